@@ -1,0 +1,200 @@
+//! From a request to a permit, a place in the queue, or a rejection.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use tokio::time::Sleep;
+
+use crate::controller::Controller;
+use crate::error::{Reason, Rejected};
+use crate::limiter::{Ask, Mode, Refused, Ticket, kib};
+use crate::permit::Permit;
+
+/// How much memory a piece of work needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cost {
+    /// What the guard estimates.
+    #[default]
+    Estimated,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl From<u64> for Cost {
+    fn from(bytes: u64) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+/// What became of a request.
+pub(crate) enum Admission {
+    Admitted(Permit),
+    Waiting(Waiting),
+    Rejected(Rejected),
+}
+
+impl Controller {
+    /// The fast path: two loads, a compare-and-swap and one reference.
+    #[inline]
+    pub(crate) fn admit(self: &Arc<Self>, cost: Cost) -> Admission {
+        let ask = self.ask(cost);
+        match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+            Ok(first) => self.admitted(ask, first),
+            Err(refused) => self.admit_slowly(cost, ask, refused),
+        }
+    }
+
+    /// Admission by this guard's count alone: another one on the same ledger
+    /// holds the bytes.
+    pub(crate) fn admit_counted(self: &Arc<Self>) -> Admission {
+        let ask = Ask { kib: 0, low_kib: 0 };
+        match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+            Ok(first) => self.admitted(ask, first),
+            Err(refused) => self.admit_slowly(Cost::Estimated, ask, refused),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn release(&self, kib: u64) {
+        self.counters.completed.increment();
+        self.limiter.release(&self.bounds, kib);
+    }
+
+    fn ask(&self, cost: Cost) -> Ask {
+        match cost {
+            Cost::Estimated => self.estimated_ask(),
+            // A declared cost is known, so it is also the least.
+            Cost::Bytes(bytes) => Ask {
+                kib: kib(bytes),
+                low_kib: kib(bytes),
+            },
+        }
+    }
+
+    #[inline]
+    fn admitted(self: &Arc<Self>, ask: Ask, first: bool) -> Admission {
+        if first {
+            // Work begins: the sampler must not doze through it.
+            self.sampler.kick();
+        }
+        Admission::Admitted(Permit::new(Arc::clone(self), ask.kib))
+    }
+
+    /// Admission, or a rejection in place of a wait.
+    pub(crate) fn admit_now(self: &Arc<Self>, cost: Cost) -> Result<Permit, Rejected> {
+        let ask = self.ask(cost);
+        let admission = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+            Ok(first) => self.admitted(ask, first),
+            Err(refused) => match self.admit_at_once(cost, ask, refused) {
+                Some(admission) => admission,
+                None => self.rejected(Reason::WaitTimeout),
+            },
+        };
+        match admission {
+            Admission::Admitted(permit) => Ok(permit),
+            Admission::Rejected(rejected) => Err(rejected),
+            Admission::Waiting(_) => unreachable!("only `wait` makes one"),
+        }
+    }
+
+    #[cold]
+    fn admit_slowly(self: &Arc<Self>, cost: Cost, ask: Ask, refused: Refused) -> Admission {
+        self.admit_at_once(cost, ask, refused)
+            .unwrap_or_else(|| self.wait(ask))
+    }
+
+    /// What can be said without waiting. `None`: it has to wait.
+    fn admit_at_once(
+        self: &Arc<Self>,
+        cost: Cost,
+        ask: Ask,
+        mut refused: Refused,
+    ) -> Option<Admission> {
+        if refused == Refused::Stale {
+            self.sampler.refresh();
+            match self.limiter.try_reserve(&self.bounds, ask, Mode::Refreshed) {
+                Ok(first) => return Some(self.admitted(ask, first)),
+                Err(again) => refused = again,
+            }
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Some(self.rejected(Reason::Closed));
+        }
+        if self.only_observes() {
+            self.counters.observed.fetch_add(1, Ordering::Relaxed);
+            let full = || self.rejected(Reason::QueueFull);
+            return Some(self.forced(ask).unwrap_or_else(full));
+        }
+        if matches!(cost, Cost::Bytes(bytes) if bytes > self.limit_bytes()) {
+            return Some(self.rejected(Reason::NeverFits));
+        }
+        let probe = matches!(refused, Refused::Gate | Refused::Bytes) && self.bounds.take_probe();
+        if let (true, Some(admission)) = (probe, self.forced(ask)) {
+            return Some(admission);
+        }
+        (refused == Refused::Gate).then(|| self.rejected(Reason::CriticalPressure))
+    }
+
+    /// Admits past the bounds. `None`: the ledger's word can hold no more.
+    fn forced(self: &Arc<Self>, ask: Ask) -> Option<Admission> {
+        let first = self
+            .limiter
+            .try_reserve(&self.bounds, ask, Mode::Force)
+            .ok()?;
+        Some(self.admitted(ask, first))
+    }
+
+    fn rejected(&self, reason: Reason) -> Admission {
+        Admission::Rejected(self.reject(reason))
+    }
+
+    fn wait(self: &Arc<Self>, ask: Ask) -> Admission {
+        match Ticket::join(&self.limiter, &self.bounds, ask, self.config.max_waiting) {
+            Ok(ticket) => {
+                self.sampler.kick();
+                Admission::Waiting(Waiting {
+                    ticket,
+                    sleep: Box::pin(tokio::time::sleep(self.config.wait_timeout)),
+                    controller: Arc::clone(self),
+                    kib: ask.kib,
+                })
+            }
+            Err(reason) => self.rejected(reason),
+        }
+    }
+}
+
+/// A request in the queue, with its deadline.
+///
+/// Cancel safety: dropping it leaves the queue.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    // First, so that it gives back an unclaimed grant while the guard still lives.
+    ticket: Ticket,
+    sleep: Pin<Box<Sleep>>,
+    controller: Arc<Controller>,
+    kib: u64,
+}
+
+impl Future for Waiting {
+    type Output = Result<Permit, Rejected>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.ticket.poll(cx) {
+            Poll::Ready(Ok(())) => {
+                let permit = Permit::new(Arc::clone(&self.controller), self.kib);
+                return Poll::Ready(Ok(permit));
+            }
+            Poll::Ready(Err(reason)) => return Poll::Ready(Err(self.controller.reject(reason))),
+            Poll::Pending => {}
+        }
+        match self.sleep.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(self.controller.reject(Reason::WaitTimeout))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! [`GuardedBody`]: holds the permit until the response's bytes are gone.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::delivery::Delivery;
+use crate::error::{BoxError, PeerStalled};
+use crate::permit::{Held, Permit};
+
+/// A frame above this size carries a share of the permit, and goes out in
+/// pieces of this size.
+///
+/// A server drops a body when it has taken the last frame, not when that frame
+/// was sent, and some copy a frame as a whole into their write buffer. Smaller
+/// frames are released as they are taken: a server buffers some hundred
+/// kilobytes of them for a connection.
+const LARGE_FRAME_BYTES: usize = 64 << 10;
+
+pin_project! {
+    /// The body of a guarded response.
+    ///
+    /// Transparent: data, trailers, size and end are those of the inner body
+    /// (a large data frame arrives in several pieces). The permit is given back
+    /// once the body is at its end and the bytes of its large frames are gone.
+    ///
+    /// # Errors
+    ///
+    /// Those of the inner body, and [`PeerStalled`] if the peer did not read for
+    /// longer than [`body_timeout`](crate::MemoryGuardBuilder::body_timeout).
+    pub struct GuardedBody<B> {
+        #[pin]
+        kind: Kind<B>,
+        hold: Hold,
+        // The rest of a large frame.
+        rest: Bytes,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<B> {
+        Inner { #[pin] body: B },
+        // The answer of a guard that rejected the request.
+        Rejection { bytes: Option<Bytes> },
+    }
+}
+
+/// How the body holds the permit.
+enum Hold {
+    Nothing,
+    /// By itself: what most responses need, and allocates nothing.
+    Own(Held),
+    /// Together with frames on their way, and watched for a peer that stalls.
+    Shared {
+        delivery: Arc<Delivery>,
+        ended: bool,
+    },
+}
+
+impl Hold {
+    fn is_nothing(&self) -> bool {
+        matches!(self, Hold::Nothing)
+    }
+
+    fn share(&mut self) -> Option<&Arc<Delivery>> {
+        if let Hold::Own(held) = self {
+            let permit = held.take()?;
+            let delivery = Delivery::start(permit);
+            *self = Hold::Shared {
+                delivery,
+                ended: false,
+            };
+        }
+        match self {
+            Hold::Shared { delivery, .. } => Some(delivery),
+            _ => None,
+        }
+    }
+
+    /// The server asks for more: whatever it was given is taken.
+    fn asked(&self) -> Result<(), PeerStalled> {
+        match self {
+            Hold::Shared { delivery, .. } => delivery.asked(),
+            _ => Ok(()),
+        }
+    }
+
+    /// A frame was given, and more are to come: the server should ask for them.
+    fn gave(&mut self) {
+        if let Some(delivery) = self.share() {
+            delivery.gave();
+        }
+    }
+
+    /// The body is at its end; only frames on their way hold on.
+    fn finish(&mut self) {
+        match self {
+            Hold::Own(held) => drop(held.take()),
+            Hold::Shared { delivery, ended } => {
+                delivery.gave();
+                *ended = true;
+            }
+            Hold::Nothing => {}
+        }
+        *self = Hold::Nothing;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Dropped before its end: nobody waits for the work any more.
+        if let Hold::Shared {
+            delivery,
+            ended: false,
+        } = self
+        {
+            delivery.abandon();
+        }
+    }
+}
+
+/// The bytes of a large frame, with a share of the permit.
+struct Carried {
+    data: Bytes,
+    _share: Arc<Delivery>,
+}
+
+impl AsRef<[u8]> for Carried {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl<B: Body> GuardedBody<B> {
+    pub(crate) fn new(body: B, permit: Option<Permit>) -> Self {
+        let mut hold = match permit {
+            Some(permit) => Hold::Own(Held::new(Some(permit))),
+            None => Hold::Nothing,
+        };
+        // Nothing to send, as in the answer to an upgrade: the permit ends here.
+        if body.is_end_stream() {
+            hold.finish();
+        }
+        Self {
+            kind: Kind::Inner { body },
+            hold,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl<B> GuardedBody<B> {
+    pub(crate) fn rejection(bytes: Bytes) -> Self {
+        let bytes = (!bytes.is_empty()).then_some(bytes);
+        Self {
+            kind: Kind::Rejection { bytes },
+            hold: Hold::Nothing,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl<B> Body for GuardedBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let mut body = match this.kind.as_mut().project() {
+            KindProj::Rejection { bytes } => {
+                return Poll::Ready(bytes.take().map(Frame::data).map(Ok));
+            }
+            KindProj::Inner { body } => body,
+        };
+        if let Err(stalled) = this.hold.asked() {
+            *this.rest = Bytes::new();
+            this.hold.finish();
+            return Poll::Ready(Some(Err(stalled.into())));
+        }
+        let frame = if this.rest.is_empty() {
+            match std::task::ready!(body.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => frame.map_data(|data| carry(data, this.hold)),
+                end => {
+                    this.hold.finish();
+                    return Poll::Ready(end.map(|result| result.map_err(Into::into)));
+                }
+            }
+        } else {
+            Frame::data(std::mem::take(this.rest))
+        };
+        let frame = frame.map_data(|mut data| {
+            if data.len() > LARGE_FRAME_BYTES && !this.hold.is_nothing() {
+                *this.rest = data.split_off(LARGE_FRAME_BYTES);
+            }
+            data
+        });
+        if this.rest.is_empty() && body.is_end_stream() {
+            this.hold.finish();
+        } else {
+            this.hold.gave();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Rejection { bytes } => bytes.is_none(),
+            Kind::Inner { body } => self.rest.is_empty() && body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Rejection { bytes } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Kind::Inner { body } => {
+                let rest = self.rest.len() as u64;
+                let inner = body.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(inner.lower().saturating_add(rest));
+                if let Some(upper) = inner.upper() {
+                    hint.set_upper(upper.saturating_add(rest));
+                }
+                hint
+            }
+        }
+    }
+}
+
+/// Gives a large frame a share of the permit.
+fn carry(data: Bytes, hold: &mut Hold) -> Bytes {
+    if data.len() <= LARGE_FRAME_BYTES {
+        return data;
+    }
+    match hold.share() {
+        None => data,
+        Some(delivery) => Bytes::from_owner(Carried {
+            data,
+            _share: Arc::clone(delivery),
+        }),
+    }
+}
+
+impl<B> fmt::Debug for GuardedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuardedBody").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,238 @@
+//! [`MemoryGuardBuilder`]: the same settings, from code.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::env::check_fraction;
+use super::{Mode, OnSensorFailure, Settings, Source};
+use crate::error::ConfigError;
+use crate::layer::MemoryGuardLayer;
+use crate::sampler::MemorySource;
+
+/// Builds a [`MemoryGuardLayer`] from code instead of the environment.
+///
+/// Every setting has the default that [`Config`](crate::Config) names. What cannot be used is
+/// collected and reported by [`build`](Self::build), all at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_memory_guard::MemoryGuardLayer;
+///
+/// let layer = MemoryGuardLayer::builder()
+///     .max_concurrent(10)
+///     .estimated_bytes_per_request(150 << 20)
+///     .wait_timeout(Duration::from_secs(3))
+///     .build()?;
+/// # Ok::<(), tower_memory_guard::ConfigError>(())
+/// ```
+#[derive(Default)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct MemoryGuardBuilder {
+    settings: Settings,
+    memory_source: Option<Box<dyn MemorySource>>,
+}
+
+impl std::fmt::Debug for MemoryGuardBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryGuardBuilder")
+            .field("config", &self.settings.config)
+            .field("problems", &self.settings.problems)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MemoryGuardBuilder {
+    /// Starts from what the environment says instead of from the defaults.
+    ///
+    /// Call it first: it replaces what was set before.
+    pub fn read_env(mut self) -> Self {
+        self.settings = Settings::from_env();
+        self
+    }
+
+    /// `false` makes the layer a pass-through. Default `true`.
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.settings.config.enabled = enabled;
+        self
+    }
+
+    /// Base concurrency, at least 1. Default: limit / estimate × 0.8.
+    pub fn max_concurrent(mut self, requests: u32) -> Self {
+        if (1..=crate::limiter::MAX_COUNT).contains(&requests) {
+            self.settings.config.max_concurrent = Some(requests);
+        } else {
+            let expected = format!("a whole number from 1 to {}", crate::limiter::MAX_COUNT);
+            self.settings
+                .problem("max_concurrent", requests.to_string(), expected);
+        }
+        self
+    }
+
+    /// Where WARNING, HIGH and CRITICAL begin, as fractions of the limit.
+    /// Default 0.70, 0.80, 0.85.
+    pub fn thresholds(mut self, warning: f64, high: f64, critical: f64) -> Self {
+        if [warning, high, critical]
+            .map(check_fraction)
+            .iter()
+            .all(Result::is_ok)
+        {
+            let config = &mut self.settings.config;
+            config.warning_fraction = warning;
+            config.high_fraction = high;
+            config.critical_fraction = critical;
+        } else {
+            let given = format!("{warning}, {high}, {critical}");
+            self.settings
+                .problem("thresholds", given, "fractions above 0 and up to 1");
+        }
+        self
+    }
+
+    /// Longest time between samples and between adjustments. Default 5 s.
+    pub fn check_interval(mut self, interval: Duration) -> Self {
+        if self.positive("check_interval", interval) {
+            self.settings.config.check_interval = interval;
+        }
+        self
+    }
+
+    /// A request's peak in bytes, until the first ones have been seen. Default 200 MiB.
+    pub fn estimated_bytes_per_request(mut self, bytes: u64) -> Self {
+        if bytes > 0 {
+            self.settings.config.estimated_bytes_per_request = bytes;
+        } else {
+            self.settings
+                .problem("estimated_bytes_per_request", "0", "bytes above 0");
+        }
+        self
+    }
+
+    /// Largest serialised result in bytes, for what uses it. Default 5 MiB.
+    pub fn max_result_size_bytes(mut self, bytes: u64) -> Self {
+        self.settings.config.max_result_size_bytes = bytes;
+        self
+    }
+
+    /// A waiter's deadline. Default 10 s.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        if self.positive("wait_timeout", timeout) {
+            self.settings.config.wait_timeout = timeout;
+        }
+        self
+    }
+
+    /// Most requests that wait; 0: nobody does. Default 1024.
+    pub fn max_waiting(mut self, requests: usize) -> Self {
+        self.settings.config.max_waiting = requests;
+        self
+    }
+
+    /// Default: [`Mode::Enforce`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.settings.config.mode = mode;
+        self
+    }
+
+    /// A limit of one's own in bytes; the tighter of it and the system's counts.
+    pub fn memory_limit_bytes(mut self, bytes: u64) -> Self {
+        if bytes > 0 {
+            self.settings.config.memory_limit_bytes = Some(bytes);
+        } else {
+            self.settings
+                .problem("memory_limit_bytes", "0", "bytes above 0");
+        }
+        self
+    }
+
+    /// This process's share of the limit, where several share one container. Default 1.
+    pub fn share(mut self, fraction: f64) -> Self {
+        match check_fraction(fraction) {
+            Ok(fraction) => self.settings.config.share_fraction = fraction,
+            Err(()) => {
+                let expected = "a fraction above 0 and up to 1";
+                self.settings
+                    .problem("share", fraction.to_string(), expected);
+            }
+        }
+        self
+    }
+
+    /// Where memory is measured. Default: [`Source::Auto`].
+    pub fn source(mut self, source: Source) -> Self {
+        self.settings.config.source = source;
+        self
+    }
+
+    /// A directory that holds a control group's files. Default: discovered.
+    pub fn cgroup_path(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.settings.config.cgroup_path = Some(directory.into());
+        self
+    }
+
+    /// Memory is measured by `source` instead: for what the built-in sources
+    /// do not see, and for tests (see [`ManualSource`](crate::ManualSource)).
+    pub fn memory_source(mut self, source: impl MemorySource) -> Self {
+        self.memory_source = Some(Box::new(source));
+        self
+    }
+
+    /// Default: [`OnSensorFailure::Open`].
+    pub fn on_sensor_failure(mut self, policy: OnSensorFailure) -> Self {
+        self.settings.config.on_sensor_failure = policy;
+        self
+    }
+
+    /// How long a peer may leave a ready frame of a response unread. Then the
+    /// permit is given back, and the response ends with an error. Only that
+    /// time counts, never the handler's own silence: a quiet stream may live
+    /// for ever. Checked at each sample. Default 60 s; `None`: no bound.
+    pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into();
+        if timeout.is_none_or(|timeout| self.positive("body_timeout", timeout)) {
+            self.settings.config.body_timeout = timeout;
+        }
+        self
+    }
+
+    /// Puts the [`Permit`](crate::Permit) into each request's extensions. Default `true`.
+    ///
+    /// `http` boxes every extension, so `false` is what makes the response
+    /// flavour free of heap allocations. Without it a handler cannot keep the
+    /// permit for work that outlives the response, and a guard that is applied
+    /// twice to one request admits it twice.
+    pub fn permit_in_extensions(mut self, insert: bool) -> Self {
+        self.settings.config.permit_in_extensions = insert;
+        self
+    }
+
+    /// Labels this guard's metrics (`guard="…"`) and log lines. Name your
+    /// guards where a process has several.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.config.name = Some(name.into());
+        self
+    }
+
+    /// Checks the settings and starts the guard.
+    ///
+    /// # Errors
+    ///
+    /// Lists every setting that cannot be used. A sensor that cannot be read is
+    /// no error: [`on_sensor_failure`](Self::on_sensor_failure) says what happens then.
+    pub fn build(self) -> Result<MemoryGuardLayer, ConfigError> {
+        let (config, warnings) = self.settings.check()?;
+        let guard = crate::guard::Guard::start(config, self.memory_source);
+        crate::logs::warnings(&warnings);
+        Ok(MemoryGuardLayer::new(guard))
+    }
+
+    fn positive(&mut self, setting: &str, duration: Duration) -> bool {
+        let good =
+            duration >= Duration::from_millis(1) && duration <= Duration::from_secs(365 * 86_400);
+        if !good {
+            let expected = "from 1 ms to 365 days";
+            self.settings
+                .problem(setting, format!("{duration:?}"), expected);
+        }
+        good
+    }
+}

@@ -1,0 +1,126 @@
+//! Validated settings, from the environment or from a builder.
+//!
+//! Both fill the same [`Settings`] draft, and one function checks it, so a
+//! value is good or bad in the same way wherever it came from.
+
+mod builder;
+mod env;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use builder::MemoryGuardBuilder;
+pub(crate) use env::Settings;
+
+const MIB: u64 = 1 << 20;
+
+/// Where memory is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// The control group if it has a limit, else the host.
+    #[default]
+    Auto,
+    /// The control group (v1 or v2) and those above it.
+    Cgroup,
+    /// This process's resident memory, against a limit one gives.
+    Process,
+    /// This process's resident memory, against that and what the host has available.
+    Host,
+}
+
+/// What the guard does with its decisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Waits and rejects.
+    #[default]
+    Enforce,
+    /// Decides and reports; every request passes.
+    Observe,
+}
+
+/// What happens while memory cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnSensorFailure {
+    /// Only the concurrency limit holds.
+    #[default]
+    Open,
+    /// New work is rejected.
+    Closed,
+}
+
+/// Settings that have been checked. Built by
+/// [`MemoryGuardLayer::builder`](crate::MemoryGuardLayer::builder) or read from
+/// the environment by [`from_env`](crate::MemoryGuardLayer::from_env).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// `false`: the layer passes everything through. Default `true`.
+    pub enabled: bool,
+    /// Base concurrency. Default: limit / estimate × 0.8, at least 1, which
+    /// follows the estimate as it is corrected.
+    pub max_concurrent: Option<u32>,
+    /// WARNING begins at this fraction of the limit; STABLE ten points below. Default 0.70.
+    pub warning_fraction: f64,
+    /// HIGH begins at this fraction of the limit. Default 0.80.
+    pub high_fraction: f64,
+    /// CRITICAL begins at this fraction of the limit, and reservations end there. Default 0.85.
+    pub critical_fraction: f64,
+    /// Longest time between samples and between adjustments. Default 5 s.
+    pub check_interval: Duration,
+    /// A request's peak, until the first ones have been seen. Default 200 MiB.
+    pub estimated_bytes_per_request: u64,
+    /// Largest serialised result, for what uses it. Default 5 MiB.
+    pub max_result_size_bytes: u64,
+    /// A waiter's deadline. Default 10 s.
+    pub wait_timeout: Duration,
+    /// Most requests that wait. Default 1024.
+    pub max_waiting: usize,
+    /// Default: enforce.
+    pub mode: Mode,
+    /// A limit of one's own; the tighter counts. Default: from the system alone.
+    pub memory_limit_bytes: Option<u64>,
+    /// This process's share of the limit, where several share one container. Default 1.
+    pub share_fraction: f64,
+    /// Default: auto.
+    pub source: Source,
+    /// A directory that holds a control group's files. Default: discovered.
+    pub cgroup_path: Option<PathBuf>,
+    /// Default: open.
+    pub on_sensor_failure: OnSensorFailure,
+    /// How long a peer may leave a ready frame of a response unread before the
+    /// response's permit is given back. Default 60 s; `None`: for ever.
+    pub body_timeout: Option<Duration>,
+    /// Puts the [`Permit`](crate::Permit) into each request's extensions. Default `true`.
+    pub permit_in_extensions: bool,
+    /// Label of this guard's metrics and log lines. Default: none.
+    pub name: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_concurrent: None,
+            warning_fraction: 0.70,
+            high_fraction: 0.80,
+            critical_fraction: 0.85,
+            check_interval: Duration::from_secs(5),
+            estimated_bytes_per_request: 200 * MIB,
+            max_result_size_bytes: 5 * MIB,
+            wait_timeout: Duration::from_secs(10),
+            max_waiting: 1024,
+            mode: Mode::Enforce,
+            memory_limit_bytes: None,
+            share_fraction: 1.0,
+            source: Source::Auto,
+            cgroup_path: None,
+            on_sensor_failure: OnSensorFailure::Open,
+            body_timeout: Some(Duration::from_secs(60)),
+            permit_in_extensions: true,
+            name: None,
+        }
+    }
+}

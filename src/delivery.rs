@@ -1,0 +1,145 @@
+//! Responses on their way to peers that may stall.
+//!
+//! Nothing polls a body whose peer does not read, so no timer of its own would
+//! fire: the controller looks through all deliveries at each sample.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::controller::Controller;
+use crate::error::PeerStalled;
+use crate::permit::Permit;
+
+/// A response that is more than one small frame. Holds the permit until its
+/// body and all its large frames are gone, or its peer has stalled for too long.
+pub(crate) struct Delivery {
+    permit: Mutex<Option<Permit>>,
+    unread: Unread,
+    stalled: AtomicBool,
+    /// Where it stands in the register.
+    place: Option<usize>,
+    controller: Arc<Controller>,
+}
+
+/// Since when a ready frame is not taken. Nothing here reads a clock: the first
+/// look that finds it unread says when that was.
+struct Unread(AtomicU64);
+
+const TAKEN: u64 = 0;
+const UNSEEN: u64 = 1;
+/// Above it, the milliseconds since the sampler began.
+const SEEN: u64 = 2;
+
+/// The deliveries of one guard.
+#[derive(Default)]
+pub(crate) struct Deliveries(Mutex<Slab<Weak<Delivery>>>);
+
+impl Delivery {
+    pub(crate) fn start(permit: Permit) -> Arc<Self> {
+        let controller = Arc::clone(permit.controller());
+        let watched = controller.config.body_timeout.is_some();
+        Arc::new_cyclic(|this| Self {
+            permit: Mutex::new(Some(permit)),
+            unread: Unread(AtomicU64::new(TAKEN)),
+            stalled: AtomicBool::new(false),
+            place: watched.then(|| controller.deliveries.lock().insert(Weak::clone(this))),
+            controller,
+        })
+    }
+
+    /// The server takes what it was given.
+    pub(crate) fn asked(&self) -> Result<(), PeerStalled> {
+        self.unread.0.store(TAKEN, Ordering::Relaxed);
+        if self.stalled.load(Ordering::Relaxed) {
+            Err(PeerStalled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A frame is ready to be sent.
+    pub(crate) fn gave(&self) {
+        self.unread.0.store(UNSEEN, Ordering::Relaxed);
+    }
+
+    /// Nobody waits for the rest.
+    pub(crate) fn abandon(&self) {
+        if let Some(permit) = &*self.permit() {
+            permit.abandon();
+        }
+    }
+
+    /// A peer that does not read holds no budget; what its response still
+    /// occupies shows in the usage.
+    fn stall(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
+        self.abandon();
+        let permit = self.permit().take();
+        drop(permit);
+    }
+
+    fn permit(&self) -> MutexGuard<'_, Option<Permit>> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.controller.deliveries.lock().remove(place);
+        }
+    }
+}
+
+impl Unread {
+    fn has_lasted(&self, timeout: Duration, now: Duration) -> bool {
+        let now_ms = now.as_millis() as u64;
+        match self.0.load(Ordering::Relaxed) {
+            TAKEN => false,
+            UNSEEN => {
+                // If it is taken meanwhile, that stands.
+                let seen = now_ms + SEEN;
+                let _ = self
+                    .0
+                    .compare_exchange(UNSEEN, seen, Ordering::Relaxed, Ordering::Relaxed);
+                false
+            }
+            seen => now_ms.saturating_sub(seen - SEEN) >= timeout.as_millis() as u64,
+        }
+    }
+}
+
+impl Deliveries {
+    /// Ends the deliveries that have been unread for `timeout`; says how many.
+    pub(crate) fn end_stalled(&self, timeout: Duration, now: Duration) -> usize {
+        let unread: Vec<_> = {
+            let deliveries = self.lock();
+            let all = deliveries
+                .iter()
+                .filter_map(|(_, delivery)| delivery.upgrade());
+            all.collect()
+        };
+        // Unlocked: the last owner of a delivery takes it off the register.
+        let stalled = unread.iter().filter(|delivery| {
+            let fresh = !delivery.stalled.load(Ordering::Relaxed);
+            fresh && delivery.unread.has_lasted(timeout, now)
+        });
+        stalled.map(|delivery| delivery.stall()).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slab<Weak<Delivery>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Deliveries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deliveries")
+            .field("count", &self.lock().len())
+            .finish()
+    }
+}

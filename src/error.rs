@@ -1,0 +1,198 @@
+//! What a caller is told: [`Rejected`] at run time, [`ConfigError`] at start-up.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::policy::Pressure;
+
+/// Any error that can cross threads, as tower uses it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a request was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Reason {
+    /// Memory is at its critical level, or cannot be seen and the guard is set
+    /// to fail closed.
+    CriticalPressure,
+    /// It waited for memory until its deadline.
+    WaitTimeout,
+    /// Its expected wait is longer than its deadline.
+    WaitTooLong,
+    /// As many requests wait as the queue takes.
+    QueueFull,
+    /// It needs more than the limit: it can never be served here.
+    NeverFits,
+    /// It was stopped to save the others.
+    Cancelled,
+    /// Its result is larger than results may be.
+    ResultTooLarge,
+    /// The guard was closed: the service is shutting down.
+    Closed,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Reason; 8] = [
+        Reason::CriticalPressure,
+        Reason::WaitTimeout,
+        Reason::WaitTooLong,
+        Reason::QueueFull,
+        Reason::NeverFits,
+        Reason::Cancelled,
+        Reason::ResultTooLarge,
+        Reason::Closed,
+    ];
+
+    /// The name in responses, logs and metrics, such as `critical_pressure`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::CriticalPressure => "critical_pressure",
+            Reason::WaitTimeout => "wait_timeout",
+            Reason::WaitTooLong => "wait_too_long",
+            Reason::QueueFull => "queue_full",
+            Reason::NeverFits => "never_fits",
+            Reason::Cancelled => "cancelled",
+            Reason::ResultTooLarge => "result_too_large",
+            Reason::Closed => "closed",
+        }
+    }
+
+    /// A retry cannot succeed: the request is too large, now and later.
+    pub fn is_permanent(self) -> bool {
+        matches!(self, Reason::NeverFits | Reason::ResultTooLarge)
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Reason::CriticalPressure => "memory is critically low",
+            Reason::WaitTimeout => "no memory became free before the deadline",
+            Reason::WaitTooLong => "the wait for memory would exceed the deadline",
+            Reason::QueueFull => "too many requests wait for memory",
+            Reason::NeverFits => "the request needs more memory than the limit",
+            Reason::Cancelled => "the request was stopped to free memory",
+            Reason::ResultTooLarge => "the result is larger than the limit",
+            Reason::Closed => "the service is shutting down",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A request that was not admitted.
+///
+/// The error flavour returns it as a [`BoxError`]; downcast to tell it from
+/// the errors of other middleware.
+///
+/// ```
+/// use tower_memory_guard::{BoxError, Rejected};
+///
+/// fn is_overload(error: &BoxError) -> bool {
+///     error.downcast_ref::<Rejected>().is_some_and(|r| !r.reason().is_permanent())
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rejected {
+    pub(crate) reason: Reason,
+    pub(crate) pressure: Pressure,
+    pub(crate) memory_percent: f64,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Rejected {
+    /// Why.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The pressure level at that moment.
+    pub fn pressure(&self) -> Pressure {
+        self.pressure
+    }
+
+    /// Memory in use at the last sample, in percent of its limit (0–100).
+    pub fn memory_percent(&self) -> f64 {
+        self.memory_percent
+    }
+
+    /// When to try again: the expected wait of the backlog with up to half of
+    /// it added at random, in whole seconds from 1 to 60. `None` if a retry
+    /// cannot help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} (memory at {:.1} % of its limit, {})",
+            self.reason.sentence(),
+            self.memory_percent,
+            self.pressure
+        )
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// A response was ended because its peer did not read it for longer than
+/// [`body_timeout`](crate::MemoryGuardBuilder::body_timeout).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStalled;
+
+impl fmt::Display for PeerStalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the peer did not read the response in time, so its memory was given back")
+    }
+}
+
+impl std::error::Error for PeerStalled {}
+
+/// Settings that cannot be used: all of them, not just the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// One setting that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The environment variable or builder method at fault.
+    pub setting: String,
+    /// Its value, as given.
+    pub value: String,
+    /// What would be right.
+    pub expected: String,
+}
+
+impl ConfigError {
+    /// Every setting at fault.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        let noun = if count == 1 { "setting" } else { "settings" };
+        write!(f, "memory guard: {count} {noun} cannot be used")?;
+        for problem in &self.problems {
+            write!(
+                f,
+                "\n  {} = {:?}: expected {}",
+                problem.setting, problem.value, problem.expected
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}

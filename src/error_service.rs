@@ -1,0 +1,164 @@
+//! [`MemoryGuardErrorService`]: the error flavour, for any service.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::admission::{Admission, Cost, Waiting};
+use crate::classify::{Classify, Uniform};
+use crate::error::{BoxError, Rejected};
+use crate::future::ErrorFuture;
+use crate::guard::Guard;
+use crate::permit::Permit;
+
+/// The error flavour of [`MemoryGuardLayer`](crate::MemoryGuardLayer), made by
+/// its [`into_error_layer`](crate::MemoryGuardLayer::into_error_layer).
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is applied"]
+pub struct MemoryGuardErrorLayer<C = Uniform> {
+    guard: Guard,
+    classify: C,
+}
+
+impl<C> MemoryGuardErrorLayer<C> {
+    pub(crate) fn new(guard: Guard, classify: C) -> Self {
+        Self { guard, classify }
+    }
+
+    /// The guard behind the layer.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+}
+
+impl<S, C: Clone> Layer<S> for MemoryGuardErrorLayer<C> {
+    type Service = MemoryGuardErrorService<S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        MemoryGuardErrorService::new(inner, self.guard.clone(), self.classify.clone())
+    }
+}
+
+/// A service behind a guard that answers rejections with an error.
+///
+/// `poll_ready` waits for the inner service, then for memory, with a deadline:
+/// backpressure as tower's `ConcurrencyLimit` gives it. A rejection comes out
+/// of the future of `call`, never out of `poll_ready`, where an error would
+/// close a `Buffer` for good. It downcasts to [`Rejected`].
+///
+/// A service that was ready holds its memory until it is called or dropped. One
+/// that was granted memory while nobody polled it (a parked clone, a `LoadShed`
+/// outside) keeps it for half a second to one and a half; then it passes on.
+pub struct MemoryGuardErrorService<S, C = Uniform> {
+    inner: S,
+    guard: Guard,
+    classify: C,
+    state: State,
+}
+
+enum State {
+    Idle,
+    Waiting(Waiting),
+    Admitted(Permit),
+    Rejected(Rejected),
+}
+
+impl<S, C> MemoryGuardErrorService<S, C> {
+    pub(crate) fn new(inner: S, guard: Guard, classify: C) -> Self {
+        Self {
+            inner,
+            guard,
+            classify,
+            state: State::Idle,
+        }
+    }
+
+    /// The guard in front of the service.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// The service behind the guard.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: Clone, C: Clone> Clone for MemoryGuardErrorService<S, C> {
+    #[inline]
+    fn clone(&self) -> Self {
+        // A permit belongs to one call: a clone starts without.
+        Self::new(
+            self.inner.clone(),
+            self.guard.clone(),
+            self.classify.clone(),
+        )
+    }
+}
+
+impl<S: fmt::Debug, C> fmt::Debug for MemoryGuardErrorService<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryGuardErrorService")
+            .field("inner", &self.inner)
+            .field("guard", &self.guard)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<Result<Permit, Rejected>> for State {
+    fn from(outcome: Result<Permit, Rejected>) -> Self {
+        match outcome {
+            Ok(permit) => State::Admitted(permit),
+            Err(rejected) => State::Rejected(rejected),
+        }
+    }
+}
+
+impl<S, C, Req> Service<Req> for MemoryGuardErrorService<S, C>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+    C: Classify<Req>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ErrorFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // The inner service first: memory is the scarcer of the two.
+        ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
+        if let State::Idle = self.state {
+            self.state = match self.guard.controller.admit(Cost::Estimated) {
+                Admission::Admitted(permit) => State::Admitted(permit),
+                Admission::Rejected(rejected) => State::Rejected(rejected),
+                Admission::Waiting(waiting) => State::Waiting(waiting),
+            };
+        }
+        if let State::Waiting(waiting) = &mut self.state {
+            self.state = ready!(Pin::new(waiting).poll(cx)).into();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// # Panics
+    ///
+    /// If `poll_ready` was not ready before.
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let state = std::mem::replace(&mut self.state, State::Idle);
+        if self.classify.cost(&request).is_none() {
+            drop(state);
+            return ErrorFuture::calling(self.inner.call(request), None);
+        }
+        match state {
+            State::Admitted(permit) => ErrorFuture::calling(self.inner.call(request), Some(permit)),
+            State::Rejected(rejected) => ErrorFuture::rejected(rejected),
+            State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! [`Guard`]: the handle to what stands behind a layer.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::watch;
+
+use crate::admission::{Admission, Cost};
+use crate::config::{Config, Settings};
+use crate::controller::Controller;
+use crate::error::{ConfigError, Reason, Rejected};
+use crate::logs;
+use crate::permit::Permit;
+use crate::policy::Pressure;
+use crate::sampler::MemorySource;
+use crate::stats::Stats;
+
+/// The guard that the environment describes: one for the whole process.
+static FROM_ENV: Mutex<Option<Weak<Controller>>> = Mutex::new(None);
+
+/// A handle to a guard: its state, and admission for work that is no request.
+///
+/// Cheap to clone; all clones speak of the same guard as the layer that they
+/// came from. The guard ends with its last handle, layer, service and permit.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_memory_guard::{Cost, MemoryGuardLayer};
+///
+/// let layer = MemoryGuardLayer::builder().build()?;
+/// let guard = layer.guard().clone();
+///
+/// // A queue consumer: the next job starts when its memory is free.
+/// let permit = guard.acquire(Cost::Bytes(64 << 20)).await?;
+/// assert_eq!(guard.stats().active_tasks, 1);
+/// drop(permit);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Guard {
+    pub(crate) controller: Arc<Controller>,
+}
+
+impl Guard {
+    pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> Self {
+        Self {
+            controller: Controller::start(config, source),
+        }
+    }
+
+    pub(crate) fn from_env() -> Result<Self, ConfigError> {
+        let mut existing = FROM_ENV.lock().unwrap_or_else(PoisonError::into_inner);
+        let (config, warnings) = Settings::from_env().check()?;
+        let alive = existing.as_ref().and_then(Weak::upgrade);
+        if let Some(controller) = alive.filter(|controller| controller.config == config) {
+            return Ok(Self { controller });
+        }
+        let guard = Self::start(config, None);
+        *existing = Some(Arc::downgrade(&guard.controller));
+        drop(existing);
+        logs::warnings(&warnings);
+        Ok(guard)
+    }
+
+    /// What the guard is doing now.
+    pub fn stats(&self) -> Stats {
+        self.controller.stats()
+    }
+
+    /// The pressure level at the last sample.
+    pub fn pressure(&self) -> Pressure {
+        self.controller.pressure()
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &Config {
+        &self.controller.config
+    }
+
+    /// What memory is measured by, such as `cgroup v2 at /sys/fs/cgroup`.
+    pub fn source(&self) -> String {
+        self.controller.sampler.source_name()
+    }
+
+    /// A receiver that is told of every change of the pressure level.
+    pub fn subscribe(&self) -> watch::Receiver<Pressure> {
+        self.controller.levels.subscribe()
+    }
+
+    /// Takes a full sample now and acts on it.
+    ///
+    /// Blocks for as long as the source takes to read: tens of microseconds for
+    /// the built-in ones. Not needed in production, where a thread samples;
+    /// with a [`ManualSource`](crate::ManualSource) it makes tests deterministic.
+    pub fn sample_now(&self) {
+        self.controller.sampler.sample_now();
+    }
+
+    /// Waits until memory for `cost` is free.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`], as a request would be: at critical pressure, after the
+    /// deadline, with a full queue, when closed, or if `cost` is above the limit.
+    ///
+    /// # Panics
+    ///
+    /// If it has to wait outside a tokio runtime with its timer enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the queue; a permit that was already granted
+    /// goes to the next in line.
+    pub async fn acquire(&self, cost: impl Into<Cost>) -> Result<Permit, Rejected> {
+        match self.controller.admit(cost.into()) {
+            Admission::Admitted(permit) => Ok(permit),
+            Admission::Waiting(waiting) => waiting.await,
+            Admission::Rejected(rejected) => Err(rejected),
+        }
+    }
+
+    /// A permit for `cost` if its memory is free now and nobody waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`]; where it would have to wait, with [`Reason::WaitTimeout`].
+    pub fn try_acquire(&self, cost: impl Into<Cost>) -> Result<Permit, Rejected> {
+        self.controller.admit_now(cost.into())
+    }
+
+    /// Takes no new work: waiters and newcomers are rejected with
+    /// [`Reason::Closed`], what is active finishes. For a graceful shutdown.
+    pub fn close(&self) {
+        self.controller.close();
+    }
+
+    /// A rejection because a result is too large, counted and logged like every other.
+    pub fn reject_result(&self) -> Rejected {
+        self.controller.reject(Reason::ResultTooLarge)
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("pressure", &self.pressure())
+            .field("config", self.config())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,183 @@
+//! [`MemoryGuardLayer`]: puts a guard in front of a service.
+
+use tower_layer::Layer;
+
+use crate::classify::{Skip, Uniform};
+use crate::config::MemoryGuardBuilder;
+use crate::error::ConfigError;
+use crate::error_service::MemoryGuardErrorLayer;
+use crate::guard::Guard;
+use crate::respond::{HttpResponder, Respond};
+use crate::service::MemoryGuard;
+
+/// Admits a request only when its memory will fit.
+///
+/// The guard's state lives in the layer: every service that it makes, and
+/// every clone of it, shares one guard. So it does not matter how often a
+/// server applies the layer (axum does for each connection).
+///
+/// See the [crate](crate) page for an example.
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is applied"]
+pub struct MemoryGuardLayer<R = HttpResponder, C = Uniform> {
+    guard: Guard,
+    responder: R,
+    classify: C,
+}
+
+impl MemoryGuardLayer {
+    pub(crate) fn new(guard: Guard) -> Self {
+        Self {
+            guard,
+            responder: HttpResponder::new(),
+            classify: Uniform,
+        }
+    }
+
+    /// A guard with the settings of the environment.
+    ///
+    /// | variable | default | meaning |
+    /// |---|---|---|
+    /// | `MEMORY_GUARD_ENABLED` | `true` | `false`: a pass-through |
+    /// | `MEMORY_GUARD_POLICY` | `auto` | `ladder` is what `auto` means in this version |
+    /// | `MAX_CONCURRENT`, `MEMORY_GUARD_MAX_CONCURRENT` | limit / estimate × 0.8 | base concurrency |
+    /// | `MEMORY_GUARD_WARNING_PERCENT` | `0.70` | WARNING begins; STABLE ten points below |
+    /// | `MEMORY_GUARD_MAX_PERCENT` | `0.80` | HIGH begins |
+    /// | `MEMORY_GUARD_CRITICAL_PERCENT` | `0.85` | CRITICAL begins |
+    /// | `MEMORY_GUARD_CHECK_INTERVAL_SEC` | `5` | longest time between samples |
+    /// | `MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB` | `200` | a request's peak until requests have been seen |
+    /// | `MAX_RESULT_SIZE`, `MEMORY_GUARD_MAX_RESULT_SIZE` | `5242880` | largest serialised result, for what uses it |
+    /// | `MEMORY_GUARD_WAIT_TIMEOUT_SEC` | `10` | a waiter's deadline |
+    /// | `MEMORY_GUARD_MAX_WAITING` | `1024` | most requests that wait |
+    /// | `MEMORY_GUARD_MODE` | `enforce` | `observe` decides and reports, and lets everything pass |
+    /// | `MEMORY_GUARD_MEMORY_LIMIT` | from the system | a limit of one's own; the tighter counts |
+    /// | `MEMORY_GUARD_SHARE` | `1` | this process's share of the limit |
+    /// | `MEMORY_GUARD_SOURCE` | `auto` | `cgroup`, `process` or `host` |
+    /// | `MEMORY_GUARD_CGROUP_PATH` | discovered | a directory that holds a control group's files |
+    /// | `MEMORY_GUARD_ON_SENSOR_FAILURE` | `open` | `open` falls back to counts, `closed` rejects |
+    /// | `MEMORY_GUARD_CANCEL` | `false` | this version cancels nothing |
+    ///
+    /// A share without `%` up to 1 is a fraction, above it a percentage. Sizes
+    /// take bytes, `512M`, `2GiB`; MB means MiB. Empty values count as unset. An
+    /// unknown `MEMORY_GUARD_*` name is reported with the nearest known one.
+    ///
+    /// Called again with the same settings it gives the same guard, so that a
+    /// service and a route may both use it.
+    ///
+    /// # Panics
+    ///
+    /// With a report of every variable that cannot be used, its value, and what
+    /// would be right. Meant for start-up; [`try_from_env`](Self::try_from_env)
+    /// returns the report.
+    pub fn from_env() -> Self {
+        Self::try_from_env().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A guard with the settings of the environment; see [`from_env`](Self::from_env).
+    ///
+    /// # Errors
+    ///
+    /// Every variable that cannot be used, its value, and what would be right.
+    pub fn try_from_env() -> Result<Self, ConfigError> {
+        Guard::from_env().map(Self::new)
+    }
+
+    /// Settings from code; [`read_env`](MemoryGuardBuilder::read_env) mixes both.
+    pub fn builder() -> MemoryGuardBuilder {
+        MemoryGuardBuilder::default()
+    }
+}
+
+impl From<Guard> for MemoryGuardLayer {
+    /// A layer in front of a guard that exists.
+    fn from(guard: Guard) -> Self {
+        Self::new(guard)
+    }
+}
+
+impl<R, C> MemoryGuardLayer<R, C> {
+    /// The guard behind the layer: its statistics, and permits for work that is
+    /// no request.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Answers rejections with `responder` instead of [`HttpResponder`].
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use tower_memory_guard::{HttpResponder, MemoryGuardLayer};
+    ///
+    /// // A mesh that ejects backends for 503 does not for 429.
+    /// let responder = HttpResponder::new().status(StatusCode::TOO_MANY_REQUESTS);
+    /// let layer = MemoryGuardLayer::builder().build()?.respond(responder);
+    /// # Ok::<(), tower_memory_guard::ConfigError>(())
+    /// ```
+    pub fn respond<T: Respond>(self, responder: T) -> MemoryGuardLayer<T, C> {
+        MemoryGuardLayer {
+            guard: self.guard,
+            responder,
+            classify: self.classify,
+        }
+    }
+
+    /// Requests for which `skips` says `true` pass by the guard, uncounted, at
+    /// any pressure: health checks behind the same layer.
+    ///
+    /// In the error flavour such a request still waits where others do, since
+    /// `poll_ready` does not know it yet, but it is never rejected.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_memory_guard::MemoryGuardLayer;
+    ///
+    /// let layer = MemoryGuardLayer::builder()
+    ///     .build()?
+    ///     .skip(|request: &Request<_>| request.uri().path() == "/health");
+    /// # let app: axum::Router = axum::Router::new().layer(layer);
+    /// # Ok::<(), tower_memory_guard::ConfigError>(())
+    /// ```
+    pub fn skip<Req, F>(self, skips: F) -> MemoryGuardLayer<R, Skip<C, F>>
+    where
+        F: Fn(&Req) -> bool,
+    {
+        MemoryGuardLayer {
+            guard: self.guard,
+            responder: self.responder,
+            classify: Skip::new(self.classify, skips),
+        }
+    }
+
+    /// The error flavour, for any `Service<Req>`: `poll_ready` waits, and a
+    /// rejection is an `Err` that downcasts to [`Rejected`](crate::Rejected).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_memory_guard::BoxError> {
+    /// use tower::{Service, ServiceBuilder, ServiceExt};
+    /// use tower_memory_guard::MemoryGuardLayer;
+    ///
+    /// let mut squares = ServiceBuilder::new()
+    ///     .layer(MemoryGuardLayer::builder().build()?.into_error_layer())
+    ///     .service_fn(|n: u64| async move { Ok::<_, std::io::Error>(n * n) });
+    /// assert_eq!(squares.ready().await?.call(12).await?, 144);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_error_layer(self) -> MemoryGuardErrorLayer<C> {
+        MemoryGuardErrorLayer::new(self.guard, self.classify)
+    }
+}
+
+impl<S, R: Clone, C: Clone> Layer<S> for MemoryGuardLayer<R, C> {
+    type Service = MemoryGuard<S, R, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        MemoryGuard::new(
+            inner,
+            self.guard.clone(),
+            self.responder.clone(),
+            self.classify.clone(),
+        )
+    }
+}

@@ -1,0 +1,117 @@
+//! Tower middleware that admits a request only when its memory will fit, so
+//! that the kernel never kills the process.
+//!
+//! Put [`MemoryGuardLayer`] in front of work whose memory is large and unknown
+//! before it runs: a script, an image, a report. It watches the memory of the
+//! control group (or the process), reserves what each request is expected to
+//! need, makes requests wait that do not fit yet, and turns away at once what
+//! cannot be served.
+//!
+//! # Example
+//!
+//! ```
+//! use axum::{Router, routing::post};
+//! use tower_memory_guard::MemoryGuardLayer;
+//!
+//! async fn render() -> &'static str {
+//!     "…"
+//! }
+//!
+//! // Settings come from the environment; everything has a default.
+//! let guarded = MemoryGuardLayer::from_env();
+//! let guard = guarded.guard().clone();
+//!
+//! let app: Router = Router::new()
+//!     .route("/render", post(render))
+//!     .layer(guarded)
+//!     // Outside the guard: answers at any pressure.
+//!     .route("/health", axum::routing::get(|| async { "ok" }));
+//!
+//! println!("{:?}", guard.stats());
+//! # drop(app);
+//! ```
+//!
+//! # Two flavours
+//!
+//! | | [`MemoryGuard`] (the default) | [`MemoryGuardErrorService`] |
+//! |---|---|---|
+//! | for | HTTP and gRPC: axum, tonic, hyper | any `Service<Request>` |
+//! | a rejection is | `Ok(503 response)` or a gRPC status | `Err` that downcasts to [`Rejected`] |
+//! | waits in | the response future | `poll_ready`, as tower's `ConcurrencyLimit` does |
+//! | permit held until | the response's bytes are gone | the response future is done |
+//! | made by | [`MemoryGuardLayer`] | [`MemoryGuardLayer::into_error_layer`] |
+//!
+//! Work that is no request at all (a queue consumer, a cron job) asks
+//! [`Guard::acquire`].
+//!
+//! # What is decided
+//!
+//! Memory is sampled by a thread, more often the less of it is free. Between
+//! two samples every admission reserves the bytes that it is expected to need,
+//! so a burst cannot pass the limit however fast it comes. Levels of
+//! [`Pressure`] bound the number of requests in flight as well; see the
+//! [`Config`] for thresholds and `docs/architecture.md` for the formulas.
+//!
+//! # Order with other layers
+//!
+//! Every layer outside the guard sees its waits and its rejections; every layer
+//! inside runs only for what was admitted:
+//!
+//! ```text
+//! trace            sees every answer, rejections too
+//! └ timeout        bounds wait + work together
+//!   └ guard        admits, or waits, or rejects
+//!     └ buffer, decompression, …   cost memory: inside
+//!       └ handler
+//! ```
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `metrics` | yes | metrics through the `metrics` facade |
+//! | `tracing` | yes | log events |
+//! | `serde` | no | `Serialize` for [`Stats`], [`Pressure`] and [`Reason`] |
+//! | `full` | no | all of these |
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod admission;
+mod body;
+mod classify;
+mod config;
+mod controller;
+mod delivery;
+mod error;
+mod error_service;
+mod estimate;
+mod future;
+mod guard;
+mod layer;
+mod limiter;
+mod logs;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod permit;
+mod policy;
+mod pool;
+mod respond;
+mod sampler;
+mod service;
+mod stats;
+mod sync;
+
+pub use admission::Cost;
+pub use body::GuardedBody;
+pub use classify::{Classify, Skip, Uniform};
+pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Source};
+pub use error::{BoxError, ConfigError, PeerStalled, Problem, Reason, Rejected};
+pub use error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};
+pub use future::{ErrorFuture, ResponseFuture};
+pub use guard::Guard;
+pub use layer::MemoryGuardLayer;
+pub use permit::Permit;
+pub use policy::Pressure;
+pub use respond::{HttpResponder, Respond};
+pub use sampler::{Detail, ManualSource, MemoryLevel, MemorySource, Sample};
+pub use service::MemoryGuard;
+pub use stats::Stats;

@@ -1,0 +1,109 @@
+//! Every interleaving of a few threads, under loom.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use loom::thread;
+
+use super::*;
+
+const ASK: Ask = Ask {
+    kib: 10,
+    low_kib: 10,
+};
+
+/// Room for one request at a time.
+fn room_for_one() -> (Arc<Limiter>, Arc<Bounds>) {
+    let limiter = Arc::new(Limiter::new());
+    let bounds = limiter.join();
+    limiter.publish(&bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
+    (limiter, bounds)
+}
+
+fn poll(ticket: &mut Ticket) -> Poll<Result<(), Reason>> {
+    ticket.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn assert_empty(limiter: &Limiter) {
+    let reserved = limiter.reserved();
+    assert_eq!(
+        (reserved.count(), reserved.kib(), reserved.flag()),
+        (0, 0, false)
+    );
+    assert_eq!(limiter.waiting(), 0);
+}
+
+#[test]
+fn a_release_is_never_lost_to_somebody_who_begins_to_wait() {
+    loom::model(|| {
+        let (limiter, bounds) = room_for_one();
+        limiter.try_reserve(&bounds, ASK, Mode::Newcomer).unwrap();
+        let other = {
+            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
+            thread::spawn(move || limiter.release(&bounds, ASK.kib))
+        };
+        let mut ticket = Ticket::join(&limiter, &bounds, ASK, 8).unwrap();
+        other.join().unwrap();
+        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(())));
+        limiter.release(&bounds, ASK.kib);
+        drop(ticket);
+        assert_empty(&limiter);
+    });
+}
+
+#[test]
+fn two_newcomers_never_both_get_the_last_place() {
+    loom::model(|| {
+        let (limiter, bounds) = room_for_one();
+        let other = {
+            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
+            thread::spawn(move || limiter.try_reserve(&bounds, ASK, Mode::Newcomer).is_ok())
+        };
+        let here = limiter.try_reserve(&bounds, ASK, Mode::Newcomer).is_ok();
+        let there = other.join().unwrap();
+        assert!(here ^ there, "exactly one gets it");
+        limiter.release(&bounds, ASK.kib);
+        assert_empty(&limiter);
+    });
+}
+
+#[test]
+fn a_grant_that_races_with_giving_up_goes_to_the_next() {
+    loom::model(|| {
+        let (limiter, bounds) = room_for_one();
+        limiter.try_reserve(&bounds, ASK, Mode::Newcomer).unwrap();
+        let first = Ticket::join(&limiter, &bounds, ASK, 8).unwrap();
+        let mut second = Ticket::join(&limiter, &bounds, ASK, 8).unwrap();
+        let other = {
+            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
+            thread::spawn(move || limiter.release(&bounds, ASK.kib))
+        };
+        drop(first);
+        other.join().unwrap();
+        assert_eq!(poll(&mut second), Poll::Ready(Ok(())));
+        limiter.release(&bounds, ASK.kib);
+        drop(second);
+        assert_empty(&limiter);
+    });
+}
+
+#[test]
+fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
+    loom::model(|| {
+        let limiter = Arc::new(Limiter::new());
+        let bounds = limiter.join();
+        limiter.publish(&bounds, Packed::new(false, 1, 0), MAX_KIB, 0);
+        let other = {
+            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
+            thread::spawn(move || {
+                limiter.publish(&bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
+            })
+        };
+        let mut ticket = Ticket::join(&limiter, &bounds, ASK, 8).unwrap();
+        other.join().unwrap();
+        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(())));
+        limiter.release(&bounds, ASK.kib);
+        drop(ticket);
+        assert_empty(&limiter);
+    });
+}

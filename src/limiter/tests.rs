@@ -1,0 +1,342 @@
+use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};
+use std::task::{Context, Poll, Wake};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MANY: usize = 1 << 20;
+
+fn ask(kib: u64) -> Ask {
+    Ask { kib, low_kib: kib }
+}
+
+fn limiter(count: u32, kib: u64) -> (Arc<Limiter>, Arc<Bounds>) {
+    let limiter = Arc::new(Limiter::new());
+    let bounds = limiter.join();
+    limiter.publish(&bounds, Packed::new(false, count, kib), MAX_KIB, 0);
+    (limiter, bounds)
+}
+
+fn admit(limiter: &Limiter, bounds: &Bounds, kib: u64) -> Result<bool, Refused> {
+    limiter.try_reserve(bounds, ask(kib), Mode::Newcomer)
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, StdOrdering::Relaxed);
+    }
+}
+
+struct Waiter {
+    ticket: Ticket,
+    woken: Arc<Woken>,
+    /// What the first look said.
+    first: Option<Poll<Result<(), Reason>>>,
+}
+
+impl Waiter {
+    fn join(limiter: &Arc<Limiter>, bounds: &Arc<Bounds>, kib: u64) -> Self {
+        let ticket = Ticket::join(limiter, bounds, ask(kib), MANY).unwrap();
+        let woken = Arc::default();
+        let mut waiter = Self {
+            ticket,
+            woken,
+            first: None,
+        };
+        waiter.first = Some(waiter.poll());
+        waiter
+    }
+
+    fn poll(&mut self) -> Poll<Result<(), Reason>> {
+        if let Some(Poll::Ready(outcome)) = self.first.take() {
+            return Poll::Ready(outcome);
+        }
+        self.ticket
+            .poll(&mut Context::from_waker(&Waker::from(Arc::clone(
+                &self.woken,
+            ))))
+    }
+
+    fn is_woken(&self) -> bool {
+        self.woken.0.load(StdOrdering::Relaxed) > 0
+    }
+}
+
+#[test]
+fn the_word_holds_its_greatest_values_side_by_side() {
+    let word = Packed::new(true, MAX_COUNT, MAX_KIB);
+    assert_eq!(
+        (word.flag(), word.count(), word.kib()),
+        (true, MAX_COUNT, MAX_KIB)
+    );
+    let clamped = Packed::new(false, u32::MAX, u64::MAX);
+    assert_eq!(
+        (clamped.flag(), clamped.count(), clamped.kib()),
+        (false, MAX_COUNT, MAX_KIB)
+    );
+}
+
+#[test]
+fn count_and_bytes_each_bind() {
+    let (limiter, bounds) = limiter(2, 100);
+    assert_eq!(admit(&limiter, &bounds, 40), Ok(true));
+    assert_eq!(admit(&limiter, &bounds, 61), Err(Refused::Bytes));
+    assert_eq!(admit(&limiter, &bounds, 60), Ok(false));
+    assert_eq!(admit(&limiter, &bounds, 0), Err(Refused::Count));
+    limiter.release(&bounds, 60);
+    limiter.release(&bounds, 40);
+    assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
+}
+
+#[test]
+fn with_nothing_in_flight_the_least_need_is_enough() {
+    let (limiter, bounds) = limiter(10, 100);
+    limiter.publish(&bounds, Packed::new(false, 10, 100), MAX_KIB, 50);
+    let large = Ask {
+        kib: 300,
+        low_kib: 50,
+    };
+    assert_eq!(
+        limiter.try_reserve(&bounds, large, Mode::Newcomer),
+        Ok(true)
+    );
+    assert_eq!(
+        limiter.try_reserve(&bounds, large, Mode::Newcomer),
+        Err(Refused::Bytes)
+    );
+    limiter.release(&bounds, 300);
+    let too_large = Ask {
+        kib: 300,
+        low_kib: 51,
+    };
+    assert_eq!(
+        limiter.try_reserve(&bounds, too_large, Mode::Newcomer),
+        Err(Refused::Bytes)
+    );
+}
+
+#[test]
+fn a_stale_sample_must_be_refreshed_first() {
+    let (limiter, bounds) = limiter(10, 100);
+    limiter.publish(&bounds, Packed::new(false, 10, 100), 50, 0);
+    assert_eq!(admit(&limiter, &bounds, 50), Ok(true));
+    assert_eq!(admit(&limiter, &bounds, 10), Err(Refused::Stale));
+    assert_eq!(
+        limiter.try_reserve(&bounds, ask(10), Mode::Refreshed),
+        Ok(false)
+    );
+}
+
+#[test]
+fn nobody_overtakes_and_the_oldest_goes_first() {
+    let (limiter, bounds) = limiter(10, 100);
+    admit(&limiter, &bounds, 80).unwrap();
+    let mut large = Waiter::join(&limiter, &bounds, 90);
+    let mut small = Waiter::join(&limiter, &bounds, 10);
+    // It would fit, but somebody was here first.
+    assert_eq!(admit(&limiter, &bounds, 10), Err(Refused::Waiters));
+    assert_eq!(small.poll(), Poll::Pending);
+    limiter.release(&bounds, 80);
+    assert!(large.is_woken() && small.is_woken());
+    assert_eq!(large.poll(), Poll::Ready(Ok(())));
+    assert_eq!(small.poll(), Poll::Ready(Ok(())));
+    assert_eq!(limiter.reserved(), Packed::new(false, 2, 100));
+}
+
+#[test]
+fn a_waiter_that_gives_up_lets_those_behind_it_in() {
+    let (limiter, bounds) = limiter(10, 100);
+    admit(&limiter, &bounds, 80).unwrap();
+    let large = Waiter::join(&limiter, &bounds, 90);
+    let mut small = Waiter::join(&limiter, &bounds, 10);
+    drop(large);
+    assert_eq!(small.poll(), Poll::Ready(Ok(())));
+    assert_eq!(limiter.waiting(), 0);
+}
+
+#[test]
+fn a_dropped_grant_goes_to_the_next() {
+    let (limiter, bounds) = limiter(1, 100);
+    admit(&limiter, &bounds, 10).unwrap();
+    let first = Waiter::join(&limiter, &bounds, 10);
+    let mut second = Waiter::join(&limiter, &bounds, 10);
+    limiter.release(&bounds, 10);
+    assert_eq!(second.poll(), Poll::Pending);
+    drop(first);
+    assert_eq!(second.poll(), Poll::Ready(Ok(())));
+}
+
+#[test]
+fn an_unclaimed_grant_passes_on_and_its_owner_keeps_its_place() {
+    let (limiter, bounds) = limiter(1, 100);
+    admit(&limiter, &bounds, 10).unwrap();
+    let mut parked = Waiter::join(&limiter, &bounds, 10);
+    let mut next = Waiter::join(&limiter, &bounds, 10);
+    limiter.release(&bounds, 10);
+    limiter.pass_on_unclaimed(Duration::from_secs(1));
+    limiter.pass_on_unclaimed(Duration::from_millis(1400));
+    assert_eq!(next.poll(), Poll::Pending);
+    limiter.pass_on_unclaimed(Duration::from_millis(1500));
+    assert_eq!(next.poll(), Poll::Ready(Ok(())));
+
+    let mut last = Waiter::join(&limiter, &bounds, 10);
+    assert_eq!(parked.poll(), Poll::Pending);
+    limiter.release(&bounds, 10);
+    assert_eq!(last.poll(), Poll::Pending);
+    assert_eq!(parked.poll(), Poll::Ready(Ok(())));
+}
+
+#[test]
+fn a_parked_waiter_finds_free_memory_at_its_first_look() {
+    let (limiter, bounds) = limiter(1, 100);
+    admit(&limiter, &bounds, 10).unwrap();
+    let mut parked = Waiter::join(&limiter, &bounds, 10);
+    limiter.release(&bounds, 10);
+    limiter.pass_on_unclaimed(Duration::from_secs(1));
+    limiter.pass_on_unclaimed(Duration::from_secs(2));
+    assert_eq!(limiter.reserved().count(), 0);
+    assert_eq!(parked.poll(), Poll::Ready(Ok(())));
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let (limiter, bounds) = limiter(1, 100);
+    admit(&limiter, &bounds, 10).unwrap();
+    let _one = Ticket::join(&limiter, &bounds, ask(10), 1).unwrap();
+    assert_eq!(
+        Ticket::join(&limiter, &bounds, ask(10), 1).unwrap_err(),
+        Reason::QueueFull
+    );
+}
+
+#[test]
+fn wider_bounds_let_waiters_in() {
+    let (limiter, bounds) = limiter(1, 100);
+    admit(&limiter, &bounds, 10).unwrap();
+    let mut waiter = Waiter::join(&limiter, &bounds, 10);
+    limiter.publish(&bounds, Packed::new(false, 2, 100), MAX_KIB, 0);
+    assert!(waiter.is_woken());
+    assert_eq!(waiter.poll(), Poll::Ready(Ok(())));
+}
+
+#[test]
+fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
+    let (limiter, first) = limiter(2, 100);
+    let second = limiter.join();
+    limiter.publish(&second, Packed::new(false, 1, 100), MAX_KIB, 0);
+    admit(&limiter, &first, 40).unwrap();
+    admit(&limiter, &second, 40).unwrap();
+    assert_eq!(
+        (limiter.in_flight(&first), limiter.in_flight(&second)),
+        (1, 1)
+    );
+    // One guard's full count does not hold up the other's waiters.
+    let mut held_up = Waiter::join(&limiter, &second, 10);
+    let mut other = Waiter::join(&limiter, &first, 10);
+    assert_eq!(held_up.poll(), Poll::Pending);
+    assert_eq!(other.poll(), Poll::Ready(Ok(())));
+    limiter.release(&second, 40);
+    assert_eq!(held_up.poll(), Poll::Ready(Ok(())));
+}
+
+#[test]
+fn closing_answers_every_waiter_of_one_guard() {
+    let (limiter, bounds) = limiter(1, 100);
+    admit(&limiter, &bounds, 10).unwrap();
+    let mut waiters: Vec<_> = (0..3)
+        .map(|_| Waiter::join(&limiter, &bounds, 10))
+        .collect();
+    limiter.refuse_all(&bounds, Reason::Closed);
+    for waiter in &mut waiters {
+        assert!(waiter.is_woken());
+        assert_eq!(waiter.poll(), Poll::Ready(Err(Reason::Closed)));
+    }
+    limiter.release(&bounds, 10);
+    assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Arrive { kib: u64 },
+    Finish { nth: usize },
+    Poll { nth: usize },
+    GiveUp { nth: usize },
+    Bound { count: u32, kib: u64, gate: bool },
+    PassOn,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        4 => (1..60_u64).prop_map(|kib| Operation::Arrive { kib }),
+        3 => any::<usize>().prop_map(|nth| Operation::Finish { nth }),
+        2 => any::<usize>().prop_map(|nth| Operation::Poll { nth }),
+        1 => any::<usize>().prop_map(|nth| Operation::GiveUp { nth }),
+        1 => (0..6_u32, 0..120_u64, any::<bool>())
+            .prop_map(|(count, kib, gate)| Operation::Bound { count, kib, gate }),
+        1 => Just(Operation::PassOn),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: an admission stays within the bounds of its moment,
+    /// and in the end everything is given back.
+    #[test]
+    fn nothing_passes_the_bounds_and_nothing_is_lost(
+        operations in prop::collection::vec(operation(), 1..200)
+    ) {
+        let (limiter, bounds) = limiter(3, 100);
+        let mut allowed = Packed::new(false, 3, 100);
+        let mut active: Vec<u64> = Vec::new();
+        let mut waiters: Vec<(Waiter, u64)> = Vec::new();
+        let mut now = Duration::ZERO;
+        for operation in operations {
+            let before = limiter.reserved();
+            match operation {
+                Operation::Arrive { kib } => match admit(&limiter, &bounds, kib) {
+                    Ok(_) => active.push(kib),
+                    Err(_) => waiters.push((Waiter::join(&limiter, &bounds, kib), kib)),
+                },
+                Operation::Finish { nth } if !active.is_empty() => {
+                    let kib = active.swap_remove(nth % active.len());
+                    limiter.release(&bounds, kib);
+                }
+                Operation::Poll { nth } if !waiters.is_empty() => {
+                    let nth = nth % waiters.len();
+                    if waiters[nth].0.poll() == Poll::Ready(Ok(())) {
+                        active.push(waiters.swap_remove(nth).1);
+                    }
+                }
+                Operation::GiveUp { nth } if !waiters.is_empty() => {
+                    let nth = nth % waiters.len();
+                    waiters.swap_remove(nth);
+                }
+                Operation::Bound { count, kib, gate } => {
+                    allowed = Packed::new(gate, count, kib);
+                    limiter.publish(&bounds, allowed, MAX_KIB, 0);
+                }
+                Operation::PassOn => {
+                    now += Duration::from_secs(1);
+                    limiter.pass_on_unclaimed(now);
+                }
+                _ => {}
+            }
+            let after = limiter.reserved();
+            // Bounds may shrink below what is in flight; nothing is added then.
+            prop_assert!(after.count() <= before.count().max(allowed.count()));
+            prop_assert!(after.kib() <= before.kib().max(allowed.kib()));
+            // Who asked is either waiting or counted.
+            let in_hand: u64 = active.iter().sum();
+            prop_assert!(after.kib() >= in_hand);
+        }
+        drop(waiters);
+        for kib in active {
+            limiter.release(&bounds, kib);
+        }
+        prop_assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
+        prop_assert_eq!(limiter.waiting(), 0);
+    }
+}

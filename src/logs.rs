@@ -1,0 +1,128 @@
+//! Log events, through `tracing`; without that feature, nothing.
+
+#[cfg(feature = "tracing")]
+mod imp {
+    use crate::config::Config;
+    use crate::error::Rejected;
+    use crate::stats::Stats;
+
+    pub(crate) fn initialised(config: &Config, source: &str, policy: &str, stats: &Stats) {
+        tracing::info!(
+            enabled = config.enabled,
+            source,
+            policy,
+            mode = ?config.mode,
+            memory_limit_mb = stats.memory_limit_mb,
+            memory_percent = stats.memory_percent,
+            base_concurrency = stats.base_concurrency,
+            warning_fraction = config.warning_fraction,
+            high_fraction = config.high_fraction,
+            critical_fraction = config.critical_fraction,
+            check_interval = ?config.check_interval,
+            estimated_mem_per_req_mb = stats.estimated_mem_per_req_mb,
+            max_result_size_bytes = config.max_result_size_bytes,
+            wait_timeout = ?config.wait_timeout,
+            max_waiting = config.max_waiting,
+            share_fraction = config.share_fraction,
+            on_sensor_failure = ?config.on_sensor_failure,
+            name = config.name,
+            "memory guard initialised"
+        );
+    }
+
+    pub(crate) fn adjusted(stats: &Stats, action: &str, old_concurrency: u64, name: Option<&str>) {
+        tracing::info!(
+            action,
+            level = stats.level.as_str(),
+            memory_percent = stats.memory_percent,
+            old_concurrency,
+            new_concurrency = stats.current_concurrency,
+            active_tasks = stats.active_tasks,
+            name,
+            "memory guard adjusted"
+        );
+    }
+
+    pub(crate) fn rejected(
+        rejected: &Rejected,
+        stats: &Stats,
+        suppressed: u64,
+        name: Option<&str>,
+    ) {
+        tracing::warn!(
+            reason = rejected.reason().as_str(),
+            level = stats.level.as_str(),
+            memory_percent = stats.memory_percent,
+            active_tasks = stats.active_tasks,
+            waiting_requests = stats.waiting_requests,
+            current_concurrency = stats.current_concurrency,
+            total_requests = stats.total_requests,
+            rejected_requests = stats.rejected_requests,
+            suppressed,
+            name,
+            "memory guard rejected a request"
+        );
+    }
+
+    pub(crate) fn warnings(warnings: &[String]) {
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    pub(crate) fn no_limit() {
+        tracing::warn!(
+            "the memory guard finds no memory limit and only counts; run in a container or \
+             control group with a limit, or set MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
+        );
+    }
+
+    pub(crate) fn host_limit(limit_mb: f64) {
+        tracing::warn!(
+            limit_mb,
+            "the memory guard finds no control group limit and goes by what the host has \
+             available; in a container, set a limit or MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
+        );
+    }
+
+    pub(crate) fn sensor_failed(error: &std::io::Error, closed: bool) {
+        let consequence = if closed {
+            "new work is rejected"
+        } else {
+            "only the concurrency limit holds"
+        };
+        tracing::error!(%error, consequence, "the memory guard cannot read memory");
+    }
+
+    pub(crate) fn sensor_recovered() {
+        tracing::info!("the memory guard reads memory again");
+    }
+
+    pub(crate) fn limit_changed(old_mb: f64, new_mb: f64) {
+        tracing::info!(old_mb, new_mb, "the memory limit changed");
+    }
+
+    pub(crate) fn no_thread(error: &std::io::Error) {
+        tracing::error!(%error, "the memory guard has no thread to sample memory with");
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod imp {
+    use crate::config::Config;
+    use crate::error::Rejected;
+    use crate::stats::Stats;
+
+    pub(crate) fn initialised(_: &Config, _: &str, _: &str, _: &Stats) {}
+    pub(crate) fn adjusted(_: &Stats, _: &str, _: u64, _: Option<&str>) {}
+    pub(crate) fn rejected(_: &Rejected, _: &Stats, _: u64, _: Option<&str>) {}
+    pub(crate) fn warnings(_: &[String]) {}
+    pub(crate) fn no_limit() {}
+    pub(crate) fn host_limit(_: f64) {}
+    pub(crate) fn sensor_failed(_: &std::io::Error, _: bool) {}
+    pub(crate) fn sensor_recovered() {}
+    pub(crate) fn limit_changed(_: f64, _: f64) {}
+    pub(crate) fn no_thread(_: &std::io::Error) {}
+}
+
+pub(crate) use imp::*;

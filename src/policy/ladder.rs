@@ -1,0 +1,275 @@
+//! The ladder: levels by thresholds, and a concurrency for each.
+//!
+//! | usage | level | concurrency |
+//! |---|---|---|
+//! | below STABLE | NORMAL | base |
+//! | ten points below WARNING | STABLE | unchanged |
+//! | from WARNING | WARNING | base − 25 % |
+//! | from HIGH | HIGH | base − 50 % |
+//! | from CRITICAL | CRITICAL | what is active; new work is rejected |
+//!
+//! Usage moves the level up at once, and down only from a band below the
+//! threshold, so that it does not flap. Reservations end where CRITICAL
+//! begins: θ is the critical fraction.
+
+use super::latch::Latch;
+use super::{
+    Decision, Observation, Policy, Pressure, allowance_bytes, free_bytes, limit_bytes,
+    worst_fraction,
+};
+use crate::config::Config;
+use crate::limiter::MAX_COUNT;
+
+/// How far usage falls below a threshold before the level does.
+const BAND: f64 = 0.02;
+/// STABLE begins this far below WARNING.
+const STABLE_BELOW_WARNING: f64 = 0.10;
+/// Base concurrency without a configured one: this share of what fits.
+const BASE_SHARE: f64 = 0.8;
+/// Stalled for this share of the time: one level up, HIGH at most.
+const STALLED_PERCENT: f64 = 5.0;
+
+#[derive(Debug)]
+pub(crate) struct Ladder {
+    /// Where STABLE, WARNING, HIGH and CRITICAL begin.
+    thresholds: [f64; 4],
+    max_concurrent: Option<u32>,
+    level: Pressure,
+    /// Quarters of the base that the level leaves.
+    quarters: u64,
+    base: u32,
+    latch: Latch,
+}
+
+impl Ladder {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            thresholds: [
+                config.warning_fraction - STABLE_BELOW_WARNING,
+                config.warning_fraction,
+                config.high_fraction,
+                config.critical_fraction,
+            ],
+            max_concurrent: config.max_concurrent,
+            level: Pressure::Normal,
+            quarters: 4,
+            base: config.max_concurrent.unwrap_or(MAX_COUNT),
+            latch: Latch::new(),
+        }
+    }
+
+    fn next_level(&self, fraction: f64) -> Pressure {
+        let reached = |band: f64| {
+            let passed = |&threshold: &&f64| fraction >= threshold - band;
+            let count = self.thresholds.iter().take_while(passed).count();
+            Pressure::from_index(count as u8)
+        };
+        // Up to what is reached; down no further than what is reached with the band.
+        reached(0.0).max(self.level.min(reached(BAND)))
+    }
+}
+
+impl Policy for Ladder {
+    fn name(&self) -> &'static str {
+        "ladder"
+    }
+
+    fn decide(&mut self, o: &Observation<'_>) -> Decision {
+        let fraction = worst_fraction(o.levels);
+        self.level = self.next_level(fraction);
+        let mut pressure = self.level;
+        if o.stall_percent >= STALLED_PERCENT && pressure < Pressure::High {
+            pressure = Pressure::from_index(pressure as u8 + 1);
+        }
+        self.quarters = match pressure {
+            Pressure::Normal => 4,
+            Pressure::Stable => self.quarters,
+            Pressure::Warning => 3,
+            Pressure::High | Pressure::Critical => 2,
+        };
+        let limit = limit_bytes(o.levels);
+        self.base = self.max_concurrent.unwrap_or_else(|| match limit {
+            Some(limit) => {
+                let fitting = limit as f64 / o.request_bytes.max(1) as f64 * BASE_SHARE;
+                (fitting as u32).clamp(1, MAX_COUNT)
+            }
+            None => MAX_COUNT,
+        });
+        let gate = pressure == Pressure::Critical;
+        let rung = (u64::from(self.base) * self.quarters / 4).max(1) as u32;
+        let critical = self.thresholds[3];
+        let allowance_bytes = allowance_bytes(o.levels, critical, o.realised_bytes);
+        let idle_bytes = free_bytes(o.levels);
+        let blocked = gate || o.reserved_bytes.saturating_add(o.request_bytes) > allowance_bytes;
+        let usage = o.levels.first().map_or(0, |level| level.usage_bytes);
+        let fitting = idle_bytes / o.low_bytes.max(1);
+        let probes = self.latch.probes(
+            o.now,
+            usage,
+            limit.unwrap_or(u64::MAX),
+            blocked,
+            // Usage itself must be below the limit for anything to fit.
+            fitting.min(idle_bytes),
+        );
+        Decision {
+            pressure,
+            base_concurrency: self.base,
+            concurrency: if gate { o.active } else { rung },
+            allowance_bytes,
+            idle_bytes,
+            gate,
+            probes,
+        }
+    }
+
+    fn blind_concurrency(&self) -> u32 {
+        self.base
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sampler::MemoryLevel;
+
+    fn ladder(base: u32) -> Ladder {
+        Ladder::new(&Config {
+            max_concurrent: Some(base),
+            ..Config::default()
+        })
+    }
+
+    fn observe(ladder: &mut Ladder, percent: u64) -> Decision {
+        decide(ladder, &[MemoryLevel::new(percent * 10, Some(1000))])
+    }
+
+    fn decide(ladder: &mut Ladder, levels: &[MemoryLevel]) -> Decision {
+        ladder.decide(&Observation {
+            now: Duration::ZERO,
+            levels,
+            stall_percent: 0.0,
+            active: 4,
+            reserved_bytes: 0,
+            realised_bytes: 0,
+            request_bytes: 1,
+            low_bytes: 0,
+        })
+    }
+
+    #[test]
+    fn each_level_has_its_concurrency() {
+        for (percent, level, concurrency) in [
+            (50, Pressure::Normal, 10),
+            (60, Pressure::Stable, 10),
+            (70, Pressure::Warning, 7),
+            (80, Pressure::High, 5),
+            (85, Pressure::Critical, 4),
+            (200, Pressure::Critical, 4),
+        ] {
+            let decision = observe(&mut ladder(10), percent);
+            assert_eq!(
+                (decision.pressure, decision.concurrency),
+                (level, concurrency),
+                "{percent}"
+            );
+            assert_eq!(decision.gate, level == Pressure::Critical);
+        }
+    }
+
+    #[test]
+    fn cuts_never_go_below_one() {
+        assert_eq!(observe(&mut ladder(1), 75).concurrency, 1);
+        assert_eq!(observe(&mut ladder(1), 82).concurrency, 1);
+    }
+
+    #[test]
+    fn repeated_samples_at_one_level_cut_once() {
+        let mut ladder = ladder(10);
+        for _ in 0..10 {
+            assert_eq!(observe(&mut ladder, 82).concurrency, 5);
+        }
+    }
+
+    #[test]
+    fn stable_keeps_the_cut_that_it_finds() {
+        let mut ladder = ladder(10);
+        observe(&mut ladder, 75);
+        assert_eq!(observe(&mut ladder, 65).concurrency, 7);
+        observe(&mut ladder, 50);
+        assert_eq!(observe(&mut ladder, 65).concurrency, 10);
+    }
+
+    #[test]
+    fn usage_around_a_threshold_does_not_flap() {
+        let mut ladder = ladder(10);
+        assert_eq!(observe(&mut ladder, 85).pressure, Pressure::Critical);
+        assert_eq!(observe(&mut ladder, 84).pressure, Pressure::Critical);
+        assert_eq!(observe(&mut ladder, 82).pressure, Pressure::High);
+        assert_eq!(observe(&mut ladder, 79).pressure, Pressure::High);
+        assert_eq!(observe(&mut ladder, 77).pressure, Pressure::Warning);
+        assert_eq!(observe(&mut ladder, 30).pressure, Pressure::Normal);
+    }
+
+    #[test]
+    fn the_worst_level_decides_and_throttling_counts() {
+        let sibling = [
+            MemoryLevel::new(1, Some(1000)),
+            MemoryLevel::new(1500, Some(2000)),
+        ];
+        assert_eq!(
+            decide(&mut ladder(10), &sibling).pressure,
+            Pressure::Warning
+        );
+        let throttled = MemoryLevel {
+            high_bytes: Some(500),
+            ..MemoryLevel::new(410, Some(1000))
+        };
+        let decision = decide(&mut ladder(10), &[throttled]);
+        assert_eq!(decision.pressure, Pressure::High);
+        assert_eq!(
+            (decision.allowance_bytes, decision.idle_bytes),
+            (425 - 410, 590)
+        );
+    }
+
+    #[test]
+    fn base_concurrency_follows_the_estimate_where_none_is_set() {
+        let mut ladder = Ladder::new(&Config::default());
+        let decision = ladder.decide(&Observation {
+            now: Duration::ZERO,
+            levels: &[MemoryLevel::new(0, Some(2 << 30))],
+            stall_percent: 0.0,
+            active: 0,
+            reserved_bytes: 0,
+            realised_bytes: 0,
+            request_bytes: 200 << 20,
+            low_bytes: 0,
+        });
+        assert_eq!(decision.base_concurrency, 8);
+    }
+
+    #[test]
+    fn stalls_raise_the_level_but_never_reject() {
+        let mut ladder = ladder(10);
+        let mut observation = Observation {
+            now: Duration::ZERO,
+            levels: &[MemoryLevel::new(750, Some(1000))],
+            stall_percent: 60.0,
+            active: 0,
+            reserved_bytes: 0,
+            realised_bytes: 0,
+            request_bytes: 1,
+            low_bytes: 0,
+        };
+        assert_eq!(ladder.decide(&observation).pressure, Pressure::High);
+        observation.levels = &[MemoryLevel {
+            usage_bytes: 820,
+            limit_bytes: Some(1000),
+            high_bytes: None,
+        }];
+        let decision = ladder.decide(&observation);
+        assert_eq!((decision.pressure, decision.gate), (Pressure::High, false));
+    }
+}

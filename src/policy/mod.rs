@@ -1,0 +1,160 @@
+//! From a sample to what may be admitted: pure functions of their arguments.
+//!
+//! A [`Policy`] opens no file and reads no clock. It is given what was
+//! observed, and answers with a [`Decision`] that the controller publishes to
+//! the limiter.
+
+pub(crate) mod ladder;
+mod latch;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::sampler::MemoryLevel;
+
+/// How full memory is, in the operators' words. Ordered: `Critical` is the greatest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "UPPERCASE"))]
+pub enum Pressure {
+    /// Below 60 %: base concurrency.
+    #[default]
+    Normal,
+    /// From 60 %: concurrency stays as it is.
+    Stable,
+    /// From 70 %: a quarter less.
+    Warning,
+    /// From 80 %: half.
+    High,
+    /// From 85 %: new work is rejected.
+    Critical,
+}
+
+impl Pressure {
+    const ALL: [Pressure; 5] = [
+        Pressure::Normal,
+        Pressure::Stable,
+        Pressure::Warning,
+        Pressure::High,
+        Pressure::Critical,
+    ];
+
+    /// The name in logs and statistics, such as `CRITICAL`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Pressure::Normal => "NORMAL",
+            Pressure::Stable => "STABLE",
+            Pressure::Warning => "WARNING",
+            Pressure::High => "HIGH",
+            Pressure::Critical => "CRITICAL",
+        }
+    }
+
+    pub(crate) fn from_index(index: u8) -> Self {
+        Self::ALL
+            .get(usize::from(index))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Pressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a policy decides from.
+#[derive(Clone, Debug)]
+pub(crate) struct Observation<'a> {
+    /// Time since the sampler began.
+    pub(crate) now: Duration,
+    /// The own level first, then those around it.
+    pub(crate) levels: &'a [MemoryLevel],
+    /// Percent of the last ten seconds in which every task waited for memory.
+    pub(crate) stall_percent: f64,
+    /// Requests of this guard in flight.
+    pub(crate) active: u32,
+    /// What is reserved on the ledger.
+    pub(crate) reserved_bytes: u64,
+    /// How much of that usage shows already: a lower bound.
+    pub(crate) realised_bytes: u64,
+    /// What the next request reserves.
+    pub(crate) request_bytes: u64,
+    /// What a request is known to need at least.
+    pub(crate) low_bytes: u64,
+}
+
+/// What a policy decides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Decision {
+    pub(crate) pressure: Pressure,
+    pub(crate) base_concurrency: u32,
+    pub(crate) concurrency: u32,
+    /// Most bytes reserved on the ledger.
+    pub(crate) allowance_bytes: u64,
+    /// Bytes free below the hard limit.
+    pub(crate) idle_bytes: u64,
+    /// New work is rejected.
+    pub(crate) gate: bool,
+    /// Requests to admit past the bounds from now on; `None`: as before.
+    pub(crate) probes: Option<u32>,
+}
+
+/// Decides what may be admitted.
+pub(crate) trait Policy: Send {
+    /// Its name in the log.
+    fn name(&self) -> &'static str;
+
+    /// Decides from one sample. Called in the order of time.
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision;
+
+    /// Base concurrency when nothing can be observed.
+    fn blind_concurrency(&self) -> u32;
+}
+
+/// What bounds admission at a level: the limit, or where the kernel throttles.
+pub(crate) fn bound_bytes(level: &MemoryLevel) -> Option<u64> {
+    match (level.limit_bytes, level.high_bytes) {
+        (Some(limit), Some(high)) => Some(limit.min(high)),
+        (limit, high) => limit.or(high),
+    }
+}
+
+/// The greatest share of its bound that any level uses (0–1, or more).
+pub(crate) fn worst_fraction(levels: &[MemoryLevel]) -> f64 {
+    levels
+        .iter()
+        .filter_map(|level| Some(level.usage_bytes as f64 / bound_bytes(level)?.max(1) as f64))
+        .fold(0.0, f64::max)
+}
+
+/// Most bytes that may be reserved.
+///
+/// A request fits when `U + Σ reserved − realised + r ≤ θ·L` at every level,
+/// which is `Σ reserved + r ≤ θ·L − U + realised`: the right side is what this
+/// returns, so that an admission compares one number.
+pub(crate) fn allowance_bytes(levels: &[MemoryLevel], theta: f64, realised_bytes: u64) -> u64 {
+    levels
+        .iter()
+        .filter_map(|level| {
+            let ceiling = (bound_bytes(level)? as f64 * theta) as u64;
+            Some((ceiling + realised_bytes).saturating_sub(level.usage_bytes))
+        })
+        .min()
+        .unwrap_or(u64::MAX)
+}
+
+/// Bytes free below the hard limit, at the tightest level.
+pub(crate) fn free_bytes(levels: &[MemoryLevel]) -> u64 {
+    levels
+        .iter()
+        .filter_map(|level| Some(level.limit_bytes?.saturating_sub(level.usage_bytes)))
+        .min()
+        .unwrap_or(u64::MAX)
+}
+
+/// The tightest hard limit.
+pub(crate) fn limit_bytes(levels: &[MemoryLevel]) -> Option<u64> {
+    levels.iter().filter_map(|level| level.limit_bytes).min()
+}

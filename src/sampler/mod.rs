@@ -1,0 +1,184 @@
+//! How much memory is in use: the only part that opens files.
+//!
+//! A [`MemorySource`] reads usage and limits; a [`Sampler`] asks it, from a
+//! thread of its own (a stalled runtime must not blind it) and, near the
+//! limit, from the request that is about to be admitted. One sampler serves all
+//! guards of a process that watch the same source.
+
+#[cfg(target_os = "linux")]
+mod auto;
+#[cfg(target_os = "linux")]
+mod cgroup;
+mod manual;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod psi;
+mod thread;
+#[cfg(not(target_os = "linux"))]
+mod unseen;
+#[cfg(target_os = "linux")]
+mod working_set;
+
+use std::io;
+
+pub use manual::ManualSource;
+pub(crate) use thread::{Sampler, Subscriber};
+
+use crate::config::Config;
+
+/// How much a sample is to find out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Detail {
+    /// Usage only, as fast as possible: a request waits for it.
+    Quick,
+    /// Everything, limits and reclaimable memory included.
+    Full,
+}
+
+/// Usage and limit of one thing that can run out: a control group, one above
+/// it, the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryLevel {
+    /// Bytes in use that cannot be had back without I/O or swap.
+    pub usage_bytes: u64,
+    /// Bytes at which something is killed; `None` if there is no limit.
+    pub limit_bytes: Option<u64>,
+    /// Bytes at which the kernel throttles (`memory.high`); `None` if it does not.
+    pub high_bytes: Option<u64>,
+}
+
+impl MemoryLevel {
+    /// A level with a limit and no throttling below it.
+    pub fn new(usage_bytes: u64, limit_bytes: Option<u64>) -> Self {
+        Self {
+            usage_bytes,
+            limit_bytes,
+            high_bytes: None,
+        }
+    }
+}
+
+/// What a [`MemorySource`] found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    pub(crate) levels: Vec<MemoryLevel>,
+    pub(crate) process_bytes: Option<u64>,
+    pub(crate) stall_percent: f64,
+    /// The limit moves by itself, so that a change is no news.
+    pub(crate) limit_drifts: bool,
+}
+
+impl Sample {
+    /// Adds a level: the process's own first, then those around it.
+    pub fn push(&mut self, level: MemoryLevel) {
+        self.levels.push(level);
+    }
+
+    /// Bytes this process has allocated or, where that is not known, has resident.
+    pub fn set_process_bytes(&mut self, bytes: u64) {
+        self.process_bytes = Some(bytes);
+    }
+
+    /// Percent of the last ten seconds in which every task waited for memory
+    /// (the kernel's `full avg10`).
+    pub fn set_stall_percent(&mut self, percent: f64) {
+        self.stall_percent = percent;
+    }
+
+    /// Something here has a limit.
+    #[cfg(target_os = "linux")]
+    fn is_limited(&self) -> bool {
+        self.levels.iter().any(|level| level.limit_bytes.is_some())
+    }
+
+    fn clear(&mut self) {
+        self.levels.clear();
+        self.process_bytes = None;
+        self.stall_percent = 0.0;
+        self.limit_drifts = false;
+    }
+}
+
+/// Measures memory.
+///
+/// The built-in sources cover control groups, the process and the host. Your
+/// own can read what they do not see; for tests there is [`ManualSource`].
+///
+/// ```
+/// use std::io;
+/// use tower_memory_guard::{Detail, MemoryGuardLayer, MemoryLevel, MemorySource, Sample};
+///
+/// struct Arena;
+///
+/// impl MemorySource for Arena {
+///     fn read(&mut self, _: Detail, sample: &mut Sample) -> io::Result<()> {
+///         let (used, capacity) = (300 << 20, 1 << 30);
+///         sample.push(MemoryLevel::new(used, Some(capacity)));
+///         Ok(())
+///     }
+///
+///     fn name(&self) -> String {
+///         "arena".into()
+///     }
+/// }
+///
+/// let layer = MemoryGuardLayer::builder().memory_source(Arena).build()?;
+/// assert_eq!(layer.guard().stats().memory_percent.round(), 29.0);
+/// # Ok::<(), tower_memory_guard::ConfigError>(())
+/// ```
+pub trait MemorySource: Send + 'static {
+    /// Fills `sample`, which is empty.
+    ///
+    /// # Errors
+    ///
+    /// Any error makes the guard follow its
+    /// [`on_sensor_failure`](crate::MemoryGuardBuilder::on_sensor_failure)
+    /// policy until a later call succeeds.
+    fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()>;
+
+    /// What it watches, for the log.
+    fn name(&self) -> String;
+
+    /// `true`: sampled by a thread. `false`: only by
+    /// [`Guard::sample_now`](crate::Guard::sample_now) and by admissions near
+    /// the limit, with tokio's clock, which tests can pause. Default `true`.
+    fn in_background(&self) -> bool {
+        true
+    }
+}
+
+/// The name of the source that goes by what the host has available.
+pub(crate) const HOST: &str = "host memory";
+
+/// Whether this looks like a container, where a missing limit is a mistake
+/// rather than a laptop.
+pub(crate) fn in_container() -> bool {
+    let marks = [
+        "/.dockerenv",
+        "/run/.containerenv",
+        "/var/run/secrets/kubernetes.io",
+    ];
+    marks.iter().any(|mark| std::path::Path::new(mark).exists())
+}
+
+/// The source that `config` asks for.
+#[cfg(target_os = "linux")]
+pub(crate) fn open(config: &Config) -> Box<dyn MemorySource> {
+    use crate::config::Source;
+    match (config.source, &config.cgroup_path) {
+        (Source::Process, _) => Box::new(process::ProcessMemory::new(false)),
+        (Source::Host, _) => Box::new(process::ProcessMemory::new(true)),
+        (_, Some(path)) => Box::new(cgroup::CgroupMemory::at(path)),
+        (Source::Cgroup, None) => Box::new(cgroup::CgroupMemory::discover()),
+        (Source::Auto, None) => Box::new(auto::Auto::new()),
+    }
+}
+
+/// No source: the guard counts and queues.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn open(_: &Config) -> Box<dyn MemorySource> {
+    Box::new(unseen::Unseen)
+}

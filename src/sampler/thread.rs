@@ -1,0 +1,208 @@
+//! The sampler: one reader, a thread, and whoever wants to know.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::thread::Thread;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Detail, MemorySource, Sample};
+
+/// Told of every sample.
+pub(crate) trait Subscriber: Send + Sync {
+    /// Decides from a sample taken at `now`. Called in the order of samples,
+    /// under the reader's lock: wakes nobody, logs nothing.
+    fn on_sample(&self, sample: Result<&Sample, &io::Error>, now: Duration);
+
+    /// Acts on what was decided, under no lock. Says when the next full sample
+    /// is due.
+    fn after_sample(&self, full: bool, now: Duration) -> Duration;
+}
+
+/// Samples one source for all who subscribed.
+pub(crate) struct Sampler {
+    reader: Mutex<Reader>,
+    subscribers: Mutex<Vec<Weak<dyn Subscriber>>>,
+    started: Instant,
+    /// Milliseconds since `started` at the last sample: the clock of those who
+    /// may not read one.
+    tick_ms: AtomicU64,
+    /// The thread parks for long; a kick gets it up.
+    dozing: AtomicBool,
+    background: bool,
+    thread: Mutex<Option<Thread>>,
+    /// The process that has the thread: a forked child does not.
+    process: AtomicU32,
+}
+
+struct Reader {
+    source: Box<dyn MemorySource>,
+    sample: Sample,
+}
+
+/// A park longer than this is worth a kick when work arrives.
+const DOZE: Duration = Duration::from_millis(250);
+
+impl fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sampler")
+            .field("background", &self.background)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sampler {
+    pub(crate) fn new(source: Box<dyn MemorySource>) -> Arc<Self> {
+        let background = source.in_background();
+        Arc::new(Self {
+            reader: Mutex::new(Reader {
+                source,
+                sample: Sample::default(),
+            }),
+            subscribers: Mutex::new(Vec::new()),
+            started: Instant::now(),
+            tick_ms: AtomicU64::new(0),
+            dozing: AtomicBool::new(false),
+            background,
+            thread: Mutex::new(None),
+            process: AtomicU32::new(std::process::id()),
+        })
+    }
+
+    /// Adds a subscriber, gives it a first sample and sees to it that the thread runs.
+    pub(crate) fn subscribe(self: &Arc<Self>, subscriber: &Arc<impl Subscriber + 'static>) {
+        let subscriber: Arc<dyn Subscriber> = Arc::clone(subscriber) as _;
+        let mut subscribers = self
+            .subscribers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        subscribers.push(Arc::downgrade(&subscriber));
+        drop(subscribers);
+        self.sample_now();
+        self.run();
+    }
+
+    /// Time since the sampler began, as of the last sample.
+    pub(crate) fn tick(&self) -> Duration {
+        Duration::from_millis(self.tick_ms.load(Ordering::Relaxed))
+    }
+
+    /// A thread samples, not only those who ask.
+    pub(crate) fn in_background(&self) -> bool {
+        self.background
+    }
+
+    /// What is watched.
+    pub(crate) fn source_name(&self) -> String {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.source.name()
+    }
+
+    /// A full sample, waiting for one that is under way. Says when the next is due.
+    pub(crate) fn sample_now(&self) -> Duration {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.started.elapsed();
+        self.tick_ms
+            .store(now.as_millis() as u64, Ordering::Relaxed);
+        self.sample(reader, Detail::Full, now)
+    }
+
+    /// A quick sample for a request near the limit. If another is under way,
+    /// that one's bounds will do: nobody waits for another's read.
+    pub(crate) fn refresh(self: &Arc<Self>) {
+        if self.background && self.process.load(Ordering::Relaxed) != std::process::id() {
+            // A forked child: the thread stayed with the parent.
+            self.process.store(std::process::id(), Ordering::Relaxed);
+            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.run();
+        }
+        let reader = match self.reader.try_lock() {
+            Ok(reader) => reader,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        // The tick, not the clock: a request must not pay for the time of day.
+        self.sample(reader, Detail::Quick, self.tick());
+    }
+
+    /// Gets the thread up if it dozes: work has arrived.
+    #[inline]
+    pub(crate) fn kick(&self) {
+        if self.dozing.load(Ordering::Relaxed) && self.dozing.swap(false, Ordering::Relaxed) {
+            self.unpark();
+        }
+    }
+
+    #[cold]
+    fn unpark(&self) {
+        if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
+            thread.unpark();
+        }
+    }
+
+    fn sample(
+        &self,
+        mut reader: std::sync::MutexGuard<'_, Reader>,
+        detail: Detail,
+        now: Duration,
+    ) -> Duration {
+        let Reader { source, sample } = &mut *reader;
+        sample.clear();
+        // A source may be the user's: a panic of its must not take the thread.
+        let read =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.read(detail, sample)))
+                .unwrap_or_else(|_| Err(io::Error::other("the memory source panicked")));
+        let mut subscribers = self
+            .subscribers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        subscribers.retain(|subscriber| subscriber.strong_count() > 0);
+        let alive: Vec<_> = subscribers.iter().filter_map(Weak::upgrade).collect();
+        drop(subscribers);
+        for subscriber in &alive {
+            subscriber.on_sample(read.as_ref().map(|()| &*sample), now);
+        }
+        drop(reader);
+        let full = detail == Detail::Full;
+        let due = alive
+            .iter()
+            .map(|subscriber| subscriber.after_sample(full, now));
+        due.min().unwrap_or(DOZE)
+    }
+
+    fn run(self: &Arc<Self>) {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.background || thread.is_some() {
+            return;
+        }
+        let sampler = Arc::downgrade(self);
+        let spawned = std::thread::Builder::new()
+            .name("memory-guard".into())
+            .spawn(move || Self::work(&sampler));
+        match spawned {
+            Ok(handle) => *thread = Some(handle.thread().clone()),
+            // No thread to be had: admissions near the limit still sample.
+            Err(error) => crate::logs::no_thread(&error),
+        }
+    }
+
+    /// Samples until the last owner is gone; owns nothing while it sleeps.
+    fn work(sampler: &Weak<Self>) {
+        while let Some(this) = sampler.upgrade() {
+            let pause = this.sample_now();
+            this.dozing.store(pause > DOZE, Ordering::Relaxed);
+            drop(this);
+            std::thread::park_timeout(pause);
+        }
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        // The thread finds its owner gone and ends.
+        self.unpark();
+    }
+}

@@ -1,0 +1,193 @@
+//! [`MemoryGuard`]: the response flavour.
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::admission::Admission;
+use crate::body::GuardedBody;
+use crate::classify::{Classify, Uniform};
+use crate::error::BoxError;
+use crate::future::{ResponseFuture, Slow};
+use crate::guard::Guard;
+use crate::permit::Permit;
+use crate::respond::{HttpResponder, Respond};
+
+/// A service behind a guard that answers rejections with a response.
+///
+/// Made by [`MemoryGuardLayer`](crate::MemoryGuardLayer). `poll_ready` asks the
+/// shared sampler's last decision: at critical pressure it is ready at once, to
+/// reject, without troubling the inner service. Everything else is decided by
+/// the response future, where outer timeouts apply.
+///
+/// # Cancel safety
+///
+/// Dropping the response future leaves the queue, or drops the inner future and
+/// gives the memory back. Clones of the [`Permit`] are told by
+/// [`Permit::cancelled`].
+pub struct MemoryGuard<S, R = HttpResponder, C = Uniform> {
+    inner: S,
+    guard: Guard,
+    responder: R,
+    classify: C,
+    /// The inner service was ready when it was asked, and was not called since.
+    inner_ready: bool,
+}
+
+impl<S, R, C> MemoryGuard<S, R, C> {
+    pub(crate) fn new(inner: S, guard: Guard, responder: R, classify: C) -> Self {
+        Self {
+            inner,
+            guard,
+            responder,
+            classify,
+            inner_ready: false,
+        }
+    }
+
+    /// The guard in front of the service.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// The service behind the guard.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: Clone, R: Clone, C: Clone> Clone for MemoryGuard<S, R, C> {
+    #[inline]
+    fn clone(&self) -> Self {
+        // A clone of the inner service starts without its readiness.
+        Self::new(
+            self.inner.clone(),
+            self.guard.clone(),
+            self.responder.clone(),
+            self.classify.clone(),
+        )
+    }
+}
+
+impl<S: fmt::Debug, R, C> fmt::Debug for MemoryGuard<S, R, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryGuard")
+            .field("inner", &self.inner)
+            .field("guard", &self.guard)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, R, C, B, ResB> Service<Request<B>> for MemoryGuard<S, R, C>
+where
+    S: Service<Request<B>, Response = Response<ResB>> + Clone,
+    ResB: Body<Data = Bytes>,
+    ResB::Error: Into<BoxError>,
+    R: Respond,
+    C: Classify<Request<B>>,
+{
+    type Response = Response<GuardedBody<ResB>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, R, Request<B>>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if self.guard.controller.turns_away() {
+            return Poll::Ready(Ok(()));
+        }
+        let ready = self.inner.poll_ready(cx);
+        self.inner_ready = matches!(ready, Poll::Ready(Ok(())));
+        ready
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let ready = std::mem::take(&mut self.inner_ready);
+        let controller = &self.guard.controller;
+        let Some(cost) = self.classify.cost(&request) else {
+            return self.pass(request, ready, None);
+        };
+        // A guard further out may have admitted it already.
+        let outer = match request.extensions().get::<Permit>() {
+            Some(outer) if outer.is_of(controller) => return self.pass(request, ready, None),
+            Some(outer) if outer.covers(controller) => Some(outer.clone()),
+            _ => None,
+        };
+        let admission = match outer {
+            None => controller.admit(cost),
+            Some(_) => controller.admit_counted(),
+        };
+        match admission {
+            Admission::Admitted(permit) => {
+                enter(&permit, outer, &mut request);
+                self.pass(request, ready, Some(permit))
+            }
+            Admission::Rejected(rejected) => {
+                ResponseFuture::rejected(self.responder.respond(&rejected, &request))
+            }
+            Admission::Waiting(waiting) => ResponseFuture::slow(Slow {
+                waiting: Some(waiting),
+                outer,
+                permit: None,
+                inner: self.take_inner(),
+                inner_ready: ready,
+                request: Some(request),
+                responder: self.responder.clone(),
+            }),
+        }
+    }
+}
+
+impl<S, R, C> MemoryGuard<S, R, C> {
+    /// Calls the inner service, at once if it is ready.
+    #[inline]
+    fn pass<B, ResB>(
+        &mut self,
+        request: Request<B>,
+        ready: bool,
+        permit: Option<Permit>,
+    ) -> ResponseFuture<S, R, Request<B>>
+    where
+        S: Service<Request<B>, Response = Response<ResB>> + Clone,
+        R: Clone,
+    {
+        if ready {
+            return ResponseFuture::calling(self.inner.call(request), permit);
+        }
+        // Admitted after a `poll_ready` that meant to reject: memory became free
+        // in between, or the request is one that passes by.
+        ResponseFuture::slow(Slow {
+            waiting: None,
+            outer: None,
+            permit,
+            inner: self.inner.clone(),
+            inner_ready: false,
+            request: Some(request),
+            responder: self.responder.clone(),
+        })
+    }
+
+    /// The inner service that was asked to be ready; a clone stays here.
+    fn take_inner(&mut self) -> S
+    where
+        S: Clone,
+    {
+        let clone = self.inner.clone();
+        std::mem::replace(&mut self.inner, clone)
+    }
+}
+
+/// Puts the permit where the handler, and the same guard further in, find it.
+#[inline]
+pub(crate) fn enter<B>(permit: &Permit, outer: Option<Permit>, request: &mut Request<B>) {
+    if let Some(outer) = outer {
+        permit.keep(outer);
+    }
+    if permit.goes_into_extensions() {
+        request.extensions_mut().insert(permit.clone());
+    }
+}

@@ -1,0 +1,118 @@
+//! Counters, and the [`Stats`] that are made of them.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::error::Reason;
+use crate::policy::Pressure;
+
+/// What a guard is doing, at one moment.
+///
+/// With the `serde` feature it serialises with these names as keys.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Stats {
+    /// Requests that came: completed, active, waiting and rejected.
+    pub total_requests: u64,
+    /// Requests turned away.
+    pub rejected_requests: u64,
+    /// Requests whose permit was given back.
+    pub completed_requests: u64,
+    /// Requests that hold a permit.
+    pub active_tasks: u64,
+    /// Requests that wait for memory.
+    pub waiting_requests: u64,
+    /// Requests that may be active at the present level.
+    pub current_concurrency: u64,
+    /// Requests that may be active at NORMAL.
+    pub base_concurrency: u64,
+    /// Memory in use, in percent of the limit (0–100), at the fullest level.
+    pub memory_percent: f64,
+    /// MiB that the process has allocated; without accounting, its resident memory.
+    pub memory_alloc_mb: f64,
+    /// MiB that the limited group holds and cannot give back at once.
+    pub memory_sys_mb: f64,
+    /// MiB at which something is killed; `None` while no limit is known.
+    pub memory_limit_mb: Option<f64>,
+    /// MiB reserved for requests in flight, by all guards of this process.
+    pub reserved_mb: f64,
+    /// MiB that the next request reserves.
+    pub estimated_mem_per_req_mb: f64,
+    /// The pressure level.
+    pub level: Pressure,
+    /// `false` while memory cannot be read.
+    pub sensor_ok: bool,
+    /// Requests that `observe` mode let pass and `enforce` would have held back.
+    pub observed_requests: u64,
+    /// Responses that were ended because their peer did not read.
+    pub stalled_responses: u64,
+}
+
+/// Bytes as MiB.
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// One cache line for each shard, so that threads do not share one.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(AtomicU64);
+
+const SHARDS: usize = 16;
+
+/// Counts from many threads without a shared cache line.
+#[derive(Debug, Default)]
+pub(crate) struct ShardedCounter([Shard; SHARDS]);
+
+thread_local! {
+    static SHARD: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS
+    };
+}
+
+impl ShardedCounter {
+    #[inline]
+    pub(crate) fn increment(&self) {
+        // A permit may be dropped by a thread whose thread-locals are gone.
+        let shard = SHARD.try_with(|shard| *shard).unwrap_or(0);
+        self.0[shard].0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.0
+            .iter()
+            .map(|shard| shard.0.load(Ordering::Relaxed))
+            .sum()
+    }
+}
+
+/// What a guard counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) completed: ShardedCounter,
+    pub(crate) observed: AtomicU64,
+    pub(crate) stalled: AtomicU64,
+    rejected: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Counters {
+    pub(crate) fn reject(&self, reason: Reason) {
+        self.rejected[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stalled(&self, responses: usize) {
+        self.stalled.fetch_add(responses as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rejected(&self, reason: Reason) -> u64 {
+        self.rejected[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn all_rejected(&self) -> u64 {
+        Reason::ALL
+            .into_iter()
+            .map(|reason| self.rejected(reason))
+            .sum()
+    }
+}
