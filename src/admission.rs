@@ -126,26 +126,24 @@ impl Controller {
         }
         if self.only_observes() {
             self.counters.observed.fetch_add(1, Ordering::Relaxed);
-            let full = || self.rejected(Reason::QueueFull);
-            return Some(self.forced(ask).unwrap_or_else(full));
+            return Some(self.forced(ask));
         }
         if matches!(cost, Cost::Bytes(bytes) if bytes > self.limit_bytes()) {
             return Some(self.rejected(Reason::NeverFits));
         }
-        let probe = matches!(refused, Refused::Gate | Refused::Bytes) && self.bounds.take_probe();
-        if let (true, Some(admission)) = (probe, self.forced(ask)) {
-            return Some(admission);
+        let held_back = matches!(refused, Refused::Gate | Refused::Bytes);
+        if held_back && self.bounds.take_probe() {
+            return Some(self.forced(ask));
         }
         (refused == Refused::Gate).then(|| self.rejected(Reason::CriticalPressure))
     }
 
-    /// Admits past the bounds. `None`: the ledger's word can hold no more.
-    fn forced(self: &Arc<Self>, ask: Ask) -> Option<Admission> {
-        let first = self
-            .limiter
-            .try_reserve(&self.bounds, ask, Mode::Force)
-            .ok()?;
-        Some(self.admitted(ask, first))
+    /// Admits past the bounds, as long as the ledger's word can count it.
+    fn forced(self: &Arc<Self>, ask: Ask) -> Admission {
+        match self.limiter.try_reserve(&self.bounds, ask, Mode::Force) {
+            Ok(first) => self.admitted(ask, first),
+            Err(_) => self.rejected(Reason::QueueFull),
+        }
     }
 
     fn rejected(&self, reason: Reason) -> Admission {

@@ -157,7 +157,7 @@ impl Controller {
     fn log_start(&self, own_source: bool) {
         let source = self.sampler.source_name();
         let stats = self.stats();
-        let policy = self.control().policy.name();
+        let policy = self.policy_name();
         logs::initialised(&self.config, &source, policy, &stats);
         let looked_for_group = self.config.source == Source::Auto && !own_source;
         if looked_for_group && source == crate::sampler::HOST && crate::sampler::in_container() {
@@ -167,6 +167,10 @@ impl Controller {
 
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn policy_name(&self) -> &'static str {
+        self.control().policy.name()
     }
 
     /// Every decision passes, whatever it is.

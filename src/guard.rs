@@ -84,6 +84,11 @@ impl Guard {
         self.controller.sampler.source_name()
     }
 
+    /// The policy that decides, such as `ladder`.
+    pub fn policy(&self) -> &'static str {
+        self.controller.policy_name()
+    }
+
     /// A receiver that is told of every change of the pressure level.
     pub fn subscribe(&self) -> watch::Receiver<Pressure> {
         self.controller.levels.subscribe()

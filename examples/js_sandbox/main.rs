@@ -1,0 +1,112 @@
+//! A service that runs its callers' JavaScript, behind the memory guard.
+//!
+//! ```text
+//! cargo run --release --example js_sandbox                 # serves on 127.0.0.1:8080
+//! cargo run --release --example js_sandbox -- --storm      # 100 scripts at once, three ways
+//! ```
+//!
+//! `POST /execute {"code": "…"}` evaluates the code in a QuickJS runtime of its
+//! own and answers with the value as JSON. `/health` and `/stats` stand outside
+//! the guard. Settings come from `MEMORY_GUARD_*`; nothing needs to be set.
+
+mod cage;
+mod script;
+mod server;
+mod storm;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+const USAGE: &str = "\
+usage: js_sandbox [--listen ADDRESS]   serve (default 127.0.0.1:8080)
+       js_sandbox --storm              drive itself with 100 scripts, guarded and not";
+
+/// What the command line asks for.
+enum Task {
+    Serve {
+        listen: SocketAddr,
+    },
+    Storm,
+    /// A server that a storm started.
+    Victim {
+        front: storm::Front,
+        cage: Option<std::path::PathBuf>,
+    },
+}
+
+fn task(mut words: impl Iterator<Item = String>) -> Result<Task, String> {
+    let mut task = Task::Serve {
+        listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+    };
+    while let Some(word) = words.next() {
+        let mut value = |what: &str| words.next().ok_or(format!("{word} needs {what}"));
+        task = match word.as_str() {
+            "--storm" => Task::Storm,
+            "--listen" => {
+                let address = value("an address such as 127.0.0.1:8080")?;
+                let listen = address.parse().map_err(|_| {
+                    format!("--listen {address}: not an address such as 127.0.0.1:8080")
+                })?;
+                Task::Serve { listen }
+            }
+            "--victim" => Task::Victim {
+                front: value("none, fixed or guard")?.parse()?,
+                cage: words.next().map(Into::into),
+            },
+            _ => return Err(format!("{word}: unknown")),
+        };
+    }
+    Ok(task)
+}
+
+fn main() -> ExitCode {
+    let task = match task(std::env::args().skip(1)) {
+        Ok(task) => task,
+        Err(error) => {
+            eprintln!("{error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    // Before any thread is started: a control group takes the whole process.
+    if let Task::Victim {
+        cage: Some(cage), ..
+    } = &task
+        && let Err(error) = cage::enter(cage)
+    {
+        eprintln!("cannot enter {}: {error}", cage.display());
+        return ExitCode::FAILURE;
+    }
+    let quiet = matches!(task, Task::Victim { .. });
+    let default = if quiet { "off" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match task {
+            Task::Serve { listen } => server::serve(listen).await,
+            Task::Storm => storm::run().await,
+            Task::Victim { front, .. } => storm::serve_as_victim(front).await,
+        }
+    });
+    // Scripts that still run obey their permit, which is cancelled by now.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

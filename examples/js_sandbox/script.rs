@@ -1,0 +1,83 @@
+//! One evaluation: a QuickJS runtime with bounds on memory, time and stack.
+
+use std::time::{Duration, Instant};
+
+use rquickjs::allocator::RustAllocator;
+use rquickjs::{CatchResultExt, CaughtError, Context, Ctx, Runtime, Value};
+use tower_memory_guard::Permit;
+
+const MEMORY_BYTES: usize = 256 << 20;
+const STACK_BYTES: usize = 512 << 10;
+const TIME: Duration = Duration::from_secs(10);
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The script's own fault: what it threw, or a bound it hit.
+    Script(String),
+    /// Nobody waits for it any more.
+    Cancelled,
+}
+
+/// Evaluates `code` and gives its value as JSON.
+///
+/// Blocks, for as long as the script runs. Stops soon after `permit` is
+/// cancelled.
+pub(crate) fn evaluate(code: &str, permit: Option<Permit>) -> Result<String, Failure> {
+    let deadline = Instant::now() + TIME;
+    let out_of_memory = |_| Failure::Script("no memory for a runtime".into());
+    let runtime = Runtime::new_with_alloc(RustAllocator).map_err(out_of_memory)?;
+    runtime.set_memory_limit(MEMORY_BYTES);
+    runtime.set_max_stack_size(STACK_BYTES);
+    let gone = permit.clone();
+    runtime.set_interrupt_handler(Some(Box::new(move || {
+        Instant::now() >= deadline || gone.as_ref().is_some_and(Permit::cancelled)
+    })));
+    let context = Context::full(&runtime).map_err(out_of_memory)?;
+    let result = context.with(|ctx| {
+        let value = ctx
+            .eval::<Value<'_>, _>(code)
+            .catch(&ctx)
+            .map_err(|e| describe(&e))?;
+        to_json(&ctx, value).map_err(|e| describe(&e))
+    });
+    result.map_err(|message| {
+        if permit.as_ref().is_some_and(Permit::cancelled) {
+            Failure::Cancelled
+        } else if Instant::now() >= deadline {
+            Failure::Script(format!(
+                "the script ran for longer than {} s",
+                TIME.as_secs()
+            ))
+        } else {
+            Failure::Script(message)
+        }
+    })
+}
+
+fn to_json<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> Result<String, CaughtError<'js>> {
+    let text = ctx.json_stringify(value).catch(ctx)?;
+    match text {
+        Some(text) => text.to_string().catch(ctx),
+        // undefined, functions, symbols
+        None => Ok("null".into()),
+    }
+}
+
+fn describe(error: &CaughtError<'_>) -> String {
+    match error {
+        CaughtError::Exception(exception) => match exception.message() {
+            Some(message) if message == "out of memory" => {
+                format!("the script needed more than {} MiB", MEMORY_BYTES >> 20)
+            }
+            Some(message) => message,
+            None => "the script threw an error without a message".into(),
+        },
+        CaughtError::Value(value) => match value.as_string().and_then(|s| s.to_string().ok()) {
+            Some(text) => text,
+            // Without memory for an error object, QuickJS throws null.
+            None => format!("the script threw {}", value.type_name()),
+        },
+        CaughtError::Error(error) => error.to_string(),
+    }
+}

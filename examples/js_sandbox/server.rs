@@ -1,0 +1,126 @@
+//! The service: `/execute` behind a guard or something else, the rest in front.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use axum::Router;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Json, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure};
+
+use crate::script::{self, Failure};
+
+/// Without a guard there is no permit, and results have the default bound.
+#[derive(Clone, Default)]
+pub(crate) struct Sandbox {
+    pub(crate) guard: Option<Guard>,
+}
+
+/// `POST /execute`, in front of nothing.
+pub(crate) fn execute_route(sandbox: Sandbox) -> Router {
+    Router::new()
+        .route("/execute", post(execute))
+        .with_state(sandbox)
+}
+
+async fn execute(
+    State(sandbox): State<Sandbox>,
+    permit: Option<axum::Extension<Permit>>,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Response {
+    let code = match body {
+        Ok(Json(body)) => body["code"].as_str().map(str::to_owned),
+        Err(rejection) => return failure(rejection.status(), &rejection.body_text()),
+    };
+    let Some(code) = code else {
+        return failure(StatusCode::BAD_REQUEST, r#"expected {"code": "…"}"#);
+    };
+    // The blocking thread keeps the permit: it goes on when its caller is gone.
+    let permit = permit.map(|axum::Extension(permit)| permit);
+    let evaluation = tokio::task::spawn_blocking(move || script::evaluate(&code, permit));
+    let result = match evaluation.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(Failure::Script(error))) => {
+            return failure(StatusCode::UNPROCESSABLE_ENTITY, &error);
+        }
+        Ok(Err(Failure::Cancelled)) => {
+            return failure(StatusCode::SERVICE_UNAVAILABLE, "cancelled");
+        }
+        Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    };
+    if let Some(guard) = &sandbox.guard
+        && result.len() as u64 > guard.config().max_result_size_bytes
+    {
+        return failure(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &guard.reject_result().to_string(),
+        );
+    }
+    let body = format!("{{\"result\":{result}}}");
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn failure(status: StatusCode, error: &str) -> Response {
+    (status, Json(json!({ "error": error }))).into_response()
+}
+
+/// Everything: `/execute` behind the guard, `/health` and `/stats` outside it.
+pub(crate) fn app(layer: MemoryGuardLayer) -> Router {
+    let guard = layer.guard().clone();
+    let sandbox = Sandbox {
+        guard: Some(guard.clone()),
+    };
+    execute_route(sandbox)
+        .layer(layer)
+        .route("/health", get(|| async { "ok" }))
+        .route("/stats", get(move || async move { Json(guard.stats()) }))
+}
+
+pub(crate) async fn serve(listen: SocketAddr) -> Result<ExitCode, BoxError> {
+    let layer = MemoryGuardLayer::try_from_env()?;
+    let guard = layer.guard().clone();
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .map_err(|error| {
+            format!("cannot listen on {listen}: {error}; choose another with --listen ADDRESS")
+        })?;
+    greet(&guard, listener.local_addr()?);
+    axum::serve(listener, app(layer))
+        .with_graceful_shutdown(async move {
+            let _ = tokio::signal::ctrl_c().await;
+            eprintln!("stopping: no new work, what is active finishes");
+            guard.close();
+        })
+        .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn greet(guard: &Guard, address: SocketAddr) {
+    let stats = guard.stats();
+    let limit = match stats.memory_limit_mb {
+        Some(mb) => format!("{mb:.0} MiB, {:.1} % in use", stats.memory_percent),
+        None => "none found; set MEMORY_GUARD_MEMORY_LIMIT, such as 512M".into(),
+    };
+    println!(
+        "JavaScript sandbox on http://{address}
+  source   {source}
+  limit    {limit}
+  policy   {policy}: {concurrency} at a time, each expected to need {each:.0} MiB at first
+
+try:
+  curl -s http://{address}/execute -H 'content-type: application/json' -d '{{\"code\": \"6 * 7\"}}'
+  curl -s http://{address}/execute -H 'content-type: application/json' -d '{{\"code\": \"Array.from({{length: 1e5}}, (_, i) => ({{i}})).length\"}}'
+  curl -s http://{address}/stats",
+        source = guard.source(),
+        policy = guard.policy(),
+        concurrency = stats.current_concurrency,
+        each = stats.estimated_mem_per_req_mb,
+    );
+    if guard.pressure() == Pressure::Critical {
+        println!("\nmemory is critical already: new work will be rejected");
+    }
+}

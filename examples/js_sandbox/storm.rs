@@ -1,0 +1,237 @@
+//! The storm: one server after another under the same limit and the same load.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::process::{ExitCode, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower_memory_guard::{BoxError, MemoryGuardLayer};
+
+use crate::cage::Cage;
+use crate::server::{self, Sandbox};
+
+const LIMIT_BYTES: u64 = 512 << 20;
+const SCRIPTS: usize = 100;
+/// A guess, as it has to be: what 512 MiB take of what each script needs is not
+/// known before it has run.
+const FIXED_LIMIT: usize = 8;
+/// The run ends by itself, whatever happens.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// 100,000 objects, about 85 MiB.
+const CODE: &str = "const rows = [];
+for (let i = 0; i < 100000; i++) rows.push({ id: i, name: 'row ' + i, tags: [i, String(i)], at: { x: i, y: -i } });
+rows.length";
+
+/// What stands in front of the scripts.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Front {
+    Nothing,
+    Fixed,
+    Guard,
+}
+
+impl Front {
+    const ALL: [Front; 3] = [Front::Nothing, Front::Fixed, Front::Guard];
+
+    fn word(self) -> &'static str {
+        match self {
+            Front::Nothing => "none",
+            Front::Fixed => "fixed",
+            Front::Guard => "guard",
+        }
+    }
+
+    fn title(self) -> String {
+        match self {
+            Front::Nothing => "no guard".into(),
+            Front::Fixed => format!("GlobalConcurrencyLimit({FIXED_LIMIT})"),
+            Front::Guard => "MemoryGuardLayer".into(),
+        }
+    }
+}
+
+impl FromStr for Front {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = Front::ALL.into_iter().find(|front| front.word() == word);
+        known.ok_or_else(|| format!("{word}: expected none, fixed or guard"))
+    }
+}
+
+/// The child: serves on a free port, which it prints.
+pub(crate) async fn serve_as_victim(front: Front) -> Result<ExitCode, BoxError> {
+    let app: Router = match front {
+        Front::Nothing => server::execute_route(Sandbox::default()),
+        Front::Fixed => server::execute_route(Sandbox::default())
+            .layer(GlobalConcurrencyLimitLayer::new(FIXED_LIMIT)),
+        Front::Guard => server::app(MemoryGuardLayer::try_from_env()?),
+    };
+    let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+    println!("{}", listener.local_addr()?);
+    axum::serve(listener, app).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What became of the scripts.
+#[derive(Default)]
+struct Tally {
+    answered: usize,
+    rejected: usize,
+    lost: usize,
+    kills: usize,
+    seconds: f64,
+    peak_mib: Option<u64>,
+}
+
+pub(crate) async fn run() -> Result<ExitCode, BoxError> {
+    tokio::select! {
+        outcome = storm() => outcome,
+        // The child dies with its handle, and the group is removed.
+        _ = tokio::signal::ctrl_c() => Err("stopped".into()),
+    }
+}
+
+async fn storm() -> Result<ExitCode, BoxError> {
+    let mib = LIMIT_BYTES >> 20;
+    println!("{SCRIPTS} scripts at once, each builds 100,000 objects, in {mib} MiB");
+    println!(
+        "limit enforced by: {}\n",
+        Cage::new(LIMIT_BYTES, "probe").describe()
+    );
+    let mut rows = Vec::new();
+    for front in Front::ALL {
+        rows.push((front, drive(front).await?));
+    }
+    println!(
+        "| in front of the scripts | answered | rejected | lost | seconds | peak MiB | kills |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for (front, tally) in &rows {
+        let peak = tally.peak_mib.map_or("?".into(), |mib| mib.to_string());
+        println!(
+            "| {} | {} | {} | {} | {:.1} | {peak} | {} |",
+            front.title(),
+            tally.answered,
+            tally.rejected,
+            tally.lost,
+            tally.seconds,
+            tally.kills
+        );
+    }
+    let survived = rows
+        .iter()
+        .any(|(front, tally)| *front == Front::Guard && tally.kills == 0 && tally.answered > 0);
+    Ok(if survived {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn drive(front: Front) -> Result<Tally, BoxError> {
+    let mut cage = Cage::new(LIMIT_BYTES, front.word());
+    let (mut child, address) = start(front, &cage).await?;
+    let started = Instant::now();
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    for _ in 0..SCRIPTS {
+        let (client, report) = (client.clone(), report.clone());
+        tokio::spawn(async move {
+            let _ = report.send(execute(client, address).await);
+        });
+    }
+    drop(report);
+    let mut tally = Tally::default();
+    let mut look = tokio::time::interval(Duration::from_millis(5));
+    loop {
+        tokio::select! {
+            report = reports.recv() => match report {
+                Some(Some(StatusCode::OK)) => tally.answered += 1,
+                Some(Some(_)) => tally.rejected += 1,
+                Some(None) => tally.lost += 1,
+                None => break,
+            },
+            _ = look.tick() => {
+                if child.id().is_some_and(|pid| cage.is_over(pid)) {
+                    child.kill().await?;
+                }
+            }
+        }
+        show(front, &tally);
+    }
+    tally.seconds = started.elapsed().as_secs_f64();
+    tally.peak_mib = cage.peak_bytes().map(|bytes| bytes >> 20);
+    // The kernel may need a moment to finish with it.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // It serves for ever: if it is gone, it was killed.
+    tally.kills = usize::from(child.try_wait()?.is_some());
+    child.kill().await?;
+    show(front, &tally);
+    if std::io::stderr().is_terminal() {
+        eprintln!();
+    }
+    Ok(tally)
+}
+
+async fn start(front: Front, cage: &Cage) -> Result<(Child, SocketAddr), BoxError> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["--victim", front.word()])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    match cage.directory() {
+        Some(directory) => command.arg(directory),
+        None => command
+            .env("MEMORY_GUARD_SOURCE", "process")
+            .env("MEMORY_GUARD_MEMORY_LIMIT", LIMIT_BYTES.to_string()),
+    };
+    let mut child = command.spawn()?;
+    let output = child.stdout.take().ok_or("the child has no output")?;
+    let first = BufReader::new(output).lines().next_line().await?;
+    let address = first.ok_or("the child did not start")?.parse()?;
+    Ok((child, address))
+}
+
+/// The status of the answer; `None` if there was none.
+async fn execute(client: Client<HttpConnector, Body>, address: SocketAddr) -> Option<StatusCode> {
+    let body = serde_json::json!({ "code": CODE }).to_string();
+    let request = Request::post(format!("http://{address}/execute"))
+        .header("content-type", "application/json")
+        .body(Body::from(body))
+        .ok()?;
+    let answer = async {
+        let response = client.request(request).await.ok()?;
+        let status = response.status();
+        response.into_body().collect().await.ok()?;
+        Some(status)
+    };
+    tokio::time::timeout(PATIENCE, answer).await.ok()?
+}
+
+/// One line that is written over, where somebody watches.
+fn show(front: Front, tally: &Tally) {
+    if std::io::stderr().is_terminal() {
+        eprint!(
+            "\r{:28} {:3} answered, {:3} rejected, {:3} lost ",
+            front.title(),
+            tally.answered,
+            tally.rejected,
+            tally.lost
+        );
+        let _ = std::io::stderr().flush();
+    }
+}

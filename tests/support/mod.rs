@@ -1,0 +1,82 @@
+//! What the tests share: guards over a source that says what it is told, and
+//! servers on loopback.
+#![allow(dead_code)]
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tower_memory_guard::{Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer};
+
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const GIB: u64 = 1 << 30;
+
+/// A guard over 1 GiB of memory that is what `ManualSource` is told, with
+/// requests so small that only the count binds.
+pub(crate) fn counting(max_concurrent: u32) -> (MemoryGuardLayer, ManualSource) {
+    with(|builder| {
+        builder
+            .max_concurrent(max_concurrent)
+            .estimated_bytes_per_request(1024)
+    })
+}
+
+/// A guard over 1 GiB of memory that is what `ManualSource` is told.
+pub(crate) fn with(
+    set: impl FnOnce(MemoryGuardBuilder) -> MemoryGuardBuilder,
+) -> (MemoryGuardLayer, ManualSource) {
+    let memory = ManualSource::new(GIB);
+    let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+    let layer = set(builder).build().expect("good settings");
+    (layer, memory)
+}
+
+/// Memory is `percent` full from now on.
+pub(crate) fn fill(guard: &Guard, memory: &ManualSource, percent: u64) {
+    memory.set_usage_bytes(GIB * percent / 100);
+    guard.sample_now();
+}
+
+/// Nothing is left of any request: no permit, no byte, no waiter.
+pub(crate) fn assert_empty(guard: &Guard) {
+    let stats = guard.stats();
+    let left = (
+        stats.active_tasks,
+        stats.waiting_requests,
+        stats.reserved_mb,
+    );
+    assert_eq!(left, (0, 0, 0.0), "{stats:?}");
+}
+
+/// Looks until `condition` holds: for what another task or thread does.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}
+
+/// One look at a future, by a task that is not there to be woken.
+pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// A port of the loopback interface.
+pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Serves a router on loopback until the runtime ends.
+pub(crate) async fn serve_axum(app: axum::Router) -> SocketAddr {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
