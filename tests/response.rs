@@ -239,7 +239,10 @@ async fn dropped_futures_give_everything_back() {
     let mut second = Box::pin(service.ready().await.unwrap().call(request()));
     assert!(poll_once(second.as_mut()).is_pending());
     drop(second);
-    assert_eq!((guard.stats().active_tasks, guard.stats().waiting_requests), (1, 0));
+    assert_eq!(
+        (guard.stats().active_tasks, guard.stats().waiting_requests),
+        (1, 0)
+    );
     drop(first);
     assert_empty(&guard);
 }

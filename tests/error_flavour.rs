@@ -1,0 +1,210 @@
+//! The error flavour, polled by hand and behind tower's own layers.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{assert_empty, counting, eventually, fill, with};
+use tokio_test::{assert_pending, assert_ready_ok};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_memory_guard::{BoxError, Reason, Rejected};
+use tower_test::mock;
+
+async fn double(n: u32) -> Result<u32, std::io::Error> {
+    Ok(2 * n)
+}
+
+fn reason(error: &BoxError) -> Reason {
+    error
+        .downcast_ref::<Rejected>()
+        .expect("a rejection")
+        .reason()
+}
+
+#[tokio::test]
+async fn poll_ready_waits_until_a_permit_is_free() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let (mut service, mut handle) = mock::spawn_layer::<u32, u32, _>(layer.into_error_layer());
+    handle.allow(2);
+    assert_ready_ok!(service.poll_ready());
+    let first = service.call(1);
+    assert_pending!(service.poll_ready());
+    assert_eq!(guard.stats().waiting_requests, 1);
+    let (_, respond) = handle.next_request().await.unwrap();
+    respond.send_response(10);
+    assert_eq!(first.await.unwrap(), 10);
+    assert!(service.is_woken());
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(guard.stats().active_tasks, 1);
+    drop(service);
+    assert_empty(&guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_comes_out_of_call_and_not_of_poll_ready() {
+    let (layer, _) = with(|builder| {
+        builder
+            .max_concurrent(1)
+            .estimated_bytes_per_request(1024)
+            .wait_timeout(Duration::from_secs(2))
+    });
+    let guard = layer.guard().clone();
+    let permit = guard.try_acquire(1024).unwrap();
+    let mut service = layer.into_error_layer().layer(service_fn(double));
+    let error = service.ready().await.unwrap().call(1).await.unwrap_err();
+    assert_eq!(reason(&error), Reason::WaitTimeout);
+    drop(permit);
+    assert_eq!(service.ready().await.unwrap().call(4).await.unwrap(), 8);
+    assert_empty(&guard);
+}
+
+#[tokio::test]
+async fn critical_pressure_rejects_and_leaves_a_buffer_open() {
+    let (layer, memory) = counting(4);
+    let guard = layer.guard().clone();
+    let service = ServiceBuilder::new()
+        .buffer(8)
+        .layer(layer.into_error_layer())
+        .service_fn(double);
+    fill(&guard, &memory, 90);
+    let error = service.clone().oneshot(1).await.unwrap_err();
+    assert_eq!(reason(&error), Reason::CriticalPressure);
+    fill(&guard, &memory, 10);
+    assert_eq!(service.oneshot(1).await.unwrap(), 2);
+    eventually("everything is given back", || {
+        guard.stats().active_tasks == 0
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_load_shed_does_not_claim_passes_on() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let permit = guard.try_acquire(1024).unwrap();
+    let mut shed = ServiceBuilder::new()
+        .load_shed()
+        .layer(layer.into_error_layer())
+        .service_fn(double);
+    let error = shed.ready().await.unwrap().call(1).await.unwrap_err();
+    assert!(error.is::<tower::load_shed::error::Overloaded>());
+    // Its place in the queue is granted, and nobody comes for it.
+    drop(permit);
+    assert_eq!(
+        guard.try_acquire(1024).unwrap_err().reason(),
+        Reason::WaitTimeout
+    );
+    guard.sample_now();
+    tokio::time::advance(Duration::from_millis(600)).await;
+    guard.sample_now();
+    let permit = guard.try_acquire(1024).expect("it passed on");
+    drop(permit);
+    // And the parked service works again.
+    assert_eq!(shed.ready().await.unwrap().call(1).await.unwrap(), 2);
+    assert_empty(&guard);
+}
+
+#[tokio::test]
+async fn a_clone_starts_without_a_permit() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let mut service = layer.into_error_layer().layer(service_fn(double));
+    service.ready().await.unwrap();
+    let clone = service.clone();
+    assert_eq!(guard.stats().active_tasks, 1);
+    drop(service);
+    assert_empty(&guard);
+    assert_eq!(clone.oneshot(3).await.unwrap(), 6);
+}
+
+#[tokio::test]
+async fn a_dropped_future_and_a_dropped_waiter_give_everything_back() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let layer = layer.into_error_layer();
+    let (mut first, mut handle) = mock::spawn_layer::<u32, u32, _>(layer.clone());
+    let (mut second, mut other) = mock::spawn_layer::<u32, u32, _>(layer);
+    handle.allow(1);
+    other.allow(1);
+    assert_ready_ok!(first.poll_ready());
+    let answer = first.call(1);
+    assert_pending!(second.poll_ready());
+    drop(second);
+    assert_eq!(guard.stats().waiting_requests, 0);
+    drop(answer);
+    assert_empty(&guard);
+}
+
+#[tokio::test]
+async fn skipped_requests_are_never_rejected() {
+    let (layer, memory) = counting(1);
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 99);
+    let layer = layer.skip(|n: &u32| *n == 0).into_error_layer();
+    let mut service = layer.layer(service_fn(double));
+    assert_eq!(service.ready().await.unwrap().call(0).await.unwrap(), 0);
+    let error = service.ready().await.unwrap().call(1).await.unwrap_err();
+    assert_eq!(reason(&error), Reason::CriticalPressure);
+}
+
+#[tokio::test]
+async fn errors_of_the_inner_service_pass_through() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let failing = service_fn(|_: u32| async { Err::<u32, _>(std::io::Error::other("broken")) });
+    let error = layer
+        .into_error_layer()
+        .layer(failing)
+        .oneshot(1)
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "broken");
+    assert_empty(&guard);
+}
+
+#[tokio::test]
+async fn the_inner_service_is_asked_before_memory_is_taken() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let (mut service, mut handle) = mock::spawn_layer::<u32, u32, _>(layer.into_error_layer());
+    handle.allow(0);
+    assert_pending!(service.poll_ready());
+    assert_empty(&guard);
+}
+
+#[tokio::test]
+#[should_panic(expected = "poll_ready must be ready before call")]
+async fn call_without_poll_ready_panics() {
+    let (layer, _) = counting(1);
+    drop(layer.into_error_layer().layer(service_fn(double)).call(1));
+}
+
+#[tokio::test]
+async fn acquire_serves_work_that_is_no_request() {
+    let (layer, memory) = counting(10);
+    let guard = layer.guard().clone();
+    let permit = guard.acquire(64 << 20).await.unwrap();
+    assert_eq!(permit.bytes(), 64 << 20);
+    assert_eq!(guard.stats().reserved_mb, 64.0);
+    // A declared cost above the limit can never be served.
+    let never = guard.acquire(2 << 30).await.unwrap_err();
+    assert_eq!(
+        (never.reason(), never.retry_after()),
+        (Reason::NeverFits, None)
+    );
+    // What would fit once the other is done has to wait.
+    let mut waiting = Box::pin(guard.acquire(850 << 20));
+    assert!(support::poll_once(waiting.as_mut()).is_pending());
+    let clone = permit.clone();
+    drop(permit);
+    assert!(support::poll_once(waiting.as_mut()).is_pending());
+    drop(clone);
+    drop(waiting.await.unwrap());
+    assert_empty(&guard);
+    fill(&guard, &memory, 90);
+    assert_eq!(
+        guard.acquire(1024).await.unwrap_err().reason(),
+        Reason::CriticalPressure
+    );
+}
