@@ -6,8 +6,11 @@ mod imp {
     use crate::error::Rejected;
     use crate::stats::Stats;
 
+    const TARGET: &str = "tower_memory_guard";
+
     pub(crate) fn initialised(config: &Config, source: &str, policy: &str, stats: &Stats) {
         tracing::info!(
+            target: TARGET,
             enabled = config.enabled,
             source,
             policy,
@@ -32,6 +35,7 @@ mod imp {
 
     pub(crate) fn adjusted(stats: &Stats, action: &str, old_concurrency: u64, name: Option<&str>) {
         tracing::info!(
+            target: TARGET,
             action,
             level = stats.level.as_str(),
             memory_percent = stats.memory_percent,
@@ -50,6 +54,7 @@ mod imp {
         name: Option<&str>,
     ) {
         tracing::warn!(
+            target: TARGET,
             reason = rejected.reason().as_str(),
             level = stats.level.as_str(),
             memory_percent = stats.memory_percent,
@@ -66,12 +71,13 @@ mod imp {
 
     pub(crate) fn warnings(warnings: &[String]) {
         for warning in warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(target: TARGET, "{warning}");
         }
     }
 
     pub(crate) fn no_limit() {
         tracing::warn!(
+            target: TARGET,
             "the memory guard finds no memory limit and only counts; run in a container or \
              control group with a limit, or set MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
         );
@@ -79,6 +85,7 @@ mod imp {
 
     pub(crate) fn host_limit(limit_mb: f64) {
         tracing::warn!(
+            target: TARGET,
             limit_mb,
             "the memory guard finds no control group limit and goes by what the host has \
              available; in a container, set a limit or MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
@@ -91,19 +98,19 @@ mod imp {
         } else {
             "only the concurrency limit holds"
         };
-        tracing::error!(%error, consequence, "the memory guard cannot read memory");
+        tracing::error!(target: TARGET, %error, consequence, "the memory guard cannot read memory");
     }
 
     pub(crate) fn sensor_recovered() {
-        tracing::info!("the memory guard reads memory again");
+        tracing::info!(target: TARGET, "the memory guard reads memory again");
     }
 
     pub(crate) fn limit_changed(old_mb: f64, new_mb: f64) {
-        tracing::info!(old_mb, new_mb, "the memory limit changed");
+        tracing::info!(target: TARGET, old_mb, new_mb, "the memory limit changed");
     }
 
     pub(crate) fn no_thread(error: &std::io::Error) {
-        tracing::error!(%error, "the memory guard has no thread to sample memory with");
+        tracing::error!(target: TARGET, %error, "the memory guard has no thread to sample memory with");
     }
 }
 

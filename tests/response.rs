@@ -559,7 +559,7 @@ async fn a_burst_between_two_samples_cannot_pass_the_limit() {
         assert!(poll_once(answer.as_mut()).is_pending());
     }
     let stats = guard.stats();
-    // 85 % of 1 GiB holds eight of 100 MiB.
+    // 85 % of 1,000 MiB hold eight of 100 MiB.
     assert_eq!((stats.active_tasks, stats.waiting_requests), (8, 92));
     assert_eq!(stats.reserved_mb, 800.0);
     drop(answers);

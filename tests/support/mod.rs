@@ -12,9 +12,10 @@ use tokio::net::TcpListener;
 use tower_memory_guard::{Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer};
 
 pub(crate) const MIB: u64 = 1 << 20;
-pub(crate) const GIB: u64 = 1 << 30;
+/// Of every guard that [`with`] makes.
+pub(crate) const LIMIT: u64 = 1000 * MIB;
 
-/// A guard over 1 GiB of memory that is what `ManualSource` is told, with
+/// A guard over 1,000 MiB of memory that is what `ManualSource` is told, with
 /// requests so small that only the count binds.
 pub(crate) fn counting(max_concurrent: u32) -> (MemoryGuardLayer, ManualSource) {
     with(|builder| {
@@ -24,11 +25,11 @@ pub(crate) fn counting(max_concurrent: u32) -> (MemoryGuardLayer, ManualSource) 
     })
 }
 
-/// A guard over 1 GiB of memory that is what `ManualSource` is told.
+/// A guard over 1,000 MiB of memory that is what `ManualSource` is told.
 pub(crate) fn with(
     set: impl FnOnce(MemoryGuardBuilder) -> MemoryGuardBuilder,
 ) -> (MemoryGuardLayer, ManualSource) {
-    let memory = ManualSource::new(GIB);
+    let memory = ManualSource::new(LIMIT);
     let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
     let layer = set(builder).build().expect("good settings");
     (layer, memory)
@@ -36,7 +37,7 @@ pub(crate) fn with(
 
 /// Memory is `percent` full from now on.
 pub(crate) fn fill(guard: &Guard, memory: &ManualSource, percent: u64) {
-    memory.set_usage_bytes(GIB * percent / 100);
+    memory.set_usage_bytes(LIMIT * percent / 100);
     guard.sample_now();
 }
 
