@@ -73,9 +73,15 @@ fn describe(error: &CaughtError<'_>) -> String {
             Some(message) => message,
             None => "the script threw an error without a message".into(),
         },
+        // Without memory for an error object, QuickJS throws null.
+        CaughtError::Value(value) if value.is_null() => {
+            format!(
+                "the script needed more than {} MiB, or threw null",
+                MEMORY_BYTES >> 20
+            )
+        }
         CaughtError::Value(value) => match value.as_string().and_then(|s| s.to_string().ok()) {
             Some(text) => text,
-            // Without memory for an error object, QuickJS throws null.
             None => format!("the script threw {}", value.type_name()),
         },
         CaughtError::Error(error) => error.to_string(),

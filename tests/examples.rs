@@ -1,0 +1,307 @@
+//! The examples as a user starts them: as processes, over loopback.
+#![cfg(target_os = "linux")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+/// The examples are built beside the tests.
+fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let profile = tests.parent().and_then(|deps| deps.parent()).unwrap();
+    let path: PathBuf = [profile.as_os_str(), "examples".as_ref(), name.as_ref()]
+        .iter()
+        .collect();
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --examples`",
+        path.display()
+    );
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MEMORY_GUARD_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A server that is ended with the test.
+struct Server {
+    child: Child,
+    address: String,
+    /// Open, since it goes on printing.
+    _output: BufReader<std::process::ChildStdout>,
+}
+
+impl Server {
+    /// Starts it, and takes the address from what it prints.
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let address = line.trim().rsplit('/').next().unwrap().to_string();
+        assert!(address.contains(':'), "{line:?}");
+        Self {
+            child,
+            address,
+            _output: output,
+        }
+    }
+
+    fn send(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.send(&format!(
+            "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
+        ))
+    }
+
+    /// Status and body.
+    fn execute(&self, body: &str) -> (u16, String) {
+        let answer = self.send(&format!(
+            "POST /execute HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        let status = answer[9..12].parse().unwrap();
+        (status, answer.split_once("\r\n\r\n").unwrap().1.to_string())
+    }
+
+    fn run(&self, code: &str) -> (u16, String) {
+        self.execute(&serde_json::json!({ "code": code }).to_string())
+    }
+
+    /// Ctrl-C. How it ended.
+    fn interrupt(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn sandbox() -> Server {
+    let mut command = example("js_sandbox");
+    command.args(["--listen", "127.0.0.1:0"]);
+    Server::start(command)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_bad_environment_is_reported_whole_and_at_once() {
+    let Output { status, stderr, .. } = example("js_sandbox")
+        .env("MEMORY_GUARD_MAX_PERCENT", "eighty")
+        .env("MEMORY_GUARD_WAIT_TIMEOUT_SEC", "-1")
+        .env("MAX_CONCURRENT", "0")
+        .output()
+        .unwrap();
+    let stderr = text(&stderr);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("3 settings cannot be used"), "{stderr}");
+    for line in [
+        r#"MEMORY_GUARD_MAX_PERCENT = "eighty": expected a share"#,
+        r#"MEMORY_GUARD_WAIT_TIMEOUT_SEC = "-1": expected seconds"#,
+        r#"MAX_CONCURRENT = "0": expected a whole number from 1"#,
+    ] {
+        assert!(stderr.contains(line), "{line}\n{stderr}");
+    }
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
+    let output = example("tower_stack")
+        .env("MEMORY_GUARD_MAX_WAITNG", "3")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.contains("did you mean MEMORY_GUARD_MAX_WAITING?"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn bad_arguments_are_answered_with_the_usage() {
+    for (arguments, said) in [
+        (vec!["--strom"], "--strom: unknown"),
+        (vec!["--listen"], "--listen needs an address"),
+        (
+            vec!["--listen", "nowhere"],
+            "--listen nowhere: not an address",
+        ),
+    ] {
+        let output = example("js_sandbox").args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = text(&output.stderr);
+        assert!(
+            stderr.contains(said) && stderr.contains("usage:"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_port_in_use_is_said_with_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = example("js_sandbox")
+        .args(["--listen", &address])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&format!("cannot listen on {address}")));
+}
+
+#[test]
+fn the_sandbox_answers_scripts_and_ends_with_ctrl_c() {
+    let server = sandbox();
+    assert_eq!(server.run("6 * 7"), (200, r#"{"result":42}"#.into()));
+    assert_eq!(
+        server.run("({ a: [1, 'x', null] })").1,
+        r#"{"result":{"a":[1,"x",null]}}"#
+    );
+    assert_eq!(server.run("undefined").1, r#"{"result":null}"#);
+    assert!(server.get("/health").ends_with("ok"));
+    let stats = server.get("/stats");
+    assert!(stats.contains(r#""completed_requests":3"#), "{stats}");
+    assert_eq!(server.interrupt(), Some(0));
+}
+
+#[test]
+fn hostile_scripts_get_an_error_and_leave_the_server_serving() {
+    let server = sandbox();
+    for (code, status, said) in [
+        ("let x = ;", 422, "unexpected token"),
+        ("throw new Error('mine')", 422, "mine"),
+        ("throw 'text'", 422, "text"),
+        ("const f = () => f(); f()", 422, "stack"),
+        ("'x'.repeat(2 ** 29)", 422, "more than 256 MiB"),
+        (
+            "const a = []; for (;;) a.push(new Array(1000).fill(1))",
+            422,
+            "more than 256 MiB",
+        ),
+        ("10n", 422, "BigInt"),
+        ("const a = {}; a.a = a; a", 422, "circular"),
+        (
+            "'x'.repeat(6 << 20)",
+            413,
+            "result is larger than the limit",
+        ),
+    ] {
+        let (got, body) = server.run(code);
+        assert_eq!(got, status, "{code}: {body}");
+        assert!(body.contains(said), "{code}: {body}");
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&body).is_ok(),
+            "{body}"
+        );
+    }
+    for (body, status, said) in [
+        ("{}", 400, r#"expected {\"code\""#),
+        ("{", 400, "Failed to parse"),
+        (r#"{"code": 7}"#, 400, r#"expected {\"code\""#),
+    ] {
+        let (got, answer) = server.execute(body);
+        assert_eq!(got, status, "{body}: {answer}");
+        assert!(answer.contains(said), "{body}: {answer}");
+    }
+    assert_eq!(server.run("1 + 1").1, r#"{"result":2}"#);
+}
+
+#[test]
+fn a_script_whose_caller_is_gone_is_stopped() {
+    let server = sandbox();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let body = r#"{"code": "for (;;);"}"#;
+    let head = "POST /execute HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n";
+    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let active = |n: u32| {
+        let wanted = format!(r#""active_tasks":{n},"#);
+        (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            server.get("/stats").contains(&wanted)
+        })
+    };
+    assert!(active(1));
+    drop(stream);
+    // Long before its own ten seconds are over.
+    assert!(active(0));
+}
+
+#[test]
+fn axum_answers() {
+    let mut command = example("axum");
+    command.arg("127.0.0.1:0");
+    let server = Server::start(command);
+    assert!(
+        server
+            .get("/render?mb=5")
+            .ends_with("rendered 5242880 bytes\n")
+    );
+    assert!(server.get("/render?mb=many").starts_with("HTTP/1.1 400"));
+    assert!(server.get("/health").ends_with("ok\n"));
+    assert!(server.get("/stats").contains(r#""active_tasks":0"#));
+    assert_eq!(server.interrupt(), Some(0));
+}
+
+#[test]
+fn hyper_answers() {
+    let mut command = example("hyper");
+    command.arg("127.0.0.1:0");
+    let server = Server::start(command);
+    assert!(server.get("/").ends_with("10485760 bytes\n"));
+    assert_eq!(server.interrupt(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tonic_answers() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let mut command = example("tonic");
+    command.arg("127.0.0.1:0");
+    let server = Server::start(command);
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address));
+    let mut client = HealthClient::new(endpoint.unwrap().connect().await.unwrap());
+    let request = HealthCheckRequest {
+        service: String::new(),
+    };
+    assert_eq!(client.check(request).await.unwrap().into_inner().status, 1);
+    drop(client);
+    assert_eq!(server.interrupt(), Some(0));
+}
+
+#[test]
+fn tower_stack_shows_both_flavours() {
+    let output = example("tower_stack").output().unwrap();
+    assert!(output.status.success());
+    let stdout = text(&output.stdout);
+    assert!(stdout.contains("http: 200 OK") && stdout.contains("http: request timed out"));
+    assert!(stdout.contains("any: service overloaded"), "{stdout}");
+}
