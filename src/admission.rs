@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
@@ -38,9 +37,12 @@ pub(crate) enum Admission {
 }
 
 impl Controller {
-    /// The fast path: two loads, a compare-and-swap and one reference.
-    #[inline]
-    pub(crate) fn admit(self: &Arc<Self>, cost: Cost) -> Admission {
+    /// The fast path: a few loads and a compare-and-swap.
+    ///
+    /// Always inlined, so that the permit is made where it is to stay: moving it
+    /// there cost more than the compare-and-swap.
+    #[inline(always)]
+    pub(crate) fn admit(&'static self, cost: Cost) -> Admission {
         let ask = self.ask(cost);
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
             Ok(first) => self.admitted(ask, first),
@@ -50,7 +52,7 @@ impl Controller {
 
     /// Admission by this guard's count alone: another one on the same ledger
     /// holds the bytes.
-    pub(crate) fn admit_counted(self: &Arc<Self>) -> Admission {
+    pub(crate) fn admit_counted(&'static self) -> Admission {
         let ask = Ask { kib: 0, low_kib: 0 };
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
             Ok(first) => self.admitted(ask, first),
@@ -64,6 +66,7 @@ impl Controller {
         self.limiter.release(&self.bounds, kib);
     }
 
+    #[inline]
     fn ask(&self, cost: Cost) -> Ask {
         match cost {
             Cost::Estimated => self.estimated_ask(),
@@ -76,16 +79,16 @@ impl Controller {
     }
 
     #[inline]
-    fn admitted(self: &Arc<Self>, ask: Ask, first: bool) -> Admission {
+    fn admitted(&'static self, ask: Ask, first: bool) -> Admission {
         if first {
             // Work begins: the sampler must not doze through it.
             self.sampler.kick();
         }
-        Admission::Admitted(Permit::new(Arc::clone(self), ask.kib))
+        Admission::Admitted(Permit::new(self, ask.kib))
     }
 
     /// Admission, or a rejection in place of a wait.
-    pub(crate) fn admit_now(self: &Arc<Self>, cost: Cost) -> Result<Permit, Rejected> {
+    pub(crate) fn admit_now(&'static self, cost: Cost) -> Result<Permit, Rejected> {
         let ask = self.ask(cost);
         let admission = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
             Ok(first) => self.admitted(ask, first),
@@ -102,14 +105,14 @@ impl Controller {
     }
 
     #[cold]
-    fn admit_slowly(self: &Arc<Self>, cost: Cost, ask: Ask, refused: Refused) -> Admission {
+    fn admit_slowly(&'static self, cost: Cost, ask: Ask, refused: Refused) -> Admission {
         self.admit_at_once(cost, ask, refused)
             .unwrap_or_else(|| self.wait(ask))
     }
 
     /// What can be said without waiting. `None`: it has to wait.
     fn admit_at_once(
-        self: &Arc<Self>,
+        &'static self,
         cost: Cost,
         ask: Ask,
         mut refused: Refused,
@@ -121,7 +124,7 @@ impl Controller {
                 Err(again) => refused = again,
             }
         }
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Some(self.rejected(Reason::Closed));
         }
         if self.only_observes() {
@@ -139,7 +142,7 @@ impl Controller {
     }
 
     /// Admits past the bounds, as long as the ledger's word can count it.
-    fn forced(self: &Arc<Self>, ask: Ask) -> Admission {
+    fn forced(&'static self, ask: Ask) -> Admission {
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Force) {
             Ok(first) => self.admitted(ask, first),
             Err(_) => self.rejected(Reason::QueueFull),
@@ -150,14 +153,14 @@ impl Controller {
         Admission::Rejected(self.reject(reason))
     }
 
-    fn wait(self: &Arc<Self>, ask: Ask) -> Admission {
+    fn wait(&'static self, ask: Ask) -> Admission {
         match Ticket::join(&self.limiter, &self.bounds, ask, self.config.max_waiting) {
             Ok(ticket) => {
                 self.sampler.kick();
                 Admission::Waiting(Waiting {
                     ticket,
                     sleep: Box::pin(tokio::time::sleep(self.config.wait_timeout)),
-                    controller: Arc::clone(self),
+                    controller: self,
                     kib: ask.kib,
                 })
             }
@@ -174,7 +177,7 @@ pub(crate) struct Waiting {
     // First, so that it gives back an unclaimed grant while the guard still lives.
     ticket: Ticket,
     sleep: Pin<Box<Sleep>>,
-    controller: Arc<Controller>,
+    controller: &'static Controller,
     kib: u64,
 }
 
@@ -184,7 +187,7 @@ impl Future for Waiting {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.ticket.poll(cx) {
             Poll::Ready(Ok(())) => {
-                let permit = Permit::new(Arc::clone(&self.controller), self.kib);
+                let permit = Permit::new(self.controller, self.kib);
                 return Poll::Ready(Ok(permit));
             }
             Poll::Ready(Err(reason)) => return Poll::Ready(Err(self.controller.reject(reason))),

@@ -37,8 +37,8 @@ pin_project! {
         #[pin]
         kind: Kind<B>,
         hold: Hold,
-        // The rest of a large frame.
-        rest: Bytes,
+        // Of a large frame.
+        rest: Option<Bytes>,
     }
 }
 
@@ -101,7 +101,7 @@ impl Hold {
     /// The body is at its end; only frames on their way hold on.
     fn finish(&mut self) {
         match self {
-            Hold::Own(held) => drop(held.take()),
+            Hold::Own(held) => held.end(),
             Hold::Shared { delivery, ended } => {
                 delivery.gave();
                 *ended = true;
@@ -150,7 +150,7 @@ impl<B: Body> GuardedBody<B> {
         Self {
             kind: Kind::Inner { body },
             hold,
-            rest: Bytes::new(),
+            rest: None,
         }
     }
 }
@@ -161,7 +161,7 @@ impl<B> GuardedBody<B> {
         Self {
             kind: Kind::Rejection { bytes },
             hold: Hold::Nothing,
-            rest: Bytes::new(),
+            rest: None,
         }
     }
 }
@@ -186,11 +186,13 @@ where
             KindProj::Inner { body } => body,
         };
         if let Err(stalled) = this.hold.asked() {
-            *this.rest = Bytes::new();
+            *this.rest = None;
             this.hold.finish();
             return Poll::Ready(Some(Err(stalled.into())));
         }
-        let frame = if this.rest.is_empty() {
+        let frame = if let Some(rest) = this.rest.take() {
+            Frame::data(rest)
+        } else {
             match std::task::ready!(body.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => frame.map_data(|data| carry(data, this.hold)),
                 end => {
@@ -198,16 +200,14 @@ where
                     return Poll::Ready(end.map(|result| result.map_err(Into::into)));
                 }
             }
-        } else {
-            Frame::data(std::mem::take(this.rest))
         };
         let frame = frame.map_data(|mut data| {
             if data.len() > LARGE_FRAME_BYTES && !this.hold.is_nothing() {
-                *this.rest = data.split_off(LARGE_FRAME_BYTES);
+                *this.rest = Some(data.split_off(LARGE_FRAME_BYTES));
             }
             data
         });
-        if this.rest.is_empty() && body.is_end_stream() {
+        if this.rest.is_none() && body.is_end_stream() {
             this.hold.finish();
         } else {
             this.hold.gave();
@@ -218,7 +218,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Rejection { bytes } => bytes.is_none(),
-            Kind::Inner { body } => self.rest.is_empty() && body.is_end_stream(),
+            Kind::Inner { body } => self.rest.is_none() && body.is_end_stream(),
         }
     }
 
@@ -228,7 +228,7 @@ where
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Kind::Inner { body } => {
-                let rest = self.rest.len() as u64;
+                let rest = self.rest.as_ref().map_or(0, |rest| rest.len() as u64);
                 let inner = body.size_hint();
                 let mut hint = SizeHint::new();
                 hint.set_lower(inner.lower().saturating_add(rest));

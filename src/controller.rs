@@ -46,7 +46,7 @@ pub(crate) struct Controller {
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) config: Config,
     pub(crate) counters: Counters,
-    pub(crate) closed: AtomicBool,
+    closed: AtomicBool,
     pub(crate) deliveries: Deliveries,
     limit_bytes: AtomicU64,
     pressure: AtomicU8,
@@ -103,13 +103,13 @@ impl std::fmt::Debug for Control {
 }
 
 impl Controller {
-    pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> Arc<Self> {
+    pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
         let own_source = source.is_some();
         let (sampler, limiter) = pool::join(&config, source);
         let policy: Box<dyn Policy> = Box::new(Ladder::new(&config));
         let base = policy.blind_concurrency();
         let estimate = Box::new(UsageEstimate::new(config.estimated_bytes_per_request));
-        let controller = Arc::new(Self {
+        let controller: &'static Self = Box::leak(Box::new(Self {
             bounds: limiter.join(),
             limiter,
             request_kib: AtomicU64::new(kib(config.estimated_bytes_per_request)),
@@ -146,9 +146,9 @@ impl Controller {
             }),
             levels: watch::Sender::new(Pressure::Normal),
             config,
-        });
+        }));
         if controller.config.enabled {
-            controller.sampler.subscribe(&controller);
+            controller.sampler.subscribe(controller);
         }
         controller.log_start(own_source);
         controller
@@ -193,6 +193,7 @@ impl Controller {
         self.limit_bytes.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn estimated_ask(&self) -> Ask {
         Ask {
             kib: self.request_kib.load(Ordering::Relaxed),
@@ -243,6 +244,10 @@ impl Controller {
         let wait = drain.saturating_mul(backlog).as_secs_f64().max(1.0);
         let jittered = wait * (1.0 + fastrand::f64() / 2.0);
         Duration::from_secs(jittered.ceil().clamp(1.0, 60.0) as u64)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     pub(crate) fn close(&self) {
@@ -320,7 +325,7 @@ impl Controller {
     }
 
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64) {
-        let closed = self.closed.load(Ordering::Acquire);
+        let closed = self.is_closed();
         let allowance_kib = (decision.allowance_bytes / 1024).min(MAX_KIB);
         let limits = Packed::new(decision.gate || closed, decision.concurrency, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
@@ -524,6 +529,10 @@ impl Subscriber for Controller {
         if full || self.limiter.waiting() > 0 {
             self.limiter.pump();
         }
+        // Somebody may have joined the queue while it was closed and emptied.
+        if full && self.is_closed() {
+            self.limiter.refuse_all(&self.bounds, Reason::Closed);
+        }
         if full {
             self.limiter.pass_on_unclaimed(now);
             if let Some(timeout) = self.config.body_timeout {
@@ -540,10 +549,15 @@ impl Subscriber for Controller {
         self.report(events, publish_metrics, sensor_errors);
         interval
     }
-}
 
-impl Drop for Controller {
-    fn drop(&mut self) {
-        self.limiter.leave(&self.bounds);
+    fn leaves(&self) -> bool {
+        let idle = || {
+            self.limiter.in_flight(&self.bounds) == 0 && self.limiter.waiting_for(&self.bounds) == 0
+        };
+        let over = self.is_closed() && idle();
+        if over {
+            self.limiter.leave(&self.bounds);
+        }
+        over
     }
 }

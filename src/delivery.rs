@@ -22,7 +22,7 @@ pub(crate) struct Delivery {
     stalled: AtomicBool,
     /// Where it stands in the register.
     place: Option<usize>,
-    controller: Arc<Controller>,
+    controller: &'static Controller,
 }
 
 /// Since when a ready frame is not taken. Nothing here reads a clock: the first
@@ -40,7 +40,7 @@ pub(crate) struct Deliveries(Mutex<Slab<Weak<Delivery>>>);
 
 impl Delivery {
     pub(crate) fn start(permit: Permit) -> Arc<Self> {
-        let controller = Arc::clone(permit.controller());
+        let controller = permit.controller();
         let watched = controller.config.body_timeout.is_some();
         Arc::new_cyclic(|this| Self {
             permit: Mutex::new(Some(permit)),

@@ -62,9 +62,13 @@ pub struct MemoryGuardErrorService<S, C = Uniform> {
 
 enum State {
     Idle,
-    Waiting(Waiting),
-    Admitted(Permit),
-    Rejected(Rejected),
+    Waiting(Box<Waiting>),
+    /// So many KiB are reserved. Not a permit yet: moving one about costs more
+    /// than the reservation did.
+    Admitted {
+        kib: u64,
+    },
+    Rejected(Box<Rejected>),
 }
 
 impl<S, C> MemoryGuardErrorService<S, C> {
@@ -85,6 +89,14 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     /// The service behind the guard.
     pub fn get_ref(&self) -> &S {
         &self.inner
+    }
+
+    /// Nobody will call for what `poll_ready` got.
+    #[inline]
+    fn give_back(&mut self) {
+        if let State::Admitted { kib } = std::mem::replace(&mut self.state, State::Idle) {
+            self.guard.controller.release(kib);
+        }
     }
 }
 
@@ -112,8 +124,10 @@ impl<S: fmt::Debug, C> fmt::Debug for MemoryGuardErrorService<S, C> {
 impl From<Result<Permit, Rejected>> for State {
     fn from(outcome: Result<Permit, Rejected>) -> Self {
         match outcome {
-            Ok(permit) => State::Admitted(permit),
-            Err(rejected) => State::Rejected(rejected),
+            Ok(permit) => State::Admitted {
+                kib: permit.into_kib(),
+            },
+            Err(rejected) => State::Rejected(Box::new(rejected)),
         }
     }
 }
@@ -134,9 +148,11 @@ where
         ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
         if let State::Idle = self.state {
             self.state = match self.guard.controller.admit(Cost::Estimated) {
-                Admission::Admitted(permit) => State::Admitted(permit),
-                Admission::Rejected(rejected) => State::Rejected(rejected),
-                Admission::Waiting(waiting) => State::Waiting(waiting),
+                Admission::Admitted(permit) => State::Admitted {
+                    kib: permit.into_kib(),
+                },
+                Admission::Rejected(rejected) => State::Rejected(Box::new(rejected)),
+                Admission::Waiting(waiting) => State::Waiting(Box::new(waiting)),
             };
         }
         if let State::Waiting(waiting) = &mut self.state {
@@ -150,15 +166,24 @@ where
     /// If `poll_ready` was not ready before.
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let state = std::mem::replace(&mut self.state, State::Idle);
         if self.classify.cost(&request).is_none() {
-            drop(state);
+            self.give_back();
             return ErrorFuture::calling(self.inner.call(request), None);
         }
-        match state {
-            State::Admitted(permit) => ErrorFuture::calling(self.inner.call(request), Some(permit)),
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Admitted { kib } => {
+                let permit = Permit::new(self.guard.controller, kib);
+                ErrorFuture::calling(self.inner.call(request), Some(permit))
+            }
             State::Rejected(rejected) => ErrorFuture::rejected(rejected),
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         }
+    }
+}
+
+impl<S, C> Drop for MemoryGuardErrorService<S, C> {
+    #[inline]
+    fn drop(&mut self) {
+        self.give_back();
     }
 }

@@ -182,7 +182,7 @@ pin_project! {
     #[project = ErrorStateProj]
     enum ErrorState<F> {
         Calling { #[pin] future: F, held: Held },
-        Rejected { rejected: Option<Rejected> },
+        Rejected { rejected: Option<Box<Rejected>> },
     }
 }
 
@@ -195,7 +195,7 @@ impl<F> ErrorFuture<F> {
         }
     }
 
-    pub(crate) fn rejected(rejected: Rejected) -> Self {
+    pub(crate) fn rejected(rejected: Box<Rejected>) -> Self {
         let rejected = Some(rejected);
         Self {
             state: ErrorState::Rejected { rejected },
@@ -215,12 +215,12 @@ where
         match self.project().state.project() {
             ErrorStateProj::Calling { future, held } => {
                 let result = ready!(future.poll(cx));
-                drop(held.take());
+                held.end();
                 Poll::Ready(result.map_err(Into::into))
             }
             ErrorStateProj::Rejected { rejected } => {
                 let rejected = rejected.take().expect("polled after it was done");
-                Poll::Ready(Err(Box::new(rejected)))
+                Poll::Ready(Err(rejected))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! [`Guard`]: the handle to what stands behind a layer.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -16,12 +16,17 @@ use crate::sampler::MemorySource;
 use crate::stats::Stats;
 
 /// The guard that the environment describes: one for the whole process.
-static FROM_ENV: Mutex<Option<Weak<Controller>>> = Mutex::new(None);
+static FROM_ENV: Mutex<Option<&'static Controller>> = Mutex::new(None);
 
 /// A handle to a guard: its state, and admission for work that is no request.
 ///
-/// Cheap to clone; all clones speak of the same guard as the layer that they
-/// came from. The guard ends with its last handle, layer, service and permit.
+/// Cheap to clone; all clones speak of the same guard as the layer that
+/// they came from.
+///
+/// A guard lives as long as its process, so that services and permits can refer
+/// to it without counting references for each request: make one at start-up,
+/// not one for each request. What is no longer needed can be
+/// [closed](Self::close): its sampling ends, and some 2 KiB remain.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -40,7 +45,7 @@ static FROM_ENV: Mutex<Option<Weak<Controller>>> = Mutex::new(None);
 /// ```
 #[derive(Clone)]
 pub struct Guard {
-    pub(crate) controller: Arc<Controller>,
+    pub(crate) controller: &'static Controller,
 }
 
 impl Guard {
@@ -53,12 +58,12 @@ impl Guard {
     pub(crate) fn from_env() -> Result<Self, ConfigError> {
         let mut existing = FROM_ENV.lock().unwrap_or_else(PoisonError::into_inner);
         let (config, warnings) = Settings::from_env().check()?;
-        let alive = existing.as_ref().and_then(Weak::upgrade);
-        if let Some(controller) = alive.filter(|controller| controller.config == config) {
+        let usable = |old: &&Controller| old.config == config && !old.is_closed();
+        if let Some(controller) = existing.filter(usable) {
             return Ok(Self { controller });
         }
         let guard = Self::start(config, None);
-        *existing = Some(Arc::downgrade(&guard.controller));
+        *existing = Some(guard.controller);
         drop(existing);
         logs::warnings(&warnings);
         Ok(guard)
@@ -136,7 +141,8 @@ impl Guard {
     }
 
     /// Takes no new work: waiters and newcomers are rejected with
-    /// [`Reason::Closed`], what is active finishes. For a graceful shutdown.
+    /// [`Reason::Closed`], what is active finishes. For a graceful shutdown; it
+    /// cannot be opened again.
     pub fn close(&self) {
         self.controller.close();
     }

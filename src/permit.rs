@@ -31,7 +31,7 @@ use crate::controller::Controller;
 /// }
 /// ```
 pub struct Permit {
-    controller: Arc<Controller>,
+    controller: &'static Controller,
     kib: u64,
     /// Made by the first clone, so that a permit nobody clones allocates nothing.
     shared: OnceLock<Arc<Shared>>,
@@ -39,7 +39,7 @@ pub struct Permit {
 
 /// What the clones of a permit have in common. Once it exists it owns the reservation.
 struct Shared {
-    controller: Arc<Controller>,
+    controller: &'static Controller,
     kib: u64,
     cancelled: AtomicBool,
     /// The permit of a guard further out, which this one took the place of.
@@ -48,12 +48,26 @@ struct Shared {
 
 impl Permit {
     /// Owns a reservation of `kib` that has been made.
-    pub(crate) fn new(controller: Arc<Controller>, kib: u64) -> Self {
+    #[inline]
+    pub(crate) fn new(controller: &'static Controller, kib: u64) -> Self {
         Self {
             controller,
             kib,
             shared: OnceLock::new(),
         }
+    }
+
+    /// Leaves the reservation of a permit without clones to the caller, who
+    /// must release so many KiB.
+    #[inline]
+    pub(crate) fn into_kib(self) -> u64 {
+        debug_assert!(
+            self.shared.get().is_none(),
+            "its clones own the reservation"
+        );
+        let kib = self.kib;
+        std::mem::forget(self);
+        kib
     }
 
     /// Bytes reserved.
@@ -87,8 +101,8 @@ impl Permit {
         self.controller.config.permit_in_extensions
     }
 
-    pub(crate) fn controller(&self) -> &Arc<Controller> {
-        &self.controller
+    pub(crate) fn controller(&self) -> &'static Controller {
+        self.controller
     }
 
     /// Keeps the permit of a guard further out for as long as this one.
@@ -97,8 +111,8 @@ impl Permit {
     }
 
     /// The same guard admitted it, itself or further out.
-    pub(crate) fn is_of(&self, controller: &Arc<Controller>) -> bool {
-        Arc::ptr_eq(&self.controller, controller)
+    pub(crate) fn is_of(&self, controller: &Controller) -> bool {
+        std::ptr::eq(self.controller, controller)
             || self
                 .shared
                 .get()
@@ -114,7 +128,7 @@ impl Permit {
     fn share(&self) -> &Arc<Shared> {
         self.shared.get_or_init(|| {
             Arc::new(Shared {
-                controller: Arc::clone(&self.controller),
+                controller: self.controller,
                 kib: self.kib,
                 cancelled: AtomicBool::new(false),
                 outer: OnceLock::new(),
@@ -126,7 +140,7 @@ impl Permit {
 impl Clone for Permit {
     fn clone(&self) -> Self {
         Self {
-            controller: Arc::clone(&self.controller),
+            controller: self.controller,
             kib: self.kib,
             shared: OnceLock::from(Arc::clone(self.share())),
         }
@@ -169,10 +183,16 @@ impl Held {
         Self(permit)
     }
 
-    /// The work came to its end.
+    /// The work came to its end, and something else holds on.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<Permit> {
         self.0.take()
+    }
+
+    /// The work came to its end.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        self.0 = None;
     }
 }
 

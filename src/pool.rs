@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use crate::config::{Config, Source};
 use crate::limiter::Limiter;
@@ -16,7 +16,7 @@ use crate::sampler::{self, MemorySource, Sampler};
 /// A sampler and a ledger.
 pub(crate) type Shared = (Arc<Sampler>, Arc<Limiter>);
 
-type Registry<K, T> = LazyLock<Mutex<HashMap<K, Weak<T>>>>;
+type Registry<K, T> = LazyLock<Mutex<HashMap<K, Arc<T>>>>;
 
 /// By what is sampled.
 static SAMPLERS: Registry<(Source, Option<PathBuf>), Sampler> = LazyLock::new(Mutex::default);
@@ -42,11 +42,5 @@ fn shared<K: Eq + Hash, T>(
     make: impl FnOnce() -> Arc<T>,
 ) -> Arc<T> {
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
-    registry.retain(|_, entry| entry.strong_count() > 0);
-    if let Some(existing) = registry.get(&key).and_then(Weak::upgrade) {
-        return existing;
-    }
-    let made = make();
-    registry.insert(key, Arc::downgrade(&made));
-    made
+    Arc::clone(registry.entry(key).or_insert_with(make))
 }

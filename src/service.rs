@@ -107,7 +107,7 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let ready = std::mem::take(&mut self.inner_ready);
-        let controller = &self.guard.controller;
+        let controller = self.guard.controller;
         let Some(cost) = self.classify.cost(&request) else {
             return self.pass(request, ready, None);
         };

@@ -1,5 +1,6 @@
 //! Counters, and the [`Stats`] that are made of them.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::Reason;
@@ -53,37 +54,56 @@ pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// One cache line for each shard, so that threads do not share one.
+/// A cache line of its own, so that threads do not share one.
 #[derive(Debug, Default)]
-#[repr(align(128))]
+#[repr(align(64))]
 struct Shard(AtomicU64);
 
-const SHARDS: usize = 16;
+/// The first threads that count have a shard each, the others share one.
+const OWNED: usize = 31;
 
 /// Counts from many threads without a shared cache line.
 #[derive(Debug, Default)]
-pub(crate) struct ShardedCounter([Shard; SHARDS]);
+pub(crate) struct ShardedCounter {
+    owned: [Shard; OWNED],
+    shared: Shard,
+}
+
+/// The shard of a thread that has not counted before.
+const NONE: usize = usize::MAX;
 
 thread_local! {
-    static SHARD: usize = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS
-    };
+    // Constant and without a destructor: the cheapest to reach, at any time.
+    static SHARD: Cell<usize> = const { Cell::new(NONE) };
+}
+
+#[cold]
+fn choose_shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let shard = NEXT.fetch_add(1, Ordering::Relaxed).min(OWNED);
+    SHARD.set(shard);
+    shard
 }
 
 impl ShardedCounter {
     #[inline]
     pub(crate) fn increment(&self) {
-        // A permit may be dropped by a thread whose thread-locals are gone.
-        let shard = SHARD.try_with(|shard| *shard).unwrap_or(0);
-        self.0[shard].0.fetch_add(1, Ordering::Relaxed);
+        let shard = match SHARD.get() {
+            NONE => choose_shard(),
+            shard => shard,
+        };
+        match self.owned.get(shard) {
+            // No other thread writes here, so this loses nothing.
+            Some(Shard(count)) => count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed),
+            None => {
+                self.shared.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     pub(crate) fn total(&self) -> u64 {
-        self.0
-            .iter()
-            .map(|shard| shard.0.load(Ordering::Relaxed))
-            .sum()
+        let shards = self.owned.iter().chain([&self.shared]);
+        shards.map(|shard| shard.0.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -114,5 +134,21 @@ impl Counters {
             .into_iter()
             .map(|reason| self.rejected(reason))
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_count_is_lost_with_more_threads_than_shards() {
+        let counter = ShardedCounter::default();
+        std::thread::scope(|scope| {
+            for _ in 0..2 * OWNED {
+                scope.spawn(|| (0..1000).for_each(|_| counter.increment()));
+            }
+        });
+        assert_eq!(counter.total(), 2 * OWNED as u64 * 1000);
     }
 }

@@ -295,7 +295,7 @@ pub(super) fn check_fraction(fraction: f64) -> Result<f64, ()> {
 fn seconds(value: &str) -> Result<Duration, String> {
     let expected = "seconds above 0, such as 5 or 0.5";
     let number: f64 = value.parse().map_err(|_| expected)?;
-    if number >= 0.001 && number <= MAX_SECONDS {
+    if (0.001..=MAX_SECONDS).contains(&number) {
         Ok(Duration::from_secs_f64(number))
     } else {
         Err(expected.into())

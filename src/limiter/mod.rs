@@ -101,7 +101,7 @@ impl Limiter {
         lock(&self.queue).waiting_for(bounds)
     }
 
-    #[inline]
+    /// `Ok(true)` if nothing was in flight before.
     pub(crate) fn try_reserve(
         &self,
         bounds: &Bounds,
@@ -132,6 +132,7 @@ impl Limiter {
     }
 
     /// Lets in everybody who fits, oldest first.
+    #[cold]
     pub(crate) fn pump(&self) {
         let mut wake = Vec::new();
         self.pump_locked(&mut lock(&self.queue), &mut wake);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -20,12 +20,16 @@ pub(crate) trait Subscriber: Send + Sync {
     /// Acts on what was decided, under no lock. Says when the next full sample
     /// is due.
     fn after_sample(&self, full: bool, now: Duration) -> Duration;
+
+    /// Says, once, that it wants no more samples.
+    fn leaves(&self) -> bool;
 }
 
 /// Samples one source for all who subscribed.
 pub(crate) struct Sampler {
     reader: Mutex<Reader>,
-    subscribers: Mutex<Vec<Weak<dyn Subscriber>>>,
+    /// Replaced as a whole, so that a sample can be handed out under no lock.
+    subscribers: Mutex<Arc<[&'static dyn Subscriber]>>,
     started: Instant,
     /// Milliseconds since `started` at the last sample: the clock of those who
     /// may not read one.
@@ -62,7 +66,7 @@ impl Sampler {
                 source,
                 sample: Sample::default(),
             }),
-            subscribers: Mutex::new(Vec::new()),
+            subscribers: Mutex::new(Arc::from([])),
             started: Instant::now(),
             tick_ms: AtomicU64::new(0),
             dozing: AtomicBool::new(false),
@@ -73,13 +77,9 @@ impl Sampler {
     }
 
     /// Adds a subscriber, gives it a first sample and sees to it that the thread runs.
-    pub(crate) fn subscribe(self: &Arc<Self>, subscriber: &Arc<impl Subscriber + 'static>) {
-        let subscriber: Arc<dyn Subscriber> = Arc::clone(subscriber) as _;
-        let mut subscribers = self
-            .subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        subscribers.push(Arc::downgrade(&subscriber));
+    pub(crate) fn subscribe(self: &Arc<Self>, subscriber: &'static dyn Subscriber) {
+        let mut subscribers = self.subscribers();
+        *subscribers = subscribers.iter().copied().chain([subscriber]).collect();
         drop(subscribers);
         self.sample_now();
         self.run();
@@ -145,7 +145,7 @@ impl Sampler {
 
     fn sample(
         &self,
-        mut reader: std::sync::MutexGuard<'_, Reader>,
+        mut reader: MutexGuard<'_, Reader>,
         detail: Detail,
         now: Duration,
     ) -> Duration {
@@ -155,22 +155,22 @@ impl Sampler {
         let read =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.read(detail, sample)))
                 .unwrap_or_else(|_| Err(io::Error::other("the memory source panicked")));
-        let mut subscribers = self
-            .subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        subscribers.retain(|subscriber| subscriber.strong_count() > 0);
-        let alive: Vec<_> = subscribers.iter().filter_map(Weak::upgrade).collect();
-        drop(subscribers);
-        for subscriber in &alive {
+        let subscribers = Arc::clone(&self.subscribers());
+        for subscriber in subscribers.iter() {
             subscriber.on_sample(read.as_ref().map(|()| &*sample), now);
         }
         drop(reader);
         let full = detail == Detail::Full;
-        let due = alive
+        let due = subscribers
             .iter()
             .map(|subscriber| subscriber.after_sample(full, now));
         due.min().unwrap_or(DOZE)
+    }
+
+    fn subscribers(&self) -> MutexGuard<'_, Arc<[&'static dyn Subscriber]>> {
+        self.subscribers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(self: &Arc<Self>) {
@@ -178,10 +178,10 @@ impl Sampler {
         if !self.background || thread.is_some() {
             return;
         }
-        let sampler = Arc::downgrade(self);
+        let sampler = Arc::clone(self);
         let spawned = std::thread::Builder::new()
             .name("memory-guard".into())
-            .spawn(move || Self::work(&sampler));
+            .spawn(move || sampler.work());
         match spawned {
             Ok(handle) => *thread = Some(handle.thread().clone()),
             // No thread to be had: admissions near the limit still sample.
@@ -189,20 +189,28 @@ impl Sampler {
         }
     }
 
-    /// Samples until the last owner is gone; owns nothing while it sleeps.
-    fn work(sampler: &Weak<Self>) {
-        while let Some(this) = sampler.upgrade() {
-            let pause = this.sample_now();
-            this.dozing.store(pause > DOZE, Ordering::Relaxed);
-            drop(this);
+    /// Samples for as long as there is somebody to sample for.
+    fn work(&self) {
+        loop {
+            let pause = self.sample_now();
+            self.dozing.store(pause > DOZE, Ordering::Relaxed);
+            let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut subscribers = self.subscribers();
+            let staying: Vec<_> = subscribers
+                .iter()
+                .copied()
+                .filter(|one| !one.leaves())
+                .collect();
+            if staying.len() < subscribers.len() {
+                *subscribers = staying.into();
+            }
+            if subscribers.is_empty() {
+                // The next to subscribe starts another.
+                *thread = None;
+                return;
+            }
+            drop((subscribers, thread));
             std::thread::park_timeout(pause);
         }
-    }
-}
-
-impl Drop for Sampler {
-    fn drop(&mut self) {
-        // The thread finds its owner gone and ends.
-        self.unpark();
     }
 }
