@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use crate::delivery::Delivery;
 use crate::error::{BoxError, PeerStalled};
-use crate::permit::{Held, Permit};
+use crate::permit::Held;
 
 /// A frame above this size carries a share of the permit, and goes out in
 /// pieces of this size.
@@ -138,8 +138,10 @@ impl AsRef<[u8]> for Carried {
 }
 
 impl<B: Body> GuardedBody<B> {
-    pub(crate) fn new(body: B, permit: Option<Permit>) -> Self {
-        let mut hold = match permit {
+    /// Takes what `held` holds, if anything.
+    #[inline]
+    pub(crate) fn new(body: B, held: &mut Held) -> Self {
+        let mut hold = match held.take() {
             Some(permit) => Hold::Own(Held::new(Some(permit))),
             None => Hold::Nothing,
         };

@@ -138,33 +138,54 @@ where
 {
     type Output = Result<Response<GuardedBody<ResB>>, S::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        loop {
-            let next = match state.as_mut().project() {
-                StateProj::Calling { future, held } => {
-                    let result = ready!(future.poll(cx));
-                    // An error has no bytes to wait for: the permit ends here.
-                    let permit = held.take();
-                    return Poll::Ready(
-                        result.map(|r| r.map(|body| GuardedBody::new(body, permit))),
-                    );
-                }
-                StateProj::Rejected { response } => {
-                    let response = response.take().expect("polled after it was done");
-                    return Poll::Ready(Ok(response.map(GuardedBody::rejection)));
-                }
-                StateProj::Slow { slow } => match ready!(slow.poll(cx))? {
-                    Outcome::Called(future, permit) => State::Calling {
-                        future,
-                        held: Held::new(permit),
-                    },
-                    Outcome::Rejected(response) => State::Rejected {
-                        response: Some(response),
-                    },
-                },
-            };
-            state.set(next);
+        if !matches!(*state, State::Calling { .. }) {
+            match ready!(state.as_mut().advance(cx))? {
+                None => {}
+                Some(response) => return Poll::Ready(Ok(response.map(GuardedBody::rejection))),
+            }
+        }
+        let StateProj::Calling { future, held } = state.project() else {
+            unreachable!("it has advanced");
+        };
+        match ready!(future.poll(cx)) {
+            Ok(response) => Poll::Ready(Ok(response.map(|body| GuardedBody::new(body, held)))),
+            Err(error) => {
+                // An error has no bytes to wait for: the permit ends here.
+                held.end();
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl<S, R, B> State<S, R, Request<B>>
+where
+    S: Service<Request<B>>,
+    R: Respond,
+{
+    /// To [`Calling`](State::Calling), or to a rejection.
+    #[cold]
+    fn advance(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Response<Bytes>>, S::Error>> {
+        let slow = match self.as_mut().project() {
+            StateProj::Slow { slow } => slow,
+            StateProj::Rejected { response } => {
+                return Poll::Ready(Ok(Some(response.take().expect("polled after it was done"))));
+            }
+            StateProj::Calling { .. } => return Poll::Ready(Ok(None)),
+        };
+        match ready!(slow.poll(cx))? {
+            Outcome::Called(future, permit) => {
+                let held = Held::new(permit);
+                self.set(State::Calling { future, held });
+                Poll::Ready(Ok(None))
+            }
+            Outcome::Rejected(response) => Poll::Ready(Ok(Some(response))),
         }
     }
 }

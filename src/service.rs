@@ -144,7 +144,7 @@ where
 
 impl<S, R, C> MemoryGuard<S, R, C> {
     /// Calls the inner service, at once if it is ready.
-    #[inline]
+    #[inline(always)]
     fn pass<B, ResB>(
         &mut self,
         request: Request<B>,
