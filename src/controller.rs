@@ -20,7 +20,7 @@ use crate::logs;
 use crate::policy::ladder::Ladder;
 use crate::policy::{Decision, Observation, Policy, Pressure, limit_bytes, worst_fraction};
 use crate::pool;
-use crate::sampler::{MemoryLevel, MemorySource, Sample, Sampler, Subscriber};
+use crate::sampler::{Detail, MemoryLevel, MemorySource, Sample, Sampler, Subscriber};
 use crate::stats::{Counters, Stats, mib};
 
 /// Shortest time between samples.
@@ -66,6 +66,8 @@ struct Control {
     levels: Vec<MemoryLevel>,
     decision: Decision,
     process_bytes: u64,
+    /// As of the last full sample: it takes a look at many cache lines.
+    completed: u64,
     blind: bool,
     sensor_errors: u64,
     said_no_limit: bool,
@@ -138,6 +140,7 @@ impl Controller {
                     probes: None,
                 },
                 process_bytes: 0,
+                completed: 0,
                 blind: false,
                 sensor_errors: 0,
                 said_no_limit: false,
@@ -366,7 +369,7 @@ impl Controller {
                     usage_bytes,
                     own_in_flight: active,
                     all_in_flight: self.limiter.all_in_flight(),
-                    completed: self.counters.completed.total(),
+                    completed: control.completed,
                 });
                 let reserved_bytes = reserved_kib * 1024;
                 let request_bytes = control.estimate.request_bytes();
@@ -423,7 +426,7 @@ impl Controller {
 
     /// Keeps the mean time between completions, for `Retry-After`.
     fn measure_drain(&self, control: &mut Control, now: Duration) {
-        let completed = self.counters.completed.total();
+        let completed = control.completed;
         let finished = completed.saturating_sub(control.last.completed);
         let elapsed = now.saturating_sub(control.last.counted_at).as_nanos() as u64;
         if let Some(latest) = elapsed.checked_div(finished) {
@@ -497,8 +500,18 @@ impl Controller {
 }
 
 impl Subscriber for Controller {
-    fn on_sample(&self, sample: Result<&Sample, &io::Error>, now: Duration) {
-        self.decide(&mut self.control(), sample, now);
+    fn on_sample(
+        &self,
+        sample: Result<&Sample, &io::Error>,
+        detail: Detail,
+        now: Duration,
+    ) -> bool {
+        let mut control = self.control();
+        if detail == Detail::Full {
+            control.completed = self.counters.completed.total();
+        }
+        self.decide(&mut control, sample, now);
+        !control.events.is_empty() || self.limiter.waiting() > 0
     }
 
     fn after_sample(&self, full: bool, now: Duration) -> Duration {

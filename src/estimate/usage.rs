@@ -78,8 +78,8 @@ impl Estimate for UsageEstimate {
         let alone = evidence.own_in_flight == evidence.all_in_flight;
         if evidence.own_in_flight > 0 {
             let average = self.growth_bytes() as f64 / f64::from(evidence.all_in_flight);
-            if alone && self.is_clean() {
-                let elapsed = evidence.now.saturating_sub(self.last.now);
+            let elapsed = evidence.now.saturating_sub(self.last.now);
+            if alone && !elapsed.is_zero() && self.is_clean() {
                 let half_lives = elapsed.as_secs_f64() / HALF_LIFE.as_secs_f64();
                 self.average_bytes *= 0.5_f64.powf(half_lives);
             }

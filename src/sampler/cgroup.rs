@@ -119,10 +119,11 @@ impl CgroupMemory {
 
     fn read_levels(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         for (index, level) in self.levels.iter_mut().enumerate() {
-            if detail == Detail::Full {
-                level.read_full(&mut self.buffer, index == 0)?;
-            } else {
-                level.read_quick()?;
+            match detail {
+                Detail::Full => level.read_full(&mut self.buffer, index == 0)?,
+                // What has no bound cannot change a decision.
+                Detail::Quick if index > 0 && !level.is_bounded() => {}
+                Detail::Quick => level.read_quick()?,
             }
             sample.push(level.last);
         }
@@ -210,6 +211,10 @@ impl Level {
             usage_at_stat: 0,
             reclaimable: 0,
         })
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.last.limit_bytes.is_some() || self.last.high_bytes.is_some()
     }
 
     fn version_number(&self) -> &'static str {

@@ -9,6 +9,7 @@
 mod auto;
 #[cfg(target_os = "linux")]
 mod cgroup;
+mod container;
 mod manual;
 #[cfg(target_os = "linux")]
 mod process;
@@ -22,6 +23,7 @@ mod working_set;
 
 use std::io;
 
+pub(crate) use container::in_container;
 pub use manual::ManualSource;
 pub(crate) use thread::{Sampler, Subscriber};
 
@@ -152,17 +154,6 @@ pub trait MemorySource: Send + 'static {
 
 /// The name of the source that goes by what the host has available.
 pub(crate) const HOST: &str = "host memory";
-
-/// Whether this looks like a container, where a missing limit is a mistake
-/// rather than a laptop.
-pub(crate) fn in_container() -> bool {
-    let marks = [
-        "/.dockerenv",
-        "/run/.containerenv",
-        "/var/run/secrets/kubernetes.io",
-    ];
-    marks.iter().any(|mark| std::path::Path::new(mark).exists())
-}
 
 /// The source that `config` asks for.
 #[cfg(target_os = "linux")]

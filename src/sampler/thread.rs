@@ -14,11 +14,14 @@ use super::{Detail, MemorySource, Sample};
 /// Told of every sample.
 pub(crate) trait Subscriber: Send + Sync {
     /// Decides from a sample taken at `now`. Called in the order of samples,
-    /// under the reader's lock: wakes nobody, logs nothing.
-    fn on_sample(&self, sample: Result<&Sample, &io::Error>, now: Duration);
+    /// under the reader's lock: wakes nobody, logs nothing. Says whether there
+    /// is something to act on.
+    fn on_sample(&self, sample: Result<&Sample, &io::Error>, detail: Detail, now: Duration)
+    -> bool;
 
-    /// Acts on what was decided, under no lock. Says when the next full sample
-    /// is due.
+    /// Acts on what was decided, under no lock; after every full sample, and
+    /// after those that left something to act on. Says when the next full
+    /// sample is due.
     fn after_sample(&self, full: bool, now: Duration) -> Duration;
 
     /// Says, once, that it wants no more samples.
@@ -28,8 +31,6 @@ pub(crate) trait Subscriber: Send + Sync {
 /// Samples one source for all who subscribed.
 pub(crate) struct Sampler {
     reader: Mutex<Reader>,
-    /// Replaced as a whole, so that a sample can be handed out under no lock.
-    subscribers: Mutex<Arc<[&'static dyn Subscriber]>>,
     started: Instant,
     /// Milliseconds since `started` at the last sample: the clock of those who
     /// may not read one.
@@ -40,12 +41,20 @@ pub(crate) struct Sampler {
     thread: Mutex<Option<Thread>>,
     /// The process that has the thread: a forked child does not.
     process: AtomicU32,
+    /// Quick samples since the last full one.
+    refreshes: AtomicU32,
 }
 
 struct Reader {
     source: Box<dyn MemorySource>,
     sample: Sample,
+    /// Replaced as a whole, so that they can be called under no lock.
+    subscribers: Arc<[&'static dyn Subscriber]>,
 }
+
+/// How many quick samples without a full one raise the question whether there
+/// is a thread at all.
+const CHECK_PROCESS_EVERY: u32 = 64;
 
 /// A park longer than this is worth a kick when work arrives.
 const DOZE: Duration = Duration::from_millis(250);
@@ -65,22 +74,28 @@ impl Sampler {
             reader: Mutex::new(Reader {
                 source,
                 sample: Sample::default(),
+                subscribers: Arc::from([]),
             }),
-            subscribers: Mutex::new(Arc::from([])),
             started: Instant::now(),
             tick_ms: AtomicU64::new(0),
             dozing: AtomicBool::new(false),
             background,
             thread: Mutex::new(None),
             process: AtomicU32::new(std::process::id()),
+            refreshes: AtomicU32::new(0),
         })
     }
 
     /// Adds a subscriber, gives it a first sample and sees to it that the thread runs.
     pub(crate) fn subscribe(self: &Arc<Self>, subscriber: &'static dyn Subscriber) {
-        let mut subscribers = self.subscribers();
-        *subscribers = subscribers.iter().copied().chain([subscriber]).collect();
-        drop(subscribers);
+        let mut reader = self.reader();
+        reader.subscribers = reader
+            .subscribers
+            .iter()
+            .copied()
+            .chain([subscriber])
+            .collect();
+        drop(reader);
         self.sample_now();
         self.run();
     }
@@ -97,27 +112,27 @@ impl Sampler {
 
     /// What is watched.
     pub(crate) fn source_name(&self) -> String {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = self.reader();
         reader.source.name()
     }
 
     /// A full sample, waiting for one that is under way. Says when the next is due.
     pub(crate) fn sample_now(&self) -> Duration {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = self.reader();
         let now = self.started.elapsed();
         self.tick_ms
             .store(now.as_millis() as u64, Ordering::Relaxed);
+        self.refreshes.store(0, Ordering::Relaxed);
         self.sample(reader, Detail::Full, now)
     }
 
     /// A quick sample for a request near the limit. If another is under way,
     /// that one's bounds will do: nobody waits for another's read.
     pub(crate) fn refresh(self: &Arc<Self>) {
-        if self.background && self.process.load(Ordering::Relaxed) != std::process::id() {
-            // A forked child: the thread stayed with the parent.
-            self.process.store(std::process::id(), Ordering::Relaxed);
-            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.run();
+        // Now and then, since it takes a system call.
+        let refreshes = self.refreshes.fetch_add(1, Ordering::Relaxed);
+        if self.background && refreshes % CHECK_PROCESS_EVERY == 0 {
+            self.check_process();
         }
         let reader = match self.reader.try_lock() {
             Ok(reader) => reader,
@@ -126,6 +141,16 @@ impl Sampler {
         };
         // The tick, not the clock: a request must not pay for the time of day.
         self.sample(reader, Detail::Quick, self.tick());
+    }
+
+    /// In a forked child the thread stayed with the parent: start another.
+    #[cold]
+    fn check_process(self: &Arc<Self>) {
+        let id = std::process::id();
+        if self.process.swap(id, Ordering::Relaxed) != id {
+            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.run();
+        }
     }
 
     /// Gets the thread up if it dozes: work has arrived.
@@ -149,16 +174,24 @@ impl Sampler {
         detail: Detail,
         now: Duration,
     ) -> Duration {
-        let Reader { source, sample } = &mut *reader;
+        let Reader {
+            source,
+            sample,
+            subscribers,
+        } = &mut *reader;
         sample.clear();
         // A source may be the user's: a panic of its must not take the thread.
         let read =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.read(detail, sample)))
                 .unwrap_or_else(|_| Err(io::Error::other("the memory source panicked")));
-        let subscribers = Arc::clone(&self.subscribers());
+        let mut act = detail == Detail::Full;
         for subscriber in subscribers.iter() {
-            subscriber.on_sample(read.as_ref().map(|()| &*sample), now);
+            act |= subscriber.on_sample(read.as_ref().map(|()| &*sample), detail, now);
         }
+        if !act {
+            return DOZE;
+        }
+        let subscribers = Arc::clone(subscribers);
         drop(reader);
         let full = detail == Detail::Full;
         let due = subscribers
@@ -167,10 +200,8 @@ impl Sampler {
         due.min().unwrap_or(DOZE)
     }
 
-    fn subscribers(&self) -> MutexGuard<'_, Arc<[&'static dyn Subscriber]>> {
-        self.subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn reader(&self) -> MutexGuard<'_, Reader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(self: &Arc<Self>) {
@@ -195,21 +226,18 @@ impl Sampler {
             let pause = self.sample_now();
             self.dozing.store(pause > DOZE, Ordering::Relaxed);
             let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut subscribers = self.subscribers();
-            let staying: Vec<_> = subscribers
-                .iter()
-                .copied()
-                .filter(|one| !one.leaves())
-                .collect();
-            if staying.len() < subscribers.len() {
-                *subscribers = staying.into();
+            let mut reader = self.reader();
+            let subscribers = reader.subscribers.iter().copied();
+            let staying: Vec<_> = subscribers.filter(|one| !one.leaves()).collect();
+            if staying.len() < reader.subscribers.len() {
+                reader.subscribers = staying.into();
             }
-            if subscribers.is_empty() {
+            if reader.subscribers.is_empty() {
                 // The next to subscribe starts another.
                 *thread = None;
                 return;
             }
-            drop((subscribers, thread));
+            drop((reader, thread));
             std::thread::park_timeout(pause);
         }
     }
