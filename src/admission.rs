@@ -9,7 +9,7 @@ use tokio::time::Sleep;
 
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Ask, Mode, Refused, Ticket, kib};
+use crate::limiter::{Ask, Mode, Need, Refused, Ticket, kib};
 use crate::permit::Permit;
 
 /// How much memory a piece of work needs.
@@ -56,7 +56,9 @@ impl Controller {
         let ask = Ask { kib: 0, low_kib: 0 };
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
             Ok(first) => self.admitted(ask, first),
-            Err(refused) => self.admit_slowly(Cost::Estimated, ask, refused),
+            Err(refused) => self
+                .admit_at_once(Cost::Estimated, ask, refused)
+                .unwrap_or_else(|| self.wait(Need::Known(ask))),
         }
     }
 
@@ -69,7 +71,7 @@ impl Controller {
     #[inline]
     fn ask(&self, cost: Cost) -> Ask {
         match cost {
-            Cost::Estimated => self.estimated_ask(),
+            Cost::Estimated => self.bounds.estimate(),
             // A declared cost is known, so it is also the least.
             Cost::Bytes(bytes) => Ask {
                 kib: kib(bytes),
@@ -106,8 +108,12 @@ impl Controller {
 
     #[cold]
     fn admit_slowly(&'static self, cost: Cost, ask: Ask, refused: Refused) -> Admission {
-        self.admit_at_once(cost, ask, refused)
-            .unwrap_or_else(|| self.wait(ask))
+        self.admit_at_once(cost, ask, refused).unwrap_or_else(|| {
+            self.wait(match cost {
+                Cost::Estimated => Need::Estimated,
+                Cost::Bytes(_) => Need::Known(ask),
+            })
+        })
     }
 
     /// What can be said without waiting. `None`: it has to wait.
@@ -153,15 +159,14 @@ impl Controller {
         Admission::Rejected(self.reject(reason))
     }
 
-    fn wait(&'static self, ask: Ask) -> Admission {
-        match Ticket::join(&self.limiter, &self.bounds, ask, self.config.max_waiting) {
+    fn wait(&'static self, need: Need) -> Admission {
+        match Ticket::join(&self.limiter, &self.bounds, need, self.config.max_waiting) {
             Ok(ticket) => {
                 self.sampler.kick();
                 Admission::Waiting(Waiting {
                     ticket,
                     sleep: Box::pin(tokio::time::sleep(self.config.wait_timeout)),
                     controller: self,
-                    kib: ask.kib,
                 })
             }
             Err(reason) => self.rejected(reason),
@@ -174,11 +179,9 @@ impl Controller {
 /// Cancel safety: dropping it leaves the queue.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    // First, so that it gives back an unclaimed grant while the guard still lives.
     ticket: Ticket,
     sleep: Pin<Box<Sleep>>,
     controller: &'static Controller,
-    kib: u64,
 }
 
 impl Future for Waiting {
@@ -186,10 +189,7 @@ impl Future for Waiting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.ticket.poll(cx) {
-            Poll::Ready(Ok(())) => {
-                let permit = Permit::new(self.controller, self.kib);
-                return Poll::Ready(Ok(permit));
-            }
+            Poll::Ready(Ok(kib)) => return Poll::Ready(Ok(Permit::new(self.controller, kib))),
             Poll::Ready(Err(reason)) => return Poll::Ready(Err(self.controller.reject(reason))),
             Poll::Pending => {}
         }

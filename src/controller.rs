@@ -40,9 +40,6 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Controller {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) bounds: Arc<Bounds>,
-    /// What the next request reserves, and what it is known to need.
-    request_kib: AtomicU64,
-    low_kib: AtomicU64,
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) config: Config,
     pub(crate) counters: Counters,
@@ -114,8 +111,6 @@ impl Controller {
         let controller: &'static Self = Box::leak(Box::new(Self {
             bounds: limiter.join(),
             limiter,
-            request_kib: AtomicU64::new(kib(config.estimated_bytes_per_request)),
-            low_kib: AtomicU64::new(0),
             sampler,
             counters: Counters::default(),
             closed: AtomicBool::new(false),
@@ -150,6 +145,10 @@ impl Controller {
             levels: watch::Sender::new(Pressure::Normal),
             config,
         }));
+        controller.bounds.set_estimate(Ask {
+            kib: kib(controller.config.estimated_bytes_per_request),
+            low_kib: 0,
+        });
         if controller.config.enabled {
             controller.sampler.subscribe(controller);
         }
@@ -194,14 +193,6 @@ impl Controller {
     /// The tightest hard limit; `u64::MAX` while none is known.
     pub(crate) fn limit_bytes(&self) -> u64 {
         self.limit_bytes.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    pub(crate) fn estimated_ask(&self) -> Ask {
-        Ask {
-            kib: self.request_kib.load(Ordering::Relaxed),
-            low_kib: self.low_kib.load(Ordering::Relaxed),
-        }
     }
 
     /// Counts a rejection, logs it (at most once a second), and says when to come back.
@@ -283,7 +274,7 @@ impl Controller {
             memory_sys_mb: mib(usage),
             memory_limit_mb: limit_bytes(&control.levels).map(mib),
             reserved_mb: mib(self.limiter.reserved().kib() * 1024),
-            estimated_mem_per_req_mb: mib(self.estimated_ask().kib * 1024),
+            estimated_mem_per_req_mb: mib(self.bounds.estimate().kib * 1024),
             level: self.pressure(),
             sensor_ok: !control.blind,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
@@ -334,7 +325,7 @@ impl Controller {
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.
         let free_kib = allowance_kib.saturating_sub(reserved_kib);
-        let request_kib = self.request_kib.load(Ordering::Relaxed);
+        let request_kib = self.bounds.estimate().kib;
         let near = free_kib < (allowance_kib / 8).max(request_kib.saturating_mul(4));
         let refresh_kib = if blind {
             MAX_KIB
@@ -374,9 +365,10 @@ impl Controller {
                 let reserved_bytes = reserved_kib * 1024;
                 let request_bytes = control.estimate.request_bytes();
                 let low_bytes = control.estimate.low_bytes();
-                self.request_kib
-                    .store(kib(request_bytes), Ordering::Relaxed);
-                self.low_kib.store(low_bytes / 1024, Ordering::Relaxed);
+                self.bounds.set_estimate(Ask {
+                    kib: kib(request_bytes),
+                    low_kib: low_bytes / 1024,
+                });
                 control.decision = control.policy.decide(&Observation {
                     now,
                     levels: &control.levels,

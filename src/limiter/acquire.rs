@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::Limiter;
-use super::ledger::{Ask, Bounds};
+use super::ledger::{Bounds, Need};
 use super::queue::{Settled, Waiting};
 use crate::error::Reason;
 use crate::sync::{Ordering, lock};
@@ -17,7 +17,7 @@ use crate::sync::{Ordering, lock};
 pub(crate) struct Ticket {
     limiter: Arc<Limiter>,
     bounds: Arc<Bounds>,
-    ask: Ask,
+    need: Need,
     number: u64,
     /// The answer was handed out; nothing is left to give back.
     claimed: bool,
@@ -28,7 +28,7 @@ impl Ticket {
     pub(crate) fn join(
         limiter: &Arc<Limiter>,
         bounds: &Arc<Bounds>,
-        ask: Ask,
+        need: Need,
         most_waiting: usize,
     ) -> Result<Self, Reason> {
         let mut wake = Vec::new();
@@ -41,7 +41,7 @@ impl Ticket {
             &mut queue,
             number,
             bounds,
-            ask,
+            need,
             Waker::noop().clone(),
             &mut wake,
         );
@@ -50,15 +50,15 @@ impl Ticket {
         Ok(Self {
             limiter: Arc::clone(limiter),
             bounds: Arc::clone(bounds),
-            ask,
+            need,
             number,
             claimed: false,
         })
     }
 
-    /// Ready with `Ok` once the bytes are reserved; the caller then owns the
+    /// Ready with `Ok` once so many KiB are reserved; the caller then owns the
     /// reservation. Must not be polled after it was ready.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Reason>> {
         let mut wake = Vec::new();
         let mut waker = cx.waker().clone();
         let mut queue = lock(&self.limiter.queue);
@@ -70,9 +70,9 @@ impl Ticket {
                 // in the same place, unless there is room at once.
                 None => {
                     let waker = std::mem::replace(&mut waker, Waker::noop().clone());
-                    let (bounds, ask) = (&self.bounds, self.ask);
+                    let (bounds, need) = (&self.bounds, self.need);
                     self.limiter
-                        .enqueue(&mut queue, self.number, bounds, ask, waker, &mut wake);
+                        .enqueue(&mut queue, self.number, bounds, need, waker, &mut wake);
                     settled = queue.take_settled(self.number);
                 }
             }
@@ -86,7 +86,7 @@ impl Ticket {
             Some(outcome) => {
                 self.claimed = true;
                 Poll::Ready(match outcome {
-                    Settled::Granted { .. } => Ok(()),
+                    Settled::Granted { kib, .. } => Ok(kib),
                     Settled::Refused(reason) => Err(reason),
                 })
             }
@@ -102,8 +102,8 @@ impl Drop for Ticket {
         let mut wake = Vec::new();
         let mut queue = lock(&self.limiter.queue);
         let left = queue.waiting.remove(&self.number);
-        if let Some((_, ask, Settled::Granted { .. })) = queue.settled.remove(&self.number) {
-            self.limiter.ledger.release(&self.bounds, ask.kib);
+        if let Some(Settled::Granted { kib, .. }) = queue.take_settled(self.number) {
+            self.limiter.ledger.release(&self.bounds, kib);
         }
         // The next one may fit where this one did not.
         self.limiter.pump_locked(&mut queue, &mut wake);
@@ -127,7 +127,7 @@ impl Limiter {
         queue: &mut super::Queue,
         number: u64,
         bounds: &Arc<Bounds>,
-        ask: Ask,
+        need: Need,
         waker: Waker,
         wake: &mut Vec<Waker>,
     ) {
@@ -135,7 +135,7 @@ impl Limiter {
             number,
             Waiting {
                 bounds: Arc::clone(bounds),
-                ask,
+                need,
                 waker,
             },
         );

@@ -81,6 +81,24 @@ pub(crate) struct Ask {
     pub(crate) low_kib: u64,
 }
 
+/// What a waiter needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need {
+    /// What its guard estimates when its turn comes: estimates are corrected
+    /// while it waits.
+    Estimated,
+    Known(Ask),
+}
+
+impl Need {
+    pub(super) fn ask(self, bounds: &Bounds) -> Ask {
+        match self {
+            Need::Estimated => bounds.estimate(),
+            Need::Known(ask) => ask,
+        }
+    }
+}
+
 /// How strictly [`Ledger::try_reserve`] applies the bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -103,6 +121,9 @@ pub(crate) struct Bounds {
     refresh_kib: AtomicU64,
     /// KiB free below the hard limit, for a request that comes when nothing runs.
     idle_kib: AtomicU64,
+    /// What a request is estimated to ask for.
+    request_kib: AtomicU64,
+    low_kib: AtomicU64,
     /// Requests that may be admitted past the bounds, to find out whether
     /// memory that looks full really is.
     probes: AtomicU32,
@@ -117,6 +138,8 @@ impl Bounds {
             limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
             refresh_kib: AtomicU64::new(MAX_KIB),
             idle_kib: AtomicU64::new(MAX_KIB),
+            request_kib: AtomicU64::new(1),
+            low_kib: AtomicU64::new(0),
             probes: AtomicU32::new(0),
             own_count: (!first).then(|| AtomicU32::new(0)),
         }
@@ -132,6 +155,20 @@ impl Bounds {
         self.refresh_kib.store(refresh_kib, Ordering::Relaxed);
         self.idle_kib.store(idle_kib, Ordering::Relaxed);
         self.limits.store(limits.0, Ordering::Release);
+    }
+
+    /// What a request is estimated to ask for.
+    #[inline]
+    pub(crate) fn estimate(&self) -> Ask {
+        Ask {
+            kib: self.request_kib.load(Ordering::Relaxed),
+            low_kib: self.low_kib.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn set_estimate(&self, estimate: Ask) {
+        self.request_kib.store(estimate.kib, Ordering::Relaxed);
+        self.low_kib.store(estimate.low_kib, Ordering::Relaxed);
     }
 
     pub(crate) fn set_probes(&self, probes: u32) {

@@ -20,7 +20,7 @@ fn room_for_one() -> (Arc<Limiter>, Arc<Bounds>) {
     (limiter, bounds)
 }
 
-fn poll(ticket: &mut Ticket) -> Poll<Result<(), Reason>> {
+fn poll(ticket: &mut Ticket) -> Poll<Result<u64, Reason>> {
     ticket.poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -42,9 +42,9 @@ fn a_release_is_never_lost_to_somebody_who_begins_to_wait() {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
             thread::spawn(move || limiter.release(&bounds, ASK.kib))
         };
-        let mut ticket = Ticket::join(&limiter, &bounds, ASK, 8).unwrap();
+        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();
         other.join().unwrap();
-        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(())));
+        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
         limiter.release(&bounds, ASK.kib);
         drop(ticket);
         assert_empty(&limiter);
@@ -72,15 +72,15 @@ fn a_grant_that_races_with_giving_up_goes_to_the_next() {
     loom::model(|| {
         let (limiter, bounds) = room_for_one();
         limiter.try_reserve(&bounds, ASK, Mode::Newcomer).unwrap();
-        let first = Ticket::join(&limiter, &bounds, ASK, 8).unwrap();
-        let mut second = Ticket::join(&limiter, &bounds, ASK, 8).unwrap();
+        let first = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();
+        let mut second = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
             thread::spawn(move || limiter.release(&bounds, ASK.kib))
         };
         drop(first);
         other.join().unwrap();
-        assert_eq!(poll(&mut second), Poll::Ready(Ok(())));
+        assert_eq!(poll(&mut second), Poll::Ready(Ok(10)));
         limiter.release(&bounds, ASK.kib);
         drop(second);
         assert_empty(&limiter);
@@ -99,9 +99,9 @@ fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
                 limiter.publish(&bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
             })
         };
-        let mut ticket = Ticket::join(&limiter, &bounds, ASK, 8).unwrap();
+        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();
         other.join().unwrap();
-        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(())));
+        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
         limiter.release(&bounds, ASK.kib);
         drop(ticket);
         assert_empty(&limiter);

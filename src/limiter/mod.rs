@@ -23,7 +23,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 pub(crate) use acquire::Ticket;
-pub(crate) use ledger::{Ask, Bounds, MAX_COUNT, MAX_KIB, Mode, Packed, Refused, kib};
+pub(crate) use ledger::{Ask, Bounds, MAX_COUNT, MAX_KIB, Mode, Need, Packed, Refused, kib};
 
 use crate::error::Reason;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
@@ -146,17 +146,14 @@ impl Limiter {
             .waiting
             .iter()
             .find(|(_, waiter)| Arc::ptr_eq(&waiter.bounds, bounds))
-            .map(|(&ticket, waiter)| (ticket, waiter.ask));
+            .map(|(&ticket, waiter)| (ticket, waiter.need.ask(bounds)));
         let Some((ticket, ask)) = oldest else {
             return false;
         };
         if self.ledger.try_reserve(bounds, ask, Mode::Force).is_err() {
             return false;
         }
-        let granted = Settled::Granted {
-            unclaimed_since: None,
-        };
-        let waker = queue.settle(ticket, granted);
+        let waker = queue.grant(ticket, ask.kib);
         self.count_waiting(&queue);
         drop(queue);
         waker.into_iter().for_each(Waker::wake);
@@ -186,20 +183,24 @@ impl Limiter {
     pub(crate) fn pass_on_unclaimed(&self, now: Duration) {
         let mut queue = lock(&self.queue);
         let mut late = Vec::new();
-        for (&ticket, (bounds, ask, settled)) in &mut queue.settled {
-            if let Settled::Granted { unclaimed_since } = settled {
+        for (&ticket, (bounds, settled)) in &mut queue.settled {
+            if let Settled::Granted {
+                kib,
+                unclaimed_since,
+            } = settled
+            {
                 let since = *unclaimed_since.get_or_insert(now);
                 if now.saturating_sub(since) >= CLAIM_WITHIN {
-                    late.push((ticket, Arc::clone(bounds), *ask));
+                    late.push((ticket, Arc::clone(bounds), *kib));
                 }
             }
         }
         if late.is_empty() {
             return;
         }
-        for (ticket, bounds, ask) in late {
+        for (ticket, bounds, kib) in late {
             queue.settled.remove(&ticket);
-            self.ledger.release(&bounds, ask.kib);
+            self.ledger.release(&bounds, kib);
         }
         let mut wake = Vec::new();
         self.pump_locked(&mut queue, &mut wake);
@@ -220,22 +221,17 @@ impl Limiter {
             if blocked.contains(&bounds) {
                 continue;
             }
-            match self
-                .ledger
-                .try_reserve(&waiter.bounds, waiter.ask, Mode::Waiter)
-            {
-                Ok(_) => admitted.push(ticket),
+            let ask = waiter.need.ask(&waiter.bounds);
+            match self.ledger.try_reserve(&waiter.bounds, ask, Mode::Waiter) {
+                Ok(_) => admitted.push((ticket, ask.kib)),
                 // Its own guard holds it back: the waiters of others may pass it.
                 Err(Refused::Gate | Refused::Count) if self.shared() => blocked.push(bounds),
                 // Memory holds it back: nobody passes, or large requests would starve.
                 Err(_) => break,
             }
         }
-        for ticket in admitted {
-            let granted = Settled::Granted {
-                unclaimed_since: None,
-            };
-            wake.extend(queue.settle(ticket, granted));
+        for (ticket, kib) in admitted {
+            wake.extend(queue.grant(ticket, kib));
         }
         self.count_waiting(queue);
     }

@@ -9,20 +9,22 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::ledger::{Ask, Bounds};
+use super::ledger::{Bounds, Need};
 use crate::error::Reason;
 
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) bounds: Arc<Bounds>,
-    pub(super) ask: Ask,
+    pub(super) need: Need,
     pub(super) waker: Waker,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Settled {
-    /// Its bytes are reserved. `unclaimed_since`: when a sweep first saw it so.
+    /// So many KiB are reserved for it. `unclaimed_since`: when a sweep first
+    /// saw it so.
     Granted {
+        kib: u64,
         unclaimed_since: Option<Duration>,
     },
     Refused(Reason),
@@ -31,7 +33,7 @@ pub(super) enum Settled {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) waiting: BTreeMap<u64, Waiting>,
-    pub(super) settled: HashMap<u64, (Arc<Bounds>, Ask, Settled)>,
+    pub(super) settled: HashMap<u64, (Arc<Bounds>, Settled)>,
     next_ticket: u64,
 }
 
@@ -44,14 +46,25 @@ impl Queue {
     /// Moves a waiter to the settled ones and hands out its waker.
     pub(super) fn settle(&mut self, ticket: u64, outcome: Settled) -> Option<Waker> {
         let waiter = self.waiting.remove(&ticket)?;
-        self.settled
-            .insert(ticket, (waiter.bounds, waiter.ask, outcome));
+        self.settled.insert(ticket, (waiter.bounds, outcome));
         Some(waiter.waker)
+    }
+
+    /// [`settle`](Self::settle)s a waiter for whom `kib` were reserved.
+    pub(super) fn grant(&mut self, ticket: u64, kib: u64) -> Option<Waker> {
+        let unclaimed_since = None;
+        self.settle(
+            ticket,
+            Settled::Granted {
+                kib,
+                unclaimed_since,
+            },
+        )
     }
 
     /// What was decided on a ticket, once.
     pub(super) fn take_settled(&mut self, ticket: u64) -> Option<Settled> {
-        self.settled.remove(&ticket).map(|(_, _, outcome)| outcome)
+        self.settled.remove(&ticket).map(|(_, outcome)| outcome)
     }
 
     /// How many wait for the guard with these bounds.

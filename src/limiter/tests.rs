@@ -35,12 +35,12 @@ struct Waiter {
     ticket: Ticket,
     woken: Arc<Woken>,
     /// What the first look said.
-    first: Option<Poll<Result<(), Reason>>>,
+    first: Option<Poll<Result<u64, Reason>>>,
 }
 
 impl Waiter {
     fn join(limiter: &Arc<Limiter>, bounds: &Arc<Bounds>, kib: u64) -> Self {
-        let ticket = Ticket::join(limiter, bounds, ask(kib), MANY).unwrap();
+        let ticket = Ticket::join(limiter, bounds, Need::Known(ask(kib)), MANY).unwrap();
         let woken = Arc::default();
         let mut waiter = Self {
             ticket,
@@ -51,7 +51,7 @@ impl Waiter {
         waiter
     }
 
-    fn poll(&mut self) -> Poll<Result<(), Reason>> {
+    fn poll(&mut self) -> Poll<Result<u64, Reason>> {
         if let Some(Poll::Ready(outcome)) = self.first.take() {
             return Poll::Ready(outcome);
         }
@@ -142,8 +142,8 @@ fn nobody_overtakes_and_the_oldest_goes_first() {
     assert_eq!(small.poll(), Poll::Pending);
     limiter.release(&bounds, 80);
     assert!(large.is_woken() && small.is_woken());
-    assert_eq!(large.poll(), Poll::Ready(Ok(())));
-    assert_eq!(small.poll(), Poll::Ready(Ok(())));
+    assert_eq!(large.poll(), Poll::Ready(Ok(90)));
+    assert_eq!(small.poll(), Poll::Ready(Ok(10)));
     assert_eq!(limiter.reserved(), Packed::new(false, 2, 100));
 }
 
@@ -154,7 +154,7 @@ fn a_waiter_that_gives_up_lets_those_behind_it_in() {
     let large = Waiter::join(&limiter, &bounds, 90);
     let mut small = Waiter::join(&limiter, &bounds, 10);
     drop(large);
-    assert_eq!(small.poll(), Poll::Ready(Ok(())));
+    assert_eq!(small.poll(), Poll::Ready(Ok(10)));
     assert_eq!(limiter.waiting(), 0);
 }
 
@@ -167,7 +167,7 @@ fn a_dropped_grant_goes_to_the_next() {
     limiter.release(&bounds, 10);
     assert_eq!(second.poll(), Poll::Pending);
     drop(first);
-    assert_eq!(second.poll(), Poll::Ready(Ok(())));
+    assert_eq!(second.poll(), Poll::Ready(Ok(10)));
 }
 
 #[test]
@@ -181,13 +181,13 @@ fn an_unclaimed_grant_passes_on_and_its_owner_keeps_its_place() {
     limiter.pass_on_unclaimed(Duration::from_millis(1400));
     assert_eq!(next.poll(), Poll::Pending);
     limiter.pass_on_unclaimed(Duration::from_millis(1500));
-    assert_eq!(next.poll(), Poll::Ready(Ok(())));
+    assert_eq!(next.poll(), Poll::Ready(Ok(10)));
 
     let mut last = Waiter::join(&limiter, &bounds, 10);
     assert_eq!(parked.poll(), Poll::Pending);
     limiter.release(&bounds, 10);
     assert_eq!(last.poll(), Poll::Pending);
-    assert_eq!(parked.poll(), Poll::Ready(Ok(())));
+    assert_eq!(parked.poll(), Poll::Ready(Ok(10)));
 }
 
 #[test]
@@ -199,16 +199,29 @@ fn a_parked_waiter_finds_free_memory_at_its_first_look() {
     limiter.pass_on_unclaimed(Duration::from_secs(1));
     limiter.pass_on_unclaimed(Duration::from_secs(2));
     assert_eq!(limiter.reserved().count(), 0);
-    assert_eq!(parked.poll(), Poll::Ready(Ok(())));
+    assert_eq!(parked.poll(), Poll::Ready(Ok(10)));
+}
+
+#[test]
+fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
+    let (limiter, bounds) = limiter(10, 100);
+    bounds.set_estimate(ask(80));
+    admit(&limiter, &bounds, 80).unwrap();
+    let join = || Ticket::join(&limiter, &bounds, Need::Estimated, MANY).unwrap();
+    let (_first, _second) = (join(), join());
+    // Requests turn out to be smaller.
+    bounds.set_estimate(ask(10));
+    limiter.pump();
+    assert_eq!(limiter.reserved(), Packed::new(false, 3, 100));
 }
 
 #[test]
 fn the_queue_is_bounded() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
-    let _one = Ticket::join(&limiter, &bounds, ask(10), 1).unwrap();
+    let _one = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), 1).unwrap();
     assert_eq!(
-        Ticket::join(&limiter, &bounds, ask(10), 1).unwrap_err(),
+        Ticket::join(&limiter, &bounds, Need::Known(ask(10)), 1).unwrap_err(),
         Reason::QueueFull
     );
 }
@@ -220,7 +233,7 @@ fn wider_bounds_let_waiters_in() {
     let mut waiter = Waiter::join(&limiter, &bounds, 10);
     limiter.publish(&bounds, Packed::new(false, 2, 100), MAX_KIB, 0);
     assert!(waiter.is_woken());
-    assert_eq!(waiter.poll(), Poll::Ready(Ok(())));
+    assert_eq!(waiter.poll(), Poll::Ready(Ok(10)));
 }
 
 #[test]
@@ -238,9 +251,9 @@ fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
     let mut held_up = Waiter::join(&limiter, &second, 10);
     let mut other = Waiter::join(&limiter, &first, 10);
     assert_eq!(held_up.poll(), Poll::Pending);
-    assert_eq!(other.poll(), Poll::Ready(Ok(())));
+    assert_eq!(other.poll(), Poll::Ready(Ok(10)));
     limiter.release(&second, 40);
-    assert_eq!(held_up.poll(), Poll::Ready(Ok(())));
+    assert_eq!(held_up.poll(), Poll::Ready(Ok(10)));
 }
 
 #[test]
@@ -306,7 +319,7 @@ proptest! {
                 }
                 Operation::Poll { nth } if !waiters.is_empty() => {
                     let nth = nth % waiters.len();
-                    if waiters[nth].0.poll() == Poll::Ready(Ok(())) {
+                    if let Poll::Ready(Ok(_)) = waiters[nth].0.poll() {
                         active.push(waiters.swap_remove(nth).1);
                     }
                 }
