@@ -81,28 +81,36 @@ impl Controller {
     }
 
     #[inline]
-    fn admitted(&'static self, ask: Ask, first: bool) -> Admission {
+    fn permit(&'static self, ask: Ask, first: bool) -> Permit {
         if first {
             // Work begins: the sampler must not doze through it.
             self.sampler.kick();
         }
-        Admission::Admitted(Permit::new(self, ask.kib))
+        Permit::new(self, ask.kib)
+    }
+
+    #[inline]
+    fn admitted(&'static self, ask: Ask, first: bool) -> Admission {
+        Admission::Admitted(self.permit(ask, first))
     }
 
     /// Admission, or a rejection in place of a wait.
     pub(crate) fn admit_now(&'static self, cost: Cost) -> Result<Permit, Rejected> {
         let ask = self.ask(cost);
-        let admission = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
-            Ok(first) => self.admitted(ask, first),
-            Err(refused) => match self.admit_at_once(cost, ask, refused) {
-                Some(admission) => admission,
-                None => self.rejected(Reason::WaitTimeout),
-            },
+        let refused = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+            Ok(first) => return Ok(self.permit(ask, first)),
+            Err(refused) => refused,
         };
-        match admission {
-            Admission::Admitted(permit) => Ok(permit),
-            Admission::Rejected(rejected) => Err(rejected),
-            Admission::Waiting(_) => unreachable!("only `wait` makes one"),
+        match self.admit_at_once(cost, ask, refused) {
+            Some(Admission::Admitted(permit)) => return Ok(permit),
+            Some(Admission::Rejected(rejected)) => return Err(rejected),
+            _ => {}
+        }
+        // Those who wait may all be another guard's: only the queue knows.
+        let ticket = Ticket::join(&self.limiter, &self.bounds, Need::Known(ask), usize::MAX);
+        match ticket.ok().and_then(Ticket::claim) {
+            Some(kib) => Ok(Permit::new(self, kib)),
+            None => Err(self.reject(Reason::WaitTimeout)),
         }
     }
 

@@ -565,3 +565,32 @@ async fn a_burst_between_two_samples_cannot_pass_the_limit() {
     drop(answers);
     assert_empty(&guard);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_time_at_critical_pressure_does_not_open_the_gate_to_a_burst() {
+    let (layer, memory) = with(|builder| builder.max_concurrent(100));
+    let guard = layer.guard().clone();
+    for _ in 0..60 {
+        fill(&guard, &memory, 86);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let service = layer.layer(service_fn(|_: Req| {
+        std::future::pending::<Result<Res, std::io::Error>>()
+    }));
+    let mut answers: Vec<_> = (0..64)
+        .map(|_| Box::pin(service.clone().oneshot(request())))
+        .collect();
+    let admitted = answers
+        .iter_mut()
+        .filter_map(|answer| match poll_once(answer.as_mut()) {
+            Poll::Pending => Some(()),
+            Poll::Ready(_) => None,
+        });
+    assert_eq!(admitted.count(), 1, "one probe");
+    // It does no harm: the next two may try, but not the rest.
+    for _ in 0..5 {
+        fill(&guard, &memory, 86);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert!(guard.stats().active_tasks <= 3);
+}

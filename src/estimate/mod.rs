@@ -25,8 +25,12 @@ pub(crate) struct Evidence {
 
 /// Estimates the memory of requests.
 pub(crate) trait Estimate: Send {
-    /// Learns from one sample. Called in the order of time.
+    /// Learns from one full sample. Called in the order of time.
     fn observe(&mut self, evidence: Evidence);
+
+    /// A fresher figure of the usage alone. It may contain page cache that the
+    /// next full sample takes off, so nothing is learned from it.
+    fn see_usage(&mut self, usage_bytes: u64);
 
     /// What a request is expected to need at its peak.
     fn request_bytes(&self) -> u64;

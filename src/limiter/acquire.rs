@@ -33,20 +33,21 @@ impl Ticket {
     ) -> Result<Self, Reason> {
         let mut wake = Vec::new();
         let mut queue = lock(&limiter.queue);
-        if limiter.shared_waiting(&queue, bounds) >= most_waiting {
-            return Err(Reason::QueueFull);
-        }
         let number = queue.next_ticket();
-        limiter.enqueue(
-            &mut queue,
-            number,
-            bounds,
-            need,
-            Waker::noop().clone(),
-            &mut wake,
-        );
+        let waker = Waker::noop().clone();
+        // It joins first: another guard's waiters may be all that is in its way.
+        limiter.enqueue(&mut queue, number, bounds, need, waker, &mut wake);
+        let waits = queue.waiting.contains_key(&number);
+        let full = waits && limiter.shared_waiting(&queue, bounds) > most_waiting;
+        if full {
+            queue.waiting.remove(&number);
+            limiter.count_waiting(&queue);
+        }
         drop(queue);
         wake.into_iter().for_each(Waker::wake);
+        if full {
+            return Err(Reason::QueueFull);
+        }
         Ok(Self {
             limiter: Arc::clone(limiter),
             bounds: Arc::clone(bounds),
@@ -54,6 +55,14 @@ impl Ticket {
             number,
             claimed: false,
         })
+    }
+
+    /// What was decided at once, without waiting for it.
+    pub(crate) fn claim(mut self) -> Option<u64> {
+        match self.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => outcome.ok(),
+            Poll::Pending => None,
+        }
     }
 
     /// Ready with `Ok` once so many KiB are reserved; the caller then owns the

@@ -175,6 +175,10 @@ impl Bounds {
         self.probes.store(probes, Ordering::Relaxed);
     }
 
+    pub(crate) fn probes(&self) -> u32 {
+        self.probes.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn take_probe(&self) -> bool {
         self.probes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
@@ -193,15 +197,13 @@ impl Bounds {
 }
 
 /// The reservations of all guards that watch one source.
-///
-/// `repr(C)`: the word comes first and shares its cache line with the
-/// reference count of the `Arc` around it.
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct Ledger {
     word: AtomicU64,
     /// Requests of the guards that have a count of their own, together.
     beside: AtomicU32,
+    /// Admissions without bytes: another guard holds them for the same request.
+    nested: AtomicU32,
 }
 
 impl Ledger {
@@ -209,12 +211,19 @@ impl Ledger {
         Self {
             word: AtomicU64::new(0),
             beside: AtomicU32::new(0),
+            nested: AtomicU32::new(0),
         }
     }
 
-    /// Requests of all guards in flight.
+    /// Requests of all guards in flight, each once.
     pub(crate) fn all_in_flight(&self) -> u32 {
-        self.load().count() + self.beside.load(Ordering::Relaxed)
+        let admissions = self.load().count() + self.beside.load(Ordering::Relaxed);
+        admissions.saturating_sub(self.nested.load(Ordering::Relaxed))
+    }
+
+    /// Nothing is reserved by anybody.
+    pub(super) fn is_idle(&self) -> bool {
+        self.load().is_idle()
     }
 
     pub(crate) fn load(&self) -> Packed {
@@ -239,8 +248,11 @@ impl Ledger {
     ) -> Result<bool, Refused> {
         // Acquire: pairs with `publish`, whose other fields are read below.
         let limits = bounds.limits();
+        // What another guard on this ledger has admitted must not wait behind
+        // those who wait for its bytes: only the count binds.
+        let nested = ask.kib == 0;
         let force = mode == Mode::Force;
-        if limits.flag() && !force {
+        if limits.flag() && !force && !nested {
             return Err(Refused::Gate);
         }
         let cap = if force { MAX_COUNT } else { limits.count() };
@@ -250,6 +262,8 @@ impl Ledger {
         let reserved = self.reserve_word(bounds, limits, cap, ask, mode);
         if reserved.is_err() {
             self.leave(bounds);
+        } else if nested {
+            self.nested.fetch_add(1, Ordering::Relaxed);
         }
         reserved
     }
@@ -267,14 +281,15 @@ impl Ledger {
         let mut current = self.word.load(Ordering::Relaxed);
         loop {
             let word = Packed(current);
-            if word.flag() && matches!(mode, Mode::Newcomer | Mode::Refreshed) {
+            let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed);
+            if newcomer && word.flag() && ask.kib != 0 {
                 return Err(Refused::Waiters);
             }
             if unit != 0 && word.count() >= cap {
                 return Err(Refused::Count);
             }
             let total_kib = word.kib() + ask.kib;
-            if mode != Mode::Force {
+            if mode != Mode::Force && ask.kib != 0 {
                 if mode == Mode::Newcomer && total_kib > bounds.refresh_kib.load(Ordering::Relaxed)
                 {
                     return Err(Refused::Stale);
@@ -331,6 +346,9 @@ impl Ledger {
     #[inline]
     pub(crate) fn release(&self, bounds: &Bounds, kib: u64) -> bool {
         self.leave(bounds);
+        if kib == 0 {
+            self.nested.fetch_sub(1, Ordering::Relaxed);
+        }
         // AcqRel: releases what this request did, and sees a flag set before.
         let before = self.word.fetch_sub(bounds.unit() + kib, Ordering::AcqRel);
         debug_assert!(Packed(before).kib() >= kib, "released more than reserved");

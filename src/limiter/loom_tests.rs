@@ -12,11 +12,17 @@ const ASK: Ask = Ask {
     low_kib: 10,
 };
 
+/// What a controller does after a sample.
+fn publish(limiter: &Limiter, bounds: &Bounds, limits: Packed, refresh_kib: u64, idle_kib: u64) {
+    bounds.publish(limits, refresh_kib, idle_kib);
+    limiter.pump();
+}
+
 /// Room for one request at a time.
 fn room_for_one() -> (Arc<Limiter>, Arc<Bounds>) {
     let limiter = Arc::new(Limiter::new());
     let bounds = limiter.join();
-    limiter.publish(&bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
+    publish(&limiter, &bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
     (limiter, bounds)
 }
 
@@ -92,11 +98,11 @@ fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
     loom::model(|| {
         let limiter = Arc::new(Limiter::new());
         let bounds = limiter.join();
-        limiter.publish(&bounds, Packed::new(false, 1, 0), MAX_KIB, 0);
+        publish(&limiter, &bounds, Packed::new(false, 1, 0), MAX_KIB, 0);
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
             thread::spawn(move || {
-                limiter.publish(&bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
+                publish(&limiter, &bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
             })
         };
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();

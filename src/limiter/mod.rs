@@ -34,10 +34,7 @@ use queue::{Queue, Settled};
 const CLAIM_WITHIN: Duration = Duration::from_millis(500);
 
 /// The reservations of one source of memory, and the queue for them.
-///
-/// `repr(C)`: the ledger's word stays at the front, see [`Ledger`].
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct Limiter {
     ledger: Ledger,
     waiting: AtomicU32,
@@ -112,7 +109,8 @@ impl Limiter {
         let reserved = self.ledger.try_reserve(bounds, ask, mode);
         // A guard with a count of its own raised it for a moment; a waiter that
         // was passed over because of that must be looked at again.
-        if matches!(reserved, Err(Refused::Waiters | Refused::Bytes)) && self.shared() {
+        let own_count = !bounds.counts_in_word();
+        if own_count && matches!(reserved, Err(Refused::Waiters | Refused::Bytes)) {
             self.pump();
         }
         reserved
@@ -123,12 +121,6 @@ impl Limiter {
         if self.ledger.release(bounds, kib) {
             self.pump();
         }
-    }
-
-    /// Publishes bounds and lets in whoever they now have room for.
-    pub(crate) fn publish(&self, bounds: &Bounds, limits: Packed, refresh_kib: u64, idle_kib: u64) {
-        bounds.publish(limits, refresh_kib, idle_kib);
-        self.pump();
     }
 
     /// Lets in everybody who fits, oldest first.
@@ -216,17 +208,25 @@ impl Limiter {
     fn pump_locked(&self, queue: &mut Queue, wake: &mut Vec<Waker>) {
         let mut blocked: Vec<*const Bounds> = Vec::new();
         let mut admitted = Vec::new();
+        let mut no_bytes = false;
         for (&ticket, waiter) in &queue.waiting {
             let bounds = Arc::as_ptr(&waiter.bounds);
             if blocked.contains(&bounds) {
                 continue;
             }
             let ask = waiter.need.ask(&waiter.bounds);
+            if no_bytes && ask.kib != 0 {
+                continue;
+            }
             match self.ledger.try_reserve(&waiter.bounds, ask, Mode::Waiter) {
                 Ok(_) => admitted.push((ticket, ask.kib)),
                 // Its own guard holds it back: the waiters of others may pass it.
                 Err(Refused::Gate | Refused::Count) if self.shared() => blocked.push(bounds),
-                // Memory holds it back: nobody passes, or large requests would starve.
+                // Too large even with nothing in flight: no release can help it.
+                Err(Refused::Bytes) if self.ledger.is_idle() => {}
+                // Memory holds it back: nobody passes, or large requests would
+                // starve. But what has its bytes already does not wait for any.
+                Err(_) if self.shared() => no_bytes = true,
                 Err(_) => break,
             }
         }

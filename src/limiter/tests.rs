@@ -14,8 +14,20 @@ fn ask(kib: u64) -> Ask {
 fn limiter(count: u32, kib: u64) -> (Arc<Limiter>, Arc<Bounds>) {
     let limiter = Arc::new(Limiter::new());
     let bounds = limiter.join();
-    limiter.publish(&bounds, Packed::new(false, count, kib), MAX_KIB, 0);
+    publish(
+        &limiter,
+        &bounds,
+        Packed::new(false, count, kib),
+        MAX_KIB,
+        0,
+    );
     (limiter, bounds)
+}
+
+/// What a controller does after a sample.
+fn publish(limiter: &Limiter, bounds: &Bounds, limits: Packed, refresh_kib: u64, idle_kib: u64) {
+    bounds.publish(limits, refresh_kib, idle_kib);
+    limiter.pump();
 }
 
 fn admit(limiter: &Limiter, bounds: &Bounds, kib: u64) -> Result<bool, Refused> {
@@ -95,7 +107,7 @@ fn count_and_bytes_each_bind() {
 #[test]
 fn with_nothing_in_flight_the_least_need_is_enough() {
     let (limiter, bounds) = limiter(10, 100);
-    limiter.publish(&bounds, Packed::new(false, 10, 100), MAX_KIB, 50);
+    publish(&limiter, &bounds, Packed::new(false, 10, 100), MAX_KIB, 50);
     let large = Ask {
         kib: 300,
         low_kib: 50,
@@ -122,7 +134,7 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
 #[test]
 fn a_stale_sample_must_be_refreshed_first() {
     let (limiter, bounds) = limiter(10, 100);
-    limiter.publish(&bounds, Packed::new(false, 10, 100), 50, 0);
+    publish(&limiter, &bounds, Packed::new(false, 10, 100), 50, 0);
     assert_eq!(admit(&limiter, &bounds, 50), Ok(true));
     assert_eq!(admit(&limiter, &bounds, 10), Err(Refused::Stale));
     assert_eq!(
@@ -231,7 +243,7 @@ fn wider_bounds_let_waiters_in() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
     let mut waiter = Waiter::join(&limiter, &bounds, 10);
-    limiter.publish(&bounds, Packed::new(false, 2, 100), MAX_KIB, 0);
+    publish(&limiter, &bounds, Packed::new(false, 2, 100), MAX_KIB, 0);
     assert!(waiter.is_woken());
     assert_eq!(waiter.poll(), Poll::Ready(Ok(10)));
 }
@@ -240,7 +252,7 @@ fn wider_bounds_let_waiters_in() {
 fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
     let (limiter, first) = limiter(2, 100);
     let second = limiter.join();
-    limiter.publish(&second, Packed::new(false, 1, 100), MAX_KIB, 0);
+    publish(&limiter, &second, Packed::new(false, 1, 100), MAX_KIB, 0);
     admit(&limiter, &first, 40).unwrap();
     admit(&limiter, &second, 40).unwrap();
     assert_eq!(
@@ -254,6 +266,49 @@ fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
     assert_eq!(other.poll(), Poll::Ready(Ok(10)));
     limiter.release(&second, 40);
     assert_eq!(held_up.poll(), Poll::Ready(Ok(10)));
+}
+
+#[test]
+fn what_another_guard_admitted_does_not_wait_behind_those_who_wait_for_its_bytes() {
+    let (limiter, outer) = limiter(10, 100);
+    let inner = limiter.join();
+    publish(&limiter, &inner, Packed::new(false, 1, 100), MAX_KIB, 0);
+    admit(&limiter, &outer, 80).unwrap();
+    let mut waiting = Waiter::join(&limiter, &outer, 80);
+    assert_eq!(waiting.poll(), Poll::Pending);
+    // The first request reaches the inner guard while another waits.
+    assert!(admit(&limiter, &inner, 0).is_ok());
+    assert_eq!(limiter.all_in_flight(), 1);
+    // And the next, which has its bytes too, waits for the count alone.
+    assert_eq!(admit(&limiter, &inner, 0), Err(Refused::Count));
+    let mut nested = Waiter::join(&limiter, &inner, 0);
+    assert_eq!(nested.poll(), Poll::Pending);
+    limiter.release(&inner, 0);
+    assert_eq!(nested.poll(), Poll::Ready(Ok(0)));
+}
+
+#[test]
+fn what_can_never_fit_now_does_not_hold_up_an_idle_service() {
+    let (limiter, bounds) = limiter(10, 100);
+    let mut large = Waiter::join(&limiter, &bounds, 150);
+    assert_eq!(large.poll(), Poll::Pending);
+    let mut small = Waiter::join(&limiter, &bounds, 10);
+    assert_eq!(small.poll(), Poll::Ready(Ok(10)));
+    assert_eq!(large.poll(), Poll::Pending);
+}
+
+#[test]
+fn waiters_of_one_guard_do_not_make_another_full() {
+    let (limiter, first) = limiter(1, 100);
+    let second = limiter.join();
+    publish(&limiter, &second, Packed::new(false, 5, 100), MAX_KIB, 0);
+    admit(&limiter, &first, 10).unwrap();
+    let mut held_up = Waiter::join(&limiter, &first, 10);
+    assert_eq!(admit(&limiter, &second, 10), Err(Refused::Waiters));
+    // Even where nobody may wait.
+    let ticket = Ticket::join(&limiter, &second, Need::Known(ask(10)), 0).unwrap();
+    assert_eq!(ticket.claim(), Some(10));
+    assert_eq!(held_up.poll(), Poll::Pending);
 }
 
 #[test]
@@ -311,7 +366,13 @@ proptest! {
             match operation {
                 Operation::Arrive { kib } => match admit(&limiter, &bounds, kib) {
                     Ok(_) => active.push(kib),
-                    Err(_) => waiters.push((Waiter::join(&limiter, &bounds, kib), kib)),
+                    Err(_) => {
+                        let mut waiter = Waiter::join(&limiter, &bounds, kib);
+                        match waiter.poll() {
+                            Poll::Ready(_) => active.push(kib),
+                            Poll::Pending => waiters.push((waiter, kib)),
+                        }
+                    }
                 },
                 Operation::Finish { nth } if !active.is_empty() => {
                     let kib = active.swap_remove(nth % active.len());
@@ -329,7 +390,7 @@ proptest! {
                 }
                 Operation::Bound { count, kib, gate } => {
                     allowed = Packed::new(gate, count, kib);
-                    limiter.publish(&bounds, allowed, MAX_KIB, 0);
+                    publish(&limiter, &bounds, allowed, MAX_KIB, 0);
                 }
                 Operation::PassOn => {
                     now += Duration::from_secs(1);

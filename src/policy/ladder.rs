@@ -12,7 +12,7 @@
 //! threshold, so that it does not flap. Reservations end where CRITICAL
 //! begins: θ is the critical fraction.
 
-use super::latch::Latch;
+use super::latch::{Latch, Look};
 use super::{
     Decision, Observation, Policy, Pressure, allowance_bytes, free_bytes, limit_bytes,
     worst_fraction,
@@ -101,16 +101,20 @@ impl Policy for Ladder {
         let allowance_bytes = allowance_bytes(o.levels, critical, o.realised_bytes);
         let idle_bytes = free_bytes(o.levels);
         let blocked = gate || o.reserved_bytes.saturating_add(o.request_bytes) > allowance_bytes;
-        let usage = o.levels.first().map_or(0, |level| level.usage_bytes);
-        let fitting = idle_bytes / o.low_bytes.max(1);
-        let probes = self.latch.probes(
-            o.now,
-            usage,
-            limit.unwrap_or(u64::MAX),
+        // Below a first idea of the least, one at a time finds out.
+        let fitting = match o.low_bytes {
+            0 => u64::from(o.request_bytes <= idle_bytes || o.active == 0 && idle_bytes > 0),
+            low => idle_bytes / low,
+        };
+        let probes = self.latch.probes(&Look {
+            now: o.now,
+            usage_bytes: o.levels.first().map_or(0, |level| level.usage_bytes),
+            limit_bytes: limit.unwrap_or(u64::MAX),
             blocked,
-            // Usage itself must be below the limit for anything to fit.
-            fitting.min(idle_bytes),
-        );
+            fitting: u32::try_from(fitting).unwrap_or(u32::MAX),
+            room: self.base.saturating_sub(o.active),
+            unused: o.unused_probes,
+        });
         Decision {
             pressure,
             base_concurrency: self.base,
@@ -151,6 +155,7 @@ mod tests {
             levels,
             stall_percent: 0.0,
             active: 4,
+            unused_probes: 0,
             reserved_bytes: 0,
             realised_bytes: 0,
             request_bytes: 1,
@@ -242,6 +247,7 @@ mod tests {
             levels: &[MemoryLevel::new(0, Some(2 << 30))],
             stall_percent: 0.0,
             active: 0,
+            unused_probes: 0,
             reserved_bytes: 0,
             realised_bytes: 0,
             request_bytes: 200 << 20,
@@ -258,6 +264,7 @@ mod tests {
             levels: &[MemoryLevel::new(750, Some(1000))],
             stall_percent: 60.0,
             active: 0,
+            unused_probes: 0,
             reserved_bytes: 0,
             realised_bytes: 0,
             request_bytes: 1,

@@ -2,8 +2,8 @@
 //!
 //! Allocators keep what was freed and caches grow, so usage may stay high with
 //! little running. Once it has been flat for a while and new work is still
-//! kept out, a probe is admitted past the bounds. If usage stays flat with it,
-//! more follow, doubling; if it moves, the wait starts again, and longer.
+//! kept out, a probe is admitted past the bounds. If it was used and usage stays
+//! flat, more follow, doubling; if usage moves, the wait starts again, and longer.
 
 use std::time::Duration;
 
@@ -15,6 +15,22 @@ const FLAT_FOR: Duration = Duration::from_secs(3);
 const FLAT_FOR_AT_MOST: Duration = Duration::from_secs(30);
 /// Most probes between two looks.
 const WIDEST: u32 = 64;
+
+/// What one look finds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) now: Duration,
+    pub(super) usage_bytes: u64,
+    pub(super) limit_bytes: u64,
+    /// Memory keeps new work out.
+    pub(super) blocked: bool,
+    /// Requests of the least known size that still fit below the hard limit.
+    pub(super) fitting: u32,
+    /// Requests that base concurrency still allows.
+    pub(super) room: u32,
+    /// Probes granted that nobody has used.
+    pub(super) unused: u32,
+}
 
 #[derive(Debug)]
 pub(super) struct Latch {
@@ -39,54 +55,50 @@ impl Latch {
     }
 
     /// How many probes may start now; `None`: no change.
-    ///
-    /// `fitting` is how many requests of the least known size still fit below
-    /// the hard limit.
-    pub(super) fn probes(
-        &mut self,
-        now: Duration,
-        usage_bytes: u64,
-        limit_bytes: u64,
-        blocked: bool,
-        fitting: u64,
-    ) -> Option<u32> {
-        if !blocked {
+    pub(super) fn probes(&mut self, look: &Look) -> Option<u32> {
+        if !look.blocked {
             let was_probing = self.probing;
             *self = Self::new();
-            self.restart(now, usage_bytes);
+            self.restart(look);
             return was_probing.then_some(0);
         }
-        self.lowest_bytes = self.lowest_bytes.min(usage_bytes);
-        self.highest_bytes = self.highest_bytes.max(usage_bytes);
-        let moved = (self.highest_bytes - self.lowest_bytes) as f64 > limit_bytes as f64 * BAND;
-        if moved {
+        self.lowest_bytes = self.lowest_bytes.min(look.usage_bytes);
+        self.highest_bytes = self.highest_bytes.max(look.usage_bytes);
+        let band = look.limit_bytes as f64 * BAND;
+        if (self.highest_bytes - self.lowest_bytes) as f64 > band {
+            // Moved: what was granted is taken back.
             if self.probing {
                 self.flat_for = (self.flat_for * 2).min(FLAT_FOR_AT_MOST);
             }
             self.width = 1;
             self.probing = false;
-            self.restart(now, usage_bytes);
+            self.restart(look);
             return Some(0);
         }
-        if now.saturating_sub(self.since) < self.flat_for {
+        if look.unused > 0 {
+            // Nobody has tried yet, so nothing was found out.
+            self.since = look.now;
             return None;
         }
-        self.since = now;
-        let probes = u64::from(self.width).min(fitting) as u32;
+        if look.now.saturating_sub(self.since) < self.flat_for {
+            return None;
+        }
+        self.since = look.now;
+        let probes = self.width.min(look.fitting).min(look.room);
         if probes == 0 {
             // Latched: not even the least would fit.
             self.flat_for = (self.flat_for * 2).min(FLAT_FOR_AT_MOST);
             return Some(0);
         }
         self.probing = true;
-        self.width = (self.width * 2).min(WIDEST);
+        self.width = (probes * 2).min(WIDEST);
         Some(probes)
     }
 
-    fn restart(&mut self, now: Duration, usage_bytes: u64) {
-        self.since = now;
-        self.lowest_bytes = usage_bytes;
-        self.highest_bytes = usage_bytes;
+    fn restart(&mut self, look: &Look) {
+        self.since = look.now;
+        self.lowest_bytes = look.usage_bytes;
+        self.highest_bytes = look.usage_bytes;
     }
 }
 
@@ -94,48 +106,95 @@ impl Latch {
 mod tests {
     use super::*;
 
-    fn secs(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    fn look(second: u64, usage_bytes: u64) -> Look {
+        Look {
+            now: Duration::from_secs(second),
+            usage_bytes,
+            limit_bytes: 1000,
+            blocked: true,
+            fitting: 99,
+            room: 99,
+            unused: 0,
+        }
     }
 
     #[test]
     fn flat_usage_lets_probes_in_and_harmless_ones_widen_the_window() {
         let mut latch = Latch::new();
-        assert_eq!(latch.probes(secs(0), 900, 1000, true, 99), None);
-        assert_eq!(latch.probes(secs(2), 905, 1000, true, 99), None);
-        assert_eq!(latch.probes(secs(3), 903, 1000, true, 99), Some(1));
-        assert_eq!(latch.probes(secs(4), 903, 1000, true, 99), None);
-        assert_eq!(latch.probes(secs(6), 903, 1000, true, 99), Some(2));
-        assert_eq!(latch.probes(secs(9), 903, 1000, true, 99), Some(4));
+        assert_eq!(latch.probes(&look(0, 900)), None);
+        assert_eq!(latch.probes(&look(2, 905)), None);
+        assert_eq!(latch.probes(&look(3, 900)), Some(1));
+        assert_eq!(latch.probes(&look(4, 903)), None);
+        assert_eq!(latch.probes(&look(6, 903)), Some(2));
+        assert_eq!(latch.probes(&look(9, 903)), Some(4));
+    }
+
+    #[test]
+    fn probes_that_nobody_used_do_not_add_up() {
+        let mut latch = Latch::new();
+        latch.probes(&look(0, 900));
+        assert_eq!(latch.probes(&look(3, 900)), Some(1));
+        for second in 4..100 {
+            let unused = Look {
+                unused: 1,
+                ..look(second, 900)
+            };
+            assert_eq!(latch.probes(&unused), None);
+        }
+        // It was used at last; its effect is awaited.
+        assert_eq!(latch.probes(&look(100, 900)), None);
+        assert_eq!(latch.probes(&look(102, 900)), Some(2));
     }
 
     #[test]
     fn a_probe_that_moves_usage_makes_the_next_one_wait_longer() {
         let mut latch = Latch::new();
-        latch.probes(secs(0), 900, 1000, true, 99);
-        assert_eq!(latch.probes(secs(3), 900, 1000, true, 99), Some(1));
-        assert_eq!(latch.probes(secs(4), 950, 1000, true, 99), Some(0));
-        assert_eq!(latch.probes(secs(7), 950, 1000, true, 99), None);
-        assert_eq!(latch.probes(secs(10), 950, 1000, true, 99), Some(1));
+        latch.probes(&look(0, 900));
+        assert_eq!(latch.probes(&look(3, 900)), Some(1));
+        assert_eq!(latch.probes(&look(4, 950)), Some(0));
+        assert_eq!(latch.probes(&look(7, 950)), None);
+        assert_eq!(latch.probes(&look(10, 950)), Some(1));
     }
 
     #[test]
     fn moving_usage_or_free_room_grants_no_probe() {
         let mut latch = Latch::new();
         for second in 0..10 {
-            let usage = 900 + 20 * (second % 2);
-            let probes = latch.probes(secs(second), usage, 1000, true, 99);
+            let probes = latch.probes(&look(second, 900 + 20 * (second % 2)));
             assert!(matches!(probes, None | Some(0)), "{probes:?}");
         }
-        assert_eq!(latch.probes(secs(30), 100, 1000, false, 99), None);
+        assert_eq!(
+            latch.probes(&Look {
+                blocked: false,
+                ..look(30, 100)
+            }),
+            None
+        );
     }
 
     #[test]
     fn what_does_not_fit_even_then_stays_out() {
-        let mut latch = Latch::new();
-        latch.probes(secs(0), 999, 1000, true, 0);
-        assert_eq!(latch.probes(secs(3), 999, 1000, true, 0), Some(0));
-        assert_eq!(latch.probes(secs(6), 999, 1000, true, 1), None);
-        assert_eq!(latch.probes(secs(9), 999, 1000, true, 1), Some(1));
+        for full in [
+            Look {
+                fitting: 0,
+                ..look(0, 999)
+            },
+            Look {
+                room: 0,
+                ..look(0, 999)
+            },
+        ] {
+            let mut latch = Latch::new();
+            latch.probes(&full);
+            assert_eq!(
+                latch.probes(&Look {
+                    now: Duration::from_secs(3),
+                    ..full
+                }),
+                Some(0)
+            );
+            assert_eq!(latch.probes(&look(6, 999)), None);
+            assert_eq!(latch.probes(&look(9, 999)), Some(1));
+        }
     }
 }

@@ -75,6 +75,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) stall_percent: f64,
     /// Requests of this guard in flight.
     pub(crate) active: u32,
+    /// Probes granted that nobody has used.
+    pub(crate) unused_probes: u32,
     /// What is reserved on the ledger.
     pub(crate) reserved_bytes: u64,
     /// How much of that usage shows already: a lower bound.

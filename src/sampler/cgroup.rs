@@ -4,7 +4,8 @@
 //! level with its own usage and limit: memory of a sibling counts against the
 //! parent. Usage is read with `pread` on an open descriptor. `memory.stat`
 //! costs twenty times as much, so it is read only when it could matter: when
-//! usage is above half of the limit or has moved since the last time.
+//! usage is above half of the limit, or has moved since the last time, or no
+//! limit is known here.
 
 use std::fs::File;
 use std::io;
@@ -175,6 +176,8 @@ struct Level {
     kernel: Option<File>,
     pressure: Option<File>,
     last: MemoryLevel,
+    /// Version 1: the limit of groups above that may not be visible.
+    hierarchical: Option<u64>,
     /// Usage as the kernel counts it when `memory.stat` was read last, and the
     /// reclaimable part of it.
     usage_at_stat: u64,
@@ -208,6 +211,7 @@ impl Level {
                 None
             },
             last: MemoryLevel::default(),
+            hierarchical: None,
             usage_at_stat: 0,
             reclaimable: 0,
         })
@@ -249,9 +253,8 @@ impl Level {
         };
         let usage = self.number(&self.usage, self.version.usage())?;
         let usage = usage.ok_or_else(|| self.malformed(self.version.usage(), "max"))?;
-        let limit = self.last.limit_bytes.unwrap_or(u64::MAX);
-        let unmoved = usage.abs_diff(self.usage_at_stat) < limit / 64;
-        if self.usage_at_stat != 0 && unmoved && usage < limit / 2 {
+        self.apply_hierarchical_limit();
+        if self.is_unmoved(usage) {
             self.last.usage_bytes = usage.max(self.usage_at_stat) - self.reclaimable;
             return Ok(());
         }
@@ -271,11 +274,8 @@ impl Level {
         };
         if own && self.version == Version::V1 {
             let hierarchical = working_set::v1_hierarchical_limit(stat);
-            let hierarchical = hierarchical.filter(|&bytes| bytes < V1_UNLIMITED);
-            self.last.limit_bytes = [self.last.limit_bytes, hierarchical]
-                .into_iter()
-                .flatten()
-                .min();
+            self.hierarchical = hierarchical.filter(|&bytes| bytes < V1_UNLIMITED);
+            self.apply_hierarchical_limit();
         }
         // Without a readable memory.stat all of the usage counts: the safe side.
         let counted = counted.unwrap_or(usage);
@@ -283,6 +283,27 @@ impl Level {
         self.reclaimable = usage - counted;
         self.last.usage_bytes = counted;
         Ok(())
+    }
+
+    fn apply_hierarchical_limit(&mut self) {
+        let limits = [self.last.limit_bytes, self.hierarchical];
+        self.last.limit_bytes = limits.into_iter().flatten().min();
+    }
+
+    /// `memory.stat` need not be read: far below every bound, and hardly
+    /// changed. The guard may have a lower limit of its own, so what counts is
+    /// the change against the usage too.
+    fn is_unmoved(&self, usage: u64) -> bool {
+        let bound = self
+            .last
+            .limit_bytes
+            .into_iter()
+            .chain(self.last.high_bytes)
+            .min();
+        bound.is_some_and(|bound| {
+            let little = bound.min(self.usage_at_stat) / 64;
+            usage < bound / 2 && usage.abs_diff(self.usage_at_stat) < little
+        })
     }
 
     fn stall_percent(&self, buffer: &mut [u8]) -> Option<f64> {

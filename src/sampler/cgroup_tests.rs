@@ -110,6 +110,16 @@ fn what_cannot_be_read_is_an_error_that_names_the_file_and_heals() {
 }
 
 #[test]
+fn cache_that_grows_in_a_group_without_a_limit_does_not_count() {
+    let root = tempfile::tempdir().unwrap();
+    v2_group(root.path(), "1000\n", "max\n", V2_STAT);
+    let mut source = CgroupMemory::at(root.path());
+    read(&mut source, Detail::Full).unwrap();
+    v2_group(root.path(), "9000\n", "max\n", V2_STAT);
+    assert_eq!(read(&mut source, Detail::Full).unwrap()[0].usage_bytes, 320);
+}
+
+#[test]
 fn version_1_takes_the_tightest_limit_it_is_told_of() {
     let root = tempfile::tempdir().unwrap();
     let write = |name, text: &str| fs::write(root.path().join(name), text).unwrap();
@@ -120,8 +130,11 @@ fn version_1_takes_the_tightest_limit_it_is_told_of() {
         "memory.stat",
         "hierarchical_memory_limit 12000\ntotal_cache 8000\ntotal_rss 700\n",
     );
-    let levels = read(&mut CgroupMemory::at(root.path()), Detail::Full).unwrap();
-    assert_eq!(levels, [MemoryLevel::new(750, Some(12000))]);
+    let mut source = CgroupMemory::at(root.path());
+    for detail in [Detail::Full, Detail::Quick, Detail::Full] {
+        let levels = read(&mut source, detail).unwrap();
+        assert_eq!(levels, [MemoryLevel::new(750, Some(12000))]);
+    }
 }
 
 fn located(cgroup: &str, mountinfo: &str) -> Option<(String, String)> {

@@ -156,7 +156,9 @@ impl Sampler {
     /// Gets the thread up if it dozes: work has arrived.
     #[inline]
     pub(crate) fn kick(&self) {
-        if self.dozing.load(Ordering::Relaxed) && self.dozing.swap(false, Ordering::Relaxed) {
+        // SeqCst, here and where it is set: either this sees that the thread
+        // dozes, or the thread sees the reservation that was made before.
+        if self.dozing.load(Ordering::SeqCst) && self.dozing.swap(false, Ordering::SeqCst) {
             self.unpark();
         }
     }
@@ -223,8 +225,12 @@ impl Sampler {
     /// Samples for as long as there is somebody to sample for.
     fn work(&self) {
         loop {
+            // Before the look that decides: a kick in between ends the park at once.
+            self.dozing.store(true, Ordering::SeqCst);
             let pause = self.sample_now();
-            self.dozing.store(pause > DOZE, Ordering::Relaxed);
+            if pause <= DOZE {
+                self.dozing.store(false, Ordering::SeqCst);
+            }
             let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
             let mut reader = self.reader();
             let subscribers = reader.subscribers.iter().copied();

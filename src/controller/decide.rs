@@ -1,0 +1,309 @@
+//! From a sample to bounds, and when to sample next.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::report::REPORT_INTERVAL;
+use super::{Control, Controller, Event};
+use crate::config::OnSensorFailure;
+use crate::error::Reason;
+use crate::estimate::Evidence;
+use crate::limiter::{Ask, MAX_KIB, Packed, kib};
+use crate::policy::{Decision, Observation, Pressure, limit_bytes, worst_fraction};
+use crate::sampler::{Detail, MemoryLevel, Sample, Subscriber};
+
+/// Shortest time between samples.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
+/// Longest time between samples while somebody waits, or memory cannot be read.
+const WAITING_INTERVAL: Duration = Duration::from_millis(50);
+const BLIND_INTERVAL: Duration = Duration::from_secs(1);
+/// Memory is taken to grow at least this fast (bytes per second) while
+/// requests run, and while none does.
+const BUSY_RATE: f64 = (1u64 << 30) as f64;
+const IDLE_RATE: f64 = (1u64 << 25) as f64;
+
+impl Controller {
+    /// What counts here: the sampled levels, with one's own limit and share.
+    fn take_levels(&self, sample: &Sample, control: &mut Control) {
+        let before = limit_bytes(&control.levels);
+        control.levels.clear();
+        control.levels.extend_from_slice(&sample.levels);
+        if let Some(bytes) = sample.process_bytes {
+            control.process_bytes = bytes;
+        }
+        let share = self.config.share_fraction;
+        if let Some(own) = control.levels.first_mut() {
+            own.limit_bytes = [own.limit_bytes, self.config.memory_limit_bytes]
+                .into_iter()
+                .flatten()
+                .min();
+            control.own_bytes = own.usage_bytes;
+            if share < 1.0 {
+                // The rest of the group is other processes'.
+                control.own_bytes = control.process_bytes;
+            }
+            if let (true, Some(limit)) = (share < 1.0, own.limit_bytes) {
+                let limit = (limit as f64 * share) as u64;
+                control
+                    .levels
+                    .push(MemoryLevel::new(control.process_bytes, Some(limit)));
+            }
+        }
+        let after = limit_bytes(&control.levels);
+        match (before, after) {
+            (Some(from), Some(to)) if from != to && !sample.limit_drifts => {
+                control.events.push(Event::LimitChanged { from, to });
+            }
+            (Some(_), None) => control.events.push(Event::NoLimit),
+            (None, None) if !std::mem::replace(&mut control.said_no_limit, true) => {
+                control.events.push(Event::NoLimit);
+            }
+            _ => {}
+        }
+        self.limit_bytes
+            .store(after.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64) {
+        let closed = self.is_closed();
+        let allowance_kib = (decision.allowance_bytes / 1024).min(MAX_KIB);
+        let limits = Packed::new(decision.gate || closed, decision.concurrency, allowance_kib);
+        // Half of what is free may be admitted on this sample. Near the limit,
+        // every admission looks for itself.
+        let free_kib = allowance_kib.saturating_sub(reserved_kib);
+        let request_kib = self.bounds.estimate().kib;
+        let near = free_kib < (allowance_kib / 8).max(request_kib.saturating_mul(4));
+        let refresh_kib = if blind {
+            MAX_KIB
+        } else if near {
+            0
+        } else {
+            reserved_kib + free_kib / 2
+        };
+        let idle_kib = if closed {
+            0
+        } else {
+            decision.idle_bytes / 1024
+        };
+        self.bounds.publish(limits, refresh_kib, idle_kib);
+        self.pressure
+            .store(decision.pressure as u8, Ordering::Relaxed);
+    }
+
+    fn decide(
+        &self,
+        control: &mut Control,
+        sample: Result<&Sample, &io::Error>,
+        detail: Detail,
+        now: Duration,
+    ) {
+        let from = control.decision;
+        let reserved_kib = self.limiter.reserved().kib();
+        match sample {
+            Ok(sample) => {
+                if std::mem::take(&mut control.blind) {
+                    control.events.push(Event::SensorRecovered);
+                }
+                self.take_levels(sample, control);
+                let usage_bytes = control.own_bytes;
+                let active = self.limiter.in_flight(&self.bounds);
+                if detail == Detail::Full {
+                    control.estimate.observe(Evidence {
+                        now,
+                        usage_bytes,
+                        own_in_flight: active,
+                        all_in_flight: self.limiter.all_in_flight(),
+                        completed: control.completed,
+                    });
+                } else {
+                    control.estimate.see_usage(usage_bytes);
+                }
+                let reserved_bytes = reserved_kib * 1024;
+                let request_bytes = control.estimate.request_bytes();
+                let low_bytes = control.estimate.low_bytes();
+                self.bounds.set_estimate(Ask {
+                    kib: kib(request_bytes),
+                    low_kib: low_bytes / 1024,
+                });
+                control.decision = control.policy.decide(&Observation {
+                    now,
+                    levels: &control.levels,
+                    stall_percent: sample.stall_percent,
+                    active,
+                    unused_probes: self.bounds.probes(),
+                    reserved_bytes,
+                    realised_bytes: control.estimate.realised_bytes(reserved_bytes),
+                    request_bytes,
+                    low_bytes,
+                });
+                let percent = worst_fraction(&control.levels) * 100.0;
+                self.percent_bits
+                    .store(percent.to_bits(), Ordering::Relaxed);
+            }
+            Err(error) => {
+                let closed = self.config.on_sensor_failure == OnSensorFailure::Closed;
+                control.sensor_errors += 1;
+                if !std::mem::replace(&mut control.blind, true) {
+                    let copy = io::Error::new(error.kind(), error.to_string());
+                    control.events.push(Event::SensorFailed(copy));
+                }
+                let base = control.policy.blind_concurrency();
+                control.decision = Decision {
+                    pressure: if closed {
+                        Pressure::Critical
+                    } else {
+                        Pressure::Normal
+                    },
+                    base_concurrency: base,
+                    concurrency: if closed {
+                        self.limiter.in_flight(&self.bounds)
+                    } else {
+                        base
+                    },
+                    allowance_bytes: u64::MAX,
+                    idle_bytes: u64::MAX,
+                    gate: closed,
+                    probes: Some(0),
+                };
+            }
+        }
+        // Taken back at once; granted after a full sample.
+        match control.decision.probes {
+            Some(0) => {
+                control.probes = 0;
+                self.bounds.set_probes(0);
+            }
+            Some(probes) => control.probes = probes,
+            None => {}
+        }
+        if from.pressure != control.decision.pressure {
+            control.events.push(Event::Adjusted { from });
+        }
+        self.publish(&control.decision, control.blind, reserved_kib);
+        if self.is_closed() {
+            // It may have been closed just before that opened the gate.
+            self.shut();
+        }
+    }
+
+    /// Keeps the mean time between completions, for `Retry-After`.
+    fn measure_drain(&self, control: &mut Control, now: Duration) {
+        let completed = control.completed;
+        let finished = completed.saturating_sub(control.last.completed);
+        let elapsed = now.saturating_sub(control.last.counted_at).as_nanos() as u64;
+        if let Some(latest) = elapsed.checked_div(finished) {
+            let known = self.drain_ns.load(Ordering::Relaxed);
+            let smoothed = if known == 0 {
+                latest
+            } else {
+                (known / 8) * 7 + latest / 8
+            };
+            self.drain_ns.store(smoothed, Ordering::Relaxed);
+            control.last.completed = completed;
+        }
+        // While nothing runs, time says nothing about completions.
+        if finished > 0 || self.limiter.in_flight(&self.bounds) == 0 {
+            control.last.counted_at = now;
+        }
+    }
+
+    /// When the next full sample is due, from how fast memory can fill what is free.
+    fn next_interval(&self, control: &mut Control, now: Duration) -> Duration {
+        let usage_bytes = control.levels.first().map_or(0, |level| level.usage_bytes);
+        let last = control.last;
+        let elapsed = now.saturating_sub(last.at).as_secs_f64();
+        let rise = usage_bytes.saturating_sub(last.usage_bytes) as f64 / elapsed.max(1e-4);
+        control.last.at = now;
+        control.last.usage_bytes = usage_bytes;
+        self.measure_drain(control, now);
+        let busy = self.limiter.reserved().kib() > 0;
+        let floor = if busy { BUSY_RATE } else { IDLE_RATE };
+        let free = control.decision.idle_bytes.min(1 << 50) as f64;
+        let mut longest = self.config.check_interval;
+        if control.blind {
+            longest = longest.min(BLIND_INTERVAL);
+        } else if self.limiter.waiting() > 0 {
+            longest = longest.min(WAITING_INTERVAL);
+        }
+        // A quarter of the time it would take.
+        let due = Duration::from_secs_f64(free / rise.max(floor) / 4.0);
+        due.clamp(SHORTEST_INTERVAL.min(longest), longest)
+    }
+}
+
+impl Subscriber for Controller {
+    fn on_sample(
+        &self,
+        sample: Result<&Sample, &io::Error>,
+        detail: Detail,
+        now: Duration,
+    ) -> bool {
+        let mut control = self.control();
+        if detail == Detail::Full {
+            control.completed = self.counters.completed.total();
+        }
+        self.decide(&mut control, sample, detail, now);
+        !control.events.is_empty() || self.limiter.waiting() > 0
+    }
+
+    fn after_sample(&self, full: bool, now: Duration) -> Duration {
+        let mut control = self.control();
+        let events = std::mem::take(&mut control.events);
+        let probes = if full {
+            std::mem::take(&mut control.probes)
+        } else {
+            0
+        };
+        let interval = if full {
+            self.next_interval(&mut control, now)
+        } else {
+            Duration::MAX
+        };
+        let due = control
+            .last
+            .published
+            .is_none_or(|at| now >= at + REPORT_INTERVAL);
+        let publish_metrics = full && (due || !events.is_empty() || !self.sampler.in_background());
+        if publish_metrics {
+            control.last.published = Some(now);
+        }
+        let sensor_errors = control.sensor_errors;
+        drop(control);
+        // A full sample always pumps, under the queue's lock: that is what makes
+        // new bounds known to those who joined while they were published.
+        if full || self.limiter.waiting() > 0 {
+            self.limiter.pump();
+        }
+        // Somebody may have joined the queue while it was closed and emptied.
+        if full && self.is_closed() {
+            self.limiter.refuse_all(&self.bounds, Reason::Closed);
+        }
+        if full {
+            self.limiter.pass_on_unclaimed(now);
+            if let Some(timeout) = self.config.body_timeout {
+                self.counters
+                    .stalled(self.deliveries.end_stalled(timeout, now));
+            }
+        }
+        if probes > 0 {
+            let used = (0..probes)
+                .take_while(|_| self.limiter.probe_oldest(&self.bounds))
+                .count();
+            self.bounds.set_probes(probes - used as u32);
+        }
+        self.report(events, publish_metrics, sensor_errors);
+        interval
+    }
+
+    fn leaves(&self) -> bool {
+        let idle = || {
+            self.limiter.in_flight(&self.bounds) == 0 && self.limiter.waiting_for(&self.bounds) == 0
+        };
+        let over = self.is_closed() && idle();
+        if over {
+            self.limiter.leave(&self.bounds);
+        }
+        over
+    }
+}

@@ -1,0 +1,214 @@
+//! One guard's state, and what happens to it at every sample.
+//!
+//! Samples come in through [`Subscriber`](crate::sampler::Subscriber); estimate
+//! and policy turn them into bounds ([`decide`]), and the limiter applies the
+//! bounds. All of that happens off the request path, or on the path of a request
+//! that is near the limit anyway. What the guard says of itself is in [`report`].
+
+mod decide;
+mod report;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::{Config, Mode, Source};
+use crate::delivery::Deliveries;
+use crate::error::Reason;
+use crate::estimate::{Estimate, UsageEstimate};
+use crate::limiter::{Ask, Bounds, Limiter, MAX_KIB, Packed, kib};
+use crate::logs;
+use crate::policy::ladder::Ladder;
+use crate::policy::{Decision, Policy, Pressure};
+use crate::pool;
+use crate::sampler::{MemoryLevel, MemorySource, Sampler};
+use crate::stats::Counters;
+
+/// One guard's state.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) bounds: Arc<Bounds>,
+    pub(crate) sampler: Arc<Sampler>,
+    pub(crate) config: Config,
+    pub(crate) counters: Counters,
+    closed: AtomicBool,
+    pub(crate) deliveries: Deliveries,
+    limit_bytes: AtomicU64,
+    pressure: AtomicU8,
+    percent_bits: AtomicU64,
+    /// Mean time between two completions, in nanoseconds; 0: not known.
+    drain_ns: AtomicU64,
+    last_reject_log_ms: AtomicU64,
+    unlogged_rejections: AtomicU64,
+    control: Mutex<Control>,
+    pub(crate) levels: watch::Sender<Pressure>,
+}
+
+/// What the samples act on.
+struct Control {
+    policy: Box<dyn Policy>,
+    estimate: Box<dyn Estimate>,
+    levels: Vec<MemoryLevel>,
+    decision: Decision,
+    process_bytes: u64,
+    /// Bytes that requests may have caused: the group's, or the process's where
+    /// others share the group.
+    own_bytes: u64,
+    /// To be granted after the next full sample.
+    probes: u32,
+    /// As of the last full sample: it takes a look at many cache lines.
+    completed: u64,
+    blind: bool,
+    sensor_errors: u64,
+    said_no_limit: bool,
+    last: Last,
+    events: Vec<Event>,
+}
+
+/// The last sample, for rates.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    at: Duration,
+    usage_bytes: u64,
+    /// When completions were counted last, and how many there were.
+    counted_at: Duration,
+    completed: u64,
+    published: Option<Duration>,
+}
+
+/// What is to be said once no lock is held.
+enum Event {
+    Adjusted { from: Decision },
+    SensorFailed(io::Error),
+    SensorRecovered,
+    LimitChanged { from: u64, to: u64 },
+    NoLimit,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control")
+            .field("policy", &self.policy.name())
+            .field("decision", &self.decision)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Controller {
+    pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
+        let own_source = source.is_some();
+        let (sampler, limiter) = pool::join(&config, source);
+        let policy: Box<dyn Policy> = Box::new(Ladder::new(&config));
+        let base = policy.blind_concurrency();
+        let estimate = Box::new(UsageEstimate::new(config.estimated_bytes_per_request));
+        let controller: &'static Self = Box::leak(Box::new(Self {
+            bounds: limiter.join(),
+            limiter,
+            sampler,
+            counters: Counters::default(),
+            closed: AtomicBool::new(false),
+            deliveries: Deliveries::default(),
+            limit_bytes: AtomicU64::new(u64::MAX),
+            pressure: AtomicU8::new(0),
+            percent_bits: AtomicU64::new(0),
+            drain_ns: AtomicU64::new(0),
+            last_reject_log_ms: AtomicU64::new(0),
+            unlogged_rejections: AtomicU64::new(0),
+            control: Mutex::new(Control {
+                policy,
+                estimate,
+                levels: Vec::new(),
+                decision: Decision {
+                    pressure: Pressure::Normal,
+                    base_concurrency: base,
+                    concurrency: base,
+                    allowance_bytes: u64::MAX,
+                    idle_bytes: u64::MAX,
+                    gate: false,
+                    probes: None,
+                },
+                process_bytes: 0,
+                own_bytes: 0,
+                probes: 0,
+                completed: 0,
+                blind: false,
+                sensor_errors: 0,
+                said_no_limit: false,
+                last: Last::default(),
+                events: Vec::new(),
+            }),
+            levels: watch::Sender::new(Pressure::Normal),
+            config,
+        }));
+        controller.bounds.set_estimate(Ask {
+            kib: kib(controller.config.estimated_bytes_per_request),
+            low_kib: 0,
+        });
+        if controller.config.enabled {
+            controller.sampler.subscribe(controller);
+        }
+        controller.log_start(own_source);
+        controller
+    }
+
+    fn log_start(&self, own_source: bool) {
+        let source = self.sampler.source_name();
+        let stats = self.stats();
+        let policy = self.policy_name();
+        logs::initialised(&self.config, &source, policy, &stats);
+        let looked_for_group = self.config.source == Source::Auto && !own_source;
+        if looked_for_group && source == crate::sampler::HOST && crate::sampler::in_container() {
+            logs::host_limit(stats.memory_limit_mb.unwrap_or(0.0));
+        }
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn policy_name(&self) -> &'static str {
+        self.control().policy.name()
+    }
+
+    /// Every decision passes, whatever it is.
+    pub(crate) fn only_observes(&self) -> bool {
+        self.config.mode == Mode::Observe || !self.config.enabled
+    }
+
+    /// New work is rejected at the moment.
+    #[inline]
+    pub(crate) fn turns_away(&self) -> bool {
+        self.bounds.limits().flag() && !self.only_observes()
+    }
+
+    pub(crate) fn pressure(&self) -> Pressure {
+        Pressure::from_index(self.pressure.load(Ordering::Relaxed))
+    }
+
+    /// The tightest hard limit; `u64::MAX` while none is known.
+    pub(crate) fn limit_bytes(&self) -> u64 {
+        self.limit_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // The gate first, so that nobody joins the queue after it was emptied.
+        self.shut();
+        self.limiter.pump();
+        self.limiter.refuse_all(&self.bounds, Reason::Closed);
+    }
+
+    fn shut(&self) {
+        self.bounds.publish(Packed::new(true, 0, 0), MAX_KIB, 0);
+    }
+}

@@ -1,0 +1,119 @@
+//! What the guard says of itself: statistics, log events, metrics, rejections.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Controller, Event};
+use crate::config::OnSensorFailure;
+use crate::error::{Reason, Rejected};
+use crate::logs;
+use crate::policy::{Pressure, limit_bytes, worst_fraction};
+use crate::stats::{Stats, mib};
+
+/// Shortest time between two publications of metrics, and two log lines of one kind.
+pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Controller {
+    /// Counts a rejection, logs it (at most once a second), and says when to come back.
+    pub(crate) fn reject(&self, reason: Reason) -> Rejected {
+        self.counters.reject(reason);
+        let rejected = Rejected {
+            reason,
+            pressure: self.pressure(),
+            memory_percent: f64::from_bits(self.percent_bits.load(Ordering::Relaxed)),
+            retry_after: (!reason.is_permanent()).then(|| self.retry_after()),
+        };
+        self.log_rejection(&rejected);
+        rejected
+    }
+
+    fn log_rejection(&self, rejected: &Rejected) {
+        let now_ms = self.sampler.tick().as_millis() as u64 + 1;
+        let last_ms = self.last_reject_log_ms.load(Ordering::Relaxed);
+        let due = last_ms == 0 || now_ms >= last_ms + REPORT_INTERVAL.as_millis() as u64;
+        let ours = due
+            && self
+                .last_reject_log_ms
+                .compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if ours {
+            let suppressed = self.unlogged_rejections.swap(0, Ordering::Relaxed);
+            logs::rejected(
+                rejected,
+                &self.stats(),
+                suppressed,
+                self.config.name.as_deref(),
+            );
+        } else {
+            self.unlogged_rejections.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The expected wait of one more waiter, with up to half of it added at
+    /// random so that those who were turned away together do not return together.
+    fn retry_after(&self) -> Duration {
+        let drain = Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed));
+        let backlog = self.limiter.waiting() as u32 + 1;
+        let wait = drain.saturating_mul(backlog).as_secs_f64().max(1.0);
+        let jittered = wait * (1.0 + fastrand::f64() / 2.0);
+        Duration::from_secs(jittered.ceil().clamp(1.0, 60.0) as u64)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let control = self.control();
+        let active = u64::from(self.limiter.in_flight(&self.bounds));
+        let waiting = self.limiter.waiting_for(&self.bounds) as u64;
+        let completed = self.counters.completed.total();
+        let rejected = self.counters.all_rejected();
+        let usage = control.levels.first().map_or(0, |level| level.usage_bytes);
+        Stats {
+            total_requests: completed + active + waiting + rejected,
+            rejected_requests: rejected,
+            completed_requests: completed,
+            active_tasks: active,
+            waiting_requests: waiting,
+            current_concurrency: u64::from(control.decision.concurrency),
+            base_concurrency: u64::from(control.decision.base_concurrency),
+            memory_percent: worst_fraction(&control.levels) * 100.0,
+            memory_alloc_mb: mib(control.process_bytes),
+            memory_sys_mb: mib(usage),
+            memory_limit_mb: limit_bytes(&control.levels).map(mib),
+            reserved_mb: mib(self.limiter.reserved().kib() * 1024),
+            estimated_mem_per_req_mb: mib(self.bounds.estimate().kib * 1024),
+            level: self.pressure(),
+            sensor_ok: !control.blind,
+            observed_requests: self.counters.observed.load(Ordering::Relaxed),
+            stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn report(&self, events: Vec<Event>, publish_metrics: bool, sensor_errors: u64) {
+        let name = self.config.name.as_deref();
+        for event in events {
+            match event {
+                Event::Adjusted { from } => {
+                    let stats = self.stats();
+                    let action = match stats.level.cmp(&from.pressure) {
+                        _ if stats.level == Pressure::Critical => "reject",
+                        std::cmp::Ordering::Greater => "reduce",
+                        _ => "restore",
+                    };
+                    logs::adjusted(&stats, action, u64::from(from.concurrency), name);
+                    self.levels.send_replace(stats.level);
+                }
+                Event::SensorFailed(error) => {
+                    let closed = self.config.on_sensor_failure == OnSensorFailure::Closed;
+                    logs::sensor_failed(&error, closed);
+                }
+                Event::SensorRecovered => logs::sensor_recovered(),
+                Event::LimitChanged { from, to } => logs::limit_changed(mib(from), mib(to)),
+                Event::NoLimit => logs::no_limit(),
+            }
+        }
+        #[cfg(feature = "metrics")]
+        if publish_metrics {
+            crate::metrics::publish(name, &self.stats(), &self.counters, sensor_errors);
+        }
+        let _ = (publish_metrics, sensor_errors);
+    }
+}
