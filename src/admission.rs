@@ -170,6 +170,7 @@ impl Controller {
     fn wait(&'static self, need: Need) -> Admission {
         match Ticket::join(&self.limiter, &self.bounds, need, self.config.max_waiting) {
             Ok(ticket) => {
+                self.counters.queued.fetch_add(1, Ordering::Relaxed);
                 self.sampler.kick();
                 Admission::Waiting(Waiting {
                     ticket,

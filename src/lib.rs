@@ -72,6 +72,8 @@
 //! | `metrics` | yes | metrics through the `metrics` facade |
 //! | `tracing` | yes | log events |
 //! | `serde` | no | `Serialize` for [`Stats`], [`Pressure`] and [`Reason`] |
+//! | `json` | no | `result_size`: refuse an oversized result before it is built |
+//! | `axum` | no | `result_size::LimitedJson`, an axum response |
 //! | `full` | no | all of these |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -95,6 +97,8 @@ mod permit;
 mod policy;
 mod pool;
 mod respond;
+#[cfg(feature = "json")]
+pub mod result_size;
 mod sampler;
 mod service;
 mod stats;

@@ -21,6 +21,8 @@ pub struct Stats {
     pub completed_requests: u64,
     /// Requests that hold a permit.
     pub active_tasks: u64,
+    /// Requests that had to wait for memory, those that still do included.
+    pub queued_requests: u64,
     /// Requests that wait for memory.
     pub waiting_requests: u64,
     /// Requests that may be active at the present level.
@@ -112,6 +114,7 @@ impl ShardedCounter {
 pub(crate) struct Counters {
     pub(crate) completed: ShardedCounter,
     pub(crate) observed: AtomicU64,
+    pub(crate) queued: AtomicU64,
     pub(crate) stalled: AtomicU64,
     rejected: [AtomicU64; Reason::ALL.len()],
 }

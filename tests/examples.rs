@@ -188,9 +188,17 @@ fn the_sandbox_answers_scripts_and_ends_with_ctrl_c() {
         r#"{"result":{"a":[1,"x",null]}}"#
     );
     assert_eq!(server.run("undefined").1, r#"{"result":null}"#);
+    let odd = r#"({ d: new Date(0), u: undefined, f() {}, 'k"': -0, n: [NaN, 1e300, 0.1, () => 1], s: 'a\n\u0001é' })"#;
+    let (status, answer) = server.run(odd);
+    assert_eq!(status, 200, "{answer}");
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let expected = serde_json::json!({
+        "d": "1970-01-01T00:00:00.000Z", "k\"": 0, "n": [null, 1e300, 0.1, null], "s": "a\n\u{1}é"
+    });
+    assert_eq!(answer["result"], expected);
     assert!(server.get("/health").ends_with("ok"));
     let stats = server.get("/stats");
-    assert!(stats.contains(r#""completed_requests":3"#), "{stats}");
+    assert!(stats.contains(r#""completed_requests":4"#), "{stats}");
     assert_eq!(server.interrupt(), Some(0));
 }
 
@@ -208,12 +216,42 @@ fn hostile_scripts_get_an_error_and_leave_the_server_serving() {
             422,
             "more than 256 MiB",
         ),
+        ("'x'.repeat(1e9)", 422, "the script"),
         ("10n", 422, "BigInt"),
         ("const a = {}; a.a = a; a", 422, "circular"),
+        ("({ get a() { throw new Error('mine') } })", 422, "mine"),
+        (
+            "const f = () => ({ get a() { return f() } }); f()",
+            422,
+            "nested too deeply",
+        ),
+        ("'\\ud800'", 422, "not Unicode"),
         (
             "'x'.repeat(6 << 20)",
             413,
             "result is larger than the limit",
+        ),
+        ("new Array(6 << 20).fill(1)", 413, "larger"),
+        (
+            "({ get a() { return 'x'.repeat(6 << 20) } })",
+            413,
+            "larger",
+        ),
+        // Another answer in the second walk.
+        (
+            "let n = 0; ({ get a() { n += 3; return 'x'.repeat(n << 20) } })",
+            413,
+            "larger",
+        ),
+        (
+            "Object.prototype.toJSON = () => 'x'.repeat(6 << 20); ({})",
+            413,
+            "larger",
+        ),
+        (
+            "Array.prototype.toJSON = () => [[[]]]; []",
+            422,
+            "nested too deeply",
         ),
     ] {
         let (got, body) = server.run(code);
@@ -237,6 +275,33 @@ fn hostile_scripts_get_an_error_and_leave_the_server_serving() {
 }
 
 #[test]
+fn endless_scripts_are_stopped() {
+    let server = sandbox();
+    std::thread::scope(|scope| {
+        for code in ["for (;;);", "({ get a() { for (;;); } })"] {
+            let server = &server;
+            scope.spawn(move || {
+                let (status, body) = server.run(code);
+                assert_eq!(status, 422, "{code}: {body}");
+                assert!(body.contains("ran for longer than 5 s"), "{code}: {body}");
+            });
+        }
+    });
+    assert_eq!(server.run("1 + 1").1, r#"{"result":2}"#);
+}
+
+#[test]
+fn the_limit_of_results_comes_from_the_environment() {
+    let mut command = example("js_sandbox");
+    command
+        .args(["--listen", "127.0.0.1:0"])
+        .env("MAX_RESULT_SIZE", "1k");
+    let server = Server::start(command);
+    assert_eq!(server.run("'x'.repeat(1022)").0, 200);
+    assert_eq!(server.run("'x'.repeat(1023)").0, 413);
+}
+
+#[test]
 fn a_script_whose_caller_is_gone_is_stopped() {
     let server = sandbox();
     let mut stream = TcpStream::connect(&server.address).unwrap();
@@ -252,7 +317,7 @@ fn a_script_whose_caller_is_gone_is_stopped() {
     };
     assert!(active(1));
     drop(stream);
-    // Long before its own ten seconds are over.
+    // Long before its own five seconds are over.
     assert!(active(0));
 }
 

@@ -10,6 +10,7 @@
 //! the guard. Settings come from `MEMORY_GUARD_*`; nothing needs to be set.
 
 mod cage;
+mod json;
 mod script;
 mod server;
 mod storm;

@@ -3,27 +3,35 @@
 use std::time::{Duration, Instant};
 
 use rquickjs::allocator::RustAllocator;
-use rquickjs::{CatchResultExt, CaughtError, Context, Ctx, Runtime, Value};
+use rquickjs::{CatchResultExt, CaughtError, Context, Runtime, Value};
 use tower_memory_guard::Permit;
 
+use crate::json::{self, Refusal};
+
 const MEMORY_BYTES: usize = 256 << 20;
-const STACK_BYTES: usize = 512 << 10;
-const TIME: Duration = Duration::from_secs(10);
+const STACK_BYTES: usize = 1 << 20;
+const TIME: Duration = Duration::from_secs(5);
 
 /// Why there is no result.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The script's own fault: what it threw, or a bound it hit.
     Script(String),
+    /// Its result is larger than results may be.
+    TooLarge,
     /// Nobody waits for it any more.
     Cancelled,
 }
 
-/// Evaluates `code` and gives its value as JSON.
+/// Evaluates `code` and gives its value as JSON, of at most `limit` bytes.
 ///
 /// Blocks, for as long as the script runs. Stops soon after `permit` is
 /// cancelled.
-pub(crate) fn evaluate(code: &str, permit: Option<Permit>) -> Result<String, Failure> {
+pub(crate) fn evaluate(
+    code: &str,
+    limit: usize,
+    permit: Option<Permit>,
+) -> Result<Vec<u8>, Failure> {
     let deadline = Instant::now() + TIME;
     let out_of_memory = |_| Failure::Script("no memory for a runtime".into());
     let runtime = Runtime::new_with_alloc(RustAllocator).map_err(out_of_memory)?;
@@ -35,33 +43,22 @@ pub(crate) fn evaluate(code: &str, permit: Option<Permit>) -> Result<String, Fai
     })));
     let context = Context::full(&runtime).map_err(out_of_memory)?;
     let result = context.with(|ctx| {
-        let value = ctx
-            .eval::<Value<'_>, _>(code)
-            .catch(&ctx)
-            .map_err(|e| describe(&e))?;
-        to_json(&ctx, value).map_err(|e| describe(&e))
+        let value = ctx.eval::<Value<'_>, _>(code).catch(&ctx);
+        let value = value.map_err(|error| Failure::Script(describe(&error)))?;
+        json::export(&ctx, &value, limit).map_err(|refusal| match refusal {
+            Refusal::TooLarge => Failure::TooLarge,
+            Refusal::Value(what) => Failure::Script(what.into()),
+            Refusal::Script(error) => Failure::Script(describe(&error)),
+        })
     });
-    result.map_err(|message| {
-        if permit.as_ref().is_some_and(Permit::cancelled) {
-            Failure::Cancelled
-        } else if Instant::now() >= deadline {
-            Failure::Script(format!(
-                "the script ran for longer than {} s",
-                TIME.as_secs()
-            ))
-        } else {
-            Failure::Script(message)
-        }
+    result.map_err(|failure| match failure {
+        Failure::Script(_) if permit.as_ref().is_some_and(Permit::cancelled) => Failure::Cancelled,
+        Failure::Script(_) if Instant::now() >= deadline => Failure::Script(format!(
+            "the script ran for longer than {} s",
+            TIME.as_secs()
+        )),
+        other => other,
     })
-}
-
-fn to_json<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> Result<String, CaughtError<'js>> {
-    let text = ctx.json_stringify(value).catch(ctx)?;
-    match text {
-        Some(text) => text.to_string().catch(ctx),
-        // undefined, functions, symbols
-        None => Ok("null".into()),
-    }
 }
 
 fn describe(error: &CaughtError<'_>) -> String {

@@ -1,9 +1,11 @@
 //! The service: `/execute` behind a guard or something else, the rest in front.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Json, State};
 use axum::http::{StatusCode, header};
@@ -14,7 +16,7 @@ use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure};
 
 use crate::script::{self, Failure};
 
-/// Without a guard there is no permit, and results have the default bound.
+/// Without a guard there is no permit, and results have no bound.
 #[derive(Clone, Default)]
 pub(crate) struct Sandbox {
     pub(crate) guard: Option<Guard>,
@@ -39,29 +41,44 @@ async fn execute(
     let Some(code) = code else {
         return failure(StatusCode::BAD_REQUEST, r#"expected {"code": "…"}"#);
     };
+    let limit = sandbox
+        .guard
+        .as_ref()
+        .map_or(u64::MAX, |guard| guard.config().max_result_size_bytes);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     // The blocking thread keeps the permit: it goes on when its caller is gone.
     let permit = permit.map(|axum::Extension(permit)| permit);
-    let evaluation = tokio::task::spawn_blocking(move || script::evaluate(&code, permit));
-    let result = match evaluation.await {
-        Ok(Ok(result)) => result,
+    let evaluation = tokio::task::spawn_blocking(move || {
+        let result = script::evaluate(&code, limit, permit)?;
+        // Around it, without a copy of the whole.
+        let frames = [
+            Bytes::from_static(b"{\"result\":"),
+            result.into(),
+            Bytes::from_static(b"}"),
+        ];
+        Ok(frames)
+    });
+    let frames = match evaluation.await {
+        Ok(Ok(frames)) => frames,
         Ok(Err(Failure::Script(error))) => {
             return failure(StatusCode::UNPROCESSABLE_ENTITY, &error);
         }
         Ok(Err(Failure::Cancelled)) => {
             return failure(StatusCode::SERVICE_UNAVAILABLE, "cancelled");
         }
+        Ok(Err(Failure::TooLarge)) => {
+            let rejected = sandbox.guard.map(|guard| guard.reject_result().to_string());
+            return failure(StatusCode::PAYLOAD_TOO_LARGE, &rejected.unwrap_or_default());
+        }
         Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     };
-    if let Some(guard) = &sandbox.guard
-        && result.len() as u64 > guard.config().max_result_size_bytes
-    {
-        return failure(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            &guard.reject_result().to_string(),
-        );
-    }
-    let body = format!("{{\"result\":{result}}}");
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    let length: usize = frames.iter().map(Bytes::len).sum();
+    let frames = futures_util::stream::iter(frames.map(Ok::<_, Infallible>));
+    let head = [
+        (header::CONTENT_TYPE, "application/json".to_string()),
+        (header::CONTENT_LENGTH, length.to_string()),
+    ];
+    (head, Body::from_stream(frames)).into_response()
 }
 
 fn failure(status: StatusCode, error: &str) -> Response {

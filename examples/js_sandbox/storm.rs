@@ -30,10 +30,13 @@ const FIXED_LIMIT: usize = 8;
 /// The run ends by itself, whatever happens.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// 100,000 objects, about 85 MiB.
+/// 100,000 objects, about 54 MiB.
 const CODE: &str = "const rows = [];
 for (let i = 0; i < 100000; i++) rows.push({ id: i, name: 'row ' + i, tags: [i, String(i)], at: { x: i, y: -i } });
-rows.length";
+";
+/// One script in so many answers with the objects, about 8 MiB of JSON; the
+/// others with their number.
+const ONE_ANSWERS_ALL: usize = 10;
 
 /// What stands in front of the scripts.
 #[derive(Clone, Copy, PartialEq)]
@@ -90,9 +93,12 @@ pub(crate) async fn serve_as_victim(front: Front) -> Result<ExitCode, BoxError> 
 #[derive(Default)]
 struct Tally {
     answered: usize,
+    refused: usize,
     rejected: usize,
     lost: usize,
     kills: usize,
+    /// Requests that had to wait, as the guard says.
+    queued: Option<u64>,
     seconds: f64,
     peak_mib: Option<u64>,
 }
@@ -107,7 +113,8 @@ pub(crate) async fn run() -> Result<ExitCode, BoxError> {
 
 async fn storm() -> Result<ExitCode, BoxError> {
     let mib = LIMIT_BYTES >> 20;
-    println!("{SCRIPTS} scripts at once, each builds 100,000 objects, in {mib} MiB");
+    println!("{SCRIPTS} scripts at once, each builds 100,000 objects, in {mib} MiB;");
+    println!("one in {ONE_ANSWERS_ALL} answers with all of them");
     println!(
         "limit enforced by: {}\n",
         Cage::new(LIMIT_BYTES, "probe").describe()
@@ -117,19 +124,30 @@ async fn storm() -> Result<ExitCode, BoxError> {
         rows.push((front, drive(front).await?));
     }
     println!(
-        "| in front of the scripts | answered | rejected | lost | seconds | peak MiB | kills |"
+        "| in front of the scripts | answered | result refused | rejected | lost | seconds | peak MiB | kills |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for (front, tally) in &rows {
         let peak = tally.peak_mib.map_or("?".into(), |mib| mib.to_string());
         println!(
-            "| {} | {} | {} | {} | {:.1} | {peak} | {} |",
+            "| {} | {} | {} | {} | {} | {:.1} | {peak} | {} |",
             front.title(),
             tally.answered,
+            tally.refused,
             tally.rejected,
             tally.lost,
             tally.seconds,
             tally.kills
+        );
+    }
+    if let Some((queued, tally)) = rows
+        .iter()
+        .find_map(|(_, tally)| Some((tally.queued?, tally)))
+    {
+        println!(
+            "\nthe guard refused {} results before they were built, made {queued} requests wait, \
+             and turned {} away",
+            tally.refused, tally.rejected
         );
     }
     let survived = rows
@@ -148,10 +166,10 @@ async fn drive(front: Front) -> Result<Tally, BoxError> {
     let started = Instant::now();
     let (report, mut reports) = mpsc::unbounded_channel();
     let client = Client::builder(TokioExecutor::new()).build_http();
-    for _ in 0..SCRIPTS {
+    for number in 0..SCRIPTS {
         let (client, report) = (client.clone(), report.clone());
         tokio::spawn(async move {
-            let _ = report.send(execute(client, address).await);
+            let _ = report.send(execute(client, address, number).await);
         });
     }
     drop(report);
@@ -161,6 +179,7 @@ async fn drive(front: Front) -> Result<Tally, BoxError> {
         tokio::select! {
             report = reports.recv() => match report {
                 Some(Some(StatusCode::OK)) => tally.answered += 1,
+                Some(Some(StatusCode::PAYLOAD_TOO_LARGE)) => tally.refused += 1,
                 Some(Some(_)) => tally.rejected += 1,
                 Some(None) => tally.lost += 1,
                 None => break,
@@ -174,6 +193,9 @@ async fn drive(front: Front) -> Result<Tally, BoxError> {
         show(front, &tally);
     }
     tally.seconds = started.elapsed().as_secs_f64();
+    if front == Front::Guard {
+        tally.queued = queued(&client, address).await;
+    }
     tally.peak_mib = cage.peak_bytes().map(|bytes| bytes >> 20);
     // The kernel may need a moment to finish with it.
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -207,8 +229,17 @@ async fn start(front: Front, cage: &Cage) -> Result<(Child, SocketAddr), BoxErro
 }
 
 /// The status of the answer; `None` if there was none.
-async fn execute(client: Client<HttpConnector, Body>, address: SocketAddr) -> Option<StatusCode> {
-    let body = serde_json::json!({ "code": CODE }).to_string();
+async fn execute(
+    client: Client<HttpConnector, Body>,
+    address: SocketAddr,
+    number: usize,
+) -> Option<StatusCode> {
+    let answer = if number % ONE_ANSWERS_ALL == 0 {
+        "rows"
+    } else {
+        "rows.length"
+    };
+    let body = serde_json::json!({ "code": format!("{CODE}{answer}") }).to_string();
     let request = Request::post(format!("http://{address}/execute"))
         .header("content-type", "application/json")
         .body(Body::from(body))
@@ -220,6 +251,15 @@ async fn execute(client: Client<HttpConnector, Body>, address: SocketAddr) -> Op
         Some(status)
     };
     tokio::time::timeout(PATIENCE, answer).await.ok()?
+}
+
+async fn queued(client: &Client<HttpConnector, Body>, address: SocketAddr) -> Option<u64> {
+    let stats = client
+        .get(format!("http://{address}/stats").parse().ok()?)
+        .await
+        .ok()?;
+    let stats = stats.into_body().collect().await.ok()?.to_bytes();
+    serde_json::from_slice::<serde_json::Value>(&stats).ok()?["queued_requests"].as_u64()
 }
 
 /// One line that is written over, where somebody watches.

@@ -71,6 +71,7 @@ impl Controller {
             rejected_requests: rejected,
             completed_requests: completed,
             active_tasks: active,
+            queued_requests: self.counters.queued.load(Ordering::Relaxed),
             waiting_requests: waiting,
             current_concurrency: u64::from(control.decision.concurrency),
             base_concurrency: u64::from(control.decision.base_concurrency),

@@ -1,0 +1,151 @@
+//! [`ResultLimitLayer`]: the limit for response bodies of any kind.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::LimitedBody;
+use crate::error::BoxError;
+use crate::guard::Guard;
+use crate::respond::{HttpResponder, Respond};
+
+/// Refuses responses whose body is longer than the guard's
+/// [`max_result_size_bytes`](crate::Config::max_result_size_bytes).
+///
+/// A body that says its length is refused before its first byte, with a 413 and
+/// the reason `result_too_large`. One that does not is counted as it is sent; at
+/// the first frame that passes the limit it ends in an error, so that the client
+/// sees a broken response and never a short one.
+///
+/// The body exists already, so this bounds what is sent, not what is built; for
+/// that see [`to_json`](super::to_json).
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower_memory_guard::MemoryGuardLayer;
+/// use tower_memory_guard::result_size::ResultLimitLayer;
+///
+/// let layer = MemoryGuardLayer::builder().max_result_size_bytes(1 << 20).build()?;
+/// let limit = ResultLimitLayer::new(layer.guard());
+/// let app: Router = Router::new()
+///     .route("/export", get(|| async { "rows" }))
+///     .layer(limit)
+///     .layer(layer);
+/// # Ok::<(), tower_memory_guard::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it is applied"]
+pub struct ResultLimitLayer {
+    guard: Guard,
+    limit_bytes: u64,
+}
+
+impl ResultLimitLayer {
+    /// The limit of the guard's settings.
+    pub fn new(guard: &Guard) -> Self {
+        Self {
+            guard: guard.clone(),
+            limit_bytes: guard.config().max_result_size_bytes,
+        }
+    }
+
+    /// Another limit in bytes.
+    pub fn limit(mut self, bytes: u64) -> Self {
+        self.limit_bytes = bytes;
+        self
+    }
+}
+
+impl<S> Layer<S> for ResultLimitLayer {
+    type Service = ResultLimit<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ResultLimit {
+            inner,
+            limit: self.clone(),
+        }
+    }
+}
+
+/// A service whose responses are limited; made by [`ResultLimitLayer`].
+#[derive(Clone, Debug)]
+pub struct ResultLimit<S> {
+    inner: S,
+    limit: ResultLimitLayer,
+}
+
+impl<S, B, ResB> Service<Request<B>> for ResultLimit<S>
+where
+    S: Service<Request<B>, Response = Response<ResB>>,
+    ResB: Body<Data = Bytes>,
+    ResB::Error: Into<BoxError>,
+{
+    type Response = Response<LimitedBody<ResB>>;
+    type Error = S::Error;
+    type Future = LimitFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // What the answer depends on is gone with the request.
+        let mut asked = Request::new(());
+        if let Some(content_type) = request.headers().get(CONTENT_TYPE) {
+            asked
+                .headers_mut()
+                .insert(CONTENT_TYPE, content_type.clone());
+        }
+        LimitFuture {
+            future: self.inner.call(request),
+            limit: self.limit.clone(),
+            asked,
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`ResultLimit`].
+    pub struct LimitFuture<F> {
+        #[pin]
+        future: F,
+        limit: ResultLimitLayer,
+        asked: Request<()>,
+    }
+}
+
+impl<F, ResB, E> Future for LimitFuture<F>
+where
+    F: Future<Output = Result<Response<ResB>, E>>,
+    ResB: Body<Data = Bytes>,
+    ResB::Error: Into<BoxError>,
+{
+    type Output = Result<Response<LimitedBody<ResB>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.future.poll(cx))?;
+        let limit = this.limit.limit_bytes;
+        if response.body().size_hint().lower() > limit {
+            let rejected = this.limit.guard.reject_result();
+            let refusal = HttpResponder::new().respond(&rejected, this.asked);
+            return Poll::Ready(Ok(refusal.map(LimitedBody::refusal)));
+        }
+        Poll::Ready(Ok(response.map(|body| LimitedBody::new(body, limit))))
+    }
+}
+
+impl<F> fmt::Debug for LimitFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitFuture").finish_non_exhaustive()
+    }
+}
