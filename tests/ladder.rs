@@ -14,6 +14,7 @@ use support::{MIB, assert_empty, eventually, poll_once};
 use tempfile::TempDir;
 use tower_memory_guard::{
     ConfigError, Guard, MemoryGuardBuilder, MemoryGuardLayer, OnSensorFailure, Pressure, Reason,
+    Source,
 };
 
 const LIMIT: u64 = 1000 * MIB;
@@ -247,6 +248,64 @@ async fn memory_that_looks_full_but_is_not_needed_lets_a_probe_in() {
     })
     .await;
     assert_eq!(guard.pressure(), Pressure::Critical);
+}
+
+#[tokio::test]
+async fn two_guards_from_the_environment_are_one() {
+    let (first, second) = (MemoryGuardLayer::from_env(), MemoryGuardLayer::from_env());
+    let permit = first.guard().acquire(MIB).await.unwrap();
+    assert_eq!(second.guard().stats().active_tasks, 1);
+    drop(permit);
+    // A closed one is not taken up again.
+    second.guard().close();
+    assert!(
+        MemoryGuardLayer::from_env()
+            .guard()
+            .try_acquire(MIB)
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn without_a_control_group_the_process_or_the_host_is_measured() {
+    let resident = |guard: &Guard| {
+        let stats = guard.stats();
+        assert!(stats.sensor_ok && stats.memory_sys_mb > 1.0, "{stats:?}");
+        stats
+    };
+    let builder = || MemoryGuardLayer::builder();
+    let process = builder()
+        .source(Source::Process)
+        .memory_limit_bytes(LIMIT)
+        .build()
+        .unwrap();
+    assert_eq!(resident(process.guard()).memory_limit_mb, Some(1000.0));
+    let host = builder().source(Source::Host).build().unwrap();
+    // Its own memory, and what the host has available.
+    let stats = resident(host.guard());
+    assert!(
+        stats.memory_limit_mb.unwrap() > stats.memory_sys_mb,
+        "{stats:?}"
+    );
+    let held = vec![1_u8; 64 << 20];
+    process.guard().sample_now();
+    assert!(resident(process.guard()).memory_sys_mb > 64.0);
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_share_of_the_limit_is_for_this_process_alone() {
+    let files = Files::new();
+    files.fill(10);
+    let guard = files.guard(|builder| builder.share(0.5)).unwrap();
+    let stats = guard.stats();
+    assert_eq!(stats.memory_limit_mb, Some(500.0));
+    // Far from the share, whatever the others in the group hold.
+    assert!(stats.memory_percent <= 11.0, "{stats:?}");
+    assert_eq!(
+        guard.try_acquire(450 * MIB).unwrap_err().reason(),
+        Reason::WaitTimeout
+    );
 }
 
 /// A real control group (version 1), removed at the end.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::env::check_fraction;
+use super::parse::check_fraction;
 use super::{Mode, OnSensorFailure, Settings, Source};
 use crate::error::ConfigError;
 use crate::layer::MemoryGuardLayer;

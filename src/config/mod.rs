@@ -5,6 +5,7 @@
 
 mod builder;
 mod env;
+mod parse;
 
 use std::path::PathBuf;
 use std::time::Duration;
