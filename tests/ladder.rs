@@ -302,6 +302,7 @@ async fn a_share_of_the_limit_is_for_this_process_alone() {
     assert_eq!(stats.memory_limit_mb, Some(500.0));
     // Far from the share, whatever the others in the group hold.
     assert!(stats.memory_percent <= 11.0, "{stats:?}");
+    let _permit = guard.try_acquire(MIB).unwrap();
     assert_eq!(
         guard.try_acquire(450 * MIB).unwrap_err().reason(),
         Reason::WaitTimeout
