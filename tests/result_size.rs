@@ -144,6 +144,24 @@ proptest! {
 }
 
 #[test]
+fn raw_values_and_whatever_displays_itself_are_counted() {
+    let raw = serde_json::value::RawValue::from_string("{ \"a\" : [1, 2.50] }".into()).unwrap();
+    check(&(
+        raw,
+        std::net::Ipv4Addr::LOCALHOST,
+        std::time::Duration::from_millis(1500),
+    ));
+    struct Displayed;
+    impl Serialize for Displayed {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(&format_args!("{:?}\n\u{1}", "quoted"))
+        }
+    }
+    check(&[Displayed, Displayed]);
+    check(&serde_json::json!({ "": "", "\u{7f}\u{1f}": i64::MIN }));
+}
+
+#[test]
 fn a_value_without_a_json_form_is_no_size_error() {
     let lists: HashMap<Vec<u8>, u8> = [(vec![1], 2)].into();
     for result in [to_json(&lists, 100), to_json_in_one_pass(&lists, 100)] {

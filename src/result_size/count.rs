@@ -1,56 +1,175 @@
-//! Counting what serde_json would write.
+//! Counting what serde_json would write, without writing it.
 //!
-//! serde_json itself walks the value, so that the count is right for every value
-//! that it can write: escapes, keys that are no strings, raw values. Only what
-//! it writes is replaced: numbers whose length can be told without their digits
-//! are not formatted, and nothing is kept.
+//! Texts are scanned for what must be escaped, whole numbers have as many digits
+//! as their logarithm says, and the rest (fractions, keys that are no strings,
+//! raw values) is written by serde_json itself into a writer that only counts.
 
+use std::fmt;
 use std::io;
 
-use serde::Serialize;
-use serde_json::ser::{Formatter, Serializer};
+use serde::ser::{self, Serialize, SerializeMap, SerializeStruct, Serializer};
 
+use super::key::Key;
 use super::{Error, ResultTooLarge};
 
 pub(super) fn json_len<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<u64, Error> {
     let mut counter = Counter { length: 0, limit };
-    let mut serializer = Serializer::with_formatter(&mut counter, Lengths);
-    match value.serialize(&mut serializer) {
+    match value.serialize(&mut counter) {
         Ok(()) => Ok(counter.length),
-        Err(error) => Err(counter.explain(error)),
+        Err(Stop::TooLarge) => Err(Error::TooLarge(ResultTooLarge::new(limit, counter.length))),
+        Err(Stop::Serialize(error)) => Err(Error::Serialize(error)),
     }
 }
 
-struct Counter {
+/// Why the count ended early.
+#[derive(Debug)]
+pub(super) enum Stop {
+    TooLarge,
+    Serialize(serde_json::Error),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::TooLarge => f.write_str("larger than the limit"),
+            Stop::Serialize(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Stop {}
+
+impl ser::Error for Stop {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Stop::Serialize(ser::Error::custom(message))
+    }
+}
+
+pub(super) struct Counter {
     length: u64,
     limit: u64,
 }
 
 impl Counter {
-    fn explain(&self, error: serde_json::Error) -> Error {
+    #[inline]
+    fn add(&mut self, bytes: usize) -> Result<(), Stop> {
+        self.length += bytes as u64;
         if self.length > self.limit {
-            Error::TooLarge(ResultTooLarge::new(self.limit, self.length))
+            Err(Stop::TooLarge)
         } else {
-            Error::Serialize(error)
+            Ok(())
         }
+    }
+
+    /// A text in quotes.
+    #[inline]
+    pub(super) fn text(&mut self, text: &str) -> Result<(), Stop> {
+        self.add(text.len() + 2)?;
+        self.escapes(text)
+    }
+
+    /// What escaping adds to a text.
+    #[inline]
+    fn escapes(&mut self, text: &str) -> Result<(), Stop> {
+        let mut words = text.as_bytes().chunks_exact(8);
+        let mut special = 0;
+        // Without an early exit, so that it is done in wide steps.
+        for word in &mut words {
+            special |= special_bytes(u64::from_ne_bytes(word.try_into().unwrap_or_default()));
+        }
+        let rest = words.remainder().iter();
+        if special == 0 && rest.fold(0, |sum, &byte| sum + escape(byte)) == 0 {
+            return Ok(());
+        }
+        self.add(text.bytes().map(escape).sum())
+    }
+
+    /// A key that is no text, as serde_json writes it.
+    pub(super) fn other_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
+        struct Entry<'a, T: ?Sized>(&'a T);
+        impl<T: Serialize + ?Sized> Serialize for Entry<'_, T> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry(self.0, &())?;
+                map.end()
+            }
+        }
+        const AROUND: u64 = "{:null}".len() as u64;
+        let mut alone = Counter {
+            length: 0,
+            limit: u64::MAX,
+        };
+        alone.written(&Entry(key))?;
+        self.add((alone.length - AROUND) as usize)
+    }
+
+    /// Counts what serde_json writes.
+    fn written<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+        let written = serde_json::to_writer(&mut *self, value);
+        if self.length > self.limit {
+            return Err(Stop::TooLarge);
+        }
+        written.map_err(Stop::Serialize)
+    }
+
+    fn begin(&mut self, bytes: usize, end: usize) -> Result<Compound<'_>, Stop> {
+        self.add(bytes)?;
+        Ok(Compound {
+            counter: self,
+            any: false,
+            end,
+            magic: None,
+        })
+    }
+
+    /// `{"variant":` and what else begins; the braces are among `end`.
+    fn variant(&mut self, name: &str, bytes: usize) -> Result<(), Stop> {
+        self.text(name)?;
+        self.add(2 + bytes)
     }
 }
 
-impl io::Write for Counter {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes)?;
-        Ok(bytes.len())
-    }
+/// Not 0 if one of eight bytes must be escaped: a control character, a quote or a
+/// backslash. The borrow test of "Bit Twiddling Hacks" ("determine if a word has a
+/// byte less than n"); exact as to whether there is one.
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGHS: u64 = ONES * 0x80;
+    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGHS;
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    below(word, 0x20) | below(quote, 1) | below(backslash, 1)
+}
 
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.length += bytes.len() as u64;
-        if self.length > self.limit {
+/// How many bytes escaping adds to each.
+const ESCAPES: [u8; 256] = {
+    let mut escapes = [0; 256];
+    let mut control = 0;
+    while control < 0x20 {
+        escapes[control] = "\\u0000".len() as u8 - 1;
+        control += 1;
+    }
+    let short = b"\"\\\n\r\t\x08\x0c";
+    let mut nth = 0;
+    while nth < short.len() {
+        escapes[short[nth] as usize] = 1;
+        nth += 1;
+    }
+    escapes
+};
+
+#[inline]
+fn escape(byte: u8) -> usize {
+    usize::from(ESCAPES[usize::from(byte)])
+}
+
+impl io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.add(bytes.len()) {
+            Ok(()) => Ok(bytes.len()),
             // A kind alone allocates nothing.
-            return Err(io::ErrorKind::FileTooLarge.into());
+            Err(_) => Err(io::ErrorKind::FileTooLarge.into()),
         }
-        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -58,40 +177,307 @@ impl io::Write for Counter {
     }
 }
 
-/// As many bytes as there may be digits and a sign.
-const DIGITS: &[u8; 20] = b"00000000000000000000";
-
-/// Writes something of the right length instead of the number.
-struct Lengths;
-
-fn unsigned<W: io::Write + ?Sized>(writer: &mut W, value: u64) -> io::Result<()> {
-    let digits = value.checked_ilog10().unwrap_or(0) as usize + 1;
-    writer.write_all(&DIGITS[..digits])
+impl fmt::Write for Counter {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.add(text.len())
+            .and_then(|()| self.escapes(text))
+            .map_err(|_| fmt::Error)
+    }
 }
 
-fn signed<W: io::Write + ?Sized>(writer: &mut W, value: i64) -> io::Result<()> {
-    let digits = value.unsigned_abs().checked_ilog10().unwrap_or(0) as usize + 1;
-    writer.write_all(&DIGITS[..digits + usize::from(value < 0)])
-}
-
-macro_rules! integers {
-    ($($method:ident: $type:ty => $count:ident,)*) => {$(
+macro_rules! whole_numbers {
+    ($($method:ident: $type:ty,)*) => {$(
         #[inline]
-        fn $method<W: io::Write + ?Sized>(&mut self, writer: &mut W, value: $type) -> io::Result<()> {
-            $count(writer, value.into())
+        fn $method(self, value: $type) -> Result<(), Stop> {
+            #[allow(unused_comparisons)]
+            let sign = usize::from(value < 0);
+            // abs_diff: the magnitude, also of the least value.
+            let digits = value.abs_diff(0).checked_ilog10().unwrap_or(0) as usize + 1;
+            self.add(sign + digits)
         }
     )*};
 }
 
-impl Formatter for Lengths {
-    integers! {
-        write_i8: i8 => signed,
-        write_i16: i16 => signed,
-        write_i32: i32 => signed,
-        write_i64: i64 => signed,
-        write_u8: u8 => unsigned,
-        write_u16: u16 => unsigned,
-        write_u32: u32 => unsigned,
-        write_u64: u64 => unsigned,
+impl<'a> Serializer for &'a mut Counter {
+    type Ok = ();
+    type Error = Stop;
+    type SerializeSeq = Compound<'a>;
+    type SerializeTuple = Compound<'a>;
+    type SerializeTupleStruct = Compound<'a>;
+    type SerializeTupleVariant = Compound<'a>;
+    type SerializeMap = Compound<'a>;
+    type SerializeStruct = Compound<'a>;
+    type SerializeStructVariant = Compound<'a>;
+
+    whole_numbers! {
+        serialize_i8: i8,
+        serialize_i16: i16,
+        serialize_i32: i32,
+        serialize_i64: i64,
+        serialize_i128: i128,
+        serialize_u8: u8,
+        serialize_u16: u16,
+        serialize_u32: u32,
+        serialize_u64: u64,
+        serialize_u128: u128,
+    }
+
+    #[inline]
+    fn serialize_bool(self, value: bool) -> Result<(), Stop> {
+        self.add(if value { "true".len() } else { "false".len() })
+    }
+
+    fn serialize_f32(self, value: f32) -> Result<(), Stop> {
+        self.written(&value)
+    }
+
+    fn serialize_f64(self, value: f64) -> Result<(), Stop> {
+        self.written(&value)
+    }
+
+    fn serialize_char(self, value: char) -> Result<(), Stop> {
+        self.text(value.encode_utf8(&mut [0; 4]))
+    }
+
+    #[inline]
+    fn serialize_str(self, value: &str) -> Result<(), Stop> {
+        self.text(value)
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Result<(), Stop> {
+        self.collect_seq(value)
+    }
+
+    #[inline]
+    fn serialize_none(self) -> Result<(), Stop> {
+        self.serialize_unit()
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
+        value.serialize(self)
+    }
+
+    #[inline]
+    fn serialize_unit(self) -> Result<(), Stop> {
+        self.add("null".len())
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Stop> {
+        self.serialize_unit()
+    }
+
+    #[inline]
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+    ) -> Result<(), Stop> {
+        self.text(variant)
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<(), Stop> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<(), Stop> {
+        self.variant(variant, 1)?;
+        value.serialize(self)
+    }
+
+    #[inline]
+    fn serialize_seq(self, _: Option<usize>) -> Result<Compound<'a>, Stop> {
+        self.begin(1, 1)
+    }
+
+    #[inline]
+    fn serialize_tuple(self, _: usize) -> Result<Compound<'a>, Stop> {
+        self.begin(1, 1)
+    }
+
+    #[inline]
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Compound<'a>, Stop> {
+        self.begin(1, 1)
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Compound<'a>, Stop> {
+        self.variant(variant, 0)?;
+        self.begin(1, 2)
+    }
+
+    #[inline]
+    fn serialize_map(self, _: Option<usize>) -> Result<Compound<'a>, Stop> {
+        self.begin(1, 1)
+    }
+
+    #[inline]
+    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Compound<'a>, Stop> {
+        // How serde_json passes raw values and long numbers on to itself.
+        if name.starts_with("$serde_json::private::") {
+            let mut compound = self.begin(0, 0)?;
+            compound.magic = Some(name);
+            return Ok(compound);
+        }
+        self.begin(1, 1)
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Compound<'a>, Stop> {
+        self.variant(variant, 0)?;
+        self.begin(1, 2)
+    }
+
+    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<(), Stop> {
+        self.add(2)?;
+        fmt::write(self, format_args!("{value}")).map_err(|_| Stop::TooLarge)
+    }
+}
+
+/// A list or an object that has begun.
+pub(super) struct Compound<'a> {
+    counter: &'a mut Counter,
+    any: bool,
+    /// Bytes that end it.
+    end: usize,
+    /// It is one of serde_json's own, which only serde_json can write.
+    magic: Option<&'static str>,
+}
+
+impl Compound<'_> {
+    #[inline]
+    fn comma(&mut self) -> Result<(), Stop> {
+        if std::mem::replace(&mut self.any, true) {
+            self.counter.add(1)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+macro_rules! lists {
+    ($($kind:ident: $method:ident,)*) => {$(
+        impl ser::$kind for Compound<'_> {
+            type Ok = ();
+            type Error = Stop;
+
+            #[inline]
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+                self.comma()?;
+                value.serialize(&mut *self.counter)
+            }
+
+            #[inline]
+            fn end(self) -> Result<(), Stop> {
+                self.counter.add(self.end)
+            }
+        }
+    )*};
+}
+
+lists! {
+    SerializeSeq: serialize_element,
+    SerializeTuple: serialize_element,
+    SerializeTupleStruct: serialize_field,
+    SerializeTupleVariant: serialize_field,
+}
+
+impl SerializeMap for Compound<'_> {
+    type Ok = ();
+    type Error = Stop;
+
+    #[inline]
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
+        self.comma()?;
+        Key::count(self.counter, key)
+    }
+
+    #[inline]
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+        self.counter.add(1)?;
+        value.serialize(&mut *self.counter)
+    }
+
+    #[inline]
+    fn end(self) -> Result<(), Stop> {
+        self.counter.add(self.end)
+    }
+}
+
+impl SerializeStruct for Compound<'_> {
+    type Ok = ();
+    type Error = Stop;
+
+    #[inline]
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        key: &'static str,
+        value: &T,
+    ) -> Result<(), Stop> {
+        if let Some(name) = self.magic {
+            return self.counter.written(&Magic { name, key, value });
+        }
+        self.comma()?;
+        self.counter.text(key)?;
+        self.serialize_value(value)
+    }
+
+    #[inline]
+    fn end(self) -> Result<(), Stop> {
+        self.counter.add(self.end)
+    }
+}
+
+impl ser::SerializeStructVariant for Compound<'_> {
+    type Ok = ();
+    type Error = Stop;
+
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        key: &'static str,
+        value: &T,
+    ) -> Result<(), Stop> {
+        SerializeStruct::serialize_field(self, key, value)
+    }
+
+    fn end(self) -> Result<(), Stop> {
+        self.counter.add(self.end)
+    }
+}
+
+/// A struct of one field, as it came.
+struct Magic<'a, T: ?Sized> {
+    name: &'static str,
+    key: &'static str,
+    value: &'a T,
+}
+
+impl<T: Serialize + ?Sized> Serialize for Magic<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut magic = serializer.serialize_struct(self.name, 1)?;
+        magic.serialize_field(self.key, self.value)?;
+        magic.end()
     }
 }

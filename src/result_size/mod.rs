@@ -31,6 +31,7 @@
 mod axum;
 mod body;
 mod count;
+mod key;
 mod layer;
 mod write;
 
@@ -47,6 +48,8 @@ pub use layer::{LimitFuture, ResultLimit, ResultLimitLayer};
 ///
 /// Two passes: the first counts, the second writes into a buffer of that size.
 /// The second keeps to the limit too, since a value may change in between.
+/// Where results seldom pass the limit,
+/// [`to_json_in_one_pass`] is the faster one.
 ///
 /// # Errors
 ///
@@ -54,7 +57,7 @@ pub use layer::{LimitFuture, ResultLimit, ResultLimitLayer};
 /// before it. [`Error::Serialize`] if the value has no JSON form.
 pub fn to_json<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
     let length = json_len(value, limit)?;
-    write::bounded(value, limit, length)
+    write::exactly(value, limit, length)
 }
 
 /// The result as JSON, if it is no longer than `limit` bytes, without counting first.
@@ -63,7 +66,7 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, 
 ///
 /// As [`to_json`]; up to `limit` bytes were written before it.
 pub fn to_json_in_one_pass<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
-    write::bounded(value, limit, 0)
+    write::bounded(value, limit)
 }
 
 /// Length of the result as JSON in bytes, if it is no more than `limit`.

@@ -6,15 +6,33 @@ use serde::Serialize;
 
 use super::{Error, ResultTooLarge};
 
-/// Writes `value` into a buffer that begins with `length` bytes of room.
-pub(super) fn bounded<T: Serialize + ?Sized>(
+/// Writes `value` into a buffer of `length` bytes, which it was counted to have.
+pub(super) fn exactly<T: Serialize + ?Sized>(
     value: &T,
     limit: u64,
     length: u64,
 ) -> Result<Vec<u8>, Error> {
+    let mut writer = Exact {
+        // Zeroed memory costs nothing: the system's pages are.
+        buffer: vec![0; usize::try_from(length).unwrap_or(usize::MAX)],
+        at: 0,
+    };
+    match serde_json::to_writer(&mut writer, value) {
+        Ok(()) => {
+            writer.buffer.truncate(writer.at);
+            Ok(writer.buffer)
+        }
+        // Longer than it was: what matters then is the limit.
+        Err(error) if error.is_io() => bounded(value, limit),
+        Err(error) => Err(Error::Serialize(error)),
+    }
+}
+
+/// Writes `value` into a buffer that grows up to the limit.
+pub(super) fn bounded<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
     let mut writer = Bounded {
+        buffer: Vec::with_capacity(128),
         // What does not fit an address does not fit memory either.
-        buffer: Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX)),
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
         over: None,
     };
@@ -27,7 +45,37 @@ pub(super) fn bounded<T: Serialize + ?Sized>(
     }
 }
 
+/// Writes over a buffer that is there: one comparison for each piece, where to
+/// append to a vector takes one for the limit and one for its capacity.
+struct Exact {
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl io::Write for Exact {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = self.at + bytes.len();
+        let room = self.buffer.get_mut(self.at..end);
+        room.ok_or(io::ErrorKind::FileTooLarge)?
+            .copy_from_slice(bytes);
+        self.at = end;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct Bounded {
+    /// Never longer than the limit.
     buffer: Vec<u8>,
     limit: usize,
     /// The length that was refused.
@@ -43,7 +91,6 @@ impl io::Write for Bounded {
 
     #[inline]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        // The buffer is never longer than the limit.
         if bytes.len() > self.limit - self.buffer.len() {
             self.over = Some(self.buffer.len() as u64 + bytes.len() as u64);
             return Err(io::ErrorKind::FileTooLarge.into());
