@@ -188,7 +188,8 @@ impl Controller {
     }
 
     /// Keeps the mean time between completions, for `Retry-After`.
-    fn measure_drain(&self, control: &mut Control, now: Duration) {
+    /// Says whether there were any.
+    fn measure_drain(&self, control: &mut Control, now: Duration) -> bool {
         let completed = control.completed;
         let finished = completed.saturating_sub(control.last.completed);
         let elapsed = now.saturating_sub(control.last.counted_at).as_nanos() as u64;
@@ -206,6 +207,7 @@ impl Controller {
         if finished > 0 || self.limiter.in_flight(&self.bounds) == 0 {
             control.last.counted_at = now;
         }
+        finished > 0
     }
 
     /// When the next full sample is due, from how fast memory can fill what is free.
@@ -216,8 +218,9 @@ impl Controller {
         let rise = usage_bytes.saturating_sub(last.usage_bytes) as f64 / elapsed.max(1e-4);
         control.last.at = now;
         control.last.usage_bytes = usage_bytes;
-        self.measure_drain(control, now);
-        let busy = self.limiter.reserved().kib() > 0;
+        let finished = self.measure_drain(control, now);
+        let busy = finished || self.has_work();
+        self.was_idle.store(!busy, Ordering::Relaxed);
         let floor = if busy { BUSY_RATE } else { IDLE_RATE };
         let free = control.decision.idle_bytes.min(1 << 50) as f64;
         let mut longest = self.config.check_interval;
@@ -294,6 +297,14 @@ impl Subscriber for Controller {
         }
         self.report(events, publish_metrics, sensor_errors);
         interval
+    }
+
+    fn was_idle(&self) -> bool {
+        self.was_idle.load(Ordering::Relaxed)
+    }
+
+    fn has_work(&self) -> bool {
+        self.limiter.reserved().kib() > 0 || self.limiter.waiting() > 0
     }
 
     fn leaves(&self) -> bool {

@@ -40,6 +40,8 @@ pub(crate) struct Controller {
     limit_bytes: AtomicU64,
     pressure: AtomicU8,
     percent_bits: AtomicU64,
+    /// The last full sample found nothing to do, nor anything done.
+    was_idle: AtomicBool,
     /// Mean time between two completions, in nanoseconds; 0: not known.
     drain_ns: AtomicU64,
     last_reject_log_ms: AtomicU64,
@@ -115,6 +117,7 @@ impl Controller {
             limit_bytes: AtomicU64::new(u64::MAX),
             pressure: AtomicU8::new(0),
             percent_bits: AtomicU64::new(0),
+            was_idle: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
             last_reject_log_ms: AtomicU64::new(0),
             unlogged_rejections: AtomicU64::new(0),

@@ -24,6 +24,12 @@ pub(crate) trait Subscriber: Send + Sync {
     /// sample is due.
     fn after_sample(&self, full: bool, now: Duration) -> Duration;
 
+    /// There was nothing to do since the sample before, when the pause was chosen.
+    fn was_idle(&self) -> bool;
+
+    /// There is something to do now.
+    fn has_work(&self) -> bool;
+
     /// Says, once, that it wants no more samples.
     fn leaves(&self) -> bool;
 }
@@ -225,12 +231,7 @@ impl Sampler {
     /// Samples for as long as there is somebody to sample for.
     fn work(&self) {
         loop {
-            // Before the look that decides: a kick in between ends the park at once.
-            self.dozing.store(true, Ordering::SeqCst);
             let pause = self.sample_now();
-            if pause <= DOZE {
-                self.dozing.store(false, Ordering::SeqCst);
-            }
             let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
             let mut reader = self.reader();
             let subscribers = reader.subscribers.iter().copied();
@@ -243,8 +244,20 @@ impl Sampler {
                 *thread = None;
                 return;
             }
+            let subscribers = Arc::clone(&reader.subscribers);
             drop((reader, thread));
+            // Only an idle thread is kicked: otherwise requests that come one by
+            // one would each cause a sample.
+            if pause > DOZE && subscribers.iter().all(|one| one.was_idle()) {
+                self.dozing.store(true, Ordering::SeqCst);
+                if subscribers.iter().any(|one| one.has_work()) {
+                    // It came before the flag: look again.
+                    self.dozing.store(false, Ordering::SeqCst);
+                    continue;
+                }
+            }
             std::thread::park_timeout(pause);
+            self.dozing.store(false, Ordering::SeqCst);
         }
     }
 }
