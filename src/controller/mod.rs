@@ -209,6 +209,8 @@ impl Controller {
         self.shut();
         self.limiter.pump();
         self.limiter.refuse_all(&self.bounds, Reason::Closed);
+        // The thread need not sample for it any more.
+        self.sampler.unpark();
     }
 
     fn shut(&self) {

@@ -313,17 +313,16 @@ impl Level {
     /// A file that holds one number, or `max`.
     fn number(&self, file: &File, name: &str) -> io::Result<Option<u64>> {
         let mut buffer = [0; 32];
-        let text = text(file, &mut buffer)
-            .map_err(|error| {
-                let file = self.path.join(name);
-                io::Error::new(error.kind(), format!("{}: {error}", file.display()))
-            })?
-            .trim_end();
-        match text.parse::<u64>() {
-            Ok(bytes) if self.version == Version::V1 && bytes >= V1_UNLIMITED => Ok(None),
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(_) if text == "max" => Ok(None),
-            Err(_) => Err(self.malformed(name, text)),
+        let length = file.read_at(&mut buffer, 0).map_err(|error| {
+            let file = self.path.join(name);
+            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+        })?;
+        let text = buffer[..length].trim_ascii_end();
+        match digits(text) {
+            Some(bytes) if self.version == Version::V1 && bytes >= V1_UNLIMITED => Ok(None),
+            Some(bytes) => Ok(Some(bytes)),
+            None if text == b"max" => Ok(None),
+            None => Err(self.malformed(name, &String::from_utf8_lossy(text))),
         }
     }
 
@@ -331,6 +330,23 @@ impl Level {
         let file = self.path.join(name);
         let message = format!("{}: expected bytes, found {text:?}", file.display());
         io::Error::new(io::ErrorKind::InvalidData, message)
+    }
+}
+
+/// A number of nothing but digits.
+fn digits(text: &[u8]) -> Option<u64> {
+    let add = |sum: u64, &byte: &u8| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            None
+        } else {
+            sum.checked_mul(10)?.checked_add(u64::from(digit))
+        }
+    };
+    if text.is_empty() {
+        None
+    } else {
+        text.iter().try_fold(0, add)
     }
 }
 

@@ -47,13 +47,13 @@ pub(crate) struct Sampler {
     thread: Mutex<Option<Thread>>,
     /// The process that has the thread: a forked child does not.
     process: AtomicU32,
-    /// Quick samples since the last full one.
-    refreshes: AtomicU32,
 }
 
 struct Reader {
     source: Box<dyn MemorySource>,
     sample: Sample,
+    /// Quick samples since the last full one.
+    refreshes: u32,
     /// Replaced as a whole, so that they can be called under no lock.
     subscribers: Arc<[&'static dyn Subscriber]>,
 }
@@ -80,6 +80,7 @@ impl Sampler {
             reader: Mutex::new(Reader {
                 source,
                 sample: Sample::default(),
+                refreshes: 0,
                 subscribers: Arc::from([]),
             }),
             started: Instant::now(),
@@ -88,7 +89,6 @@ impl Sampler {
             background,
             thread: Mutex::new(None),
             process: AtomicU32::new(std::process::id()),
-            refreshes: AtomicU32::new(0),
         })
     }
 
@@ -124,29 +124,31 @@ impl Sampler {
 
     /// A full sample, waiting for one that is under way. Says when the next is due.
     pub(crate) fn sample_now(&self) -> Duration {
-        let reader = self.reader();
+        let mut reader = self.reader();
         let now = self.started.elapsed();
         self.tick_ms
             .store(now.as_millis() as u64, Ordering::Relaxed);
-        self.refreshes.store(0, Ordering::Relaxed);
+        reader.refreshes = 0;
         self.sample(reader, Detail::Full, now)
     }
 
     /// A quick sample for a request near the limit. If another is under way,
     /// that one's bounds will do: nobody waits for another's read.
     pub(crate) fn refresh(self: &Arc<Self>) {
-        // Now and then, since it takes a system call.
-        let refreshes = self.refreshes.fetch_add(1, Ordering::Relaxed);
-        if self.background && refreshes % CHECK_PROCESS_EVERY == 0 {
-            self.check_process();
-        }
-        let reader = match self.reader.try_lock() {
+        let mut reader = match self.reader.try_lock() {
             Ok(reader) => reader,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
+        reader.refreshes += 1;
+        let check = self.background && reader.refreshes % CHECK_PROCESS_EVERY == 0;
         // The tick, not the clock: a request must not pay for the time of day.
         self.sample(reader, Detail::Quick, self.tick());
+        if check {
+            // Now and then, since it takes a system call; with the reader
+            // unlocked, since the thread's lock comes before the reader's.
+            self.check_process();
+        }
     }
 
     /// In a forked child the thread stayed with the parent: start another.
@@ -170,7 +172,7 @@ impl Sampler {
     }
 
     #[cold]
-    fn unpark(&self) {
+    pub(crate) fn unpark(&self) {
         if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
             thread.unpark();
         }
@@ -186,6 +188,7 @@ impl Sampler {
             source,
             sample,
             subscribers,
+            ..
         } = &mut *reader;
         sample.clear();
         // A source may be the user's: a panic of its must not take the thread.
