@@ -10,7 +10,6 @@ use crate::json::{self, Refusal};
 
 const MEMORY_BYTES: usize = 256 << 20;
 const STACK_BYTES: usize = 1 << 20;
-const TIME: Duration = Duration::from_secs(5);
 
 /// Why there is no result.
 #[derive(Debug)]
@@ -30,9 +29,10 @@ pub(crate) enum Failure {
 pub(crate) fn evaluate(
     code: &str,
     limit: usize,
+    time: Duration,
     permit: Option<Permit>,
 ) -> Result<Vec<u8>, Failure> {
-    let deadline = Instant::now() + TIME;
+    let deadline = Instant::now() + time;
     let out_of_memory = |_| Failure::Script("no memory for a runtime".into());
     let runtime = Runtime::new_with_alloc(RustAllocator).map_err(out_of_memory)?;
     runtime.set_memory_limit(MEMORY_BYTES);
@@ -55,7 +55,7 @@ pub(crate) fn evaluate(
         Failure::Script(_) if permit.as_ref().is_some_and(Permit::cancelled) => Failure::Cancelled,
         Failure::Script(_) if Instant::now() >= deadline => Failure::Script(format!(
             "the script ran for longer than {} s",
-            TIME.as_secs()
+            time.as_secs()
         )),
         other => other,
     })

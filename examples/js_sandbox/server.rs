@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -16,10 +17,14 @@ use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure};
 
 use crate::script::{self, Failure};
 
-/// Without a guard there is no permit, and results have no bound.
-#[derive(Clone, Default)]
+const SCRIPT_TIME: Duration = Duration::from_secs(5);
+
+/// What scripts are bounded by.
+#[derive(Clone)]
 pub(crate) struct Sandbox {
+    /// Without a guard there is no permit, and results have no bound.
     pub(crate) guard: Option<Guard>,
+    pub(crate) script_time: Duration,
 }
 
 /// `POST /execute`, in front of nothing.
@@ -49,7 +54,7 @@ async fn execute(
     // The blocking thread keeps the permit: it goes on when its caller is gone.
     let permit = permit.map(|axum::Extension(permit)| permit);
     let evaluation = tokio::task::spawn_blocking(move || {
-        let result = script::evaluate(&code, limit, permit)?;
+        let result = script::evaluate(&code, limit, sandbox.script_time, permit)?;
         // Around it, without a copy of the whole.
         let frames = [
             Bytes::from_static(b"{\"result\":"),
@@ -86,10 +91,11 @@ fn failure(status: StatusCode, error: &str) -> Response {
 }
 
 /// Everything: `/execute` behind the guard, `/health` and `/stats` outside it.
-pub(crate) fn app(layer: MemoryGuardLayer) -> Router {
+pub(crate) fn app(layer: MemoryGuardLayer, script_time: Duration) -> Router {
     let guard = layer.guard().clone();
     let sandbox = Sandbox {
         guard: Some(guard.clone()),
+        script_time,
     };
     execute_route(sandbox)
         .layer(layer)
@@ -106,7 +112,7 @@ pub(crate) async fn serve(listen: SocketAddr) -> Result<ExitCode, BoxError> {
             format!("cannot listen on {listen}: {error}; choose another with --listen ADDRESS")
         })?;
     greet(&guard, listener.local_addr()?);
-    axum::serve(listener, app(layer))
+    axum::serve(listener, app(layer, SCRIPT_TIME))
         .with_graceful_shutdown(async move {
             let _ = tokio::signal::ctrl_c().await;
             eprintln!("stopping: no new work, what is active finishes");

@@ -77,11 +77,18 @@ impl FromStr for Front {
 
 /// The child: serves on a free port, which it prints.
 pub(crate) async fn serve_as_victim(front: Front) -> Result<ExitCode, BoxError> {
+    // The storm is about memory: a slow machine must not look like a full one.
+    let script_time = PATIENCE;
+    let bare = || {
+        server::execute_route(Sandbox {
+            guard: None,
+            script_time,
+        })
+    };
     let app: Router = match front {
-        Front::Nothing => server::execute_route(Sandbox::default()),
-        Front::Fixed => server::execute_route(Sandbox::default())
-            .layer(GlobalConcurrencyLimitLayer::new(FIXED_LIMIT)),
-        Front::Guard => server::app(MemoryGuardLayer::try_from_env()?),
+        Front::Nothing => bare(),
+        Front::Fixed => bare().layer(GlobalConcurrencyLimitLayer::new(FIXED_LIMIT)),
+        Front::Guard => server::app(MemoryGuardLayer::try_from_env()?, script_time),
     };
     let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?);
@@ -177,20 +184,22 @@ async fn drive(front: Front) -> Result<Tally, BoxError> {
     let mut look = tokio::time::interval(Duration::from_millis(5));
     loop {
         tokio::select! {
-            report = reports.recv() => match report {
-                Some(Some(StatusCode::OK)) => tally.answered += 1,
-                Some(Some(StatusCode::PAYLOAD_TOO_LARGE)) => tally.refused += 1,
-                Some(Some(_)) => tally.rejected += 1,
-                Some(None) => tally.lost += 1,
-                None => break,
-            },
+            report = reports.recv() => {
+                match report {
+                    Some(Some(StatusCode::OK)) => tally.answered += 1,
+                    Some(Some(StatusCode::PAYLOAD_TOO_LARGE)) => tally.refused += 1,
+                    Some(Some(_)) => tally.rejected += 1,
+                    Some(None) => tally.lost += 1,
+                    None => break,
+                }
+                show(front, &tally);
+            }
             _ = look.tick() => {
                 if child.id().is_some_and(|pid| cage.is_over(pid)) {
                     child.kill().await?;
                 }
             }
         }
-        show(front, &tally);
     }
     tally.seconds = started.elapsed().as_secs_f64();
     if front == Front::Guard {
