@@ -92,11 +92,11 @@ mod imp {
         );
     }
 
-    pub(crate) fn sensor_failed(error: &std::io::Error, closed: bool) {
-        let consequence = if closed {
-            "new work is rejected"
-        } else {
-            "only the concurrency limit holds"
+    pub(crate) fn sensor_failed(error: &std::io::Error, closed: bool, counts: bool) {
+        let consequence = match (closed, counts) {
+            (true, _) => "new work is rejected",
+            (false, true) => "only the concurrency limit holds",
+            (false, false) => "nothing is held back; set MAX_CONCURRENT",
         };
         tracing::error!(target: TARGET, %error, consequence, "the memory guard cannot read memory");
     }
@@ -126,7 +126,7 @@ mod imp {
     pub(crate) fn warnings(_: &[String]) {}
     pub(crate) fn no_limit() {}
     pub(crate) fn host_limit(_: f64) {}
-    pub(crate) fn sensor_failed(_: &std::io::Error, _: bool) {}
+    pub(crate) fn sensor_failed(_: &std::io::Error, _: bool, _: bool) {}
     pub(crate) fn sensor_recovered() {}
     pub(crate) fn limit_changed(_: f64, _: f64) {}
     pub(crate) fn no_thread(_: &std::io::Error) {}

@@ -128,11 +128,15 @@ fn greet(guard: &Guard, address: SocketAddr) {
         Some(mb) => format!("{mb:.0} MiB, {:.1} % in use", stats.memory_percent),
         None => "none found; set MEMORY_GUARD_MEMORY_LIMIT, such as 512M".into(),
     };
+    let at_once = match (stats.memory_limit_mb, guard.config().max_concurrent) {
+        (None, None) => "any number".into(),
+        _ => stats.current_concurrency.to_string(),
+    };
     println!(
         "JavaScript sandbox on http://{address}
   source   {source}
   limit    {limit}
-  policy   {policy}: {concurrency} at a time, each expected to need {each:.0} MiB at first
+  policy   {policy}: {at_once} at a time, each expected to need {each:.0} MiB at first
 
 try:
   curl -s http://{address}/execute -H 'content-type: application/json' -d '{{\"code\": \"6 * 7\"}}'
@@ -140,7 +144,6 @@ try:
   curl -s http://{address}/stats",
         source = guard.source(),
         policy = guard.policy(),
-        concurrency = stats.current_concurrency,
         each = stats.estimated_mem_per_req_mb,
     );
     if guard.pressure() == Pressure::Critical {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Controller, Event};
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
+use crate::limiter::MAX_COUNT;
 use crate::logs;
 use crate::policy::{Pressure, limit_bytes, worst_fraction};
 use crate::stats::{Stats, mib};
@@ -104,7 +105,8 @@ impl Controller {
                 }
                 Event::SensorFailed(error) => {
                     let closed = self.config.on_sensor_failure == OnSensorFailure::Closed;
-                    logs::sensor_failed(&error, closed);
+                    let counts = self.bounds.limits().count() < MAX_COUNT;
+                    logs::sensor_failed(&error, closed, counts);
                 }
                 Event::SensorRecovered => logs::sensor_recovered(),
                 Event::LimitChanged { from, to } => logs::limit_changed(mib(from), mib(to)),

@@ -53,7 +53,13 @@ impl Ladder {
             max_concurrent: config.max_concurrent,
             level: Pressure::Normal,
             quarters: 4,
-            base: config.max_concurrent.unwrap_or(MAX_COUNT),
+            // Until memory has been seen, a limit of one's own is all there is.
+            base: config.max_concurrent.unwrap_or_else(|| {
+                fitting(
+                    config.memory_limit_bytes,
+                    config.estimated_bytes_per_request,
+                )
+            }),
             latch: Latch::new(),
         }
     }
@@ -66,6 +72,17 @@ impl Ladder {
         };
         // Up to what is reached; down no further than what is reached with the band.
         reached(0.0).max(self.level.min(reached(BAND)))
+    }
+}
+
+/// Base concurrency where none is configured.
+fn fitting(limit_bytes: Option<u64>, request_bytes: u64) -> u32 {
+    match limit_bytes {
+        Some(limit) => {
+            let fitting = limit as f64 / request_bytes.max(1) as f64 * BASE_SHARE;
+            (fitting as u32).clamp(1, MAX_COUNT)
+        }
+        None => MAX_COUNT,
     }
 }
 
@@ -88,13 +105,9 @@ impl Policy for Ladder {
             Pressure::High | Pressure::Critical => 2,
         };
         let limit = limit_bytes(o.levels);
-        self.base = self.max_concurrent.unwrap_or_else(|| match limit {
-            Some(limit) => {
-                let fitting = limit as f64 / o.request_bytes.max(1) as f64 * BASE_SHARE;
-                (fitting as u32).clamp(1, MAX_COUNT)
-            }
-            None => MAX_COUNT,
-        });
+        self.base = self
+            .max_concurrent
+            .unwrap_or_else(|| fitting(limit, o.request_bytes));
         let gate = pressure == Pressure::Critical;
         let rung = (u64::from(self.base) * self.quarters / 4).max(1) as u32;
         let critical = self.thresholds[3];
@@ -254,6 +267,15 @@ mod tests {
             low_bytes: 0,
         });
         assert_eq!(decision.base_concurrency, 8);
+    }
+
+    #[test]
+    fn a_limit_of_ones_own_bounds_the_count_before_memory_has_been_seen() {
+        let config = Config {
+            memory_limit_bytes: Some(2 << 30),
+            ..Config::default()
+        };
+        assert_eq!(Ladder::new(&config).blind_concurrency(), 8);
     }
 
     #[test]
