@@ -7,10 +7,10 @@
 use std::fmt;
 use std::io;
 
-use serde::ser::{self, Serialize, SerializeMap, SerializeStruct, Serializer};
+use serde::ser::{self, Serialize, SerializeMap, Serializer};
 
-use super::key::Key;
-use super::{Error, ResultTooLarge};
+use super::compound::Compound;
+use super::{Error, ResultTooLarge, escape};
 
 pub(super) fn json_len<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<u64, Error> {
     let mut counter = Counter { length: 0, limit };
@@ -52,7 +52,7 @@ pub(super) struct Counter {
 
 impl Counter {
     #[inline]
-    fn add(&mut self, bytes: usize) -> Result<(), Stop> {
+    pub(super) fn add(&mut self, bytes: usize) -> Result<(), Stop> {
         self.length += bytes as u64;
         if self.length > self.limit {
             Err(Stop::TooLarge)
@@ -71,17 +71,10 @@ impl Counter {
     /// What escaping adds to a text.
     #[inline]
     fn escapes(&mut self, text: &str) -> Result<(), Stop> {
-        let mut words = text.as_bytes().chunks_exact(8);
-        let mut special = 0;
-        // Without an early exit, so that it is done in wide steps.
-        for word in &mut words {
-            special |= special_bytes(u64::from_ne_bytes(word.try_into().unwrap_or_default()));
+        match escape::added(text) {
+            0 => Ok(()),
+            bytes => self.add(bytes),
         }
-        let rest = words.remainder().iter();
-        if special == 0 && rest.fold(0, |sum, &byte| sum + escape(byte)) == 0 {
-            return Ok(());
-        }
-        self.add(text.bytes().map(escape).sum())
     }
 
     /// A key that is no text, as serde_json writes it.
@@ -104,7 +97,7 @@ impl Counter {
     }
 
     /// Counts what serde_json writes.
-    fn written<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+    pub(super) fn written<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
         let written = serde_json::to_writer(&mut *self, value);
         if self.length > self.limit {
             return Err(Stop::TooLarge);
@@ -114,12 +107,7 @@ impl Counter {
 
     fn begin(&mut self, bytes: usize, end: usize) -> Result<Compound<'_>, Stop> {
         self.add(bytes)?;
-        Ok(Compound {
-            counter: self,
-            any: false,
-            end,
-            magic: None,
-        })
+        Ok(Compound::new(self, end))
     }
 
     /// `{"variant":` and what else begins; the braces are among `end`.
@@ -127,40 +115,6 @@ impl Counter {
         self.text(name)?;
         self.add(2 + bytes)
     }
-}
-
-/// Not 0 if one of eight bytes must be escaped: a control character, a quote or a
-/// backslash. The borrow test of "Bit Twiddling Hacks" ("determine if a word has a
-/// byte less than n"); exact as to whether there is one.
-fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGHS: u64 = ONES * 0x80;
-    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGHS;
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    below(word, 0x20) | below(quote, 1) | below(backslash, 1)
-}
-
-/// How many bytes escaping adds to each.
-const ESCAPES: [u8; 256] = {
-    let mut escapes = [0; 256];
-    let mut control = 0;
-    while control < 0x20 {
-        escapes[control] = "\\u0000".len() as u8 - 1;
-        control += 1;
-    }
-    let short = b"\"\\\n\r\t\x08\x0c";
-    let mut nth = 0;
-    while nth < short.len() {
-        escapes[short[nth] as usize] = 1;
-        nth += 1;
-    }
-    escapes
-};
-
-#[inline]
-fn escape(byte: u8) -> usize {
-    usize::from(ESCAPES[usize::from(byte)])
 }
 
 impl io::Write for Counter {
@@ -332,9 +286,7 @@ impl<'a> Serializer for &'a mut Counter {
     fn serialize_struct(self, name: &'static str, _: usize) -> Result<Compound<'a>, Stop> {
         // How serde_json passes raw values and long numbers on to itself.
         if name.starts_with("$serde_json::private::") {
-            let mut compound = self.begin(0, 0)?;
-            compound.magic = Some(name);
-            return Ok(compound);
+            return Ok(Compound::magic(self, name));
         }
         self.begin(1, 1)
     }
@@ -353,131 +305,5 @@ impl<'a> Serializer for &'a mut Counter {
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<(), Stop> {
         self.add(2)?;
         fmt::write(self, format_args!("{value}")).map_err(|_| Stop::TooLarge)
-    }
-}
-
-/// A list or an object that has begun.
-pub(super) struct Compound<'a> {
-    counter: &'a mut Counter,
-    any: bool,
-    /// Bytes that end it.
-    end: usize,
-    /// It is one of serde_json's own, which only serde_json can write.
-    magic: Option<&'static str>,
-}
-
-impl Compound<'_> {
-    #[inline]
-    fn comma(&mut self) -> Result<(), Stop> {
-        if std::mem::replace(&mut self.any, true) {
-            self.counter.add(1)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-macro_rules! lists {
-    ($($kind:ident: $method:ident,)*) => {$(
-        impl ser::$kind for Compound<'_> {
-            type Ok = ();
-            type Error = Stop;
-
-            #[inline]
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
-                self.comma()?;
-                value.serialize(&mut *self.counter)
-            }
-
-            #[inline]
-            fn end(self) -> Result<(), Stop> {
-                self.counter.add(self.end)
-            }
-        }
-    )*};
-}
-
-lists! {
-    SerializeSeq: serialize_element,
-    SerializeTuple: serialize_element,
-    SerializeTupleStruct: serialize_field,
-    SerializeTupleVariant: serialize_field,
-}
-
-impl SerializeMap for Compound<'_> {
-    type Ok = ();
-    type Error = Stop;
-
-    #[inline]
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
-        self.comma()?;
-        Key::count(self.counter, key)
-    }
-
-    #[inline]
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
-        self.counter.add(1)?;
-        value.serialize(&mut *self.counter)
-    }
-
-    #[inline]
-    fn end(self) -> Result<(), Stop> {
-        self.counter.add(self.end)
-    }
-}
-
-impl SerializeStruct for Compound<'_> {
-    type Ok = ();
-    type Error = Stop;
-
-    #[inline]
-    fn serialize_field<T: Serialize + ?Sized>(
-        &mut self,
-        key: &'static str,
-        value: &T,
-    ) -> Result<(), Stop> {
-        if let Some(name) = self.magic {
-            return self.counter.written(&Magic { name, key, value });
-        }
-        self.comma()?;
-        self.counter.text(key)?;
-        self.serialize_value(value)
-    }
-
-    #[inline]
-    fn end(self) -> Result<(), Stop> {
-        self.counter.add(self.end)
-    }
-}
-
-impl ser::SerializeStructVariant for Compound<'_> {
-    type Ok = ();
-    type Error = Stop;
-
-    fn serialize_field<T: Serialize + ?Sized>(
-        &mut self,
-        key: &'static str,
-        value: &T,
-    ) -> Result<(), Stop> {
-        SerializeStruct::serialize_field(self, key, value)
-    }
-
-    fn end(self) -> Result<(), Stop> {
-        self.counter.add(self.end)
-    }
-}
-
-/// A struct of one field, as it came.
-struct Magic<'a, T: ?Sized> {
-    name: &'static str,
-    key: &'static str,
-    value: &'a T,
-}
-
-impl<T: Serialize + ?Sized> Serialize for Magic<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut magic = serializer.serialize_struct(self.name, 1)?;
-        magic.serialize_field(self.key, self.value)?;
-        magic.end()
     }
 }

@@ -30,7 +30,9 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
+mod compound;
 mod count;
+mod escape;
 mod key;
 mod layer;
 mod write;

@@ -12,10 +12,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use procfs::FromBufRead;
-use procfs::ProcessCGroups;
-use procfs::process::MountInfos;
-
+use super::discovery::{Location, discover};
 use super::process::resident_bytes;
 use super::{Detail, MemoryLevel, MemorySource, Sample, psi, working_set};
 
@@ -56,13 +53,6 @@ impl Version {
             Self::V2 => "memory.max",
         }
     }
-}
-
-/// A control group's directory, and the one above which nothing is looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Location {
-    directory: PathBuf,
-    top: PathBuf,
 }
 
 /// Reads the own control group and those above it.
@@ -355,57 +345,6 @@ fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
     let length = file.read_at(buffer, 0)?;
     std::str::from_utf8(&buffer[..length])
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-/// The process's own memory control group.
-fn discover() -> io::Result<Location> {
-    let cgroups = std::fs::read("/proc/self/cgroup")?;
-    let mounts = std::fs::read("/proc/self/mountinfo")?;
-    let parse = io::Error::other::<procfs::ProcError>;
-    let cgroups = ProcessCGroups::from_buf_read(&cgroups[..]).map_err(parse)?;
-    let mounts = MountInfos::from_buf_read(&mounts[..]).map_err(parse)?;
-    locate(&cgroups, &mounts).ok_or_else(|| {
-        let message = "/proc/self/cgroup: no memory controller is mounted";
-        io::Error::new(io::ErrorKind::NotFound, message)
-    })
-}
-
-/// A memory controller of version 1 decides where there is one: in a hybrid
-/// the hierarchy of version 2 beside it accounts for no memory.
-fn locate(cgroups: &ProcessCGroups, mounts: &MountInfos) -> Option<Location> {
-    let memory = |names: &[String]| names.iter().any(|name| name == "memory");
-    let v1 = cgroups
-        .0
-        .iter()
-        .find(|group| memory(&group.controllers))
-        .and_then(|group| {
-            let mount = mounts.iter().find(|mount| {
-                mount.fs_type == "cgroup" && mount.super_options.contains_key("memory")
-            })?;
-            Some((group, mount))
-        });
-    let v2 = || {
-        let group = cgroups.0.iter().find(|group| group.hierarchy == 0)?;
-        let mount = mounts.iter().find(|mount| mount.fs_type == "cgroup2")?;
-        Some((group, mount))
-    };
-    let (group, mount) = v1.or_else(v2)?;
-    // The mount shows the hierarchy from `root` on. Where the group is not
-    // below it (a container that sees the host's paths, or a namespace's
-    // "/.."), the mount point itself is the container's group.
-    let below = Path::new(&group.pathname)
-        .strip_prefix(&mount.root)
-        .ok()
-        .filter(|path| !path.components().any(|part| part.as_os_str() == ".."));
-    let directory = match below {
-        Some(path) if path.as_os_str().is_empty() => mount.mount_point.clone(),
-        Some(path) => mount.mount_point.join(path),
-        None => mount.mount_point.clone(),
-    };
-    Some(Location {
-        directory,
-        top: mount.mount_point.clone(),
-    })
 }
 
 #[cfg(test)]

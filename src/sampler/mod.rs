@@ -10,6 +10,8 @@ mod auto;
 #[cfg(target_os = "linux")]
 mod cgroup;
 mod container;
+#[cfg(target_os = "linux")]
+mod discovery;
 mod manual;
 #[cfg(target_os = "linux")]
 mod process;
