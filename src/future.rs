@@ -16,7 +16,6 @@ use crate::body::GuardedBody;
 use crate::error::{BoxError, Rejected};
 use crate::permit::{Held, Permit};
 use crate::respond::Respond;
-use crate::service::enter;
 
 pin_project! {
     /// The future of [`MemoryGuard`](crate::MemoryGuard): waits for memory,
@@ -54,6 +53,17 @@ pub(crate) struct Slow<S, R, Req> {
     /// Taken by the call.
     pub(crate) request: Option<Req>,
     pub(crate) responder: R,
+}
+
+/// Puts the permit where the handler, and the same guard further in, find it.
+#[inline]
+pub(crate) fn enter<B>(permit: &Permit, outer: Option<Permit>, request: &mut Request<B>) {
+    if let Some(outer) = outer {
+        permit.keep(outer);
+    }
+    if permit.goes_into_extensions() {
+        request.extensions_mut().insert(permit.clone());
+    }
 }
 
 impl<S, R, Req> ResponseFuture<S, R, Req>

@@ -12,7 +12,7 @@ use crate::admission::Admission;
 use crate::body::GuardedBody;
 use crate::classify::{Classify, Uniform};
 use crate::error::BoxError;
-use crate::future::{ResponseFuture, Slow};
+use crate::future::{ResponseFuture, Slow, enter};
 use crate::guard::Guard;
 use crate::permit::Permit;
 use crate::respond::{HttpResponder, Respond};
@@ -178,16 +178,5 @@ impl<S, R, C> MemoryGuard<S, R, C> {
     {
         let clone = self.inner.clone();
         std::mem::replace(&mut self.inner, clone)
-    }
-}
-
-/// Puts the permit where the handler, and the same guard further in, find it.
-#[inline]
-pub(crate) fn enter<B>(permit: &Permit, outer: Option<Permit>, request: &mut Request<B>) {
-    if let Some(outer) = outer {
-        permit.keep(outer);
-    }
-    if permit.goes_into_extensions() {
-        request.extensions_mut().insert(permit.clone());
     }
 }
