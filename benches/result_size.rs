@@ -151,8 +151,8 @@ fn reject<T: Serialize>(corpus: &str, make: impl Fn(u64) -> T) {
 }
 
 fn main() {
-    // `cargo test --benches` and the like only ask whether it runs.
-    if std::env::args().any(|argument| argument == "--test") {
+    // `cargo test --benches` only asks whether it runs.
+    if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
     let integers = |count: u64| (0..count).map(|n| n * 7919).collect::<Vec<u64>>();

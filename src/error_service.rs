@@ -52,7 +52,18 @@ impl<S, C: Clone> Layer<S> for MemoryGuardErrorLayer<C> {
 ///
 /// A service that was ready holds its memory until it is called or dropped. One
 /// that was granted memory while nobody polled it (a parked clone, a `LoadShed`
-/// outside) keeps it for half a second to one and a half; then it passes on.
+/// outside) keeps it until a full sample finds it unclaimed and a later one, at
+/// least half a second on, finds it still so; then it passes on.
+///
+/// # Panics
+///
+/// `poll_ready`, if it has to wait outside a tokio runtime with its timer enabled;
+/// `call`, if `poll_ready` was not ready before.
+///
+/// # Cancel safety
+///
+/// Dropping the service leaves the queue or gives back what it got; dropping the
+/// future gives the memory back.
 pub struct MemoryGuardErrorService<S, C = Uniform> {
     inner: S,
     guard: Guard,

@@ -94,7 +94,8 @@ impl Guard {
         self.controller.policy_name()
     }
 
-    /// A receiver that is told of every change of the pressure level.
+    /// A receiver that always has the newest pressure level, and is told when it
+    /// changes; changes in between may be missed.
     pub fn subscribe(&self) -> watch::Receiver<Pressure> {
         self.controller.levels.subscribe()
     }

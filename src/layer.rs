@@ -125,7 +125,8 @@ impl<R, C> MemoryGuardLayer<R, C> {
     /// any pressure: health checks behind the same layer.
     ///
     /// In the error flavour such a request still waits where others do, since
-    /// `poll_ready` does not know it yet, but it is never rejected.
+    /// `poll_ready` does not know it yet, but it is never rejected; the statistics
+    /// count what `poll_ready` got for it.
     ///
     /// ```
     /// use http::Request;

@@ -61,7 +61,7 @@
 //! trace            sees every answer, rejections too
 //! └ timeout        bounds wait + work together
 //!   └ guard        admits, or waits, or rejects
-//!     └ buffer, decompression, …   cost memory: inside
+//!     └ body buffering, decompression, …   cost memory: inside
 //!       └ handler
 //! ```
 //!

@@ -78,7 +78,9 @@ impl Permit {
     /// Whether the work should stop: nobody waits for its result any more.
     ///
     /// Set once the caller is gone (the response future or its body was dropped
-    /// before its end). A flag to poll in synchronous work, which nothing else
+    /// before its end, or the peer stalled past
+    /// [`body_timeout`](crate::MemoryGuardBuilder::body_timeout)); never for a permit
+    /// of [`Guard::acquire`](crate::Guard::acquire). A flag to poll in synchronous work, which nothing else
     /// can interrupt.
     pub fn cancelled(&self) -> bool {
         self.shared

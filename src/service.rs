@@ -24,6 +24,10 @@ use crate::respond::{HttpResponder, Respond};
 /// reject, without troubling the inner service. Everything else is decided by
 /// the response future, where outer timeouts apply.
 ///
+/// # Panics
+///
+/// `call`, if a request has to wait outside a tokio runtime with its timer enabled.
+///
 /// # Cancel safety
 ///
 /// Dropping the response future leaves the queue, or drops the inner future and

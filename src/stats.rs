@@ -13,7 +13,9 @@ use crate::policy::Pressure;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Requests that came: completed, active, waiting and rejected.
+    /// Requests that came: completed, active, waiting and rejected. One whose
+    /// result was refused had been admitted: it is among the completed and the
+    /// rejected, and counts once here.
     pub total_requests: u64,
     /// Requests turned away.
     pub rejected_requests: u64,

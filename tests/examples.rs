@@ -232,6 +232,9 @@ fn hostile_scripts_get_an_error_and_leave_the_server_serving() {
             "result is larger than the limit",
         ),
         ("new Array(6 << 20).fill(1)", 413, "larger"),
+        ("new Array(3e9)", 413, "larger"),
+        ("throw '\\x01'.repeat(2e7)", 422, "error"),
+        ("throw new Error('x'.repeat(2e7))", 422, "xxx"),
         (
             "({ get a() { return 'x'.repeat(6 << 20) } })",
             413,

@@ -249,6 +249,30 @@ async fn limited_json_answers_or_refuses() {
 }
 
 #[tokio::test]
+async fn a_refused_result_is_one_request() {
+    let (layer, _) = with(|builder| builder.max_result_size_bytes(10));
+    let guard = layer.guard().clone();
+    let export = guard.clone();
+    let app = Router::new()
+        .route(
+            "/",
+            get(move || async move { LimitedJson::new(&export, [1000; 9]) }),
+        )
+        .layer(layer);
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    drop(response);
+    let stats = guard.stats();
+    let counts = (
+        stats.total_requests,
+        stats.completed_requests,
+        stats.rejected_requests,
+    );
+    assert_eq!(counts, (1, 1, 1));
+}
+
+#[tokio::test]
 async fn a_body_that_says_its_length_is_refused_before_its_first_byte() {
     let (layer, _) = with(|builder| builder.max_result_size_bytes(10));
     let limit = ResultLimitLayer::new(layer.guard());

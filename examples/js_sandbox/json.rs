@@ -4,6 +4,9 @@
 //! an early stop, then to write into a buffer of that size. There is no tree and
 //! no JavaScript string in between. Getters and `toJSON` run in both walks and
 //! may say something else the second time, so the second keeps to the limit too.
+//!
+//! Simpler than `JSON.stringify`: boxed primitives and proxies are written as
+//! plain objects, and `toJSON` gets no key.
 
 use std::io::Write;
 
@@ -133,11 +136,13 @@ impl<'a, 'js, S: Sink> Walk<'a, 'js, S> {
         if units > self.limit - self.sink.length() {
             return Err(Refusal::TooLarge);
         }
-        let text = caught(self.ctx, string.clone().to_cstring())?;
-        let Ok(text) = std::str::from_utf8(text.as_str().as_bytes()) else {
-            return Err(Refusal::Value(
-                "a string is not Unicode (half of a surrogate pair)",
-            ));
+        let text = match string.to_string() {
+            Err(Error::Utf8(_)) => {
+                return Err(Refusal::Value(
+                    "a string is not Unicode (half of a surrogate pair)",
+                ));
+            }
+            text => caught(self.ctx, text)?,
         };
         self.put(b"\"")?;
         let mut clean = 0;
@@ -147,14 +152,17 @@ impl<'a, 'js, S: Sink> Walk<'a, 'js, S> {
             }
             self.put(&text.as_bytes()[clean..at])?;
             clean = at + 1;
-            let code = format!("\\u{byte:04x}");
+            let code;
             self.put(match byte {
                 b'"' => b"\\\"",
                 b'\\' => b"\\\\",
                 b'\n' => b"\\n",
                 b'\r' => b"\\r",
                 b'\t' => b"\\t",
-                _ => code.as_bytes(),
+                _ => {
+                    code = format!("\\u{byte:04x}");
+                    code.as_bytes()
+                }
             })?;
         }
         self.put(&text.as_bytes()[clean..])?;
@@ -174,7 +182,7 @@ impl<'a, 'js, S: Sink> Walk<'a, 'js, S> {
         match to_json.as_function() {
             Some(to_json) => {
                 let own_form: Value<'js> = caught(self.ctx, to_json.call((This(object.clone()),)))?;
-                // What it gives is written as it is, as by JSON.stringify.
+                // What it gives is written as it is, without asking it again.
                 match own_form.as_object() {
                     Some(form) if !own_form.is_function() => self.members(form)?,
                     _ => self.value(&own_form)?,
@@ -189,7 +197,9 @@ impl<'a, 'js, S: Sink> Walk<'a, 'js, S> {
     fn members(&mut self, object: &Object<'js>) -> Result<(), Refusal<'js>> {
         if let Some(array) = object.as_array() {
             self.put(b"[")?;
-            for index in 0..array.len() {
+            // `Array::len` panics above 2³¹ − 1.
+            let length: Value<'js> = caught(self.ctx, object.get("length"))?;
+            for index in 0..length.as_number().unwrap_or(0.0) as usize {
                 if index > 0 {
                     self.put(b",")?;
                 }

@@ -67,7 +67,7 @@ fn describe(error: &CaughtError<'_>) -> String {
             Some(message) if message == "out of memory" => {
                 format!("the script needed more than {} MiB", MEMORY_BYTES >> 20)
             }
-            Some(message) => message,
+            Some(message) => short(message),
             None => "the script threw an error without a message".into(),
         },
         // Without memory for an error object, QuickJS throws null.
@@ -78,9 +78,17 @@ fn describe(error: &CaughtError<'_>) -> String {
             )
         }
         CaughtError::Value(value) => match value.as_string().and_then(|s| s.to_string().ok()) {
-            Some(text) => text,
+            Some(text) => short(text),
             None => format!("the script threw {}", value.type_name()),
         },
         CaughtError::Error(error) => error.to_string(),
+    }
+}
+
+/// As much of a message as an answer needs: a script may throw megabytes.
+fn short(text: String) -> String {
+    match text.char_indices().nth(1000) {
+        Some((end, _)) => text[..end].to_owned(),
+        None => text,
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Sandbox {
     pub(crate) script_time: Duration,
 }
 
-/// `POST /execute`, in front of nothing.
+/// `POST /execute`, with nothing in front of it.
 pub(crate) fn execute_route(sandbox: Sandbox) -> Router {
     Router::new()
         .route("/execute", post(execute))

@@ -56,7 +56,7 @@ impl MemoryGuardBuilder {
         self
     }
 
-    /// Base concurrency, at least 1. Default: limit / estimate × 0.8.
+    /// Base concurrency, from 1 to 1,048,575. Default: limit / estimate × 0.8.
     pub fn max_concurrent(mut self, requests: u32) -> Self {
         if (1..=crate::limiter::MAX_COUNT).contains(&requests) {
             self.settings.config.max_concurrent = Some(requests);
@@ -68,7 +68,7 @@ impl MemoryGuardBuilder {
         self
     }
 
-    /// Where WARNING, HIGH and CRITICAL begin, as fractions of the limit.
+    /// Where WARNING, HIGH and CRITICAL begin, as rising fractions of the limit.
     /// Default 0.70, 0.80, 0.85.
     pub fn thresholds(mut self, warning: f64, high: f64, critical: f64) -> Self {
         if [warning, high, critical]
@@ -88,7 +88,8 @@ impl MemoryGuardBuilder {
         self
     }
 
-    /// Longest time between samples and between adjustments. Default 5 s.
+    /// Longest time between samples and between adjustments, from 1 ms to 365 days.
+    /// Default 5 s.
     pub fn check_interval(mut self, interval: Duration) -> Self {
         if self.positive("check_interval", interval) {
             self.settings.config.check_interval = interval;
@@ -109,11 +110,16 @@ impl MemoryGuardBuilder {
 
     /// Largest serialised result in bytes, for what uses it. Default 5 MiB.
     pub fn max_result_size_bytes(mut self, bytes: u64) -> Self {
-        self.settings.config.max_result_size_bytes = bytes;
+        if bytes > 0 {
+            self.settings.config.max_result_size_bytes = bytes;
+        } else {
+            self.settings
+                .problem("max_result_size_bytes", "0", "bytes above 0");
+        }
         self
     }
 
-    /// A waiter's deadline. Default 10 s.
+    /// A waiter's deadline, from 1 ms to 365 days. Default 10 s.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         if self.positive("wait_timeout", timeout) {
             self.settings.config.wait_timeout = timeout;
@@ -157,7 +163,8 @@ impl MemoryGuardBuilder {
         self
     }
 
-    /// Where memory is measured. Default: [`Source::Auto`].
+    /// Where memory is measured. [`Source::Process`] needs
+    /// [`memory_limit_bytes`](Self::memory_limit_bytes). Default: [`Source::Auto`].
     pub fn source(mut self, source: Source) -> Self {
         self.settings.config.source = source;
         self

@@ -157,7 +157,10 @@ impl Settings {
             config.high_fraction,
             config.critical_fraction,
         );
-        if self.problems.is_empty() && !(warning < high && high < critical) {
+        let good = |problem: &Problem| {
+            !problem.setting.ends_with("_PERCENT") && problem.setting != "thresholds"
+        };
+        if self.problems.iter().all(good) && !(warning < high && high < critical) {
             self.problem(
                 "MEMORY_GUARD_WARNING_PERCENT, MEMORY_GUARD_MAX_PERCENT, MEMORY_GUARD_CRITICAL_PERCENT",
                 format!("{warning}, {high}, {critical}"),

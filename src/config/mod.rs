@@ -1,7 +1,7 @@
 //! Validated settings, from the environment or from a builder.
 //!
-//! Both fill the same [`Settings`] draft, and one function checks it, so a
-//! value is good or bad in the same way wherever it came from.
+//! Both fill the same [`Settings`] draft. Single values are checked where they are
+//! read, what they say together by one function.
 
 mod builder;
 mod env;
@@ -45,7 +45,7 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnSensorFailure {
-    /// Only the concurrency limit holds.
+    /// Only the concurrency limit holds; without one, nothing does.
     #[default]
     Open,
     /// New work is rejected.

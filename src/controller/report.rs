@@ -68,7 +68,8 @@ impl Controller {
         let rejected = self.counters.all_rejected();
         let usage = control.levels.first().map_or(0, |level| level.usage_bytes);
         Stats {
-            total_requests: completed + active + waiting + rejected,
+            total_requests: (completed + active + waiting + rejected)
+                .saturating_sub(self.counters.rejected(Reason::ResultTooLarge)),
             rejected_requests: rejected,
             completed_requests: completed,
             active_tasks: active,

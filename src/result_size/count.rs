@@ -90,9 +90,12 @@ impl Counter {
         const AROUND: u64 = "{:null}".len() as u64;
         let mut alone = Counter {
             length: 0,
-            limit: u64::MAX,
+            limit: (self.limit - self.length).saturating_add(AROUND),
         };
-        alone.written(&Entry(key))?;
+        if let Err(stop) = alone.written(&Entry(key)) {
+            self.length += alone.length;
+            return Err(stop);
+        }
         self.add((alone.length - AROUND) as usize)
     }
 
@@ -304,6 +307,12 @@ impl<'a> Serializer for &'a mut Counter {
 
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<(), Stop> {
         self.add(2)?;
-        fmt::write(self, format_args!("{value}")).map_err(|_| Stop::TooLarge)
+        fmt::write(&mut *self, format_args!("{value}")).map_err(|_| {
+            if self.length > self.limit {
+                Stop::TooLarge
+            } else {
+                ser::Error::custom("a value could not be displayed")
+            }
+        })
     }
 }

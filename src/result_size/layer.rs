@@ -26,6 +26,8 @@ use crate::respond::{HttpResponder, Respond};
 /// the first frame that passes the limit it ends in an error, so that the client
 /// sees a broken response and never a short one.
 ///
+/// What is cut off while it is being sent is not counted as a rejection.
+///
 /// The body exists already, so this bounds what is sent, not what is built; for
 /// that see [`to_json`](super::to_json).
 ///

@@ -4,8 +4,8 @@
 //! be measured. [`to_json`] counts first, in a pass that stops at the first byte
 //! over the limit and holds nothing, and then writes into a buffer of just that
 //! size. [`to_json_in_one_pass`] writes at once and gives up at the limit: it is
-//! the faster of the two where results seldom exceed it, and holds up to twice
-//! the limit while the buffer grows.
+//! the faster of the two where results seldom exceed it, and holds up to three
+//! times the limit while the buffer grows.
 //!
 //! | | oversized result costs | accepted result costs |
 //! |---|---|---|
@@ -55,8 +55,8 @@ pub use layer::{LimitFuture, ResultLimit, ResultLimitLayer};
 ///
 /// # Errors
 ///
-/// [`Error::TooLarge`] at the first byte over the limit; nothing was allocated
-/// before it. [`Error::Serialize`] if the value has no JSON form.
+/// [`Error::TooLarge`] at the first byte over the limit; next to nothing was
+/// allocated before it. [`Error::Serialize`] if the value has no JSON form.
 pub fn to_json<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
     let length = json_len(value, limit)?;
     write::exactly(value, limit, length)
