@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::Sleep;
 
-use crate::controller::Controller;
+use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Mode, Need, Refused, Ticket, kib};
 use crate::permit::Permit;
@@ -53,6 +53,10 @@ impl Controller {
     /// Admission by this guard's count alone: another one on the same ledger
     /// holds the bytes.
     pub(crate) fn admit_counted(&'static self) -> Admission {
+        // The gate does not hold what another guard has admitted; closing does.
+        if self.is_closed() {
+            return self.rejected(Reason::Closed);
+        }
         let ask = Ask { kib: 0, low_kib: 0 };
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
             Ok(first) => self.admitted(ask, first),
@@ -171,7 +175,7 @@ impl Controller {
         match Ticket::join(&self.limiter, &self.bounds, need, self.config.max_waiting) {
             Ok(ticket) => {
                 self.counters.queued.fetch_add(1, Ordering::Relaxed);
-                self.sampler.kick();
+                self.sampler.wake_if_older(WAITING_INTERVAL);
                 Admission::Waiting(Waiting {
                     ticket,
                     sleep: Box::pin(tokio::time::sleep(self.config.wait_timeout)),

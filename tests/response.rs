@@ -594,3 +594,40 @@ async fn an_idle_time_at_critical_pressure_does_not_open_the_gate_to_a_burst() {
     }
     assert!(guard.stats().active_tasks <= 3);
 }
+
+#[tokio::test]
+async fn memory_is_sampled_often_while_somebody_waits() {
+    struct Counts(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+    impl tower_memory_guard::MemorySource for Counts {
+        fn read(
+            &mut self,
+            _: tower_memory_guard::Detail,
+            sample: &mut tower_memory_guard::Sample,
+        ) -> std::io::Result<()> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            // So much is free that a busy guard need not look for long.
+            sample.push(tower_memory_guard::MemoryLevel::new(0, Some(1 << 40)));
+            Ok(())
+        }
+        fn name(&self) -> String {
+            "counts".into()
+        }
+    }
+    let samples = std::sync::Arc::default();
+    let builder = MemoryGuardLayer::builder()
+        .memory_source(Counts(std::sync::Arc::clone(&samples)))
+        .check_interval(Duration::from_secs(60));
+    let layer = builder.max_concurrent(1).build().unwrap();
+    let guard = layer.guard().clone();
+    let _permit = guard.try_acquire(1024).unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = samples.load(std::sync::atomic::Ordering::Relaxed);
+    let mut waiting = pin!(guard.acquire(1024));
+    assert!(poll_once(waiting.as_mut()).is_pending());
+    support::eventually("it is sampled again and again", || {
+        samples.load(std::sync::atomic::Ordering::Relaxed) >= before + 5
+    })
+    .await;
+    guard.close();
+    assert_eq!(waiting.await.unwrap_err().reason(), Reason::Closed);
+}

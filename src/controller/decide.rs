@@ -16,7 +16,7 @@ use crate::sampler::{Detail, MemoryLevel, Sample, Subscriber};
 /// Shortest time between samples.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
 /// Longest time between samples while somebody waits, or memory cannot be read.
-const WAITING_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const WAITING_INTERVAL: Duration = Duration::from_millis(50);
 const BLIND_INTERVAL: Duration = Duration::from_secs(1);
 /// Memory is taken to grow at least this fast (bytes per second) while
 /// requests run, and while none does.

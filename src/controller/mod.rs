@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub(crate) use decide::WAITING_INTERVAL;
+
 use crate::config::{Config, Mode, Source};
 use crate::delivery::Deliveries;
 use crate::error::Reason;

@@ -171,6 +171,14 @@ impl Sampler {
         }
     }
 
+    /// Gets the thread up if its last sample is older than this: it may have
+    /// chosen a long pause before anybody waited. Reads the clock.
+    pub(crate) fn wake_if_older(&self, age: Duration) {
+        if self.started.elapsed().saturating_sub(self.tick()) > age {
+            self.unpark();
+        }
+    }
+
     #[cold]
     pub(crate) fn unpark(&self) {
         if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
