@@ -11,6 +11,7 @@ use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Mode, Need, Refused, Ticket, kib};
 use crate::permit::Permit;
+use crate::running::Slot;
 
 /// How much memory a piece of work needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,10 +67,32 @@ impl Controller {
         }
     }
 
+    /// Keeps track of work for which so much is reserved.
+    #[inline]
+    pub(crate) fn track(&self, kib: u64) -> Option<&Slot> {
+        self.running.take(kib, self.sampler.tick())
+    }
+
+    /// Gives back what was never used.
     #[inline]
     pub(crate) fn release(&self, kib: u64) {
         self.counters.completed.increment();
         self.limiter.release(&self.bounds, kib);
+    }
+
+    /// The work is over, and its memory free unless the allocator keeps it.
+    #[inline]
+    pub(crate) fn finish(&self, kib: u64, slot: Option<&Slot>) {
+        self.counters.completed.increment();
+        let mut kib = kib;
+        if let Some(slot) = slot {
+            // It may have grown.
+            kib = slot.reserved_kib();
+            self.running.end(slot);
+        }
+        if self.limiter.finish(&self.bounds, kib) {
+            self.sampler.settle();
+        }
     }
 
     #[inline]

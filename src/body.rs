@@ -11,7 +11,8 @@ use pin_project_lite::pin_project;
 
 use crate::delivery::Delivery;
 use crate::error::{BoxError, PeerStalled};
-use crate::permit::Held;
+use crate::held::Held;
+use crate::permit::Permit;
 
 /// A frame above this size carries a share of the permit, and goes out in
 /// pieces of this size.
@@ -66,6 +67,21 @@ enum Hold {
 impl Hold {
     fn is_nothing(&self) -> bool {
         matches!(self, Hold::Nothing)
+    }
+
+    fn own_permit(&self) -> Option<&Permit> {
+        match self {
+            Hold::Own(held) => held.permit(),
+            _ => None,
+        }
+    }
+
+    /// A clone, where somebody wants to know whose memory it is.
+    fn shared_permit(&self) -> Option<Permit> {
+        match self {
+            Hold::Shared { delivery, .. } => delivery.tracked_permit(),
+            _ => None,
+        }
     }
 
     fn share(&mut self) -> Option<&Arc<Delivery>> {
@@ -195,7 +211,13 @@ where
         let frame = if let Some(rest) = this.rest.take() {
             Frame::data(rest)
         } else {
-            match std::task::ready!(body.as_mut().poll_frame(cx)) {
+            let frame = {
+                let shared = this.hold.shared_permit();
+                let permit = shared.as_ref().or_else(|| this.hold.own_permit());
+                let _scope = permit.map(Permit::enter);
+                std::task::ready!(body.as_mut().poll_frame(cx))
+            };
+            match frame {
                 Some(Ok(frame)) => frame.map_data(|data| carry(data, this.hold)),
                 end => {
                     this.hold.finish();

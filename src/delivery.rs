@@ -73,6 +73,14 @@ impl Delivery {
         }
     }
 
+    /// The permit, if what its work holds is kept track of.
+    pub(crate) fn tracked_permit(&self) -> Option<Permit> {
+        if !self.controller.tracks() {
+            return None;
+        }
+        self.permit().clone()
+    }
+
     /// A peer that does not read holds no budget; what its response still
     /// occupies shows in the usage.
     fn stall(&self) {

@@ -183,8 +183,12 @@ where
         }
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Admitted { kib } => {
-                let permit = Permit::new(self.guard.controller, kib);
-                ErrorFuture::calling(self.inner.call(request), Some(permit))
+                let permit = Permit::new(self.guard.controller, kib).start();
+                let future = {
+                    let _scope = permit.enter();
+                    self.inner.call(request)
+                };
+                ErrorFuture::calling(future, Some(permit))
             }
             State::Rejected(rejected) => ErrorFuture::rejected(rejected),
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),

@@ -13,8 +13,9 @@ use tower_service::Service;
 
 use crate::admission::Waiting;
 use crate::body::GuardedBody;
-use crate::error::{BoxError, Rejected};
-use crate::permit::{Held, Permit};
+use crate::error::{BoxError, Reason, Rejected};
+use crate::held::Held;
+use crate::permit::Permit;
 use crate::respond::Respond;
 
 pin_project! {
@@ -37,8 +38,41 @@ pin_project! {
     {
         /// Boxed: those who need not wait should not carry what waiting needs.
         Slow { slow: Box<Slow<S, R, Req>> },
-        Calling { #[pin] future: S::Future, held: Held },
+        // In this order: what the future holds is free before the permit is.
+        Calling { #[pin] future: S::Future, held: Held, fallback: Option<Box<Fallback<R>>> },
         Rejected { response: Option<Response<Bytes>> },
+    }
+}
+
+/// What it takes to answer a request that is cancelled after it was passed on.
+pub(crate) struct Fallback<R> {
+    responder: R,
+    head: Request<()>,
+}
+
+impl<R: Respond> Fallback<R> {
+    /// Only for what can be cancelled: it copies the request's head.
+    #[inline]
+    pub(crate) fn keep<B>(
+        permit: Option<&Permit>,
+        responder: &R,
+        request: &Request<B>,
+    ) -> Option<Box<Self>> {
+        if permit.is_some_and(Permit::can_be_cancelled) {
+            return Some(Self::copy(responder, request));
+        }
+        None
+    }
+
+    #[cold]
+    fn copy<B>(responder: &R, request: &Request<B>) -> Box<Self> {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        let responder = responder.clone();
+        Box::new(Self { responder, head })
     }
 }
 
@@ -71,10 +105,18 @@ where
     S: Service<Req>,
 {
     #[inline]
-    pub(crate) fn calling(future: S::Future, permit: Option<Permit>) -> Self {
+    pub(crate) fn calling(
+        future: S::Future,
+        permit: Option<Permit>,
+        fallback: Option<Box<Fallback<R>>>,
+    ) -> Self {
         let held = Held::new(permit);
         Self {
-            state: State::Calling { future, held },
+            state: State::Calling {
+                future,
+                held,
+                fallback,
+            },
         }
     }
 
@@ -94,17 +136,21 @@ where
 }
 
 /// What became of a slow request.
-enum Outcome<F> {
-    Called(F, Option<Permit>),
+enum Outcome<F, R> {
+    Called(F, Option<Permit>, Option<Box<Fallback<R>>>),
     Rejected(Response<Bytes>),
 }
+
+/// A slow request's outcome, or the error of an inner service that was not ready.
+type Passed<S, R, Req> =
+    Result<Outcome<<S as Service<Req>>::Future, R>, <S as Service<Req>>::Error>;
 
 impl<S, R, B> Slow<S, R, Request<B>>
 where
     S: Service<Request<B>>,
     R: Respond,
 {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outcome<S::Future>, S::Error>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Passed<S, R, Request<B>>> {
         let mut request = self.request.take().expect("polled after it was done");
         // Waiting → admitted or rejected.
         if let Some(waiting) = &mut self.waiting {
@@ -118,6 +164,7 @@ where
                     return Poll::Ready(Ok(Outcome::Rejected(response)));
                 }
                 Poll::Ready(Ok(permit)) => {
+                    let permit = permit.start();
                     enter(&permit, self.outer.take(), &mut request);
                     self.permit = Some(permit);
                     self.waiting = None;
@@ -134,8 +181,13 @@ where
                 }
             }
         }
-        let future = self.inner.call(request);
-        Poll::Ready(Ok(Outcome::Called(future, self.permit.take())))
+        let permit = self.permit.take();
+        let fallback = Fallback::keep(permit.as_ref(), &self.responder, &request);
+        let future = {
+            let _scope = permit.as_ref().map(Permit::enter);
+            self.inner.call(request)
+        };
+        Poll::Ready(Ok(Outcome::Called(future, permit, fallback)))
     }
 }
 
@@ -151,17 +203,27 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
+        if let Some(response) = state.as_mut().cancelled(cx) {
+            return Poll::Ready(Ok(response.map(GuardedBody::rejection)));
+        }
         if !matches!(*state, State::Calling { .. }) {
             match ready!(state.as_mut().advance(cx))? {
                 None => {}
                 Some(response) => return Poll::Ready(Ok(response.map(GuardedBody::rejection))),
             }
         }
-        let StateProj::Calling { future, held } = state.project() else {
+        let StateProj::Calling { future, held, .. } = state.project() else {
             unreachable!("it has advanced");
         };
-        match ready!(future.poll(cx)) {
-            Ok(response) => Poll::Ready(Ok(response.map(|body| GuardedBody::new(body, held)))),
+        let result = {
+            let _scope = held.permit().map(Permit::enter);
+            ready!(future.poll(cx))
+        };
+        match result {
+            Ok(response) => {
+                held.answered();
+                Poll::Ready(Ok(response.map(|body| GuardedBody::new(body, held))))
+            }
             Err(error) => {
                 // An error has no bytes to wait for: the permit ends here.
                 held.end();
@@ -176,6 +238,25 @@ where
     S: Service<Request<B>>,
     R: Respond,
 {
+    /// Calling → rejected, if the guard needs the memory: the inner future is
+    /// dropped here, and with it the permit.
+    #[inline]
+    fn cancelled(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<Response<Bytes>> {
+        let response = match self.as_mut().project() {
+            StateProj::Calling {
+                held,
+                fallback: Some(fallback),
+                ..
+            } if held.is_cancelled(cx) => {
+                let rejected = held.permit()?.controller().reject(Reason::Cancelled);
+                fallback.responder.respond(&rejected, &fallback.head)
+            }
+            _ => return None,
+        };
+        self.set(State::Rejected { response: None });
+        Some(response)
+    }
+
     /// To [`Calling`](State::Calling), or to a rejection.
     #[cold]
     fn advance(
@@ -190,9 +271,17 @@ where
             StateProj::Calling { .. } => return Poll::Ready(Ok(None)),
         };
         match ready!(slow.poll(cx))? {
-            Outcome::Called(future, permit) => {
+            Outcome::Called(future, permit, fallback) => {
                 let held = Held::new(permit);
-                self.set(State::Calling { future, held });
+                self.set(State::Calling {
+                    future,
+                    held,
+                    fallback,
+                });
+                // Its first poll registers for a cancellation.
+                if let Some(response) = self.cancelled(cx) {
+                    return Poll::Ready(Ok(Some(response)));
+                }
                 Poll::Ready(Ok(None))
             }
             Outcome::Rejected(response) => Poll::Ready(Ok(Some(response))),
@@ -243,9 +332,21 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
+        let mut state = self.project().state;
+        match state.as_mut().project() {
             ErrorStateProj::Calling { future, held } => {
-                let result = ready!(future.poll(cx));
+                if let Some(permit) = held.permit() {
+                    if permit.can_be_cancelled() && held.is_cancelled(cx) {
+                        let rejected = permit.controller().reject(Reason::Cancelled);
+                        // The inner future is dropped here, and with it the permit.
+                        state.set(ErrorState::Rejected { rejected: None });
+                        return Poll::Ready(Err(rejected.into()));
+                    }
+                }
+                let result = {
+                    let _scope = held.permit().map(Permit::enter);
+                    ready!(future.poll(cx))
+                };
                 held.end();
                 Poll::Ready(result.map_err(Into::into))
             }

@@ -1,7 +1,7 @@
 //! [`Guard`]: the handle to what stands behind a layer.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -12,6 +12,7 @@ use crate::error::{ConfigError, Reason, Rejected};
 use crate::logs;
 use crate::permit::Permit;
 use crate::policy::Pressure;
+use crate::release::PressureContext;
 use crate::sampler::MemorySource;
 use crate::stats::Stats;
 
@@ -100,6 +101,40 @@ impl Guard {
         self.controller.levels.subscribe()
     }
 
+    /// Has `hook` called when memory pressure is at `level` or above: for caches
+    /// that can be made smaller.
+    ///
+    /// Called by a thread of the guard's, never on a request's path, for as long as
+    /// the pressure lasts: again after a second if it freed memory, less and less
+    /// often (up to 30 s) if it did not. A panic in it is caught. Hooks cannot be
+    /// taken back.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use tower_memory_guard::{MemoryGuardLayer, Pressure};
+    ///
+    /// let cache = Arc::new(Mutex::new(vec![0_u8; 1 << 20]));
+    /// let layer = MemoryGuardLayer::builder().build()?;
+    /// layer.guard().on_pressure(Pressure::Warning, move |context| {
+    ///     println!("{} bytes are wanted", context.wanted_bytes());
+    ///     cache.lock().unwrap().clear();
+    /// });
+    /// # Ok::<(), tower_memory_guard::ConfigError>(())
+    /// ```
+    pub fn on_pressure(
+        &self,
+        level: Pressure,
+        hook: impl Fn(&PressureContext) + Send + Sync + 'static,
+    ) {
+        self.controller.release.add_hook(level, Arc::new(hook));
+    }
+
+    /// What has been learned of requests so far, for the next process.
+    #[cfg(feature = "serde")]
+    pub fn estimates(&self) -> crate::estimate::Estimates {
+        self.controller.estimates()
+    }
+
     /// Takes a full sample now and acts on it.
     ///
     /// Blocks for as long as the source takes to read: tens of microseconds for
@@ -125,9 +160,10 @@ impl Guard {
     /// Dropping the future leaves the queue; a permit that was already granted
     /// goes to the next in line.
     pub async fn acquire(&self, cost: impl Into<Cost>) -> Result<Permit, Rejected> {
-        match self.controller.admit(cost.into()) {
-            Admission::Admitted(permit) => Ok(permit),
-            Admission::Waiting(waiting) => waiting.await,
+        let cost = cost.into();
+        match self.controller.admit(cost) {
+            Admission::Admitted(permit) => Ok(permit.start_work(cost)),
+            Admission::Waiting(waiting) => waiting.await.map(|permit| permit.start_work(cost)),
             Admission::Rejected(rejected) => Err(rejected),
         }
     }
@@ -138,7 +174,9 @@ impl Guard {
     ///
     /// [`Rejected`]; where it would have to wait, with [`Reason::WaitTimeout`].
     pub fn try_acquire(&self, cost: impl Into<Cost>) -> Result<Permit, Rejected> {
-        self.controller.admit_now(cost.into())
+        let cost = cost.into();
+        let admitted = self.controller.admit_now(cost);
+        admitted.map(|permit| permit.start_work(cost))
     }
 
     /// Takes no new work: waiters and newcomers are rejected with

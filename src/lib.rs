@@ -77,6 +77,9 @@
 //! | `full` | no | all of these |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "account")]
+#[allow(unsafe_code)]
+pub mod account;
 mod admission;
 mod body;
 mod classify;
@@ -88,6 +91,7 @@ mod error_service;
 mod estimate;
 mod future;
 mod guard;
+mod held;
 mod layer;
 mod limiter;
 mod logs;
@@ -96,9 +100,11 @@ mod metrics;
 mod permit;
 mod policy;
 mod pool;
+mod release;
 mod respond;
 #[cfg(feature = "json")]
 pub mod result_size;
+mod running;
 mod sampler;
 mod service;
 mod stats;
@@ -107,14 +113,17 @@ mod sync;
 pub use admission::Cost;
 pub use body::GuardedBody;
 pub use classify::{Classify, Skip, Uniform};
-pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Source};
+pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy, Source};
 pub use error::{BoxError, ConfigError, PeerStalled, Problem, Reason, Rejected};
 pub use error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};
+#[cfg(feature = "serde")]
+pub use estimate::Estimates;
 pub use future::{ErrorFuture, ResponseFuture};
 pub use guard::Guard;
 pub use layer::MemoryGuardLayer;
 pub use permit::Permit;
 pub use policy::Pressure;
+pub use release::PressureContext;
 pub use respond::{HttpResponder, Respond};
 pub use sampler::{Detail, ManualSource, MemoryLevel, MemorySource, Sample};
 pub use service::MemoryGuard;

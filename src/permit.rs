@@ -4,7 +4,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::admission::Cost;
 use crate::controller::Controller;
+use crate::error::{Reason, Rejected};
+use crate::limiter::kib;
+use crate::running::Slot;
 
 /// Memory that is reserved for one piece of work.
 ///
@@ -33,14 +37,21 @@ use crate::controller::Controller;
 pub struct Permit {
     controller: &'static Controller,
     kib: u64,
+    /// What the work holds, where the guard keeps track of it.
+    slot: Option<&'static Slot>,
     /// Made by the first clone, so that a permit nobody clones allocates nothing.
     shared: OnceLock<Arc<Shared>>,
 }
+
+/// In the place of a scope, where there is no accounting.
+#[cfg(not(feature = "account"))]
+pub(crate) struct NoScope;
 
 /// What the clones of a permit have in common. Once it exists it owns the reservation.
 struct Shared {
     controller: &'static Controller,
     kib: u64,
+    slot: OnceLock<&'static Slot>,
     cancelled: AtomicBool,
     /// The permit of a guard further out, which this one took the place of.
     outer: OnceLock<Permit>,
@@ -53,8 +64,28 @@ impl Permit {
         Self {
             controller,
             kib,
+            slot: None,
             shared: OnceLock::new(),
         }
+    }
+
+    /// The work begins: from now on the guard keeps track of what it holds.
+    #[inline]
+    pub(crate) fn start(mut self) -> Self {
+        // Without bytes of its own it is another permit's work, and tracked there.
+        if self.controller.tracks() && self.kib > 0 {
+            self.slot = self.controller.track(self.kib);
+        }
+        self
+    }
+
+    /// [`start`](Self::start) for work whose cost may have been declared.
+    pub(crate) fn start_work(self, cost: Cost) -> Self {
+        let started = self.start();
+        if let (Cost::Bytes(_), Some(slot)) = (cost, started.slot) {
+            slot.declare();
+        }
+        started
     }
 
     /// Leaves the reservation of a permit without clones to the caller, who
@@ -65,6 +96,7 @@ impl Permit {
             self.shared.get().is_none(),
             "its clones own the reservation"
         );
+        debug_assert!(self.slot.is_none(), "the work has begun");
         let kib = self.kib;
         std::mem::forget(self);
         kib
@@ -72,10 +104,129 @@ impl Permit {
 
     /// Bytes reserved.
     pub fn bytes(&self) -> u64 {
-        self.kib * 1024
+        self.slot().map_or(self.kib, Slot::reserved_kib) * 1024
     }
 
-    /// Whether the work should stop: nobody waits for its result any more.
+    /// The most that the work has held so far: allocated while it was polled
+    /// (with the `account` feature's allocator installed), and
+    /// [`report`](Self::report)ed. Exact to 64 KiB for each thread that works for it.
+    pub fn peak_bytes(&self) -> u64 {
+        self.slot().map_or(0, Slot::peak_bytes)
+    }
+
+    /// Allocations made while the work was polled; 0 without the `account`
+    /// feature's allocator.
+    pub fn allocations(&self) -> u64 {
+        self.slot().map_or(0, Slot::allocations)
+    }
+
+    /// Says that the work holds so many bytes which the allocator does not see:
+    /// a wasm memory, a V8 heap, a child process, a mapped file's dirty pages.
+    /// Each call replaces what the one before said.
+    ///
+    /// Never waits and never fails: what goes beyond the reservation is added to
+    /// it, visibly, and holds back others until the work is done.
+    pub fn report(&self, bytes: u64) {
+        let Some(slot) = self.slot_or_take() else {
+            return;
+        };
+        slot.report(bytes);
+        let needed_kib = kib(slot.peak_bytes());
+        let missing_kib = needed_kib.saturating_sub(slot.reserved_kib());
+        if missing_kib > 0 {
+            self.grow(slot, missing_kib, true);
+        }
+    }
+
+    /// Reserves `bytes` more, for work that turns out to need them.
+    ///
+    /// Never waits: work that held memory while it waited for more could wait
+    /// for itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] with [`Reason::WaitTimeout`] if so much is not free now,
+    /// [`Reason::NeverFits`] if all of the limit is less. What was reserved stays.
+    pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
+        let total_bytes = self.bytes().saturating_add(bytes);
+        if total_bytes > self.controller.limit_bytes() {
+            return Err(self.controller.reject(Reason::NeverFits));
+        }
+        let grown = self
+            .slot_or_take()
+            .is_some_and(|slot| self.grow(slot, kib(bytes), self.controller.only_observes()));
+        match grown {
+            true => Ok(()),
+            false => Err(self.controller.reject(Reason::WaitTimeout)),
+        }
+    }
+
+    fn grow(&self, slot: &Slot, kib: u64, force: bool) -> bool {
+        let controller = self.controller;
+        let grown = controller.limiter.grow(&controller.bounds, kib, force);
+        if grown {
+            slot.grow(kib);
+        }
+        grown
+    }
+
+    /// Charges the memory of `future` to this permit, wherever it is polled, and
+    /// holds the permit until the future is done or dropped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_memory_guard::Rejected> {
+    /// use tower_memory_guard::{Cost, MemoryGuardLayer};
+    ///
+    /// let layer = MemoryGuardLayer::from_env();
+    /// let permit = layer.guard().acquire(Cost::Estimated).await?;
+    /// let job = permit.follow(async { vec![1_u8; 1 << 20].len() });
+    /// assert_eq!(job.await, 1 << 20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "account")]
+    pub fn follow<F: std::future::Future>(self, future: F) -> crate::account::Followed<F> {
+        crate::account::Followed::new(future, Some(self))
+    }
+
+    /// This thread works for the request while the scope lives.
+    #[cfg(feature = "account")]
+    #[inline]
+    pub(crate) fn enter(&self) -> crate::account::Scope<'_> {
+        crate::account::Scope::enter(self)
+    }
+
+    /// Without accounting there is nothing to enter.
+    #[cfg(not(feature = "account"))]
+    #[inline]
+    pub(crate) fn enter(&self) -> NoScope {
+        NoScope
+    }
+
+    /// What is charged.
+    pub(crate) fn slot(&self) -> Option<&'static Slot> {
+        self.slot.or_else(|| self.shared.get()?.slot.get().copied())
+    }
+
+    fn slot_or_take(&self) -> Option<&'static Slot> {
+        self.slot().or_else(|| {
+            let shared = self.share();
+            if let Some(slot) = shared.slot.get() {
+                return Some(slot);
+            }
+            let taken = self.controller.track(self.kib)?;
+            if shared.slot.set(taken).is_err() {
+                // Another clone was faster.
+                self.controller.running.give_back(taken);
+            }
+            shared.slot.get().copied()
+        })
+    }
+
+    /// Whether the work should stop: nobody waits for its result any more, or the
+    /// guard needs its memory (with
+    /// [`cancel`](crate::MemoryGuardBuilder::cancel)).
     ///
     /// Set once the caller is gone (the response future or its body was dropped
     /// before its end, or the peer stalled past
@@ -83,19 +234,27 @@ impl Permit {
     /// of [`Guard::acquire`](crate::Guard::acquire). A flag to poll in synchronous work, which nothing else
     /// can interrupt.
     pub fn cancelled(&self) -> bool {
-        self.shared
-            .get()
-            .is_some_and(|shared| shared.cancelled.load(Ordering::Relaxed))
+        let abandoned = |shared: &Arc<Shared>| shared.cancelled.load(Ordering::Relaxed);
+        self.shared.get().is_some_and(abandoned) || self.slot().is_some_and(Slot::is_cancelled)
     }
 
     /// Tells the clones that nobody waits for the result.
     pub(crate) fn abandon(&self) {
+        if let Some(slot) = self.slot() {
+            slot.abandon();
+        }
         if let Some(shared) = self.shared.get() {
             shared.cancelled.store(true, Ordering::Relaxed);
             if let Some(outer) = shared.outer.get() {
                 outer.abandon();
             }
         }
+    }
+
+    /// The guard may take its memory back while it works.
+    #[inline]
+    pub(crate) fn can_be_cancelled(&self) -> bool {
+        self.slot.is_some() && self.controller.config.cancel
     }
 
     /// The guard puts its permits where handlers find them.
@@ -132,6 +291,7 @@ impl Permit {
             Arc::new(Shared {
                 controller: self.controller,
                 kib: self.kib,
+                slot: self.slot.map_or_else(OnceLock::new, OnceLock::from),
                 cancelled: AtomicBool::new(false),
                 outer: OnceLock::new(),
             })
@@ -144,6 +304,7 @@ impl Clone for Permit {
         Self {
             controller: self.controller,
             kib: self.kib,
+            slot: self.slot,
             shared: OnceLock::from(Arc::clone(self.share())),
         }
     }
@@ -154,14 +315,14 @@ impl Drop for Permit {
     fn drop(&mut self) {
         // With clones, the last one releases.
         if self.shared.get().is_none() {
-            self.controller.release(self.kib);
+            self.controller.finish(self.kib, self.slot);
         }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.controller.release(self.kib);
+        self.controller.finish(self.kib, self.slot.get().copied());
     }
 }
 
@@ -171,38 +332,5 @@ impl fmt::Debug for Permit {
             .field("bytes", &self.bytes())
             .field("cancelled", &self.cancelled())
             .finish_non_exhaustive()
-    }
-}
-
-/// A permit whose work is under way: dropped before it is taken, the permit's
-/// clones are told that nobody waits for the result any more.
-#[derive(Debug)]
-pub(crate) struct Held(Option<Permit>);
-
-impl Held {
-    #[inline]
-    pub(crate) fn new(permit: Option<Permit>) -> Self {
-        Self(permit)
-    }
-
-    /// The work came to its end, and something else holds on.
-    #[inline]
-    pub(crate) fn take(&mut self) -> Option<Permit> {
-        self.0.take()
-    }
-
-    /// The work came to its end.
-    #[inline]
-    pub(crate) fn end(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Held {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(permit) = &self.0 {
-            permit.abandon();
-        }
     }
 }

@@ -12,7 +12,7 @@ use crate::admission::Admission;
 use crate::body::GuardedBody;
 use crate::classify::{Classify, Uniform};
 use crate::error::BoxError;
-use crate::future::{ResponseFuture, Slow, enter};
+use crate::future::{Fallback, ResponseFuture, Slow, enter};
 use crate::guard::Guard;
 use crate::permit::Permit;
 use crate::respond::{HttpResponder, Respond};
@@ -127,6 +127,7 @@ where
         };
         match admission {
             Admission::Admitted(permit) => {
+                let permit = permit.start();
                 enter(&permit, outer, &mut request);
                 self.pass(request, ready, Some(permit))
             }
@@ -157,10 +158,15 @@ impl<S, R, C> MemoryGuard<S, R, C> {
     ) -> ResponseFuture<S, R, Request<B>>
     where
         S: Service<Request<B>, Response = Response<ResB>> + Clone,
-        R: Clone,
+        R: Respond,
     {
         if ready {
-            return ResponseFuture::calling(self.inner.call(request), permit);
+            let fallback = Fallback::keep(permit.as_ref(), &self.responder, &request);
+            let future = {
+                let _scope = permit.as_ref().map(Permit::enter);
+                self.inner.call(request)
+            };
+            return ResponseFuture::calling(future, permit, fallback);
         }
         // Admitted after a `poll_ready` that meant to reject: memory became free
         // in between, or the request is one that passes by.

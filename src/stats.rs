@@ -33,7 +33,8 @@ pub struct Stats {
     pub base_concurrency: u64,
     /// Memory in use, in percent of the limit (0–100), at the fullest level.
     pub memory_percent: f64,
-    /// MiB that the process has allocated; without accounting, its resident memory.
+    /// MiB that the process has allocated; without the tracking allocator, its
+    /// resident memory.
     pub memory_alloc_mb: f64,
     /// MiB that the limited group holds and cannot give back at once.
     pub memory_sys_mb: f64,
@@ -51,6 +52,20 @@ pub struct Stats {
     pub observed_requests: u64,
     /// Responses that were ended because their peer did not read.
     pub stalled_responses: u64,
+    /// By how much usage is forecast to rise without another request, in MiB.
+    pub outstanding_mb: f64,
+    /// The margin of that forecast, in standard deviations; 0 without accounting.
+    pub margin_deviations: f64,
+    /// Forecasts that were checked against what requests went on to need.
+    pub checked_forecasts: u64,
+    /// Those of them that were exceeded.
+    pub exceeded_forecasts: u64,
+    /// How often memory was given back: by allocators, and by hooks.
+    pub releases: u64,
+    /// MiB that this brought, as far as usage showed it.
+    pub released_mb: f64,
+    /// The longest time that an allocator took for it, in milliseconds.
+    pub longest_release_ms: f64,
 }
 
 /// Bytes as MiB.
@@ -64,12 +79,12 @@ pub(crate) fn mib(bytes: u64) -> f64 {
 struct Shard(AtomicU64);
 
 /// The first threads that count have a shard each, the others share one.
-const OWNED: usize = 31;
+pub(crate) const OWNED_SHARDS: usize = 31;
 
 /// Counts from many threads without a shared cache line.
 #[derive(Debug, Default)]
 pub(crate) struct ShardedCounter {
-    owned: [Shard; OWNED],
+    owned: [Shard; OWNED_SHARDS],
     shared: Shard,
 }
 
@@ -84,19 +99,24 @@ thread_local! {
 #[cold]
 fn choose_shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let shard = NEXT.fetch_add(1, Ordering::Relaxed).min(OWNED);
+    let shard = NEXT.fetch_add(1, Ordering::Relaxed).min(OWNED_SHARDS);
     SHARD.set(shard);
     shard
+}
+
+/// This thread's shard: its own up to [`OWNED_SHARDS`], then one for all others.
+#[inline]
+pub(crate) fn shard() -> usize {
+    match SHARD.get() {
+        NONE => choose_shard(),
+        shard => shard,
+    }
 }
 
 impl ShardedCounter {
     #[inline]
     pub(crate) fn increment(&self) {
-        let shard = match SHARD.get() {
-            NONE => choose_shard(),
-            shard => shard,
-        };
-        match self.owned.get(shard) {
+        match self.owned.get(shard()) {
             // No other thread writes here, so this loses nothing.
             Some(Shard(count)) => count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed),
             None => {
@@ -150,10 +170,10 @@ mod tests {
     fn no_count_is_lost_with_more_threads_than_shards() {
         let counter = ShardedCounter::default();
         std::thread::scope(|scope| {
-            for _ in 0..2 * OWNED {
+            for _ in 0..2 * OWNED_SHARDS {
                 scope.spawn(|| (0..1000).for_each(|_| counter.increment()));
             }
         });
-        assert_eq!(counter.total(), 2 * OWNED as u64 * 1000);
+        assert_eq!(counter.total(), 2 * OWNED_SHARDS as u64 * 1000);
     }
 }

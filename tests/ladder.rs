@@ -13,8 +13,8 @@ use std::time::Duration;
 use support::{MIB, assert_empty, eventually, poll_once};
 use tempfile::TempDir;
 use tower_memory_guard::{
-    ConfigError, Guard, MemoryGuardBuilder, MemoryGuardLayer, OnSensorFailure, Pressure, Reason,
-    Source,
+    ConfigError, Guard, MemoryGuardBuilder, MemoryGuardLayer, OnSensorFailure, Policy, Pressure,
+    Reason, Source,
 };
 
 const LIMIT: u64 = 1000 * MIB;
@@ -297,7 +297,9 @@ async fn without_a_control_group_the_process_or_the_host_is_measured() {
 async fn a_share_of_the_limit_is_for_this_process_alone() {
     let files = Files::new();
     files.fill(10);
-    let guard = files.guard(|builder| builder.share(0.5)).unwrap();
+    let guard = files
+        .guard(|builder| builder.share(0.5).policy(Policy::Ladder))
+        .unwrap();
     let stats = guard.stats();
     assert_eq!(stats.memory_limit_mb, Some(500.0));
     // Far from the share, whatever the others in the group hold.

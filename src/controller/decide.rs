@@ -109,7 +109,7 @@ impl Controller {
                 let usage_bytes = control.own_bytes;
                 let active = self.limiter.in_flight(&self.bounds);
                 if detail == Detail::Full {
-                    control.estimate.observe(Evidence {
+                    control.forecast.observe(Evidence {
                         now,
                         usage_bytes,
                         own_in_flight: active,
@@ -117,11 +117,11 @@ impl Controller {
                         completed: control.completed,
                     });
                 } else {
-                    control.estimate.see_usage(usage_bytes);
+                    control.forecast.see_usage(usage_bytes);
                 }
                 let reserved_bytes = reserved_kib * 1024;
-                let request_bytes = control.estimate.request_bytes();
-                let low_bytes = control.estimate.low_bytes();
+                let request_bytes = control.forecast.request_bytes();
+                let low_bytes = control.forecast.low_bytes();
                 self.bounds.set_estimate(Ask {
                     kib: kib(request_bytes),
                     low_kib: low_bytes / 1024,
@@ -133,7 +133,7 @@ impl Controller {
                     active,
                     unused_probes: self.bounds.probes(),
                     reserved_bytes,
-                    realised_bytes: control.estimate.realised_bytes(reserved_bytes),
+                    outstanding_bytes: control.forecast.outstanding_bytes(reserved_bytes),
                     request_bytes,
                     low_bytes,
                 });
@@ -236,6 +236,14 @@ impl Controller {
 }
 
 impl Subscriber for Controller {
+    fn before_sample(&self, detail: Detail, now: Duration) {
+        // What is given back from here on, this sample may not show.
+        self.bounds.settle(self.limiter.finished_kib());
+        if detail == Detail::Full && self.accounted {
+            self.control().forecast.look(&self.running, now);
+        }
+    }
+
     fn on_sample(
         &self,
         sample: Result<&Sample, &io::Error>,
@@ -250,7 +258,7 @@ impl Subscriber for Controller {
         !control.events.is_empty() || self.limiter.waiting() > 0
     }
 
-    fn after_sample(&self, full: bool, now: Duration) -> Duration {
+    fn after_sample(&'static self, full: bool, now: Duration) -> Duration {
         let mut control = self.control();
         let events = std::mem::take(&mut control.events);
         let probes = if full {
@@ -273,6 +281,9 @@ impl Subscriber for Controller {
         }
         let sensor_errors = control.sensor_errors;
         drop(control);
+        if full {
+            self.relieve(now);
+        }
         // A full sample always pumps, under the queue's lock: that is what makes
         // new bounds known to those who joined while they were published.
         if full || self.limiter.waiting() > 0 {

@@ -6,6 +6,7 @@
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
 
 mod decide;
+mod relieve;
 mod report;
 
 use std::io;
@@ -16,16 +17,20 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub(crate) use decide::WAITING_INTERVAL;
+use relieve::Cancellations;
 
-use crate::config::{Config, Mode, Source};
+use crate::config::{self, Config, Mode, Source};
 use crate::delivery::Deliveries;
 use crate::error::Reason;
-use crate::estimate::{Estimate, UsageEstimate};
+use crate::estimate::Forecast;
 use crate::limiter::{Ask, Bounds, Limiter, MAX_KIB, Packed, kib};
 use crate::logs;
 use crate::policy::ladder::Ladder;
+use crate::policy::predictive::Predictive;
 use crate::policy::{Decision, Policy, Pressure};
 use crate::pool;
+use crate::release::Release;
+use crate::running::Running;
 use crate::sampler::{MemoryLevel, MemorySource, Sampler};
 use crate::stats::Counters;
 
@@ -39,6 +44,10 @@ pub(crate) struct Controller {
     pub(crate) counters: Counters,
     closed: AtomicBool,
     pub(crate) deliveries: Deliveries,
+    pub(crate) running: Running,
+    pub(crate) release: Release,
+    /// What each request allocates is known.
+    accounted: bool,
     limit_bytes: AtomicU64,
     pressure: AtomicU8,
     percent_bits: AtomicU64,
@@ -55,13 +64,14 @@ pub(crate) struct Controller {
 /// What the samples act on.
 struct Control {
     policy: Box<dyn Policy>,
-    estimate: Box<dyn Estimate>,
+    forecast: Forecast,
     levels: Vec<MemoryLevel>,
     decision: Decision,
     process_bytes: u64,
     /// Bytes that requests may have caused: the group's, or the process's where
     /// others share the group.
     own_bytes: u64,
+    cancellations: Cancellations,
     /// To be granted after the next full sample.
     probes: u32,
     /// As of the last full sample: it takes a look at many cache lines.
@@ -102,13 +112,31 @@ impl std::fmt::Debug for Control {
     }
 }
 
+#[cfg(feature = "account")]
+fn accounting_is_installed() -> bool {
+    crate::account::is_installed()
+}
+
+#[cfg(not(feature = "account"))]
+fn accounting_is_installed() -> bool {
+    false
+}
+
 impl Controller {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
         let own_source = source.is_some();
         let (sampler, limiter) = pool::join(&config, source);
-        let policy: Box<dyn Policy> = Box::new(Ladder::new(&config));
+        let policy: Box<dyn Policy> = match config.policy {
+            config::Policy::Predictive => Box::new(Predictive::new(&config)),
+            _ => Box::new(Ladder::new(&config)),
+        };
         let base = policy.blind_concurrency();
-        let estimate = Box::new(UsageEstimate::new(config.estimated_bytes_per_request));
+        let accounted = accounting_is_installed();
+        let forecast = Forecast::new(
+            config.estimated_bytes_per_request,
+            config.exceedance_target,
+            accounted,
+        );
         let controller: &'static Self = Box::leak(Box::new(Self {
             bounds: limiter.join(),
             limiter,
@@ -116,6 +144,9 @@ impl Controller {
             counters: Counters::default(),
             closed: AtomicBool::new(false),
             deliveries: Deliveries::default(),
+            running: Running::new(),
+            release: Release::new(),
+            accounted,
             limit_bytes: AtomicU64::new(u64::MAX),
             pressure: AtomicU8::new(0),
             percent_bits: AtomicU64::new(0),
@@ -125,7 +156,7 @@ impl Controller {
             unlogged_rejections: AtomicU64::new(0),
             control: Mutex::new(Control {
                 policy,
-                estimate,
+                forecast,
                 levels: Vec::new(),
                 decision: Decision {
                     pressure: Pressure::Normal,
@@ -138,6 +169,7 @@ impl Controller {
                 },
                 process_bytes: 0,
                 own_bytes: 0,
+                cancellations: Cancellations::default(),
                 probes: 0,
                 completed: 0,
                 blind: false,
@@ -171,12 +203,40 @@ impl Controller {
         }
     }
 
+    /// It is known which requests are in flight, one by one.
+    #[inline]
+    pub(crate) fn tracks(&self) -> bool {
+        self.accounted || self.config.cancel
+    }
+
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn policy_name(&self) -> &'static str {
         self.control().policy.name()
+    }
+
+    #[cfg(feature = "account")]
+    fn allocated_bytes(&self) -> Option<u64> {
+        crate::account::allocated_bytes()
+    }
+
+    #[cfg(not(feature = "account"))]
+    fn allocated_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Starts from what another process has learned.
+    #[cfg(feature = "serde")]
+    pub(crate) fn learn_from(&self, estimates: &crate::estimate::Estimates) {
+        self.control().forecast.load(estimates);
+        self.sampler.sample_now();
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn estimates(&self) -> crate::estimate::Estimates {
+        self.control().forecast.save()
     }
 
     /// Every decision passes, whatever it is.

@@ -69,7 +69,9 @@ impl Controller {
         let usage = control.levels.first().map_or(0, |level| level.usage_bytes);
         Stats {
             total_requests: (completed + active + waiting + rejected)
-                .saturating_sub(self.counters.rejected(Reason::ResultTooLarge)),
+                // Admitted first, and among the completed too.
+                .saturating_sub(self.counters.rejected(Reason::ResultTooLarge))
+                .saturating_sub(self.counters.rejected(Reason::Cancelled)),
             rejected_requests: rejected,
             completed_requests: completed,
             active_tasks: active,
@@ -78,7 +80,7 @@ impl Controller {
             current_concurrency: u64::from(control.decision.concurrency),
             base_concurrency: u64::from(control.decision.base_concurrency),
             memory_percent: worst_fraction(&control.levels) * 100.0,
-            memory_alloc_mb: mib(control.process_bytes),
+            memory_alloc_mb: mib(self.allocated_bytes().unwrap_or(control.process_bytes)),
             memory_sys_mb: mib(usage),
             memory_limit_mb: limit_bytes(&control.levels).map(mib),
             reserved_mb: mib(self.limiter.reserved().kib() * 1024),
@@ -87,6 +89,15 @@ impl Controller {
             sensor_ok: !control.blind,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
             stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
+            outstanding_mb: mib(control
+                .forecast
+                .outstanding_bytes(self.limiter.reserved().kib() * 1024)),
+            margin_deviations: control.forecast.margin_deviations(),
+            checked_forecasts: control.forecast.checked().0,
+            exceeded_forecasts: control.forecast.checked().1,
+            releases: self.release.attempts.load(Ordering::Relaxed),
+            released_mb: mib(self.release.freed_bytes.load(Ordering::Relaxed)),
+            longest_release_ms: self.release.longest_us.load(Ordering::Relaxed) as f64 / 1e3,
         }
     }
 

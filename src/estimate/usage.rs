@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Estimate, Evidence};
+use super::class::SETTLED_AFTER;
+use super::{Evidence, LEAST_BYTES};
 
 /// Requests seen before the configured estimate no longer counts.
 const TRUSTED_AFTER: f64 = 8.0;
@@ -10,8 +11,6 @@ const TRUSTED_AFTER: f64 = 8.0;
 /// at its peak: half, if all grow evenly. The greatest average seen stands
 /// between the two, and this is the rest of the way.
 const PEAK_OVER_AVERAGE: f64 = 1.5;
-/// No request is taken to need less.
-const LEAST_BYTES: u64 = 64 << 10;
 /// The greatest average seen is halved after this time without one like it.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// And after this time while usage does not show what requests need.
@@ -37,6 +36,8 @@ pub(crate) struct UsageEstimate {
     kept_bytes: f64,
     usage_bytes: f64,
     seen: f64,
+    highest_bytes: f64,
+    grew_at: Duration,
     last: Evidence,
     started: bool,
 }
@@ -51,8 +52,89 @@ impl UsageEstimate {
             kept_bytes: 0.0,
             usage_bytes: 0.0,
             seen: 0.0,
+            highest_bytes: 0.0,
+            grew_at: Duration::ZERO,
             last: Evidence::default(),
             started: false,
+        }
+    }
+
+    /// Learns from one full sample. Called in the order of time.
+    pub(super) fn observe(&mut self, evidence: Evidence) {
+        self.see_usage(evidence.usage_bytes);
+        let in_flight = f64::from(evidence.all_in_flight);
+        if evidence.all_in_flight == 0 || !self.started {
+            self.started = true;
+            self.baseline_bytes = self.usage_bytes;
+            self.kept_bytes = 0.0;
+        } else {
+            self.baseline_bytes = self.baseline_bytes.min(self.usage_bytes);
+        }
+        self.lowest_baseline_bytes = self.lowest_baseline_bytes.min(self.baseline_bytes);
+        self.decay(evidence.now.saturating_sub(self.last.now));
+        if evidence.all_in_flight > 0 {
+            let finished = evidence.completed > self.last.completed;
+            if finished || evidence.all_in_flight < self.last.all_in_flight {
+                self.keep(in_flight);
+            }
+            self.kept_bytes = self.kept_bytes.min(self.growth_bytes());
+            let average = (self.growth_bytes() - self.kept_bytes) / in_flight;
+            self.average_bytes = self.average_bytes.max(average);
+        }
+        // Requests that run on without growing have shown what they need.
+        if self.usage_bytes > self.highest_bytes * 1.01 || evidence.all_in_flight == 0 {
+            self.highest_bytes = self.usage_bytes;
+            self.grew_at = evidence.now;
+        } else if evidence.now >= self.grew_at + SETTLED_AFTER {
+            self.seen = self.seen.max(f64::from(evidence.own_in_flight));
+        }
+        // Only requests that a sample caught in flight count as seen.
+        if self.last.own_in_flight > 0 && self.average_bytes > 0.0 {
+            let finished = evidence.completed.saturating_sub(self.last.completed);
+            self.seen += (finished as f64).min(f64::from(self.last.own_in_flight));
+        }
+        self.last = evidence;
+    }
+
+    /// A fresher figure of the usage alone.
+    pub(super) fn see_usage(&mut self, usage_bytes: u64) {
+        self.usage_bytes = usage_bytes as f64;
+    }
+
+    /// What a request is expected to need at its peak.
+    pub(super) fn request_bytes(&self) -> u64 {
+        let learned = self.average_bytes * PEAK_OVER_AVERAGE;
+        let trust = (self.seen / TRUSTED_AFTER).min(1.0);
+        let blended = self.prior_bytes * (1.0 - trust) + learned * trust;
+        (blended.max(learned) as u64).max(LEAST_BYTES.min(self.prior_bytes as u64))
+    }
+
+    /// What a request is known to need at least; 0 until requests have been seen.
+    pub(super) fn low_bytes(&self) -> u64 {
+        if self.seen < TRUSTED_AFTER {
+            return 0;
+        }
+        (self.average_bytes / 2.0) as u64
+    }
+
+    /// How much of `reserved_bytes` usage shows already: a lower bound.
+    pub(super) fn realised_bytes(&self, reserved_bytes: u64) -> u64 {
+        // Requests live in what was kept, but nobody knows how much of it.
+        let shown = self.growth_bytes() - self.kept_bytes / 2.0;
+        (shown as u64).min(reserved_bytes)
+    }
+
+    /// The average and from how many requests it is known, if it is.
+    #[cfg(feature = "serde")]
+    pub(super) fn save(&self) -> Option<(f64, f64)> {
+        (self.seen > 0.0).then_some((self.average_bytes, self.seen))
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) fn load(&mut self, average_bytes: f64, seen: f64) {
+        if average_bytes.is_finite() && average_bytes > 0.0 && seen > 0.0 {
+            self.average_bytes = average_bytes;
+            self.seen = seen;
         }
     }
 
@@ -83,61 +165,6 @@ impl UsageEstimate {
     fn keep(&mut self, in_flight: f64) {
         let theirs = self.average_bytes * in_flight;
         self.kept_bytes = self.kept_bytes.max(self.growth_bytes() - theirs);
-    }
-}
-
-impl Estimate for UsageEstimate {
-    fn observe(&mut self, evidence: Evidence) {
-        self.see_usage(evidence.usage_bytes);
-        let in_flight = f64::from(evidence.all_in_flight);
-        if evidence.all_in_flight == 0 || !self.started {
-            self.started = true;
-            self.baseline_bytes = self.usage_bytes;
-            self.kept_bytes = 0.0;
-        } else {
-            self.baseline_bytes = self.baseline_bytes.min(self.usage_bytes);
-        }
-        self.lowest_baseline_bytes = self.lowest_baseline_bytes.min(self.baseline_bytes);
-        self.decay(evidence.now.saturating_sub(self.last.now));
-        if evidence.all_in_flight > 0 {
-            let finished = evidence.completed > self.last.completed;
-            if finished || evidence.all_in_flight < self.last.all_in_flight {
-                self.keep(in_flight);
-            }
-            self.kept_bytes = self.kept_bytes.min(self.growth_bytes());
-            let average = (self.growth_bytes() - self.kept_bytes) / in_flight;
-            self.average_bytes = self.average_bytes.max(average);
-        }
-        // Only requests that a sample caught in flight count as seen.
-        if self.last.own_in_flight > 0 && self.average_bytes > 0.0 {
-            let finished = evidence.completed.saturating_sub(self.last.completed);
-            self.seen += (finished as f64).min(f64::from(self.last.own_in_flight));
-        }
-        self.last = evidence;
-    }
-
-    fn see_usage(&mut self, usage_bytes: u64) {
-        self.usage_bytes = usage_bytes as f64;
-    }
-
-    fn request_bytes(&self) -> u64 {
-        let learned = self.average_bytes * PEAK_OVER_AVERAGE;
-        let trust = (self.seen / TRUSTED_AFTER).min(1.0);
-        let blended = self.prior_bytes * (1.0 - trust) + learned * trust;
-        (blended.max(learned) as u64).max(LEAST_BYTES.min(self.prior_bytes as u64))
-    }
-
-    fn low_bytes(&self) -> u64 {
-        if self.seen < TRUSTED_AFTER {
-            return 0;
-        }
-        (self.average_bytes / 2.0) as u64
-    }
-
-    fn realised_bytes(&self, reserved_bytes: u64) -> u64 {
-        // Requests live in what was kept, but nobody knows how much of it.
-        let shown = self.growth_bytes() - self.kept_bytes / 2.0;
-        (shown as u64).min(reserved_bytes)
     }
 }
 

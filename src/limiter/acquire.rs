@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::Limiter;
-use super::ledger::{Bounds, Need};
+use super::bounds::{Bounds, Need};
 use super::queue::{Settled, Waiting};
 use crate::error::Reason;
 use crate::sync::{Ordering, lock};

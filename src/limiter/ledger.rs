@@ -8,15 +8,16 @@
 //! waiters   requests (20)    reserved KiB (43)
 //! ```
 //!
-//! [`Bounds`] has the same layout for what may be reserved, so an admission is
+//! [`Bounds`] have the same layout for what may be reserved, so an admission is
 //! two loads, two comparisons and one compare-and-swap, and a release is one
 //! subtraction.
 
+use super::bounds::{Ask, Bounds};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 const FLAG: u64 = 1 << 63;
 const COUNT_SHIFT: u32 = 43;
-const ONE: u64 = 1 << COUNT_SHIFT;
+pub(super) const ONE: u64 = 1 << COUNT_SHIFT;
 
 /// The largest number of requests in flight that can be told apart.
 pub(crate) const MAX_COUNT: u32 = (1 << 20) - 1;
@@ -31,7 +32,7 @@ pub(crate) fn kib(bytes: u64) -> u64 {
 
 /// A flag, a count and an amount in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Packed(u64);
+pub(crate) struct Packed(pub(super) u64);
 
 impl Packed {
     pub(crate) fn new(flag: bool, count: u32, kib: u64) -> Self {
@@ -72,33 +73,6 @@ pub(crate) enum Refused {
     Stale,
 }
 
-/// What one request asks for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
-    /// What is reserved for it.
-    pub(crate) kib: u64,
-    /// What it is known to need at least: enough to start it when nothing else runs.
-    pub(crate) low_kib: u64,
-}
-
-/// What a waiter needs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Need {
-    /// What its guard estimates when its turn comes: estimates are corrected
-    /// while it waits.
-    Estimated,
-    Known(Ask),
-}
-
-impl Need {
-    pub(super) fn ask(self, bounds: &Bounds) -> Ask {
-        match self {
-            Need::Estimated => bounds.estimate(),
-            Need::Known(ask) => ask,
-        }
-    }
-}
-
 /// How strictly [`Ledger::try_reserve`] applies the bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -112,94 +86,13 @@ pub(crate) enum Mode {
     Force,
 }
 
-/// What one guard may reserve; written by its controller at every sample.
-#[derive(Debug)]
-pub(crate) struct Bounds {
-    /// Gate flag, most requests in flight, most KiB reserved.
-    limits: AtomicU64,
-    /// Above this many reserved KiB an admission refreshes the sample first.
-    refresh_kib: AtomicU64,
-    /// KiB free below the hard limit, for a request that comes when nothing runs.
-    idle_kib: AtomicU64,
-    /// What a request is estimated to ask for.
-    request_kib: AtomicU64,
-    low_kib: AtomicU64,
-    /// Requests that may be admitted past the bounds, to find out whether
-    /// memory that looks full really is.
-    probes: AtomicU32,
-    /// The count of a guard that is not the first on its ledger; the first
-    /// one's is in the ledger's word, which saves it a second shared counter.
-    own_count: Option<AtomicU32>,
-}
-
-impl Bounds {
-    pub(crate) fn new(first: bool) -> Self {
-        Self {
-            limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
-            refresh_kib: AtomicU64::new(MAX_KIB),
-            idle_kib: AtomicU64::new(MAX_KIB),
-            request_kib: AtomicU64::new(1),
-            low_kib: AtomicU64::new(0),
-            probes: AtomicU32::new(0),
-            own_count: (!first).then(|| AtomicU32::new(0)),
-        }
-    }
-
-    pub(crate) fn limits(&self) -> Packed {
-        Packed(self.limits.load(Ordering::Acquire))
-    }
-
-    /// Publishes new bounds. The caller then pumps the queue (under its lock),
-    /// which is what makes them visible to everybody who waits.
-    pub(crate) fn publish(&self, limits: Packed, refresh_kib: u64, idle_kib: u64) {
-        self.refresh_kib.store(refresh_kib, Ordering::Relaxed);
-        self.idle_kib.store(idle_kib, Ordering::Relaxed);
-        self.limits.store(limits.0, Ordering::Release);
-    }
-
-    /// What a request is estimated to ask for.
-    #[inline]
-    pub(crate) fn estimate(&self) -> Ask {
-        Ask {
-            kib: self.request_kib.load(Ordering::Relaxed),
-            low_kib: self.low_kib.load(Ordering::Relaxed),
-        }
-    }
-
-    pub(crate) fn set_estimate(&self, estimate: Ask) {
-        self.request_kib.store(estimate.kib, Ordering::Relaxed);
-        self.low_kib.store(estimate.low_kib, Ordering::Relaxed);
-    }
-
-    pub(crate) fn set_probes(&self, probes: u32) {
-        self.probes.store(probes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn probes(&self) -> u32 {
-        self.probes.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn take_probe(&self) -> bool {
-        self.probes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-            .is_ok()
-    }
-
-    /// What one request of this guard adds to the count in the word.
-    fn unit(&self) -> u64 {
-        if self.counts_in_word() { ONE } else { 0 }
-    }
-
-    /// Its requests are counted in the ledger's word, not beside it.
-    pub(crate) fn counts_in_word(&self) -> bool {
-        self.own_count.is_none()
-    }
-}
-
 /// The reservations of all guards that watch one source.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     word: AtomicU64,
+    /// KiB whose work is over, ever. What was given back since a guard's last
+    /// sample is not free for it yet: the allocator may keep it.
+    finished_kib: AtomicU64,
     /// Requests of the guards that have a count of their own, together.
     beside: AtomicU32,
     /// Admissions without bytes: another guard holds them for the same request.
@@ -210,6 +103,7 @@ impl Ledger {
     pub(crate) fn new() -> Self {
         Self {
             word: AtomicU64::new(0),
+            finished_kib: AtomicU64::new(0),
             beside: AtomicU32::new(0),
             nested: AtomicU32::new(0),
         }
@@ -290,11 +184,14 @@ impl Ledger {
             }
             let total_kib = word.kib() + ask.kib;
             if mode != Mode::Force && ask.kib != 0 {
-                if mode == Mode::Newcomer && total_kib > bounds.refresh_kib.load(Ordering::Relaxed)
-                {
+                // What was given back since the sample counts as if it were not.
+                let spent_kib = total_kib + self.unsettled_kib(bounds);
+                let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
+                if mode == Mode::Newcomer && spent_kib > refresh_kib && refresh_kib != MAX_KIB {
                     return Err(Refused::Stale);
                 }
-                let fits = total_kib <= limits.kib()
+                let fits = spent_kib <= limits.kib()
+                    || limits.kib() == MAX_KIB
                     // With nothing in flight there is nothing to wait for: the
                     // request runs if what it surely needs is free.
                     || (word.is_idle() && ask.low_kib <= bounds.idle_kib.load(Ordering::Relaxed));
@@ -353,6 +250,41 @@ impl Ledger {
         let before = self.word.fetch_sub(bounds.unit() + kib, Ordering::AcqRel);
         debug_assert!(Packed(before).kib() >= kib, "released more than reserved");
         Packed(before).flag()
+    }
+
+    /// [`release`](Self::release) of bytes that were used: they are free again
+    /// for a guard once it has taken a sample.
+    #[inline]
+    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64) -> bool {
+        // Before the release: whoever sees the one sees the other.
+        self.finished_kib.fetch_add(kib, Ordering::AcqRel);
+        self.release(bounds, kib)
+    }
+
+    /// KiB that were ever given back after use.
+    pub(crate) fn finished_kib(&self) -> u64 {
+        self.finished_kib.load(Ordering::Acquire)
+    }
+
+    fn unsettled_kib(&self, bounds: &Bounds) -> u64 {
+        let settled_kib = bounds.settled_kib.load(Ordering::Relaxed);
+        // A sample may have been begun since the word was read.
+        let unsettled = self.finished_kib().wrapping_sub(settled_kib);
+        if unsettled > MAX_KIB { 0 } else { unsettled }
+    }
+
+    /// Reserves more for work that is admitted; within the bounds, unless `force`.
+    pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, force: bool) -> bool {
+        let limits = bounds.limits();
+        let more = |current| {
+            let total_kib = Packed(current).kib() + kib;
+            let spent_kib = total_kib + self.unsettled_kib(bounds);
+            let fits = force || spent_kib <= limits.kib() || limits.kib() == MAX_KIB;
+            (fits && total_kib <= MAX_KIB).then_some(current + kib)
+        };
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
+            .is_ok()
     }
 
     /// Says that somebody waits. Only under the queue's lock.

@@ -11,6 +11,7 @@
 //! acts on them after unlocking.
 
 mod acquire;
+mod bounds;
 mod ledger;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
@@ -23,7 +24,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 pub(crate) use acquire::Ticket;
-pub(crate) use ledger::{Ask, Bounds, MAX_COUNT, MAX_KIB, Mode, Need, Packed, Refused, kib};
+pub(crate) use bounds::{Ask, Bounds, Need};
+pub(crate) use ledger::{MAX_COUNT, MAX_KIB, Mode, Packed, Refused, kib};
 
 use crate::error::Reason;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
@@ -121,6 +123,27 @@ impl Limiter {
         if self.ledger.release(bounds, kib) {
             self.pump();
         }
+    }
+
+    /// Gives back what was used. `true` if somebody waits who may need a new
+    /// sample to get it.
+    #[inline]
+    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64) -> bool {
+        if !self.ledger.finish(bounds, kib) {
+            return false;
+        }
+        self.pump();
+        self.waiting() > 0
+    }
+
+    /// KiB that were ever given back after use.
+    pub(crate) fn finished_kib(&self) -> u64 {
+        self.ledger.finished_kib()
+    }
+
+    /// Reserves more for work that is admitted; within the bounds, unless `force`.
+    pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, force: bool) -> bool {
+        self.ledger.grow(bounds, kib, force)
     }
 
     /// Lets in everybody who fits, oldest first.

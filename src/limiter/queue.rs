@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::ledger::{Bounds, Need};
+use super::bounds::{Bounds, Need};
 use crate::error::Reason;
 
 #[derive(Debug)]

@@ -13,6 +13,7 @@
 //! begins: θ is the critical fraction.
 
 use super::latch::{Latch, Look};
+use super::levels::Levels;
 use super::{
     Decision, Observation, Policy, Pressure, allowance_bytes, free_bytes, limit_bytes,
     worst_fraction,
@@ -20,10 +21,6 @@ use super::{
 use crate::config::Config;
 use crate::limiter::MAX_COUNT;
 
-/// How far usage falls below a threshold before the level does.
-const BAND: f64 = 0.02;
-/// STABLE begins this far below WARNING.
-const STABLE_BELOW_WARNING: f64 = 0.10;
 /// Base concurrency without a configured one: this share of what fits.
 const BASE_SHARE: f64 = 0.8;
 /// Stalled for this share of the time: one level up, HIGH at most.
@@ -31,10 +28,8 @@ const STALLED_PERCENT: f64 = 5.0;
 
 #[derive(Debug)]
 pub(crate) struct Ladder {
-    /// Where STABLE, WARNING, HIGH and CRITICAL begin.
-    thresholds: [f64; 4],
+    levels: Levels,
     max_concurrent: Option<u32>,
-    level: Pressure,
     /// Quarters of the base that the level leaves.
     quarters: u64,
     base: u32,
@@ -44,14 +39,8 @@ pub(crate) struct Ladder {
 impl Ladder {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            thresholds: [
-                config.warning_fraction - STABLE_BELOW_WARNING,
-                config.warning_fraction,
-                config.high_fraction,
-                config.critical_fraction,
-            ],
+            levels: Levels::new(config),
             max_concurrent: config.max_concurrent,
-            level: Pressure::Normal,
             quarters: 4,
             // Until memory has been seen, a limit of one's own is all there is.
             base: config.max_concurrent.unwrap_or_else(|| {
@@ -62,16 +51,6 @@ impl Ladder {
             }),
             latch: Latch::new(),
         }
-    }
-
-    fn next_level(&self, fraction: f64) -> Pressure {
-        let reached = |band: f64| {
-            let passed = |&threshold: &&f64| fraction >= threshold - band;
-            let count = self.thresholds.iter().take_while(passed).count();
-            Pressure::from_index(count as u8)
-        };
-        // Up to what is reached; down no further than what is reached with the band.
-        reached(0.0).max(self.level.min(reached(BAND)))
     }
 }
 
@@ -92,9 +71,7 @@ impl Policy for Ladder {
     }
 
     fn decide(&mut self, o: &Observation<'_>) -> Decision {
-        let fraction = worst_fraction(o.levels);
-        self.level = self.next_level(fraction);
-        let mut pressure = self.level;
+        let mut pressure = self.levels.next(worst_fraction(o.levels));
         if o.stall_percent >= STALLED_PERCENT && pressure < Pressure::High {
             pressure = Pressure::from_index(pressure as u8 + 1);
         }
@@ -110,24 +87,11 @@ impl Policy for Ladder {
             .unwrap_or_else(|| fitting(limit, o.request_bytes));
         let gate = pressure == Pressure::Critical;
         let rung = (u64::from(self.base) * self.quarters / 4).max(1) as u32;
-        let critical = self.thresholds[3];
-        let allowance_bytes = allowance_bytes(o.levels, critical, o.realised_bytes);
+        let allowance_bytes = allowance_bytes(o, self.levels.critical());
         let idle_bytes = free_bytes(o.levels);
         let blocked = gate || o.reserved_bytes.saturating_add(o.request_bytes) > allowance_bytes;
-        // Below a first idea of the least, one at a time finds out.
-        let fitting = match o.low_bytes {
-            0 => u64::from(o.request_bytes <= idle_bytes || o.active == 0 && idle_bytes > 0),
-            low => idle_bytes / low,
-        };
-        let probes = self.latch.probes(&Look {
-            now: o.now,
-            usage_bytes: o.levels.first().map_or(0, |level| level.usage_bytes),
-            limit_bytes: limit.unwrap_or(u64::MAX),
-            blocked,
-            fitting: u32::try_from(fitting).unwrap_or(u32::MAX),
-            room: self.base.saturating_sub(o.active),
-            unused: o.unused_probes,
-        });
+        let room = self.base.saturating_sub(o.active);
+        let probes = self.latch.probes(&Look::new(o, blocked, room));
         Decision {
             pressure,
             base_concurrency: self.base,
@@ -170,7 +134,7 @@ mod tests {
             active: 4,
             unused_probes: 0,
             reserved_bytes: 0,
-            realised_bytes: 0,
+            outstanding_bytes: 0,
             request_bytes: 1,
             low_bytes: 0,
         })
@@ -262,7 +226,7 @@ mod tests {
             active: 0,
             unused_probes: 0,
             reserved_bytes: 0,
-            realised_bytes: 0,
+            outstanding_bytes: 0,
             request_bytes: 200 << 20,
             low_bytes: 0,
         });
@@ -288,7 +252,7 @@ mod tests {
             active: 0,
             unused_probes: 0,
             reserved_bytes: 0,
-            realised_bytes: 0,
+            outstanding_bytes: 0,
             request_bytes: 1,
             low_bytes: 0,
         };

@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use super::{Observation, free_bytes, limit_bytes};
+
 /// Flat: within this share of the limit.
 const BAND: f64 = 0.01;
 /// For this long, at first.
@@ -30,6 +32,26 @@ pub(super) struct Look {
     pub(super) room: u32,
     /// Probes granted that nobody has used.
     pub(super) unused: u32,
+}
+
+impl Look {
+    pub(super) fn new(o: &Observation<'_>, blocked: bool, room: u32) -> Self {
+        let idle_bytes = free_bytes(o.levels);
+        // Below a first idea of the least, one at a time finds out.
+        let fitting = match o.low_bytes {
+            0 => u64::from(o.request_bytes <= idle_bytes || o.active == 0 && idle_bytes > 0),
+            low => idle_bytes / low,
+        };
+        Self {
+            now: o.now,
+            usage_bytes: o.levels.first().map_or(0, |level| level.usage_bytes),
+            limit_bytes: limit_bytes(o.levels).unwrap_or(u64::MAX),
+            blocked,
+            fitting: u32::try_from(fitting).unwrap_or(u32::MAX),
+            room,
+            unused: o.unused_probes,
+        }
+    }
 }
 
 #[derive(Debug)]

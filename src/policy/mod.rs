@@ -6,6 +6,8 @@
 
 pub(crate) mod ladder;
 mod latch;
+mod levels;
+pub(crate) mod predictive;
 
 use std::fmt;
 use std::time::Duration;
@@ -13,20 +15,23 @@ use std::time::Duration;
 use crate::sampler::MemoryLevel;
 
 /// How full memory is, in the operators' words. Ordered: `Critical` is the greatest.
+///
+/// Levels bound concurrency with the ladder. The predictive policy runs full by
+/// design, so its levels begin later, and of them only `Critical` holds back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "UPPERCASE"))]
 pub enum Pressure {
-    /// Below 60 %: base concurrency.
+    /// Below: base concurrency.
     #[default]
     Normal,
-    /// From 60 %: concurrency stays as it is.
+    /// From 60 % (predictive: 80 %): concurrency stays as it is.
     Stable,
-    /// From 70 %: a quarter less.
+    /// From 70 % (90 %): a quarter less.
     Warning,
-    /// From 80 %: half.
+    /// From 80 % (95 %): half.
     High,
-    /// From 85 %: new work is rejected.
+    /// From 85 % (98 %): new work is rejected.
     Critical,
 }
 
@@ -79,8 +84,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) unused_probes: u32,
     /// What is reserved on the ledger.
     pub(crate) reserved_bytes: u64,
-    /// How much of that usage shows already: a lower bound.
-    pub(crate) realised_bytes: u64,
+    /// By how much usage may still rise without another request.
+    pub(crate) outstanding_bytes: u64,
     /// What the next request reserves.
     pub(crate) request_bytes: u64,
     /// What a request is known to need at least.
@@ -131,17 +136,30 @@ pub(crate) fn worst_fraction(levels: &[MemoryLevel]) -> f64 {
         .fold(0.0, f64::max)
 }
 
+/// The greatest share of its hard limit that any level uses.
+pub(crate) fn worst_limit_fraction(levels: &[MemoryLevel]) -> f64 {
+    levels
+        .iter()
+        .filter_map(|level| Some(level.usage_bytes as f64 / level.limit_bytes?.max(1) as f64))
+        .fold(0.0, f64::max)
+}
+
 /// Most bytes that may be reserved.
 ///
-/// A request fits when `U + Σ reserved − realised + r ≤ θ·L` at every level,
-/// which is `Σ reserved + r ≤ θ·L − U + realised`: the right side is what this
-/// returns, so that an admission compares one number.
-pub(crate) fn allowance_bytes(levels: &[MemoryLevel], theta: f64, realised_bytes: u64) -> u64 {
-    levels
+/// A request fits when `F + r ≤ θ·L` at every level, where the forecast `F` is
+/// `U + outstanding`. With what is reserved now on both sides that is
+/// `Σ reserved + r ≤ Σ reserved + θ·L − U − outstanding`: the right side is what
+/// this returns, so that an admission compares one number.
+pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> u64 {
+    observation
+        .levels
         .iter()
         .filter_map(|level| {
             let ceiling = (bound_bytes(level)? as f64 * theta) as u64;
-            Some((ceiling + realised_bytes).saturating_sub(level.usage_bytes))
+            let forecast = level
+                .usage_bytes
+                .saturating_add(observation.outstanding_bytes);
+            Some((ceiling + observation.reserved_bytes).saturating_sub(forecast))
         })
         .min()
         .unwrap_or(u64::MAX)

@@ -18,7 +18,7 @@ use super::{Detail, MemoryLevel, MemorySource, Sample};
 /// let memory = ManualSource::new(1 << 30);
 /// let layer = MemoryGuardLayer::builder().memory_source(memory.clone()).build()?;
 ///
-/// memory.set_usage_bytes(900 << 20);
+/// memory.set_usage_bytes(1010 << 20);
 /// layer.guard().sample_now();
 /// assert_eq!(layer.guard().pressure(), Pressure::Critical);
 /// # Ok::<(), tower_memory_guard::ConfigError>(())

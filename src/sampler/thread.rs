@@ -13,6 +13,9 @@ use super::{Detail, MemorySource, Sample};
 
 /// Told of every sample.
 pub(crate) trait Subscriber: Send + Sync {
+    /// A sample is about to be taken: what is noted now, it shows.
+    fn before_sample(&self, detail: Detail, now: Duration);
+
     /// Decides from a sample taken at `now`. Called in the order of samples,
     /// under the reader's lock: wakes nobody, logs nothing. Says whether there
     /// is something to act on.
@@ -22,7 +25,7 @@ pub(crate) trait Subscriber: Send + Sync {
     /// Acts on what was decided, under no lock; after every full sample, and
     /// after those that left something to act on. Says when the next full
     /// sample is due.
-    fn after_sample(&self, full: bool, now: Duration) -> Duration;
+    fn after_sample(&'static self, full: bool, now: Duration) -> Duration;
 
     /// There was nothing to do since the sample before, when the pause was chosen.
     fn was_idle(&self) -> bool;
@@ -64,6 +67,9 @@ const CHECK_PROCESS_EVERY: u32 = 64;
 
 /// A park longer than this is worth a kick when work arrives.
 const DOZE: Duration = Duration::from_millis(250);
+
+/// The thread rests at least so long between two samples.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 impl fmt::Debug for Sampler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,6 +185,17 @@ impl Sampler {
         }
     }
 
+    /// Work has ended and somebody waits for its memory: a sample shows whether
+    /// it is free. Without a thread, it is taken here.
+    #[cold]
+    pub(crate) fn settle(&self) {
+        if self.background {
+            self.unpark();
+        } else {
+            self.sample_now();
+        }
+    }
+
     #[cold]
     pub(crate) fn unpark(&self) {
         if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -199,6 +216,9 @@ impl Sampler {
             ..
         } = &mut *reader;
         sample.clear();
+        for subscriber in subscribers.iter() {
+            subscriber.before_sample(detail, now);
+        }
         // A source may be the user's: a panic of its must not take the thread.
         let read =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.read(detail, sample)))
@@ -267,7 +287,11 @@ impl Sampler {
                     continue;
                 }
             }
+            let parked = Instant::now();
             std::thread::park_timeout(pause);
+            // Woken early again and again, it would do nothing but sample.
+            let least = SHORTEST_PAUSE.min(pause);
+            std::thread::sleep(least.saturating_sub(parked.elapsed()));
             self.dozing.store(false, Ordering::SeqCst);
         }
     }

@@ -1,0 +1,188 @@
+//! [`TrackingAllocator`]: counts, and passes on.
+//!
+//! Each thread counts in cells of its own and settles with the account of the
+//! request at hand at the end of its poll, or when 64 KiB have come together.
+//! The cells are constant and need no destructor, so they can be used at any
+//! time in a thread's life, also while its other thread-locals are destroyed.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use crate::running::Slot;
+
+/// Settled within a poll when so many bytes have come together.
+const SETTLE_BYTES: i64 = 64 << 10;
+
+/// What all threads have allocated and not freed, as far as they have settled.
+static ALLOCATED_BYTES: AtomicI64 = AtomicI64::new(0);
+
+pub(super) struct Local {
+    /// Since the last settlement.
+    pending_bytes: Cell<i64>,
+    allocations: Cell<u64>,
+    /// Settled with accounts, but not yet with the total.
+    untold_bytes: Cell<i64>,
+    account: Cell<Option<&'static Slot>>,
+}
+
+thread_local! {
+    static LOCAL: Local = const {
+        Local {
+            pending_bytes: Cell::new(0),
+            allocations: Cell::new(0),
+            untold_bytes: Cell::new(0),
+            account: Cell::new(None),
+        }
+    };
+}
+
+impl Local {
+    #[inline(always)]
+    fn allocated(&self, bytes: usize) {
+        let pending = self.pending_bytes.get() + bytes as i64;
+        self.pending_bytes.set(pending);
+        self.allocations.set(self.allocations.get() + 1);
+        if pending >= SETTLE_BYTES {
+            self.settle();
+        }
+    }
+
+    #[inline(always)]
+    fn freed(&self, bytes: usize) {
+        let pending = self.pending_bytes.get() - bytes as i64;
+        self.pending_bytes.set(pending);
+        if pending <= -SETTLE_BYTES {
+            self.settle();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle(&self) {
+        let pending = self.pending_bytes.replace(0);
+        let allocations = self.allocations.replace(0);
+        if let Some(account) = self.account.get() {
+            account.charge(pending, allocations);
+        }
+        let untold = self.untold_bytes.get() + pending;
+        if untold.abs() >= SETTLE_BYTES {
+            ALLOCATED_BYTES.fetch_add(untold, Ordering::Relaxed);
+            self.untold_bytes.set(0);
+        } else {
+            self.untold_bytes.set(untold);
+        }
+    }
+}
+
+/// Settles, and charges `account` from now on. Returns whose account it was.
+#[inline]
+pub(super) fn switch(account: Option<&'static Slot>) -> Option<&'static Slot> {
+    LOCAL.with(|local| {
+        if local.pending_bytes.get() != 0 || local.allocations.get() != 0 {
+            local.settle();
+        }
+        local.account.replace(account)
+    })
+}
+
+/// What the process has allocated and not freed; `None` without the allocator.
+pub(crate) fn allocated_bytes() -> Option<u64> {
+    is_installed().then(|| ALLOCATED_BYTES.load(Ordering::Relaxed).max(0) as u64)
+}
+
+/// Whether [`TrackingAllocator`] is the global allocator of this process.
+///
+/// Found out once, by allocating.
+pub fn is_installed() -> bool {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if INSTALLED.load(Ordering::Relaxed) {
+        return true;
+    }
+    let count = || LOCAL.with(|local| (local.allocations.get(), local.pending_bytes.get()));
+    let before = count();
+    let probe = std::hint::black_box(Box::new(0_u64));
+    let installed = count() != before;
+    drop(probe);
+    INSTALLED.store(installed, Ordering::Relaxed);
+    installed
+}
+
+/// A global allocator that charges requests for what they allocate, and leaves
+/// the work to another one.
+///
+/// ```
+/// use tower_memory_guard::account::TrackingAllocator;
+///
+/// // Around another allocator: TrackingAllocator::new(tikv_jemallocator::Jemalloc).
+/// #[global_allocator]
+/// static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
+/// # fn main() {}
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TrackingAllocator<A = System> {
+    inner: A,
+}
+
+impl TrackingAllocator {
+    /// Around the system's allocator.
+    pub const fn system() -> Self {
+        Self::new(System)
+    }
+}
+
+impl<A> TrackingAllocator<A> {
+    /// Around another allocator.
+    pub const fn new(inner: A) -> Self {
+        Self { inner }
+    }
+
+    /// The allocator that does the work.
+    pub const fn get_ref(&self) -> &A {
+        &self.inner
+    }
+}
+
+// SAFETY: every call is passed on unchanged to an allocator that keeps the
+// contract; counting allocates nothing and cannot panic.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { self.inner.alloc(layout) };
+        if !memory.is_null() {
+            LOCAL.with(|local| local.allocated(layout.size()));
+        }
+        memory
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { self.inner.alloc_zeroed(layout) };
+        if !memory.is_null() {
+            LOCAL.with(|local| local.allocated(layout.size()));
+        }
+        memory
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LOCAL.with(|local| local.freed(layout.size()));
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.dealloc(memory, layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        let moved = unsafe { self.inner.realloc(memory, layout, new_size) };
+        if !moved.is_null() {
+            LOCAL.with(|local| {
+                local.freed(layout.size());
+                local.allocated(new_size);
+            });
+        }
+        moved
+    }
+}

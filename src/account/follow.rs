@@ -1,0 +1,103 @@
+//! Work that leaves its task or its thread, and keeps its account.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+use tokio::task::JoinHandle;
+
+use super::current;
+use crate::permit::Permit;
+
+pin_project! {
+    /// A future whose memory is charged to a request; made by [`follow`] or
+    /// [`Permit::follow`].
+    ///
+    /// Holds the request's permit until it is done or dropped.
+    pub struct Followed<F> {
+        // In this order: the future's memory is free before the permit is.
+        #[pin]
+        future: F,
+        permit: Option<Permit>,
+    }
+}
+
+impl<F> Followed<F> {
+    pub(crate) fn new(future: F, permit: Option<Permit>) -> Self {
+        Self { future, permit }
+    }
+}
+
+impl<F: Future> Future for Followed<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _scope = this.permit.as_ref().map(Permit::enter);
+        this.future.poll(cx)
+    }
+}
+
+impl<F> fmt::Debug for Followed<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Followed")
+            .field("permit", &self.permit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Charges the memory of `future` to the request that this code runs for, wherever
+/// it is polled. Outside of a request it changes nothing.
+pub fn follow<F: Future>(future: F) -> Followed<F> {
+    Followed::new(future, current())
+}
+
+/// Charges the memory of `work` to the request that this code runs for, on whatever
+/// thread it is called. Outside of a request it changes nothing.
+///
+/// ```
+/// use tower_memory_guard::account;
+///
+/// let sum = account::carry(|| (0..1000_u64).collect::<Vec<_>>().len());
+/// assert_eq!(std::thread::spawn(sum).join().unwrap(), 1000);
+/// ```
+pub fn carry<F, T>(work: F) -> impl FnOnce() -> T
+where
+    F: FnOnce() -> T,
+{
+    let permit = current();
+    move || {
+        let _scope = permit.as_ref().map(Permit::enter);
+        work()
+    }
+}
+
+/// [`tokio::spawn`] for work that belongs to a request: its memory is charged to
+/// the request, whose permit it keeps.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(follow(future))
+}
+
+/// [`tokio::task::spawn_blocking`] for work that belongs to a request: its memory
+/// is charged to the request, whose permit it keeps, also if the caller is gone.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub fn spawn_blocking<F, T>(work: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    tokio::task::spawn_blocking(carry(work))
+}

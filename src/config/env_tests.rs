@@ -1,0 +1,164 @@
+use super::env::Settings;
+use super::{Config, Policy};
+
+fn read(vars: &[(&str, &str)]) -> Settings {
+    Settings::from_vars(vars.iter().map(|(n, v)| (n.to_string(), v.to_string())))
+}
+
+fn config(vars: &[(&str, &str)]) -> Config {
+    read(vars).check().expect("good settings").0
+}
+
+#[test]
+fn a_share_is_a_fraction_up_to_one_and_a_percentage_above() {
+    for text in ["0.75", "75", "75%", "75 %"] {
+        assert_eq!(
+            config(&[("MEMORY_GUARD_MAX_PERCENT", text)]).high_fraction,
+            0.75
+        );
+    }
+    let everything = config(&[
+        ("MEMORY_GUARD_CRITICAL_PERCENT", "1"),
+        ("MEMORY_GUARD_MAX_PERCENT", "0.9"),
+    ]);
+    assert_eq!(everything.critical_fraction, 1.0);
+    assert_eq!(config(&[("MEMORY_GUARD_SHARE", "1%")]).share_fraction, 0.01);
+}
+
+#[test]
+fn sizes_take_bytes_and_binary_units() {
+    let limit = |text| config(&[("MEMORY_GUARD_MEMORY_LIMIT", text)]).memory_limit_bytes;
+    assert_eq!(limit("536870912"), Some(512 << 20));
+    assert_eq!(limit("512M"), Some(512 << 20));
+    assert_eq!(limit("512MB"), Some(512 << 20));
+    assert_eq!(limit("0.5GiB"), Some(512 << 20));
+    assert_eq!(limit("512 Mi"), Some(512 << 20));
+    let prior = config(&[("MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB", "1.5")]);
+    assert_eq!(prior.estimated_bytes_per_request, 3 << 19);
+}
+
+#[test]
+fn the_prefixed_name_wins_over_the_short_one() {
+    let both = [
+        ("MEMORY_GUARD_MAX_CONCURRENT", "7"),
+        ("MAX_CONCURRENT", "3"),
+    ];
+    assert_eq!(config(&both).max_concurrent, Some(7));
+    assert_eq!(config(&[("MAX_CONCURRENT", "3")]).max_concurrent, Some(3));
+    assert_eq!(
+        config(&[("MAX_RESULT_SIZE", "10")]).max_result_size_bytes,
+        10
+    );
+}
+
+#[test]
+fn empty_values_count_as_unset() {
+    let empty = [("MEMORY_GUARD_MAX_PERCENT", ""), ("MAX_CONCURRENT", " ")];
+    assert_eq!(config(&empty), config(&[]));
+}
+
+#[test]
+fn every_bad_variable_is_listed_with_its_value() {
+    let bad = [
+        ("MEMORY_GUARD_MAX_PERCENT", "NaN"),
+        ("MEMORY_GUARD_CRITICAL_PERCENT", "-5"),
+        ("MEMORY_GUARD_WARNING_PERCENT", "101%"),
+        ("MEMORY_GUARD_CHECK_INTERVAL_SEC", "0"),
+        ("MEMORY_GUARD_WAIT_TIMEOUT_SEC", "1e300"),
+        ("MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB", "inf"),
+        ("MAX_CONCURRENT", "99999999999999999999"),
+        ("MEMORY_GUARD_MAX_WAITING", "-1"),
+        ("MEMORY_GUARD_MEMORY_LIMIT", "lots"),
+        ("MEMORY_GUARD_MAX_RESULT_SIZE", "99999999T"),
+        ("MEMORY_GUARD_ENABLED", "maybe"),
+        ("MEMORY_GUARD_SOURCE", "numa"),
+        ("MEMORY_GUARD_POLICY", "best"),
+        ("MEMORY_GUARD_CANCEL", "sometimes"),
+    ];
+    let error = read(&bad).check().unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.problems().len(), bad.len(), "{text}");
+    for (name, value) in bad {
+        assert!(
+            text.contains(&format!("{name} = {value:?}: expected ")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn auto_is_the_ladder_as_soon_as_one_of_its_settings_is_given() {
+    let policy = |vars: &[(&str, &str)]| config(vars).policy;
+    assert_eq!(policy(&[]), Policy::Predictive);
+    assert_eq!(
+        policy(&[("MEMORY_GUARD_MAX_WAITING", "5")]),
+        Policy::Predictive
+    );
+    for name in [
+        "MAX_CONCURRENT",
+        "MEMORY_GUARD_MAX_CONCURRENT",
+        "MEMORY_GUARD_MAX_PERCENT",
+        "MEMORY_GUARD_WARNING_PERCENT",
+    ] {
+        let value = if name.ends_with("CONCURRENT") {
+            "5"
+        } else {
+            "75"
+        };
+        assert_eq!(policy(&[(name, value)]), Policy::Ladder, "{name}");
+        let said = [(name, value), ("MEMORY_GUARD_POLICY", "predictive")];
+        assert_eq!(policy(&said), Policy::Predictive, "{name}");
+    }
+}
+
+#[test]
+fn each_policy_has_thresholds_of_its_own_and_explicit_ones_win() {
+    let critical = |vars: &[(&str, &str)]| config(vars).critical_fraction;
+    let predictive = ("MEMORY_GUARD_POLICY", "predictive");
+    assert_eq!(critical(&[]), 0.98);
+    assert_eq!(critical(&[("MEMORY_GUARD_POLICY", "ladder")]), 0.85);
+    assert_eq!(
+        critical(&[predictive, ("MEMORY_GUARD_MAX_PERCENT", "82")]),
+        0.85
+    );
+    assert_eq!(
+        critical(&[predictive, ("MEMORY_GUARD_CRITICAL_PERCENT", "90")]),
+        0.90
+    );
+}
+
+#[test]
+fn thresholds_must_rise() {
+    let error = read(&[("MEMORY_GUARD_WARNING_PERCENT", "0.9")])
+        .check()
+        .unwrap_err();
+    assert!(error.to_string().contains("0.9, 0.8, 0.85"), "{error}");
+}
+
+#[test]
+fn a_typo_is_named_with_the_nearest_variable_and_what_kubernetes_injects_is_not() {
+    let settings = read(&[
+        ("MEMORY_GUARD_MAX_PERCENTAGE", "80"),
+        ("MEMORY_GUARD_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("MEMORY_GUARD_SERVICE_HOST", "10.0.0.1"),
+    ]);
+    let (_, warnings) = settings.check().unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "MEMORY_GUARD_MAX_PERCENTAGE is not a setting of the memory guard; \
+          did you mean MEMORY_GUARD_MAX_PERCENT?"
+        ]
+    );
+}
+
+#[test]
+fn the_process_source_needs_a_limit() {
+    let error = read(&[("MEMORY_GUARD_SOURCE", "process")])
+        .check()
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("MEMORY_GUARD_MEMORY_LIMIT"),
+        "{error}"
+    );
+}

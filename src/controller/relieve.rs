@@ -1,0 +1,122 @@
+//! When memory is short: give some back, and as a last resort cancel.
+
+use std::time::Duration;
+
+use super::{Control, Controller};
+use crate::policy::worst_limit_fraction;
+use crate::release::PressureContext;
+
+/// Usage at which a request is cancelled, as a share of the hard limit. Late, since
+/// a forecast that is only feared costs a request whose work was nearly done.
+const CANCEL_AT: f64 = 0.97;
+/// Between two cancellations, so that the first can take effect.
+const CANCEL_PAUSE: Duration = Duration::from_millis(30);
+/// In each second at most one in so many requests, but one.
+const CANCEL_ONE_IN: u32 = 4;
+
+/// The cancellations of the present second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cancellations {
+    second: u64,
+    count: u32,
+    last: Option<Duration>,
+}
+
+impl Cancellations {
+    fn may(&mut self, in_flight: u32, now: Duration) -> bool {
+        if self.second != now.as_secs() {
+            self.second = now.as_secs();
+            self.count = 0;
+        }
+        let rested = self.last.is_none_or(|last| now >= last + CANCEL_PAUSE);
+        let may = rested && self.count < (in_flight / CANCEL_ONE_IN).max(1);
+        if may {
+            self.count += 1;
+            self.last = Some(now);
+        }
+        may
+    }
+}
+
+impl Controller {
+    /// Acts on what a full sample showed.
+    pub(super) fn relieve(&'static self, now: Duration) {
+        if self.only_observes() {
+            return;
+        }
+        let (short, level, cancel) = {
+            let mut control = self.control();
+            let cancel = self.must_cancel(&mut control, now);
+            let level = control.decision.pressure;
+            (self.is_short(&control), level, cancel)
+        };
+        self.release.ask(self, short, level);
+        if cancel {
+            if let Some(slot) = self.running.victim() {
+                slot.cancel();
+            }
+        }
+    }
+
+    /// Memory holds the next request back.
+    fn is_short(&self, control: &Control) -> bool {
+        control.decision.gate || self.wanted_bytes(control) > 0
+    }
+
+    /// Bytes to be freed for the next request to be admitted.
+    fn wanted_bytes(&self, control: &Control) -> u64 {
+        let reserved_bytes = self.limiter.reserved().kib() * 1024;
+        let needed_bytes = reserved_bytes.saturating_add(control.forecast.request_bytes());
+        needed_bytes.saturating_sub(control.decision.allowance_bytes)
+    }
+
+    fn must_cancel(&self, control: &mut Control, now: Duration) -> bool {
+        self.config.cancel
+            && worst_limit_fraction(&control.levels) >= CANCEL_AT
+            && control
+                .cancellations
+                .may(self.limiter.in_flight(&self.bounds), now)
+    }
+
+    /// What a hook is told.
+    pub(crate) fn pressure_context(&self) -> PressureContext {
+        let control = self.control();
+        PressureContext {
+            level: control.decision.pressure,
+            usage_bytes: control.own_bytes,
+            limit_bytes: crate::policy::limit_bytes(&control.levels),
+            wanted_bytes: self.wanted_bytes(&control),
+        }
+    }
+
+    /// Bytes in use, by a full sample.
+    pub(crate) fn usage_now(&self) -> u64 {
+        self.sampler.sample_now();
+        self.control().own_bytes
+    }
+
+    /// The same, once memory was given back.
+    pub(crate) fn usage_after_release(&self) -> u64 {
+        self.control().forecast.released();
+        self.usage_now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_cancelled_at_a_time() {
+        let mut cancellations = Cancellations::default();
+        let mut count = |in_flight, from: u64| {
+            let ticks = (from..from + 1000).map(Duration::from_millis);
+            ticks
+                .filter(|&now| cancellations.may(in_flight, now))
+                .count()
+        };
+        assert_eq!(count(3, 0), 1);
+        assert_eq!(count(20, 1000), 5);
+        assert!(count(4000, 2000) <= 34);
+    }
+}

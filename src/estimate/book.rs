@@ -1,0 +1,254 @@
+//! The requests in flight, one by one, and the forecast for all of them.
+
+use std::time::Duration;
+
+use super::bins::{self, BINS};
+use super::calibration::Calibration;
+use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
+use super::trajectory::Marks;
+use crate::running::{Held, Look, Running};
+
+/// A forecast is set aside, to be checked, this often.
+const CASE_EVERY: Duration = Duration::from_millis(100);
+const MOST_CASES: usize = 16;
+/// And checked after so long at most: some requests never end.
+const CASE_LASTS: Duration = Duration::from_secs(30);
+/// Growth below this share of the peak is none.
+const GROWTH: f64 = 0.01;
+
+/// What is known of each request in flight, and of those before them.
+#[derive(Debug)]
+pub(crate) struct Book {
+    pub(super) class: ClassEstimate,
+    pub(super) calibration: Calibration,
+    /// By shard and place of the slot.
+    tracks: Vec<Vec<Option<Track>>>,
+    /// Requests seen in flight so far.
+    serial: u64,
+    cases: Vec<Case>,
+    case_opened: Option<Duration>,
+    /// Requests that ended unseen, as counted at the last look.
+    unseen: Box<[u32; BINS]>,
+    sums: Sums,
+}
+
+/// A request in flight.
+#[derive(Clone, Debug)]
+struct Track {
+    serial: u64,
+    first_seen: Duration,
+    grew_at: Duration,
+    peak_bytes: u64,
+    marks: Marks,
+    /// What was learned so far when it began.
+    predicted_bytes: Option<f64>,
+    /// It has been learned from already.
+    noted: bool,
+}
+
+/// What the requests in flight have and will need, together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    /// What they hold.
+    pub(crate) held_bytes: f64,
+    /// What they will add to that: Σ max(0, rᵢ − mᵢ).
+    pub(crate) growth_bytes: f64,
+    /// What they need at their peaks: Σ max(rᵢ, mᵢ).
+    pub(crate) need_bytes: f64,
+    /// The variance of either.
+    pub(crate) variance: f64,
+    /// What is reserved for them.
+    pub(crate) reserved_kib: u64,
+}
+
+/// A forecast that waits to be checked.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    opened: Duration,
+    /// It is about the requests up to this one.
+    serial: u64,
+    in_flight: usize,
+    mean: f64,
+    variance: f64,
+    /// The peaks of those that have ended.
+    peaks: f64,
+    /// Somebody ended before its time: nothing can be said.
+    void: bool,
+}
+
+impl Book {
+    pub(super) fn new(prior_bytes: u64, target: f64) -> Self {
+        Self {
+            class: ClassEstimate::new(prior_bytes),
+            calibration: Calibration::new(target),
+            tracks: Vec::new(),
+            serial: 0,
+            cases: Vec::new(),
+            case_opened: None,
+            unseen: Box::new([0; BINS]),
+            sums: Sums::default(),
+        }
+    }
+
+    pub(super) fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    /// The margin over the mean for a sum of this variance.
+    pub(super) fn margin_bytes(&self, variance: f64) -> f64 {
+        self.calibration.deviations() * variance.sqrt()
+    }
+
+    /// Looks at all requests in flight, learns from those that ended, and adds up.
+    pub(super) fn look(&mut self, running: &Running, now: Duration) {
+        self.learn_unseen(running);
+        let mut sums = Sums::default();
+        let mut visible = 0;
+        running.look(|look| visible += usize::from(self.visit(&look, now, &mut sums)));
+        self.sums = sums;
+        self.close_cases(now);
+        self.open_case(visible, now);
+    }
+
+    fn learn_unseen(&mut self, running: &Running) {
+        let mut totals = Box::new([0; BINS]);
+        running.finished(&mut totals);
+        for (bin, (total, before)) in totals.iter().zip(self.unseen.iter()).enumerate() {
+            let more = total.wrapping_sub(*before);
+            if more > 0 {
+                let middle_bytes = bins::middle_bytes(bin);
+                self.class.ended_unseen(middle_bytes, f64::from(more));
+            }
+        }
+        self.unseen = totals;
+    }
+
+    /// Whether the request is in flight and its memory can be seen.
+    fn visit(&mut self, look: &Look<'_>, now: Duration, sums: &mut Sums) -> bool {
+        let (shard, place) = look.key;
+        if self.tracks.len() <= shard {
+            self.tracks.resize_with(shard + 1, Vec::new);
+        }
+        if self.tracks[shard].len() <= place {
+            self.tracks[shard].resize(place + 1, None);
+        }
+        let known = self.tracks[shard][place].take();
+        let known = known.filter(|_| !look.is_new);
+        let Held {
+            reserved_kib,
+            held_bytes,
+            peak_bytes,
+        } = look.held;
+        if look.ended {
+            if let Some(track) = known {
+                self.ended(&track, look);
+            }
+            return false;
+        }
+        let mut track = known.unwrap_or_else(|| self.begin(now));
+        let reserved_bytes = (reserved_kib * 1024) as f64;
+        let held = held_bytes as f64;
+        sums.reserved_kib += reserved_kib;
+        sums.held_bytes += held;
+        let invisible = peak_bytes == 0;
+        if invisible || look.is_declared() {
+            // Nothing is known but what was reserved for it.
+            let need = reserved_bytes.max(peak_bytes as f64);
+            sums.growth_bytes += (need - held).max(0.0);
+            sums.need_bytes += need.max(held);
+            self.tracks[shard][place] = Some(track);
+            return false;
+        }
+        if peak_bytes as f64 > track.peak_bytes as f64 * (1.0 + GROWTH) {
+            track.peak_bytes = peak_bytes;
+            track.grew_at = now;
+        }
+        let seen = Seen {
+            age: now.saturating_sub(track.first_seen),
+            flat: now.saturating_sub(track.grew_at),
+            peak_bytes,
+            held_bytes,
+        };
+        ClassEstimate::mark(&mut track.marks, &seen);
+        if !track.noted {
+            track.noted = self.class.surprise(peak_bytes);
+        }
+        if !track.noted && seen.flat >= SETTLED_AFTER {
+            track.noted = true;
+            self.class.settled(peak_bytes);
+        }
+        let need = self.class.predict(&seen);
+        sums.growth_bytes += (need.bytes - held).max(0.0);
+        sums.need_bytes += need.bytes.max(held);
+        sums.variance += need.variance;
+        self.tracks[shard][place] = Some(track);
+        true
+    }
+
+    fn begin(&mut self, now: Duration) -> Track {
+        self.serial += 1;
+        Track {
+            serial: self.serial,
+            first_seen: now,
+            grew_at: now,
+            peak_bytes: 0,
+            marks: Marks::default(),
+            predicted_bytes: self.class.learned().map(|need| need.bytes),
+            noted: false,
+        }
+    }
+
+    fn ended(&mut self, track: &Track, look: &Look<'_>) {
+        let peak_bytes = look.held.peak_bytes;
+        let unclear = look.was_cut_short() || peak_bytes == 0 || look.is_declared();
+        for case in &mut self.cases {
+            if track.serial <= case.serial {
+                case.in_flight = case.in_flight.saturating_sub(1);
+                case.peaks += peak_bytes as f64;
+                case.void |= unclear;
+            }
+        }
+        if !unclear {
+            let predicted = track.predicted_bytes.filter(|_| !track.noted);
+            self.class.ended(&track.marks, peak_bytes, predicted);
+        }
+    }
+
+    /// Sets the present forecast aside.
+    fn open_case(&mut self, visible: usize, now: Duration) {
+        let due = self.case_opened.is_none_or(|at| now >= at + CASE_EVERY);
+        if visible == 0 || !due || self.cases.len() >= MOST_CASES || self.sums.variance <= 0.0 {
+            return;
+        }
+        self.case_opened = Some(now);
+        self.cases.push(Case {
+            opened: now,
+            serial: self.serial,
+            in_flight: visible,
+            mean: self.sums.need_bytes,
+            variance: self.sums.variance,
+            peaks: 0.0,
+            void: false,
+        });
+    }
+
+    /// Checks forecasts whose requests have all ended, or will not.
+    fn close_cases(&mut self, now: Duration) {
+        let mut cases = std::mem::take(&mut self.cases);
+        cases.retain(|case| {
+            let over = case.in_flight == 0;
+            if !over && now < case.opened + CASE_LASTS {
+                return true;
+            }
+            let running = self.tracks.iter().flatten().flatten();
+            let members = running.filter(|track| track.serial <= case.serial);
+            let peaks = case.peaks + members.map(|track| track.peak_bytes as f64).sum::<f64>();
+            if !case.void {
+                let above = (peaks - case.mean) / case.variance.sqrt();
+                self.calibration.learn(above);
+            }
+            false
+        });
+        self.cases = cases;
+    }
+}

@@ -1,0 +1,61 @@
+//! How many standard deviations of margin a forecast needs.
+
+/// The margin before anything is known.
+const FIRST: f64 = 2.0;
+/// It stays within these.
+const LEAST: f64 = 0.5;
+const MOST: f64 = 8.0;
+/// How far one forecast that was exceeded moves it.
+const STEP: f64 = 0.5;
+
+/// Follows the quantile of forecast errors that the configured share exceeds.
+///
+/// A forecast that was exceeded raises the margin by `step·(1 − target)`, every
+/// other one lowers it by `step·target`; the share of exceeded forecasts then
+/// tends to the target whatever the errors look like, since the margin is bounded:
+/// after n forecasts it is off by at most (range + step) / (step·n) (Gibbs and
+/// Candès, *Adaptive conformal inference under distribution shift*, 2021).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Calibration {
+    target: f64,
+    deviations: f64,
+    forecasts: u64,
+    exceeded: u64,
+}
+
+impl Calibration {
+    pub(crate) fn new(target: f64) -> Self {
+        Self {
+            target,
+            deviations: FIRST,
+            forecasts: 0,
+            exceeded: 0,
+        }
+    }
+
+    /// The margin, in standard deviations.
+    pub(crate) fn deviations(&self) -> f64 {
+        self.deviations
+    }
+
+    /// A forecast came true, or did not: so many standard deviations above its mean.
+    pub(crate) fn learn(&mut self, deviations_above_mean: f64) {
+        let exceeded = deviations_above_mean > self.deviations;
+        self.forecasts += 1;
+        self.exceeded += u64::from(exceeded);
+        let moved = f64::from(u8::from(exceeded)) - self.target;
+        self.deviations = (self.deviations + STEP * moved).clamp(LEAST, MOST);
+    }
+
+    /// Forecasts that were checked, and how many of them were exceeded.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.forecasts, self.exceeded)
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) fn set_deviations(&mut self, deviations: f64) {
+        if deviations.is_finite() {
+            self.deviations = deviations.clamp(LEAST, MOST);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! What requests of one kind need.
+
+use std::time::Duration;
+
+use super::histogram::Histogram;
+use super::trajectory::{Marks, Trajectories};
+use super::{LEAST_BYTES, Need};
+
+/// Requests seen before the configured estimate is only a doubt.
+const TRUSTED_AFTER: f64 = 8.0;
+/// A request above the 99th percentile by more than this is a surprise.
+const SURPRISE: f64 = 1.1;
+/// And after each of them so much of what is remembered counts.
+const LEFT_AFTER_SURPRISE: f64 = 0.7;
+/// Errors of prediction are averaged over about so many requests.
+const ERRORS: f64 = 16.0;
+/// Memory that has not grown for so long is taken to be all that is needed;
+/// after it, the rest of the estimate is halved in each such time.
+const FLAT_FOR: Duration = Duration::from_secs(1);
+/// Flat for so long, a request that still runs counts as if it had ended.
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// The tail of the configured estimate is never known better than this.
+const MOST_SEEN: f64 = 100_000.0;
+
+/// The peaks of a kind of requests, learned from those that ended and those
+/// that run.
+///
+/// A new one needs the mean of the histogram, corrected by what predictions
+/// lately missed if that is significant. Until it has been seen not to happen,
+/// with a probability of 1/(n + 2) after n requests (Laplace's rule of
+/// succession, for an event that has not occurred) it needs the configured
+/// estimate instead.
+#[derive(Clone, Debug)]
+pub(crate) struct ClassEstimate {
+    prior_bytes: f64,
+    histogram: Histogram,
+    trajectories: Trajectories,
+    /// Requests ever seen.
+    seen: f64,
+    error: Errors,
+}
+
+/// What predictions miss, on average.
+#[derive(Clone, Copy, Debug, Default)]
+struct Errors {
+    mean: f64,
+    variance: f64,
+    /// What is added to predictions.
+    correction: f64,
+}
+
+/// How a request that runs looks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) age: Duration,
+    pub(super) peak_bytes: u64,
+    pub(super) held_bytes: u64,
+    /// Since its memory grew last.
+    pub(super) flat: Duration,
+}
+
+impl ClassEstimate {
+    pub(crate) fn new(prior_bytes: u64) -> Self {
+        Self {
+            prior_bytes: prior_bytes as f64,
+            histogram: Histogram::new(),
+            trajectories: Trajectories::new(),
+            seen: 0.0,
+            error: Errors::default(),
+        }
+    }
+
+    /// A request ended. `predicted_bytes`: what [`learned`](Self::learned) said
+    /// when it began.
+    pub(super) fn ended(&mut self, marks: &Marks, peak_bytes: u64, predicted_bytes: Option<f64>) {
+        self.trajectories.learn(marks, peak_bytes);
+        if let Some(predicted) = predicted_bytes {
+            self.error
+                .learn(peak_bytes as f64 - predicted, self.histogram.above(0));
+        }
+        self.add(peak_bytes as f64, 1.0);
+    }
+
+    /// So many requests of one size ended before anybody looked.
+    pub(super) fn ended_unseen(&mut self, bytes: f64, count: f64) {
+        // More of them would only push each other out.
+        self.add(bytes, count.min(1024.0));
+        self.seen = (self.seen + (count - 1024.0).max(0.0)).min(MOST_SEEN);
+    }
+
+    /// A request that runs has long been flat: it needs no more than this.
+    pub(super) fn settled(&mut self, peak_bytes: u64) {
+        self.add(peak_bytes as f64, 1.0);
+    }
+
+    /// A request that runs has reached more than nearly all before it: learn
+    /// from it at once, and trust the past less. Says whether it has.
+    pub(super) fn surprise(&mut self, peak_bytes: u64) -> bool {
+        let known = self.seen >= TRUSTED_AFTER;
+        let percentile = self.histogram.quantile(0.99).unwrap_or(0.0);
+        let corrected = percentile + self.error.correction.max(0.0);
+        if !known || peak_bytes as f64 <= corrected * SURPRISE + LEAST_BYTES as f64 {
+            return false;
+        }
+        self.histogram.forget(LEFT_AFTER_SURPRISE);
+        self.trajectories.forget(LEFT_AFTER_SURPRISE);
+        self.histogram.add(peak_bytes);
+        true
+    }
+
+    fn add(&mut self, bytes: f64, weight: f64) {
+        self.histogram.add_weighed(bytes, weight);
+        self.seen = (self.seen + weight).min(MOST_SEEN);
+    }
+
+    /// Marks what a running request has reached.
+    pub(super) fn mark(marks: &mut Marks, seen: &Seen) {
+        Trajectories::mark(marks, seen.age, seen.peak_bytes);
+    }
+
+    /// The mean peak as learned, without the configured estimate.
+    pub(super) fn learned(&self) -> Option<Need> {
+        let mut need = self.histogram.above(0)?;
+        need.bytes = (need.bytes + self.error.correction).max(LEAST_BYTES as f64);
+        Some(need)
+    }
+
+    /// How likely the next request is one as large as the configured estimate,
+    /// although none was yet.
+    fn doubt(&self) -> f64 {
+        (1.0 - self.seen / TRUSTED_AFTER).max(1.0 / (self.seen + 2.0))
+    }
+
+    /// What the next request will need.
+    pub(super) fn next(&self) -> Need {
+        let Some(learned) = self.learned() else {
+            return Need {
+                bytes: self.prior_bytes,
+                variance: 0.0,
+            };
+        };
+        let margin = LEAST_BYTES.min(self.prior_bytes as u64) as f64;
+        Need {
+            // Accounts are exact to so much.
+            bytes: learned.bytes + margin,
+            variance: learned.variance,
+        }
+        .or_else(self.prior_bytes, self.doubt())
+    }
+
+    /// What a request that runs will need at its peak.
+    pub(super) fn predict(&self, seen: &Seen) -> Need {
+        let held = seen.held_bytes as f64;
+        let peak = seen.peak_bytes as f64;
+        let looked_like = self.trajectories.predict(seen.age, seen.peak_bytes);
+        let mut above = self.histogram.above(seen.peak_bytes);
+        if let Some(above) = &mut above {
+            above.bytes = (above.bytes + self.error.correction).max(peak);
+        }
+        let (learned, known) = match (looked_like, above) {
+            (Some((like, count)), Some(above)) => {
+                (above.mixed_with(like, count / (count + 2.0)), count)
+            }
+            (Some((like, count)), None) => (like, count),
+            (None, Some(above)) => (above, 0.0),
+            // Larger than all before: it may well go on.
+            (None, None) => {
+                let more = Need {
+                    bytes: peak * 1.25,
+                    variance: (peak * 0.25) * (peak * 0.25),
+                };
+                (more, 0.0)
+            }
+        };
+        let doubt = self.doubt() * TRUSTED_AFTER / (TRUSTED_AFTER + known);
+        let mut need = learned.or_else(self.prior_bytes, doubt);
+        if let Some(flat) = seen.flat.checked_sub(FLAT_FOR) {
+            let left = 0.5_f64.powf(flat.as_secs_f64() / FLAT_FOR.as_secs_f64());
+            need.bytes = held + (need.bytes - held).max(0.0) * left;
+            need.variance *= left * left;
+        }
+        need
+    }
+
+    /// What nearly all requests need at least; 0 until enough were seen.
+    pub(super) fn low_bytes(&self) -> u64 {
+        if self.seen < TRUSTED_AFTER {
+            return 0;
+        }
+        self.histogram.quantile(0.1).unwrap_or(0.0) as u64
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) fn save(&self) -> super::record::ClassRecord {
+        super::record::ClassRecord {
+            seen: self.seen,
+            peaks: self.histogram.points(),
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) fn load(&mut self, record: &super::record::ClassRecord) {
+        let sound = |number: f64| number.is_finite() && number >= 0.0;
+        for &(bytes, weight) in &record.peaks {
+            if sound(bytes) && sound(weight) {
+                self.histogram.add_weighed(bytes, weight.min(1024.0));
+            }
+        }
+        if sound(record.seen) && self.histogram.weight() > 0.0 {
+            self.seen = record.seen.min(MOST_SEEN);
+        }
+    }
+}
+
+impl Errors {
+    fn learn(&mut self, error: f64, known: Option<Need>) {
+        let step = 1.0 / ERRORS;
+        let distance = error - self.mean;
+        self.mean += distance * step;
+        self.variance += (distance * (error - self.mean) - self.variance) * step;
+        // Two standard errors of a mean over so many: not by chance.
+        if self.mean.abs() > 2.0 * (self.variance / ERRORS).sqrt() {
+            self.correction += self.mean * step * 2.0;
+        } else {
+            self.correction -= self.correction * step / 4.0;
+        }
+        let mean = known.map_or(0.0, |need| need.bytes);
+        self.correction = self.correction.clamp(-mean / 4.0, mean);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn class(peaks: impl IntoIterator<Item = u64>) -> ClassEstimate {
+        let mut class = ClassEstimate::new(200 * MIB);
+        for mib in peaks {
+            class.ended(
+                &Marks::default(),
+                mib * MIB,
+                class.learned().map(|need| need.bytes),
+            );
+        }
+        class
+    }
+
+    fn mib(bytes: f64) -> f64 {
+        bytes / MIB as f64
+    }
+
+    #[test]
+    fn the_configured_estimate_fades_into_a_doubt() {
+        assert_eq!(mib(class([]).next().bytes), 200.0);
+        let after = |n| class(std::iter::repeat_n(20, n)).next();
+        assert!(mib(after(4).bytes) > 100.0);
+        assert!(mib(after(8).bytes) < 40.0 && mib(after(8).variance.sqrt()) > 50.0);
+        assert!(mib(after(1000).bytes) < 20.5 && mib(after(1000).variance.sqrt()) < 8.0);
+    }
+
+    #[test]
+    fn predictions_follow_a_drift() {
+        let mut class = class(std::iter::repeat_n(20, 100));
+        let mut in_flight = std::collections::VecDeque::new();
+        for step in 0..300 {
+            let size = 20.0 + 40.0 * f64::from(step) / 300.0;
+            in_flight.push_back((size, class.learned().unwrap().bytes));
+            if in_flight.len() > 12 {
+                let (size, predicted) = in_flight.pop_front().unwrap();
+                class.ended(
+                    &Marks::default(),
+                    (size * MIB as f64) as u64,
+                    Some(predicted),
+                );
+            }
+        }
+        let learned = mib(class.learned().unwrap().bytes);
+        assert!((54.0..66.0).contains(&learned), "{learned}");
+    }
+
+    #[test]
+    fn chance_is_no_drift() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mixed: Vec<u64> = (0..2000)
+            .map(|_| if random.u32(0..10) == 0 { 120 } else { 2 })
+            .collect();
+        let class = class(mixed);
+        let learned = mib(class.learned().unwrap().bytes);
+        assert!((9.0..19.0).contains(&learned), "{learned}");
+    }
+
+    #[test]
+    fn a_surprise_counts_at_once_and_makes_the_past_count_less() {
+        let mut class = class(std::iter::repeat_n(20, 1000));
+        let before = class.learned().unwrap().bytes;
+        assert!(!class.surprise(21 * MIB));
+        assert!(class.surprise(300 * MIB));
+        assert!(class.surprise(300 * MIB) && class.surprise(300 * MIB));
+        let after = class.learned().unwrap();
+        assert!(after.bytes > before * 1.2 && mib(after.variance.sqrt()) > 30.0);
+        // Now it is known.
+        assert!(!class.surprise(300 * MIB));
+    }
+
+    #[test]
+    fn memory_that_stays_flat_is_all_that_is_needed() {
+        let class = class([]);
+        let seen = |flat| Seen {
+            age: Duration::from_secs(flat),
+            peak_bytes: 65_536,
+            held_bytes: 65_536,
+            flat: Duration::from_secs(flat),
+        };
+        assert!(mib(class.predict(&seen(0)).bytes) > 150.0);
+        assert!(mib(class.predict(&seen(12)).bytes) < 0.5);
+    }
+}

@@ -1,0 +1,158 @@
+//! A decayed histogram of peaks.
+
+use super::Need;
+use super::bins::{self, BINS};
+
+/// An observation counts half after so many more.
+const HALF_LIFE: f64 = 256.0;
+
+/// Peaks of requests, older ones counting less.
+#[derive(Clone, Debug)]
+pub(super) struct Histogram {
+    bins: Box<[Bin]>,
+    weight: f64,
+    /// What the next observation weighs: growing it ages all others.
+    unit: f64,
+}
+
+/// Exact sums, so that the width of a bin costs no precision.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bin {
+    weight: f64,
+    bytes: f64,
+    squares: f64,
+}
+
+impl Histogram {
+    pub(super) fn new() -> Self {
+        Self {
+            bins: vec![Bin::default(); BINS].into(),
+            weight: 0.0,
+            unit: 1.0,
+        }
+    }
+
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.add_weighed(bytes as f64, 1.0);
+    }
+
+    pub(super) fn add_weighed(&mut self, bytes: f64, weight: f64) {
+        let weighed = weight * self.unit;
+        let bin = &mut self.bins[bins::of(bytes as u64)];
+        bin.weight += weighed;
+        bin.bytes += weighed * bytes;
+        bin.squares += weighed * bytes * bytes;
+        self.weight += weighed;
+        self.unit *= 0.5_f64.powf(-weight / HALF_LIFE);
+        if self.unit > 1e9 {
+            self.scale(1.0 / self.unit);
+            self.unit = 1.0;
+        }
+    }
+
+    /// Ages everything at once: the past is no longer a guide.
+    pub(super) fn forget(&mut self, share_left: f64) {
+        self.scale(share_left);
+    }
+
+    fn scale(&mut self, factor: f64) {
+        for bin in &mut self.bins {
+            bin.weight *= factor;
+            bin.bytes *= factor;
+            bin.squares *= factor;
+        }
+        self.weight *= factor;
+    }
+
+    /// Observations that still count.
+    #[cfg(any(test, feature = "serde"))]
+    pub(super) fn weight(&self) -> f64 {
+        self.weight / self.unit
+    }
+
+    /// Mean and variance of the peaks that are at least `bytes`; `None` if none was.
+    pub(super) fn above(&self, bytes: u64) -> Option<Need> {
+        let mut sum = Bin::default();
+        for bin in &self.bins[bins::of(bytes)..] {
+            sum.weight += bin.weight;
+            sum.bytes += bin.bytes;
+            sum.squares += bin.squares;
+        }
+        // What is left of long ago is not a guide.
+        if sum.weight <= self.weight * 1e-6 {
+            return None;
+        }
+        let mean = sum.bytes / sum.weight;
+        let variance = (sum.squares / sum.weight - mean * mean).max(0.0);
+        Some(Need {
+            bytes: mean.max(bytes as f64),
+            variance,
+        })
+    }
+
+    /// The peak that so large a share of requests does not exceed.
+    pub(super) fn quantile(&self, share: f64) -> Option<f64> {
+        let wanted = self.weight * share;
+        let mut below = 0.0;
+        for (index, bin) in self.bins.iter().enumerate() {
+            below += bin.weight;
+            if bin.weight > 0.0 && below >= wanted {
+                return Some(bins::middle_bytes(index));
+            }
+        }
+        None
+    }
+
+    /// Mean and weight of each bin that has any.
+    #[cfg(feature = "serde")]
+    pub(super) fn points(&self) -> Vec<(f64, f64)> {
+        let some = self.bins.iter().filter(|bin| bin.weight > self.unit * 1e-3);
+        some.map(|bin| (bin.bytes / bin.weight, bin.weight / self.unit))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_a_request_has_reached_says_what_it_will_reach() {
+        let mut histogram = Histogram::new();
+        for _ in 0..9 {
+            (0..10).for_each(|i| histogram.add(if i == 0 { 120 * MIB } else { 2 * MIB }));
+        }
+        let all = histogram.above(0).unwrap();
+        assert!((all.bytes / MIB as f64 - 13.8).abs() < 0.5, "{all:?}");
+        let large = histogram.above(10 * MIB).unwrap();
+        assert_eq!(large.bytes as u64 / MIB, 120);
+        assert!(large.variance.sqrt() < MIB as f64);
+        assert!(histogram.above(200 * MIB).is_none());
+        assert_eq!(histogram.quantile(0.5).unwrap() as u64 / MIB, 2);
+    }
+
+    #[test]
+    fn old_peaks_count_less() {
+        let mut histogram = Histogram::new();
+        (0..1000).for_each(|_| histogram.add(10 * MIB));
+        (0..1000).for_each(|_| histogram.add(40 * MIB));
+        let mean = histogram.above(0).unwrap().bytes / MIB as f64;
+        assert!(mean > 37.0, "{mean}");
+        histogram.forget(0.1);
+        (0..64).for_each(|_| histogram.add(80 * MIB));
+        assert!(histogram.above(0).unwrap().bytes / MIB as f64 > 60.0);
+    }
+
+    #[test]
+    fn millions_of_observations_stay_finite() {
+        let mut histogram = Histogram::new();
+        (0..100_000).for_each(|_| histogram.add(10 * MIB));
+        assert!((histogram.weight() - HALF_LIFE / 2.0_f64.ln()).abs() < 2.0);
+        assert_eq!(
+            (histogram.above(0).unwrap().bytes / MIB as f64).round(),
+            10.0
+        );
+    }
+}

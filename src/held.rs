@@ -1,0 +1,67 @@
+//! [`Held`]: a permit whose work is under way.
+
+use std::task::Context;
+
+use crate::permit::Permit;
+
+/// A permit whose work is under way: dropped before it is taken, the permit's
+/// clones are told that nobody waits for the result any more.
+#[derive(Debug)]
+pub(crate) struct Held(Option<Permit>);
+
+impl Held {
+    #[inline]
+    pub(crate) fn new(permit: Option<Permit>) -> Self {
+        Self(permit)
+    }
+
+    /// The permit of work that is under way.
+    #[inline]
+    pub(crate) fn permit(&self) -> Option<&Permit> {
+        self.0.as_ref()
+    }
+
+    /// The guard needs the memory; if not, `cx` is woken when it does.
+    #[inline]
+    pub(crate) fn is_cancelled(&self, cx: &Context<'_>) -> bool {
+        let Some(slot) = self.permit().and_then(Permit::slot) else {
+            return false;
+        };
+        // The waker first: a cancellation after it wakes, one before it shows.
+        slot.register(cx.waker());
+        slot.is_cancelled()
+    }
+
+    /// The response has begun: it is not cancelled any more.
+    #[inline]
+    pub(crate) fn answered(&self) {
+        if let Some(permit) = self.permit() {
+            if permit.can_be_cancelled() {
+                if let Some(slot) = permit.slot() {
+                    slot.answered();
+                }
+            }
+        }
+    }
+
+    /// The work came to its end, and something else holds on.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<Permit> {
+        self.0.take()
+    }
+
+    /// The work came to its end.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Held {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(permit) = &self.0 {
+            permit.abandon();
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The predictive policy: as much as is forecast to fit.
+//!
+//! Admits while `F + r ≤ θ·L`, with no bound on the count unless one is
+//! configured. θ lies two points below where CRITICAL begins. Levels report how
+//! full memory is; only CRITICAL holds back, since by then the forecast was wrong.
+
+use super::latch::{Latch, Look};
+use super::levels::Levels;
+use super::{Decision, Observation, Policy, Pressure, allowance_bytes, free_bytes, worst_fraction};
+use crate::config::Config;
+use crate::limiter::MAX_COUNT;
+
+/// θ lies so far below where CRITICAL begins.
+const BELOW_CRITICAL: f64 = 0.02;
+
+#[derive(Debug)]
+pub(crate) struct Predictive {
+    levels: Levels,
+    most_concurrent: u32,
+    latch: Latch,
+}
+
+impl Predictive {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            levels: Levels::new(config),
+            most_concurrent: config.max_concurrent.unwrap_or(MAX_COUNT),
+            latch: Latch::new(),
+        }
+    }
+}
+
+impl Policy for Predictive {
+    fn name(&self) -> &'static str {
+        "predictive"
+    }
+
+    fn decide(&mut self, o: &Observation<'_>) -> Decision {
+        let pressure = self.levels.next(worst_fraction(o.levels));
+        let gate = pressure == Pressure::Critical;
+        let theta = self.levels.critical() - BELOW_CRITICAL;
+        let allowance_bytes = allowance_bytes(o, theta);
+        let blocked = gate || o.reserved_bytes.saturating_add(o.request_bytes) > allowance_bytes;
+        let room = self.most_concurrent.saturating_sub(o.active);
+        Decision {
+            pressure,
+            base_concurrency: self.most_concurrent,
+            concurrency: if gate { o.active } else { self.most_concurrent },
+            allowance_bytes,
+            idle_bytes: free_bytes(o.levels),
+            gate,
+            probes: self.latch.probes(&Look::new(o, blocked, room)),
+        }
+    }
+
+    fn blind_concurrency(&self) -> u32 {
+        self.most_concurrent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sampler::MemoryLevel;
+
+    fn decide(usage_bytes: u64, reserved_bytes: u64, outstanding_bytes: u64) -> Decision {
+        let config = Config {
+            warning_fraction: 0.90,
+            high_fraction: 0.95,
+            critical_fraction: 0.98,
+            ..Config::default()
+        };
+        Predictive::new(&config).decide(&Observation {
+            now: Duration::ZERO,
+            levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
+            stall_percent: 90.0,
+            active: 4,
+            unused_probes: 0,
+            reserved_bytes,
+            outstanding_bytes,
+            request_bytes: 10,
+            low_bytes: 0,
+        })
+    }
+
+    #[test]
+    fn what_is_reserved_beyond_the_forecast_is_free() {
+        // 400 used, 100 of the 300 reserved are to come: 460 of θ = 960 are free.
+        assert_eq!(decide(400, 300, 100).allowance_bytes, 300 + 460);
+        assert_eq!(decide(900, 300, 100).allowance_bytes, 300 - 40);
+    }
+
+    #[test]
+    fn levels_report_and_only_critical_holds_back() {
+        for (usage, level) in [
+            (700, Pressure::Normal),
+            (850, Pressure::Stable),
+            (900, Pressure::Warning),
+            (960, Pressure::High),
+        ] {
+            let decision = decide(usage, 0, 0);
+            assert_eq!((decision.pressure, decision.gate), (level, false));
+            assert_eq!(decision.concurrency, MAX_COUNT);
+        }
+        let critical = decide(985, 0, 0);
+        assert_eq!((critical.gate, critical.concurrency), (true, 4));
+    }
+}

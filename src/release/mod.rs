@@ -1,0 +1,232 @@
+//! Giving memory back before anybody is turned away for want of it.
+//!
+//! Allocators keep what was freed, caches grow. When memory is short, a thread
+//! of its own asks the allocators to return their free pages and calls the
+//! service's hooks. It measures what that brought: what is useless is tried less
+//! and less often. Returning pages stalls allocations meanwhile, so it is done
+//! for at most a fiftieth of the time.
+
+mod ffi;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::controller::Controller;
+use crate::policy::Pressure;
+
+/// After each attempt, so many times its duration pass before the next.
+const REST: u32 = 49;
+/// And at least this.
+const SHORTEST_REST: Duration = Duration::from_millis(20);
+const SHORTEST_HOOK_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+/// What brings less is useless.
+const USEFUL_BYTES: u64 = 1 << 20;
+
+/// What a hook of [`Guard::on_pressure`](crate::Guard::on_pressure) is told.
+#[derive(Clone, Debug)]
+pub struct PressureContext {
+    pub(crate) level: Pressure,
+    pub(crate) usage_bytes: u64,
+    pub(crate) limit_bytes: Option<u64>,
+    pub(crate) wanted_bytes: u64,
+}
+
+impl PressureContext {
+    /// The pressure level.
+    pub fn level(&self) -> Pressure {
+        self.level
+    }
+
+    /// Bytes in use.
+    pub fn usage_bytes(&self) -> u64 {
+        self.usage_bytes
+    }
+
+    /// Bytes at which something is killed; `None` while no limit is known.
+    pub fn limit_bytes(&self) -> Option<u64> {
+        self.limit_bytes
+    }
+
+    /// Bytes that would have to be freed for the next request to be admitted.
+    pub fn wanted_bytes(&self) -> u64 {
+        self.wanted_bytes
+    }
+}
+
+type Call = dyn Fn(&PressureContext) + Send + Sync;
+
+struct Hook {
+    level: Pressure,
+    call: Arc<Call>,
+    rest: Rest,
+}
+
+/// When to try again.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    shortest: Duration,
+    pause: Duration,
+    until: Option<Instant>,
+}
+
+impl Rest {
+    fn new(shortest: Duration) -> Self {
+        Self {
+            shortest,
+            pause: shortest,
+            until: None,
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now >= until)
+    }
+
+    /// It was tried, took so long and brought so much.
+    fn after(&mut self, took: Duration, freed_bytes: u64, now: Instant) {
+        self.pause = if freed_bytes >= USEFUL_BYTES {
+            self.shortest
+        } else {
+            (self.pause * 2).min(LONGEST_REST)
+        };
+        self.until = Some(now + self.pause.max(took * REST));
+    }
+}
+
+/// What one guard does to give memory back.
+pub(crate) struct Release {
+    state: Mutex<State>,
+    /// Asked for, and not done yet.
+    under_way: AtomicBool,
+    pub(crate) attempts: AtomicU64,
+    pub(crate) freed_bytes: AtomicU64,
+    pub(crate) longest_us: AtomicU64,
+}
+
+struct State {
+    trim: Rest,
+    hooks: Vec<Hook>,
+}
+
+impl Release {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                trim: Rest::new(SHORTEST_REST),
+                hooks: Vec::new(),
+            }),
+            under_way: AtomicBool::new(false),
+            attempts: AtomicU64::new(0),
+            freed_bytes: AtomicU64::new(0),
+            longest_us: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn add_hook(&self, level: Pressure, call: Arc<Call>) {
+        self.state().hooks.push(Hook {
+            level,
+            call,
+            rest: Rest::new(SHORTEST_HOOK_REST),
+        });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has memory given back soon, if anything may be tried now.
+    ///
+    /// `short`: somebody is held back for want of memory.
+    pub(crate) fn ask(&self, controller: &'static Controller, short: bool, level: Pressure) {
+        let now = Instant::now();
+        let due = {
+            let state = self.state();
+            let mut hooks = state.hooks.iter();
+            (short && state.trim.is_over(now))
+                || hooks.any(|hook| level >= hook.level && hook.rest.is_over(now))
+        };
+        if due && !self.under_way.swap(true, Ordering::AcqRel) {
+            let sent = worker().is_some_and(|worker| worker.send(controller).is_ok());
+            if !sent {
+                self.under_way.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    /// Tries what is due. Takes full samples before and after.
+    fn run(&self, controller: &'static Controller) {
+        let now = Instant::now();
+        let context = controller.pressure_context();
+        let hooks: Vec<(usize, Arc<Call>)> = {
+            let state = self.state();
+            let due = state.hooks.iter().enumerate();
+            due.filter(|(_, hook)| context.level >= hook.level && hook.rest.is_over(now))
+                .map(|(index, hook)| (index, Arc::clone(&hook.call)))
+                .collect()
+        };
+        for (index, call) in hooks {
+            let measured = self.measure(controller, || {
+                // A panic of the service's must not take the thread.
+                let _ = catch_unwind(AssertUnwindSafe(|| call(&controller.pressure_context())));
+            });
+            let rest = &mut self.state().hooks[index].rest;
+            rest.after(measured.0, measured.1, Instant::now());
+        }
+        if self.state().trim.is_over(now) {
+            let (took, freed_bytes) = self.measure(controller, ffi::give_back);
+            self.longest_us
+                .fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+            let rest = &mut self.state().trim;
+            rest.after(took, freed_bytes, Instant::now());
+        }
+        self.under_way.store(false, Ordering::Release);
+    }
+
+    fn measure(&self, controller: &'static Controller, work: impl FnOnce()) -> (Duration, u64) {
+        let before_bytes = controller.usage_now();
+        let started = Instant::now();
+        work();
+        let took = started.elapsed();
+        let freed_bytes = before_bytes.saturating_sub(controller.usage_after_release());
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.freed_bytes.fetch_add(freed_bytes, Ordering::Relaxed);
+        (took, freed_bytes)
+    }
+}
+
+impl fmt::Debug for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Release")
+            .field("attempts", &self.attempts)
+            .field("freed_bytes", &self.freed_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The thread that does it, started when memory is first short. `None` if there
+/// is no thread to be had.
+fn worker() -> Option<Sender<&'static Controller>> {
+    static WORKER: OnceLock<Mutex<Option<Sender<&'static Controller>>>> = OnceLock::new();
+    let worker = WORKER.get_or_init(|| {
+        let (sender, receiver) = channel::<&'static Controller>();
+        let spawned = std::thread::Builder::new()
+            .name("memory-release".into())
+            .spawn(move || {
+                for controller in receiver {
+                    controller.release.run(controller);
+                }
+            });
+        Mutex::new(spawned.is_ok().then_some(sender))
+    });
+    worker
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}

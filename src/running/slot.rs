@@ -1,0 +1,207 @@
+//! One request's account.
+
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
+
+use atomic_waker::AtomicWaker;
+
+pub(super) const FREE: u8 = 0;
+/// Taken, and no look has found it yet.
+pub(super) const NEW: u8 = 1;
+/// Taken, and known to the controller.
+pub(super) const SEEN: u8 = 2;
+/// Over; the controller has not taken note yet.
+pub(super) const ENDED: u8 = 3;
+/// Over, and about to be free.
+pub(super) const LEAVING: u8 = 4;
+
+/// What is to be done with a request, and what was.
+pub(super) const CANCELLED: u8 = 1;
+pub(super) const ANSWERED: u8 = 2;
+pub(super) const ABANDONED: u8 = 4;
+pub(super) const WATCHED: u8 = 8;
+pub(super) const DECLARED: u8 = 16;
+
+/// One request in flight.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Slot {
+    pub(super) state: AtomicU8,
+    pub(super) flags: AtomicU8,
+    pub(super) shard: u8,
+    pub(super) index: u32,
+    /// When it began, by the sampler's last tick.
+    pub(super) began_ms: AtomicU32,
+    reserved_kib: AtomicU64,
+    /// Bytes that the work has allocated and not freed.
+    held_bytes: AtomicI64,
+    /// Bytes that the allocator does not see, as the work says.
+    reported_bytes: AtomicU64,
+    peak_bytes: AtomicU64,
+    allocations: AtomicU64,
+    pub(super) waker: AtomicWaker,
+}
+
+/// What a look at a slot finds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) reserved_kib: u64,
+    pub(crate) held_bytes: u64,
+    pub(crate) peak_bytes: u64,
+}
+
+impl Slot {
+    pub(super) fn new(shard: usize, index: usize) -> Self {
+        Self {
+            state: AtomicU8::new(FREE),
+            flags: AtomicU8::new(0),
+            shard: shard as u8,
+            index: index as u32,
+            began_ms: AtomicU32::new(0),
+            reserved_kib: AtomicU64::new(0),
+            held_bytes: AtomicI64::new(0),
+            reported_bytes: AtomicU64::new(0),
+            peak_bytes: AtomicU64::new(0),
+            allocations: AtomicU64::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    pub(super) fn try_take(&self, reserved_kib: u64, now_ms: u32) -> bool {
+        if self.state.load(Ordering::Relaxed) != FREE {
+            return false;
+        }
+        // Acquire: pairs with the release that freed it.
+        let taken = self
+            .state
+            .compare_exchange(FREE, NEW, Ordering::Acquire, Ordering::Relaxed);
+        if taken.is_err() {
+            return false;
+        }
+        // A look between the two lines finds a request that holds nothing.
+        self.reserved_kib.store(reserved_kib, Ordering::Relaxed);
+        self.began_ms.store(now_ms, Ordering::Relaxed);
+        true
+    }
+
+    /// Makes it ready for the next request.
+    pub(super) fn free(&self) {
+        self.flags.store(0, Ordering::Relaxed);
+        self.reserved_kib.store(0, Ordering::Relaxed);
+        self.held_bytes.store(0, Ordering::Relaxed);
+        self.reported_bytes.store(0, Ordering::Relaxed);
+        self.peak_bytes.store(0, Ordering::Relaxed);
+        self.allocations.store(0, Ordering::Relaxed);
+        self.state.store(FREE, Ordering::Release);
+    }
+
+    /// Adds to what the work holds. Memory of others that it frees does not
+    /// make it hold less than nothing, so it hides no peak to come.
+    #[cfg_attr(not(feature = "account"), allow(dead_code))]
+    pub(crate) fn charge(&self, bytes: i64, allocations: u64) {
+        if allocations > 0 {
+            self.allocations.fetch_add(allocations, Ordering::Relaxed);
+        }
+        let mut held = self.held_bytes.load(Ordering::Relaxed);
+        loop {
+            let next = held.saturating_add(bytes).max(0);
+            match self.held_bytes.compare_exchange_weak(
+                held,
+                next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return self.raise_peak(next as u64),
+                Err(actual) => held = actual,
+            }
+        }
+    }
+
+    /// Sets what the allocator does not see.
+    pub(crate) fn report(&self, bytes: u64) {
+        self.reported_bytes.store(bytes, Ordering::Relaxed);
+        self.raise_peak(self.held_bytes.load(Ordering::Relaxed).max(0) as u64);
+    }
+
+    fn raise_peak(&self, held_bytes: u64) {
+        let bytes = held_bytes.saturating_add(self.reported_bytes.load(Ordering::Relaxed));
+        if bytes > self.peak_bytes.load(Ordering::Relaxed) {
+            self.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
+        }
+    }
+
+    #[cfg_attr(not(feature = "account"), allow(dead_code))]
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.peak_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn allocations(&self) -> u64 {
+        self.allocations.load(Ordering::Relaxed)
+    }
+
+    /// More is reserved for it than was.
+    pub(crate) fn grow(&self, kib: u64) {
+        self.reserved_kib.fetch_add(kib, Ordering::Relaxed);
+    }
+
+    /// What is reserved for it now.
+    pub(crate) fn reserved_kib(&self) -> u64 {
+        self.reserved_kib.load(Ordering::Relaxed)
+    }
+
+    /// What it holds; the reservation first, so that it is never seen without.
+    pub(super) fn look(&self) -> Held {
+        Held {
+            reserved_kib: self.reserved_kib(),
+            held_bytes: self
+                .held_bytes()
+                .saturating_add(self.reported_bytes.load(Ordering::Relaxed)),
+            peak_bytes: self.peak_bytes(),
+        }
+    }
+
+    fn flag(&self, flag: u8) {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+    }
+
+    pub(super) fn is(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Acquire) & flag != 0
+    }
+
+    /// Asks the work to stop, and has it polled.
+    pub(crate) fn cancel(&self) {
+        self.flag(CANCELLED);
+        self.waker.wake();
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.is(CANCELLED)
+    }
+
+    /// To be woken when it is cancelled.
+    pub(crate) fn register(&self, waker: &Waker) {
+        if !self.is(WATCHED) {
+            self.flag(WATCHED);
+        }
+        self.waker.register(waker);
+    }
+
+    /// Its response has begun: too late to cancel it.
+    pub(crate) fn answered(&self) {
+        self.flag(ANSWERED);
+    }
+
+    /// Its need was declared: it says nothing about others.
+    pub(crate) fn declare(&self) {
+        self.flag(DECLARED);
+    }
+
+    /// It ends before its time, so its peak says little.
+    pub(crate) fn abandon(&self) {
+        self.flag(ABANDONED);
+    }
+}

@@ -1,0 +1,119 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use super::Running;
+use crate::estimate::bins::{self, BINS};
+
+fn looks(running: &Running) -> Vec<(u64, bool, bool)> {
+    let mut found = Vec::new();
+    running.look(|look| found.push((look.held.peak_bytes, look.is_new, look.ended)));
+    found
+}
+
+#[test]
+fn slots_are_used_again_and_as_many_as_are_needed() {
+    let running = Running::new();
+    let taken: Vec<_> = (0..10_000)
+        .map(|_| running.take(1, Duration::ZERO).unwrap())
+        .collect();
+    assert_eq!(looks(&running).len(), 10_000);
+    taken.iter().for_each(|slot| running.end(slot));
+    assert_eq!(looks(&running).len(), 10_000);
+    assert_eq!(looks(&running).len(), 0);
+    for _ in 0..100_000 {
+        running.end(running.take(1, Duration::ZERO).unwrap());
+    }
+    let slots: usize = running
+        .shards
+        .iter()
+        .map(|shard| shard.slots().count())
+        .sum();
+    assert!(slots < 65_536, "{slots}");
+}
+
+#[test]
+fn a_request_that_no_look_found_is_counted_by_its_peak() {
+    let running = Running::new();
+    let slot = running.take(1, Duration::ZERO).unwrap();
+    slot.charge(5 << 20, 1);
+    slot.charge(-(5 << 20), 0);
+    running.end(slot);
+    let mut totals = [0; BINS];
+    running.finished(&mut totals);
+    assert_eq!(totals[bins::of(5 << 20)], 1);
+    assert_eq!(looks(&running), []);
+}
+
+#[test]
+fn a_request_that_a_look_found_is_found_once_more_at_its_end() {
+    let running = Running::new();
+    let slot = running.take(1, Duration::ZERO).unwrap();
+    slot.charge(100, 1);
+    assert_eq!(looks(&running), [(100, true, false)]);
+    slot.charge(100, 1);
+    assert_eq!(looks(&running), [(200, false, false)]);
+    running.end(slot);
+    assert_eq!(looks(&running), [(200, false, true)]);
+    assert_eq!(looks(&running), []);
+}
+
+#[test]
+fn the_one_that_went_furthest_beyond_is_cancelled_or_the_youngest() {
+    let running = Running::new();
+    let begin = |kib, second| {
+        let slot = running.take(kib, Duration::from_secs(second)).unwrap();
+        slot.register(Waker::noop());
+        slot
+    };
+    let (old, young) = (begin(1024, 1), begin(1024, 2));
+    assert!(std::ptr::eq(running.victim().unwrap(), young));
+    old.charge(2 << 20, 1);
+    assert!(std::ptr::eq(running.victim().unwrap(), old));
+    old.answered();
+    assert!(std::ptr::eq(running.victim().unwrap(), young));
+    young.cancel();
+    assert!(running.victim().is_none());
+}
+
+#[test]
+fn freeing_the_memory_of_others_hides_no_peak() {
+    let running = Running::new();
+    let slot = running.take(1, Duration::ZERO).unwrap();
+    slot.charge(-1000, 0);
+    slot.charge(300, 1);
+    assert_eq!((slot.held_bytes(), slot.peak_bytes()), (300, 300));
+    slot.report(50);
+    assert_eq!(slot.peak_bytes(), 350);
+}
+
+#[test]
+fn threads_take_and_end_slots_while_looks_go_on() {
+    let running = Running::new();
+    let seen = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5_000 {
+                    let slot = running.take(1, Duration::ZERO).unwrap();
+                    slot.charge(1 << 20, 1);
+                    running.end(slot);
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..200 {
+                running.look(|look| {
+                    seen.fetch_add(usize::from(look.ended), Ordering::Relaxed);
+                });
+            }
+        });
+    });
+    running.look(|look| {
+        seen.fetch_add(usize::from(look.ended), Ordering::Relaxed);
+    });
+    let mut totals = [0; BINS];
+    running.finished(&mut totals);
+    let counted: u32 = totals.iter().sum();
+    assert_eq!(counted as usize + seen.into_inner(), 20_000);
+}
