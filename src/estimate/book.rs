@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Need;
 use super::bins::{self, BINS};
 use super::calibration::Calibration;
 use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
@@ -30,6 +31,19 @@ pub(crate) struct Book {
     /// Requests that ended unseen, as counted at the last look.
     unseen: Box<[u32; BINS]>,
     sums: Sums,
+    /// What the next request was said to need after the look before.
+    next: Need,
+    /// The forecast as it was made: new requests as they were admitted, before
+    /// anything was seen of them.
+    made: Made,
+}
+
+/// A forecast, to be checked.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made {
+    in_flight: usize,
+    mean: f64,
+    variance: f64,
 }
 
 /// A request in flight.
@@ -67,9 +81,7 @@ struct Case {
     opened: Duration,
     /// It is about the requests up to this one.
     serial: u64,
-    in_flight: usize,
-    mean: f64,
-    variance: f64,
+    made: Made,
     /// The peaks of those that have ended.
     peaks: f64,
     /// Somebody ended before its time: nothing can be said.
@@ -87,6 +99,8 @@ impl Book {
             case_opened: None,
             unseen: Box::new([0; BINS]),
             sums: Sums::default(),
+            next: Need::default(),
+            made: Made::default(),
         }
     }
 
@@ -102,12 +116,13 @@ impl Book {
     /// Looks at all requests in flight, learns from those that ended, and adds up.
     pub(super) fn look(&mut self, running: &Running, now: Duration) {
         self.learn_unseen(running);
+        self.made = Made::default();
         let mut sums = Sums::default();
-        let mut visible = 0;
-        running.look(|look| visible += usize::from(self.visit(&look, now, &mut sums)));
+        running.look(|look| self.visit(&look, now, &mut sums));
         self.sums = sums;
         self.close_cases(now);
-        self.open_case(visible, now);
+        self.open_case(now);
+        self.next = self.class.next();
     }
 
     fn learn_unseen(&mut self, running: &Running) {
@@ -123,8 +138,7 @@ impl Book {
         self.unseen = totals;
     }
 
-    /// Whether the request is in flight and its memory can be seen.
-    fn visit(&mut self, look: &Look<'_>, now: Duration, sums: &mut Sums) -> bool {
+    fn visit(&mut self, look: &Look<'_>, now: Duration, sums: &mut Sums) {
         let (shard, place) = look.key;
         if self.tracks.len() <= shard {
             self.tracks.resize_with(shard + 1, Vec::new);
@@ -143,7 +157,7 @@ impl Book {
             if let Some(track) = known {
                 self.ended(&track, look);
             }
-            return false;
+            return;
         }
         let mut track = known.unwrap_or_else(|| self.begin(now));
         let reserved_bytes = (reserved_kib * 1024) as f64;
@@ -157,7 +171,7 @@ impl Book {
             sums.growth_bytes += (need - held).max(0.0);
             sums.need_bytes += need.max(held);
             self.tracks[shard][place] = Some(track);
-            return false;
+            return;
         }
         if peak_bytes as f64 > track.peak_bytes as f64 * (1.0 + GROWTH) {
             track.peak_bytes = peak_bytes;
@@ -181,8 +195,11 @@ impl Book {
         sums.growth_bytes += (need.bytes - held).max(0.0);
         sums.need_bytes += need.bytes.max(held);
         sums.variance += need.variance;
+        let made = if look.is_new { self.next } else { need };
+        self.made.in_flight += 1;
+        self.made.mean += made.bytes;
+        self.made.variance += made.variance;
         self.tracks[shard][place] = Some(track);
-        true
     }
 
     fn begin(&mut self, now: Duration) -> Track {
@@ -203,7 +220,7 @@ impl Book {
         let unclear = look.was_cut_short() || peak_bytes == 0 || look.is_declared();
         for case in &mut self.cases {
             if track.serial <= case.serial {
-                case.in_flight = case.in_flight.saturating_sub(1);
+                case.made.in_flight = case.made.in_flight.saturating_sub(1);
                 case.peaks += peak_bytes as f64;
                 case.void |= unclear;
             }
@@ -215,18 +232,17 @@ impl Book {
     }
 
     /// Sets the present forecast aside.
-    fn open_case(&mut self, visible: usize, now: Duration) {
+    fn open_case(&mut self, now: Duration) {
         let due = self.case_opened.is_none_or(|at| now >= at + CASE_EVERY);
-        if visible == 0 || !due || self.cases.len() >= MOST_CASES || self.sums.variance <= 0.0 {
+        let made = self.made;
+        if made.variance <= 0.0 || !due || self.cases.len() >= MOST_CASES {
             return;
         }
         self.case_opened = Some(now);
         self.cases.push(Case {
             opened: now,
             serial: self.serial,
-            in_flight: visible,
-            mean: self.sums.need_bytes,
-            variance: self.sums.variance,
+            made,
             peaks: 0.0,
             void: false,
         });
@@ -236,7 +252,7 @@ impl Book {
     fn close_cases(&mut self, now: Duration) {
         let mut cases = std::mem::take(&mut self.cases);
         cases.retain(|case| {
-            let over = case.in_flight == 0;
+            let over = case.made.in_flight == 0;
             if !over && now < case.opened + CASE_LASTS {
                 return true;
             }
@@ -244,7 +260,7 @@ impl Book {
             let members = running.filter(|track| track.serial <= case.serial);
             let peaks = case.peaks + members.map(|track| track.peak_bytes as f64).sum::<f64>();
             if !case.void {
-                let above = (peaks - case.mean) / case.variance.sqrt();
+                let above = (peaks - case.made.mean) / case.made.variance.sqrt();
                 self.calibration.learn(above);
             }
             false

@@ -10,6 +10,8 @@ const HALF_LIFE: f64 = 256.0;
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
     bins: Box<[Bin]>,
+    /// The sum of each bin and those above it.
+    sums: Box<[Bin]>,
     weight: f64,
     /// What the next observation weighs: growing it ages all others.
     unit: f64,
@@ -27,6 +29,7 @@ impl Histogram {
     pub(super) fn new() -> Self {
         Self {
             bins: vec![Bin::default(); BINS].into(),
+            sums: vec![Bin::default(); BINS].into(),
             weight: 0.0,
             unit: 1.0,
         }
@@ -38,10 +41,13 @@ impl Histogram {
 
     pub(super) fn add_weighed(&mut self, bytes: f64, weight: f64) {
         let weighed = weight * self.unit;
-        let bin = &mut self.bins[bins::of(bytes as u64)];
-        bin.weight += weighed;
-        bin.bytes += weighed * bytes;
-        bin.squares += weighed * bytes * bytes;
+        let index = bins::of(bytes as u64);
+        let below = &mut self.sums[..=index];
+        for bin in below.iter_mut().chain([&mut self.bins[index]]) {
+            bin.weight += weighed;
+            bin.bytes += weighed * bytes;
+            bin.squares += weighed * bytes * bytes;
+        }
         self.weight += weighed;
         self.unit *= 0.5_f64.powf(-weight / HALF_LIFE);
         if self.unit > 1e9 {
@@ -56,7 +62,7 @@ impl Histogram {
     }
 
     fn scale(&mut self, factor: f64) {
-        for bin in &mut self.bins {
+        for bin in self.bins.iter_mut().chain(&mut self.sums) {
             bin.weight *= factor;
             bin.bytes *= factor;
             bin.squares *= factor;
@@ -72,12 +78,7 @@ impl Histogram {
 
     /// Mean and variance of the peaks that are at least `bytes`; `None` if none was.
     pub(super) fn above(&self, bytes: u64) -> Option<Need> {
-        let mut sum = Bin::default();
-        for bin in &self.bins[bins::of(bytes)..] {
-            sum.weight += bin.weight;
-            sum.bytes += bin.bytes;
-            sum.squares += bin.squares;
-        }
+        let sum = &self.sums[bins::of(bytes)];
         // What is left of long ago is not a guide.
         if sum.weight <= self.weight * 1e-6 {
             return None;
