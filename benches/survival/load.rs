@@ -1,0 +1,151 @@
+//! Drives a server: an open loop, which sends whether or not it is answered.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::http::{StatusCode, Uri};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, interval, sleep_until, timeout};
+
+use super::MIB;
+use super::door;
+use super::oracle;
+use super::pattern::Arrival;
+use super::server::Report;
+
+/// How long a caller waits for its answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+const LIGHT_INTERVAL: Duration = Duration::from_millis(50);
+const LIGHT_PATIENCE: Duration = Duration::from_secs(1);
+const LIGHT_IN_TIME: Duration = Duration::from_millis(250);
+const REPORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What became of the requests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) answered: u64,
+    pub(crate) rejected: u64,
+    pub(crate) given_up: u64,
+    pub(crate) lost: u64,
+    pub(crate) goodput_byte_seconds: f64,
+    pub(crate) light_sent: u64,
+    pub(crate) light_in_time: u64,
+}
+
+enum Outcome {
+    Answered,
+    Rejected,
+    GivenUp,
+    Lost,
+}
+
+impl Tally {
+    fn count(&mut self, arrival: &Arrival, outcome: &Outcome) {
+        match outcome {
+            Outcome::Answered => {
+                self.answered += 1;
+                self.goodput_byte_seconds += oracle::work_byte_seconds(arrival);
+            }
+            Outcome::Rejected => self.rejected += 1,
+            Outcome::GivenUp => self.given_up += 1,
+            Outcome::Lost => self.lost += 1,
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Caller {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    /// `None` while the server is not there.
+    address: watch::Receiver<Option<SocketAddr>>,
+}
+
+impl Caller {
+    pub(crate) fn new(address: watch::Receiver<Option<SocketAddr>>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            address,
+        }
+    }
+
+    /// Sends all of it, and returns when all of it is answered or given up.
+    pub(crate) async fn drive(&mut self, arrivals: &[Arrival]) -> Result<Tally, JoinError> {
+        // An error means that nobody starts the server any more.
+        let _ = self.address.wait_for(Option::is_some).await;
+        let started = Instant::now();
+        let mut tally = Tally::default();
+        let mut requests = JoinSet::new();
+        let mut lights = JoinSet::new();
+        let mut light = interval(LIGHT_INTERVAL);
+        let mut coming = arrivals.iter().copied().peekable();
+        while coming.peek().is_some() || !requests.is_empty() {
+            let due = started + coming.peek().map_or(Duration::ZERO, |next| next.at);
+            tokio::select! {
+                () = sleep_until(due), if coming.peek().is_some() => {
+                    let now = started.elapsed();
+                    while let Some(arrival) = coming.next_if(|next| next.at <= now) {
+                        let caller = self.clone();
+                        requests.spawn(async move { (arrival, caller.work(&arrival).await) });
+                    }
+                }
+                _ = light.tick() => {
+                    tally.light_sent += 1;
+                    let caller = self.clone();
+                    lights.spawn(async move { caller.light().await });
+                }
+                Some(done) = requests.join_next() => {
+                    let (arrival, outcome) = done?;
+                    tally.count(&arrival, &outcome);
+                }
+            }
+        }
+        while let Some(latency) = lights.join_next().await {
+            let in_time = latency?.is_some_and(|latency| latency <= LIGHT_IN_TIME);
+            tally.light_in_time += u64::from(in_time);
+        }
+        Ok(tally)
+    }
+
+    /// `None` if the server does not tell.
+    pub(crate) async fn report(&self) -> Option<Report> {
+        let answer = timeout(REPORT_PATIENCE, self.get("/report")).await;
+        let (_, body) = answer.ok()??;
+        serde_json::from_slice(&body).ok()
+    }
+
+    async fn work(&self, arrival: &Arrival) -> Outcome {
+        let mib = arrival.bytes as f64 / MIB;
+        let path = format!("/work?mib={mib}&ms={}", arrival.work.as_millis());
+        match timeout(PATIENCE, self.get(&path)).await {
+            Ok(Some((StatusCode::OK, _))) => Outcome::Answered,
+            Ok(Some((status, _))) if door::is_rejection(status) => Outcome::Rejected,
+            Ok(_) => Outcome::Lost,
+            Err(_) => Outcome::GivenUp,
+        }
+    }
+
+    /// Its latency, if it was answered.
+    async fn light(&self) -> Option<Duration> {
+        let sent = Instant::now();
+        let answer = timeout(LIGHT_PATIENCE, self.get("/light")).await.ok()??;
+        (answer.0 == StatusCode::OK).then(|| sent.elapsed())
+    }
+
+    /// `None` if no answer came, or not all of it.
+    async fn get(&self, path: &str) -> Option<(StatusCode, Bytes)> {
+        let address = (*self.address.borrow())?;
+        let uri: Uri = format!("http://{address}{path}").parse().ok()?;
+        let response = self.client.get(uri).await.ok()?;
+        let status = response.status();
+        let body = response.into_body().collect().await.ok()?;
+        Some((status, body.to_bytes()))
+    }
+}
