@@ -27,9 +27,6 @@ const MEMLIM_FRACTION: f64 = 0.8;
 const WAIT_TIMEOUT_SECONDS: &str = "8";
 const MAX_WAITING: &str = "2000";
 
-// TODO: "predictive", once the crate knows it.
-const PREDICTIVE: &str = "auto";
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GuardKind {
     None,
@@ -73,7 +70,7 @@ impl GuardKind {
     pub(crate) fn environment(self) -> Vec<(&'static str, &'static str)> {
         let policy = match self {
             GuardKind::Ladder => "ladder",
-            GuardKind::Predictive | GuardKind::Unaccounted => PREDICTIVE,
+            GuardKind::Predictive | GuardKind::Unaccounted => "predictive",
             _ => return Vec::new(),
         };
         vec![

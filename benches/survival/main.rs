@@ -10,14 +10,16 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tower_memory_guard::account::TrackingAllocator;
+
 #[cfg(target_os = "linux")]
 #[path = "bench.rs"]
 mod bench;
 
 #[global_allocator]
-static ALLOCATOR: Switch<System, System> = Switch {
+static ALLOCATOR: Switch<System, TrackingAllocator> = Switch {
     plain: System,
-    accounted: System,
+    accounted: TrackingAllocator::system(),
 };
 
 /// Whether allocations go through the accounting allocator: set once, by a server
