@@ -13,7 +13,7 @@ mod server;
 mod table;
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -24,13 +24,15 @@ use tower_memory_guard::BoxError;
 use self::cage::Cage;
 use self::guard::GuardKind;
 use self::pattern::{PageFile, Pattern};
-use self::run::{Case, Record};
+use self::run::{Case, Files, Record};
 
 const LIMIT_BYTES: u64 = 512 << 20;
 const MIB: f64 = (1 << 20) as f64;
 /// Connections of one run under the heaviest load: two for each request that is
 /// not answered, one of them being closed.
 const OPEN_FILES_PER_JOB: u64 = 4096;
+/// No seed that counts.
+const LESSON_SEED: u64 = 1 << 40;
 
 #[derive(Debug, PartialEq)]
 struct Options {
@@ -41,22 +43,32 @@ struct Options {
     seconds: u64,
     jobs: usize,
     svg_directory: Option<PathBuf>,
+    /// Nothing is known from earlier.
+    cold: bool,
+    /// Of one processor, for each server.
+    cpu_percent: Option<u64>,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self {
-            patterns: Pattern::ALL.to_vec(),
+            patterns: Pattern::usual(),
             guards: GuardKind::ALL.to_vec(),
             seeds: 1,
             first_seed: 1,
             seconds: 12,
             jobs: 1,
             svg_directory: None,
+            cold: false,
+            cpu_percent: None,
         };
         while let Some(name) = arguments.next() {
             // Cargo adds it to what the caller gave.
             if name == "--bench" {
+                continue;
+            }
+            if name == "--cold" {
+                options.cold = true;
                 continue;
             }
             let mut value = || {
@@ -70,12 +82,24 @@ impl Options {
                 "--seeds" => options.seeds = number(&name, &value()?, 1, 10_000)?,
                 "--first-seed" => options.first_seed = number(&name, &value()?, 0, u64::MAX / 2)?,
                 "--seconds" => options.seconds = number(&name, &value()?, 1, 600)?,
+                "--cpu-percent" => options.cpu_percent = Some(number(&name, &value()?, 1, 1000)?),
                 "--jobs" => options.jobs = number(&name, &value()?, 1, 64)? as usize,
                 "--svg" => options.svg_directory = Some(value()?.into()),
                 _ => return Err(format!("{name} is not known; see benches/survival/main.rs")),
             }
         }
         Ok(options)
+    }
+
+    /// One run for each guard that learns, before those that count.
+    fn lessons(&self) -> impl Iterator<Item = Case> {
+        let learning = self
+            .cases()
+            .filter(|case| !self.cold && case.guard.learns() && case.seed == self.first_seed);
+        learning.map(|case| Case {
+            seed: case.seed + LESSON_SEED,
+            ..case
+        })
     }
 
     fn cases(&self) -> impl Iterator<Item = Case> {
@@ -87,6 +111,7 @@ impl Options {
                     guard,
                     seed,
                     seconds: self.seconds,
+                    cpu_percent: self.cpu_percent,
                 })
             })
         })
@@ -157,57 +182,82 @@ async fn run_all(options: &Options) -> Result<(), BoxError> {
             files.push(PageFile::new()?);
         }
     }
+    let learned = tempfile::tempdir()?;
     println!("{}", table::RESULT_HEADER);
-    let mut free_slots: Vec<usize> = (0..options.jobs).collect();
-    let mut cases = options.cases();
-    let mut runs = JoinSet::new();
     let mut records = Vec::new();
     let mut failures = 0;
-    let stopped = loop {
-        while let Some(slot) = free_slots.pop() {
-            let Some(case) = cases.next() else { break };
-            let file = files
-                .get(slot)
-                .map(|file: &PageFile| file.path().to_owned());
-            runs.spawn(async move {
-                let outcome = run::bounded(case, file).await;
-                (slot, case, outcome)
-            });
-        }
-        let finished = tokio::select! {
-            finished = runs.join_next() => finished,
-            _ = interrupt.recv() => break true,
-            _ = terminate.recv() => break true,
-        };
-        let Some(finished) = finished else {
-            break false;
-        };
-        let (slot, case, outcome) = finished?;
-        free_slots.push(slot);
-        match outcome {
-            Ok(record) => {
-                println!("{}", table::result_line(&record));
-                records.push(record);
+    let mut stopped = false;
+    let stages: [Vec<Case>; 2] = [options.lessons().collect(), options.cases().collect()];
+    for (stage, cases) in stages.into_iter().enumerate() {
+        let mut free_slots: Vec<usize> = (0..options.jobs).collect();
+        let mut cases = cases.into_iter();
+        let mut runs = JoinSet::new();
+        while !stopped {
+            while let Some(slot) = free_slots.pop() {
+                let Some(case) = cases.next() else { break };
+                let estimates = lesson(learned.path(), &case);
+                let files = Files {
+                    page: files
+                        .get(slot)
+                        .map(|file: &PageFile| file.path().to_owned()),
+                    estimates: Some(estimates).filter(|path| stage > 0 && path.exists()),
+                };
+                runs.spawn(async move {
+                    let outcome = run::bounded(case, files).await;
+                    (slot, case, outcome)
+                });
             }
-            Err(error) => {
-                failures += 1;
-                eprintln!(
-                    "survival: {} behind {}, seed {}: {error}",
-                    case.pattern.word(),
-                    case.guard.word(),
-                    case.seed
-                );
+            let finished = tokio::select! {
+                finished = runs.join_next() => finished,
+                _ = interrupt.recv() => {
+                    stopped = true;
+                    None
+                }
+                _ = terminate.recv() => {
+                    stopped = true;
+                    None
+                }
+            };
+            let Some(finished) = finished else {
+                break;
+            };
+            let (slot, case, outcome) = finished?;
+            free_slots.push(slot);
+            match outcome {
+                Ok(record) if stage == 0 => {
+                    let estimates = record.report.and_then(|report| report.estimates);
+                    let text = serde_json::to_vec(&estimates.unwrap_or_default())?;
+                    std::fs::write(lesson(learned.path(), &case), text)?;
+                }
+                Ok(record) => {
+                    println!("{}", table::result_line(&record));
+                    records.push(record);
+                }
+                Err(error) => {
+                    failures += 1;
+                    eprintln!(
+                        "survival: {} behind {}, seed {}: {error}",
+                        case.pattern.word(),
+                        case.guard.word(),
+                        case.seed
+                    );
+                }
             }
         }
-    };
-    // Ends when all of them are dropped, and with them their children and groups.
-    runs.shutdown().await;
+        // Ends when all of them are dropped, and with them their children and groups.
+        runs.shutdown().await;
+    }
     show(options, &records)?;
     match (stopped, failures) {
         (true, _) => Err("stopped".into()),
         (false, 0) => Ok(()),
         (false, failures) => Err(format!("{failures} runs failed").into()),
     }
+}
+
+/// Where a guard's estimates of a pattern are kept.
+fn lesson(directory: &Path, case: &Case) -> PathBuf {
+    directory.join(format!("{}-{}", case.pattern.word(), case.guard.word()))
 }
 
 fn show(options: &Options, records: &[Record]) -> Result<(), BoxError> {

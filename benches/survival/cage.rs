@@ -45,14 +45,49 @@ impl Cage {
 
 impl Drop for Cage {
     fn drop(&mut self) {
-        // A process that was just killed may still be on its way out.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.directory).is_ok() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
+        remove(&self.directory);
+    }
+}
+
+fn remove(directory: &Path) {
+    // A process that was just killed may still be on its way out.
+    for _ in 0..100 {
+        if fs::remove_dir(directory).is_ok() {
+            return;
         }
-        eprintln!("survival: {} stays behind", self.directory.display());
+        thread::sleep(Duration::from_millis(20));
+    }
+    eprintln!("survival: {} stays behind", directory.display());
+}
+
+/// A bound on processor time: a control group of version 1.
+pub(crate) struct CpuQuota {
+    directory: PathBuf,
+}
+
+impl CpuQuota {
+    pub(crate) fn new(percent: u64) -> io::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("memory-guard-survival-{}-{number}", std::process::id());
+        let own = own_group(|line| line.split(':').nth(1) == Some("cpu"))?;
+        let directory = Path::new("/sys/fs/cgroup/cpu").join(own).join(name);
+        fs::create_dir(&directory)?;
+        let quota = Self { directory };
+        // Of periods of 100 ms.
+        let microseconds = (percent * 1000).to_string();
+        fs::write(quota.directory.join("cpu.cfs_quota_us"), microseconds)?;
+        Ok(quota)
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for CpuQuota {
+    fn drop(&mut self) {
+        remove(&self.directory);
     }
 }
 

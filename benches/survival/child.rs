@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tower_memory_guard::BoxError;
 
-use super::server::ServerArguments;
+use super::server::{CPU_GROUP, ESTIMATES, ServerArguments};
 
 const SIGKILL: i32 = 9;
 
@@ -45,6 +45,8 @@ fn start(arguments: &ServerArguments) -> Result<Child, BoxError> {
         .arg(&arguments.group)
         .args(&arguments.file)
         .envs(arguments.guard.environment())
+        .envs(arguments.cpu_group.iter().map(|group| (CPU_GROUP, group)))
+        .envs(arguments.estimates.iter().map(|path| (ESTIMATES, path)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);

@@ -15,7 +15,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower_memlim::layer::MemoryLimitLayer;
 use tower_memlim::memory::{AvailableMemory, Threshold};
-use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer};
+use tower_memory_guard::{BoxError, Estimates, Guard, MemoryGuardLayer};
 
 use super::LIMIT_BYTES;
 use super::cage;
@@ -24,7 +24,7 @@ use super::cage;
 const FIXED_LIMIT: usize = 20;
 const MEMLIM_FRACTION: f64 = 0.8;
 /// What callers wait, less the longest work and some time to travel.
-const WAIT_TIMEOUT_SECONDS: &str = "8";
+const WAIT_TIMEOUT_SECONDS: &str = "8.5";
 const MAX_WAITING: &str = "2000";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +80,20 @@ impl GuardKind {
         ]
     }
 
+    /// It is one of ours, and learns.
+    pub(crate) fn learns(self) -> bool {
+        matches!(
+            self,
+            GuardKind::Ladder | GuardKind::Predictive | GuardKind::Unaccounted
+        )
+    }
+
     /// Puts it in front of `app`; with the guard, if it is one of ours.
     pub(crate) fn protect(
         self,
         app: Router,
         group: &Path,
+        estimates: Option<Estimates>,
     ) -> Result<(Router, Option<Guard>), BoxError> {
         let fixed = GlobalConcurrencyLimitLayer::new(FIXED_LIMIT);
         let app = match self {
@@ -108,7 +117,11 @@ impl GuardKind {
                 )
             }
             GuardKind::Ladder | GuardKind::Predictive | GuardKind::Unaccounted => {
-                let layer = MemoryGuardLayer::try_from_env()?;
+                let mut builder = MemoryGuardLayer::builder().read_env();
+                if let Some(estimates) = estimates {
+                    builder = builder.estimates(estimates);
+                }
+                let layer = builder.build()?;
                 let guard = layer.guard().clone();
                 return Ok((app.layer(layer), Some(guard)));
             }

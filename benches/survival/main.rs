@@ -2,7 +2,11 @@
 //! control group of 512 MiB, scored against a scheduler that knows the future.
 //!
 //! `cargo bench --bench survival -- [--patterns a,b] [--guards x,y] [--seeds N]
-//! [--first-seed 1] [--seconds 12] [--jobs N] [--svg DIR]`
+//! [--first-seed 1] [--seconds 12] [--jobs N] [--svg DIR] [--cold]
+//! [--cpu-percent N]`
+//!
+//! Guards that learn start from what a server like theirs learned in a run before
+//! (saved and loaded, as a restarted service would), unless `--cold` is given.
 //!
 //! Linux only, and needs root: it makes control groups.
 

@@ -26,6 +26,8 @@ pub(crate) enum Pattern {
     PageCache,
     Leak,
     Retention,
+    Small,
+    Mapped,
 }
 
 /// One request, the same for every guard.
@@ -39,7 +41,8 @@ pub(crate) struct Arrival {
 }
 
 impl Pattern {
-    pub(crate) const ALL: [Pattern; 9] = [
+    /// Of one run each; the last two only if they are asked for.
+    pub(crate) const ALL: [Pattern; 11] = [
         Pattern::Steady,
         Pattern::Burst,
         Pattern::Overload,
@@ -49,7 +52,14 @@ impl Pattern {
         Pattern::PageCache,
         Pattern::Leak,
         Pattern::Retention,
+        Pattern::Small,
+        Pattern::Mapped,
     ];
+
+    /// Those in the table.
+    pub(crate) fn usual() -> Vec<Pattern> {
+        Pattern::ALL[..9].to_vec()
+    }
 
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -62,6 +72,8 @@ impl Pattern {
             Pattern::PageCache => "page-cache",
             Pattern::Leak => "leak",
             Pattern::Retention => "retention",
+            Pattern::Small => "small",
+            Pattern::Mapped => "mapped",
         }
     }
 
@@ -99,7 +111,9 @@ impl Pattern {
             Pattern::Steady => 0.6,
             Pattern::Burst | Pattern::PageCache | Pattern::Leak | Pattern::Retention => 0.9,
             Pattern::Overload => 3.0,
-            Pattern::Mixed => 1.5,
+            Pattern::Mixed | Pattern::Mapped => 1.5,
+            // A thousand at once.
+            Pattern::Small => 0.2,
             Pattern::Drift => 1.2,
             Pattern::Wave => 1.2 + (at * std::f64::consts::TAU / 6.0).sin(),
         };
@@ -110,6 +124,8 @@ impl Pattern {
         match self {
             Pattern::Mixed => 0.9 * 2.0 + 0.1 * 120.0,
             Pattern::Drift => 20.0 + 40.0 * at / seconds,
+            Pattern::Small => 0.1,
+            Pattern::Mapped => 150.0,
             _ => 20.0,
         }
     }
@@ -118,6 +134,7 @@ impl Pattern {
         let mib = match self {
             Pattern::Mixed if rng.f64() < 0.9 => 2.0,
             Pattern::Mixed => 120.0,
+            Pattern::Small | Pattern::Mapped => self.mean_mib(at, seconds),
             _ => self.mean_mib(at, seconds) * (0.8 + 0.4 * rng.f64()),
         };
         Arrival {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, timeout};
 use tower_memory_guard::BoxError;
 
-use super::cage::Cage;
+use super::cage::{Cage, CpuQuota};
 use super::child;
 use super::guard::GuardKind;
 use super::load::{Caller, PATIENCE, Tally};
@@ -30,6 +30,17 @@ pub(crate) struct Case {
     pub(crate) guard: GuardKind,
     pub(crate) seed: u64,
     pub(crate) seconds: u64,
+    /// Of one processor; `None`: as much as there is.
+    pub(crate) cpu_percent: Option<u64>,
+}
+
+/// What a run reads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Files {
+    /// To fill the page cache with.
+    pub(crate) page: Option<PathBuf>,
+    /// What an earlier server behind this guard has learned of this pattern.
+    pub(crate) estimates: Option<PathBuf>,
 }
 
 /// Memory without page cache, at one moment.
@@ -61,25 +72,28 @@ impl Record {
 }
 
 /// A run that ends by itself, whatever happens.
-pub(crate) async fn bounded(case: Case, file: Option<PathBuf>) -> Result<Record, BoxError> {
+pub(crate) async fn bounded(case: Case, files: Files) -> Result<Record, BoxError> {
     let bound = Duration::from_secs(case.seconds) + PATIENCE + SLACK;
-    match timeout(bound, run(case, file)).await {
+    match timeout(bound, run(case, files)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("not finished after {} s", bound.as_secs()).into()),
     }
 }
 
-async fn run(case: Case, file: Option<PathBuf>) -> Result<Record, BoxError> {
+async fn run(case: Case, files: Files) -> Result<Record, BoxError> {
     let arrivals = case.pattern.arrivals(case.seed, case.seconds);
     let oracle_byte_seconds =
         oracle::goodput_byte_seconds(&arrivals, LIMIT_BYTES - ORACLE_SPARE_BYTES, PATIENCE);
     // Before the server in the order of declaration: dropped, and removed, after it.
     let cage = Cage::new(LIMIT_BYTES)?;
+    let quota = case.cpu_percent.map(CpuQuota::new).transpose()?;
     let arguments = ServerArguments {
         pattern: case.pattern,
         guard: case.guard,
         group: cage.directory().to_owned(),
-        file: file.filter(|_| case.pattern == Pattern::PageCache),
+        cpu_group: quota.as_ref().map(|quota| quota.directory().to_owned()),
+        file: files.page.filter(|_| case.pattern == Pattern::PageCache),
+        estimates: files.estimates,
     };
     if let Some(file) = &arguments.file {
         drop_cached_pages(file)?;

@@ -17,7 +17,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
-use tower_memory_guard::{BoxError, Guard};
+use tower_memory_guard::{BoxError, Estimates, Guard};
 
 use super::MIB;
 use super::cage;
@@ -45,9 +45,18 @@ pub(crate) struct ServerArguments {
     pub(crate) pattern: Pattern,
     pub(crate) guard: GuardKind,
     pub(crate) group: PathBuf,
+    /// Bounds its processor time.
+    pub(crate) cpu_group: Option<PathBuf>,
     /// What to read again and again.
     pub(crate) file: Option<PathBuf>,
+    /// What an earlier server has learned.
+    pub(crate) estimates: Option<PathBuf>,
 }
+
+/// Names the group that bounds processor time.
+pub(crate) const CPU_GROUP: &str = "SURVIVAL_CPU_GROUP";
+/// Names the file with what an earlier server has learned.
+pub(crate) const ESTIMATES: &str = "SURVIVAL_ESTIMATES";
 
 impl ServerArguments {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, BoxError> {
@@ -56,7 +65,9 @@ impl ServerArguments {
             pattern: next()?.parse()?,
             guard: next()?.parse()?,
             group: next()?.into(),
+            cpu_group: std::env::var_os(CPU_GROUP).map(PathBuf::from),
             file: next().ok().map(PathBuf::from),
+            estimates: std::env::var_os(ESTIMATES).map(PathBuf::from),
         })
     }
 }
@@ -67,12 +78,16 @@ pub(crate) struct Report {
     pub(crate) door: DoorReport,
     /// Of our guard, if it has one.
     pub(crate) stats: Option<serde_json::Value>,
+    pub(crate) estimates: Option<Estimates>,
 }
 
 pub(crate) fn main(arguments: impl Iterator<Item = String>) -> Result<(), BoxError> {
     let arguments = ServerArguments::parse(arguments)?;
     crate::ACCOUNTED.store(arguments.guard.is_accounted(), Ordering::Relaxed);
     cage::enter(&arguments.group)?;
+    if let Some(group) = &arguments.cpu_group {
+        cage::enter(group)?;
+    }
     exit_with_parent();
     if let Some(file) = arguments.file.clone() {
         thread::spawn(move || read_for_ever(&file));
@@ -110,7 +125,11 @@ async fn serve(arguments: &ServerArguments) -> Result<(), BoxError> {
     let work = Router::new()
         .route("/work", get(work))
         .with_state(arguments.pattern);
-    let (work, guard) = arguments.guard.protect(work, &arguments.group)?;
+    let estimates = match &arguments.estimates {
+        Some(path) => Some(serde_json::from_slice(&std::fs::read(path)?)?),
+        None => None,
+    };
+    let (work, guard) = arguments.guard.protect(work, &arguments.group, estimates)?;
     let app = work
         .layer(from_fn_with_state(Arc::clone(&door), door::watch))
         .route("/light", get(|| async { "ok" }))
@@ -128,6 +147,7 @@ fn report(door: &Door, guard: Option<&Guard>) -> Report {
     Report {
         door: door.report(),
         stats: guard.and_then(|guard| serde_json::to_value(guard.stats()).ok()),
+        estimates: guard.map(Guard::estimates),
     }
 }
 
@@ -146,6 +166,9 @@ async fn work(State(pattern): State<Pattern>, Query(work): Query<Work>) -> &'sta
         Pattern::Retention => RETENTION_BLOCK_BYTES,
         _ => STEP_BYTES,
     };
+    if pattern == Pattern::Mapped {
+        return mapped(bytes, started, time).await;
+    }
     let most_steps = (time / 2).as_millis() / SHORTEST_SLEEP.as_millis();
     let steps = bytes.div_ceil(STEP_BYTES).min(most_steps as usize).max(1);
     let mut blocks = Vec::with_capacity(bytes.div_ceil(block_bytes));
@@ -160,6 +183,21 @@ async fn work(State(pattern): State<Pattern>, Query(work): Query<Work>) -> &'sta
     }
     sleep_until(started + time).await;
     leave_behind(pattern, blocks);
+    "ok"
+}
+
+/// The same with memory that no allocator sees.
+async fn mapped(bytes: usize, started: Instant, time: Duration) -> &'static str {
+    let Ok(mut map) = memmap2::MmapMut::map_anon(bytes.max(1)) else {
+        return "no memory";
+    };
+    let steps = bytes.div_ceil(STEP_BYTES);
+    for (step, block) in map.chunks_mut(STEP_BYTES).enumerate() {
+        sleep_until(started + time.mul_f64(step as f64 / (2 * steps) as f64)).await;
+        block.chunks_mut(PAGE_BYTES).for_each(|page| page[0] = 1);
+    }
+    sleep_until(started + time).await;
+    drop(map);
     "ok"
 }
 

@@ -14,6 +14,10 @@ use crate::running::Slot;
 /// Settled within a poll when so many bytes have come together.
 const SETTLE_BYTES: i64 = 64 << 10;
 
+/// Smaller allocations are counted before they are made: that leaves nothing to do
+/// after them. When so little cannot be had, the process is at its end.
+const CERTAIN_BYTES: usize = 64 << 10;
+
 /// What all threads have allocated and not freed, as far as they have settled.
 static ALLOCATED_BYTES: AtomicI64 = AtomicI64::new(0);
 
@@ -108,6 +112,13 @@ pub fn is_installed() -> bool {
     installed
 }
 
+#[inline(never)]
+fn count_large(memory: *mut u8, bytes: usize) {
+    if !memory.is_null() {
+        LOCAL.with(|local| local.allocated(bytes));
+    }
+}
+
 /// A global allocator that charges requests for what they allocate, and leaves
 /// the work to another one.
 ///
@@ -148,21 +159,27 @@ impl<A> TrackingAllocator<A> {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() < CERTAIN_BYTES {
+            LOCAL.with(|local| local.allocated(layout.size()));
+            // SAFETY: the caller's promise.
+            return unsafe { self.inner.alloc(layout) };
+        }
         // SAFETY: the caller's promise.
         let memory = unsafe { self.inner.alloc(layout) };
-        if !memory.is_null() {
-            LOCAL.with(|local| local.allocated(layout.size()));
-        }
+        count_large(memory, layout.size());
         memory
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if layout.size() < CERTAIN_BYTES {
+            LOCAL.with(|local| local.allocated(layout.size()));
+            // SAFETY: the caller's promise.
+            return unsafe { self.inner.alloc_zeroed(layout) };
+        }
         // SAFETY: the caller's promise.
         let memory = unsafe { self.inner.alloc_zeroed(layout) };
-        if !memory.is_null() {
-            LOCAL.with(|local| local.allocated(layout.size()));
-        }
+        count_large(memory, layout.size());
         memory
     }
 

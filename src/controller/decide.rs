@@ -107,11 +107,15 @@ impl Controller {
                 }
                 self.take_levels(sample, control);
                 let usage_bytes = control.own_bytes;
+                let slack = 1.0 - control.policy.theta();
+                let limit = limit_bytes(&control.levels).unwrap_or(0);
+                control.forecast.set_slack((limit as f64 * slack) as u64);
                 let active = self.limiter.in_flight(&self.bounds);
                 if detail == Detail::Full {
                     control.forecast.observe(Evidence {
                         now,
                         usage_bytes,
+                        allocated_bytes: self.allocated_bytes().unwrap_or(0),
                         own_in_flight: active,
                         all_in_flight: self.limiter.all_in_flight(),
                         completed: control.completed,
@@ -227,7 +231,12 @@ impl Controller {
         if control.blind {
             longest = longest.min(BLIND_INTERVAL);
         } else if self.limiter.waiting() > 0 {
-            longest = longest.min(WAITING_INTERVAL);
+            // Each look at requests makes the forecast sharper.
+            longest = longest.min(if self.accounted {
+                SHORTEST_INTERVAL
+            } else {
+                WAITING_INTERVAL
+            });
         }
         // A quarter of the time it would take.
         let due = Duration::from_secs_f64(free / rise.max(floor) / 4.0);

@@ -126,12 +126,12 @@ impl Controller {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
         let own_source = source.is_some();
         let (sampler, limiter) = pool::join(&config, source);
+        let accounted = accounting_is_installed();
         let policy: Box<dyn Policy> = match config.policy {
-            config::Policy::Predictive => Box::new(Predictive::new(&config)),
+            config::Policy::Predictive => Box::new(Predictive::new(&config, accounted)),
             _ => Box::new(Ladder::new(&config)),
         };
         let base = policy.blind_concurrency();
-        let accounted = accounting_is_installed();
         let forecast = Forecast::new(
             config.estimated_bytes_per_request,
             config.exceedance_target,

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use super::{Control, Controller};
+use crate::estimate::BeforeTrim;
 use crate::policy::worst_limit_fraction;
-use crate::release::PressureContext;
+use crate::release::{PressureContext, Shortage};
 
 /// Usage at which a request is cancelled, as a share of the hard limit. Late, since
 /// a forecast that is only feared costs a request whose work was nearly done.
 const CANCEL_AT: f64 = 0.97;
+/// What the allocator keeps was counted on; at this share of the hard limit it
+/// is needed.
+const URGENT_AT: f64 = 0.92;
+const URGENT_BYTES: u64 = 2 << 20;
 /// Between two cancellations, so that the first can take effect.
 const CANCEL_PAUSE: Duration = Duration::from_millis(30);
 /// In each second at most one in so many requests, but one.
@@ -48,7 +53,7 @@ impl Controller {
             let mut control = self.control();
             let cancel = self.must_cancel(&mut control, now);
             let level = control.decision.pressure;
-            (self.is_short(&control), level, cancel)
+            (self.shortage(&control), level, cancel)
         };
         self.release.ask(self, short, level);
         if cancel {
@@ -58,9 +63,15 @@ impl Controller {
         }
     }
 
-    /// Memory holds the next request back.
-    fn is_short(&self, control: &Control) -> bool {
-        control.decision.gate || self.wanted_bytes(control) > 0
+    fn shortage(&self, control: &Control) -> Shortage {
+        let counted_on = control.forecast.retained_bytes() >= URGENT_BYTES;
+        if counted_on && worst_limit_fraction(&control.levels) >= URGENT_AT {
+            Shortage::Urgent
+        } else if control.decision.gate || self.wanted_bytes(control) > 0 {
+            Shortage::Some
+        } else {
+            Shortage::None
+        }
     }
 
     /// Bytes to be freed for the next request to be admitted.
@@ -95,10 +106,17 @@ impl Controller {
         self.control().own_bytes
     }
 
-    /// The same, once memory was given back.
-    pub(crate) fn usage_after_release(&self) -> u64 {
-        self.control().forecast.released();
-        self.usage_now()
+    /// What allocators keep, as of the last full sample.
+    pub(crate) fn before_trim(&self) -> BeforeTrim {
+        self.control().forecast.before_trim()
+    }
+
+    /// The allocators have given back what they kept, and so much is in use.
+    pub(crate) fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) {
+        if let Some(allocated_bytes) = self.allocated_bytes() {
+            let forecast = &mut self.control().forecast;
+            forecast.trimmed(before, usage_bytes, allocated_bytes);
+        }
     }
 }
 

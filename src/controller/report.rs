@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Controller, Event};
+use super::{Control, Controller, Event};
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
 use crate::limiter::MAX_COUNT;
@@ -89,9 +89,7 @@ impl Controller {
             sensor_ok: !control.blind,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
             stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
-            outstanding_mb: mib(control
-                .forecast
-                .outstanding_bytes(self.limiter.reserved().kib() * 1024)),
+            outstanding_mb: self.outstanding_bytes(&control) as f64 / f64::from(1 << 20),
             margin_deviations: control.forecast.margin_deviations(),
             checked_forecasts: control.forecast.checked().0,
             exceeded_forecasts: control.forecast.checked().1,
@@ -99,6 +97,11 @@ impl Controller {
             released_mb: mib(self.release.freed_bytes.load(Ordering::Relaxed)),
             longest_release_ms: self.release.longest_us.load(Ordering::Relaxed) as f64 / 1e3,
         }
+    }
+
+    fn outstanding_bytes(&self, control: &Control) -> i64 {
+        let reserved_bytes = self.limiter.reserved().kib() * 1024;
+        control.forecast.outstanding_bytes(reserved_bytes)
     }
 
     pub(super) fn report(&self, events: Vec<Event>, publish_metrics: bool, sensor_errors: u64) {

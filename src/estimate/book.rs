@@ -108,11 +108,6 @@ impl Book {
         &self.sums
     }
 
-    /// The margin over the mean for a sum of this variance.
-    pub(super) fn margin_bytes(&self, variance: f64) -> f64 {
-        self.calibration.deviations() * variance.sqrt()
-    }
-
     /// Looks at all requests in flight, learns from those that ended, and adds up.
     pub(super) fn look(&mut self, running: &Running, now: Duration) {
         self.learn_unseen(running);
@@ -227,7 +222,9 @@ impl Book {
         }
         if !unclear {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
-            self.class.ended(&track.marks, peak_bytes, predicted);
+            let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
+            self.class
+                .ended(&track.marks, peak_bytes, age_at_peak, predicted);
         }
     }
 

@@ -14,6 +14,11 @@ const SURPRISE: f64 = 1.1;
 const LEFT_AFTER_SURPRISE: f64 = 0.7;
 /// Errors of prediction are averaged over about so many requests.
 const ERRORS: f64 = 16.0;
+/// What all requests went on to need counts as so many of those that looked like
+/// this one.
+const ALL_COUNT_AS: f64 = 0.5;
+/// The age of requests at their peak is averaged over about so many.
+const AGES_AVERAGED: f64 = 16.0;
 /// Memory that has not grown for so long is taken to be all that is needed;
 /// after it, the rest of the estimate is halved in each such time.
 const FLAT_FOR: Duration = Duration::from_secs(1);
@@ -27,9 +32,9 @@ const MOST_SEEN: f64 = 100_000.0;
 ///
 /// A new one needs the mean of the histogram, corrected by what predictions
 /// lately missed if that is significant. Until it has been seen not to happen,
-/// with a probability of 1/(n + 2) after n requests (Laplace's rule of
-/// succession, for an event that has not occurred) it needs the configured
-/// estimate instead.
+/// with a probability of 1/(2n + 2) after n requests it needs the configured
+/// estimate instead (the mean for an event that has not occurred in n trials,
+/// starting from Jeffreys's prior).
 #[derive(Clone, Debug)]
 pub(crate) struct ClassEstimate {
     prior_bytes: f64,
@@ -37,6 +42,8 @@ pub(crate) struct ClassEstimate {
     trajectories: Trajectories,
     /// Requests ever seen.
     seen: f64,
+    /// Seconds, on average.
+    age_at_peak: f64,
     error: Errors,
 }
 
@@ -66,14 +73,22 @@ impl ClassEstimate {
             histogram: Histogram::new(),
             trajectories: Trajectories::new(),
             seen: 0.0,
+            age_at_peak: 0.0,
             error: Errors::default(),
         }
     }
 
     /// A request ended. `predicted_bytes`: what [`learned`](Self::learned) said
     /// when it began.
-    pub(super) fn ended(&mut self, marks: &Marks, peak_bytes: u64, predicted_bytes: Option<f64>) {
+    pub(super) fn ended(
+        &mut self,
+        marks: &Marks,
+        peak_bytes: u64,
+        age_at_peak: Duration,
+        predicted_bytes: Option<f64>,
+    ) {
         self.trajectories.learn(marks, peak_bytes);
+        self.age_at_peak += (age_at_peak.as_secs_f64() - self.age_at_peak) / AGES_AVERAGED;
         if let Some(predicted) = predicted_bytes {
             self.error
                 .learn(peak_bytes as f64 - predicted, self.histogram.above(0));
@@ -128,7 +143,17 @@ impl ClassEstimate {
     /// How likely the next request is one as large as the configured estimate,
     /// although none was yet.
     fn doubt(&self) -> f64 {
-        (1.0 - self.seen / TRUSTED_AFTER).max(1.0 / (self.seen + 2.0))
+        (1.0 - self.seen / TRUSTED_AFTER).max(0.5 / (self.seen + 1.0))
+    }
+
+    /// The same of a request that runs. One that is to become so large grows, and
+    /// would have got further by now: to its share of the time that requests take
+    /// to their peaks. The further it is behind, the less likely.
+    fn doubt_of(&self, seen: &Seen) -> f64 {
+        let full_age = self.age_at_peak.max(0.001);
+        let expected = self.prior_bytes * (seen.age.as_secs_f64() / full_age).min(1.0);
+        let likely = (seen.peak_bytes as f64 / expected.max(1.0)).min(1.0);
+        self.doubt() * likely * likely
     }
 
     /// What the next request will need.
@@ -157,23 +182,19 @@ impl ClassEstimate {
         if let Some(above) = &mut above {
             above.bytes = (above.bytes + self.error.correction).max(peak);
         }
-        let (learned, known) = match (looked_like, above) {
+        let learned = match (looked_like, above) {
             (Some((like, count)), Some(above)) => {
-                (above.mixed_with(like, count / (count + 2.0)), count)
+                above.mixed_with(like, count / (count + ALL_COUNT_AS))
             }
-            (Some((like, count)), None) => (like, count),
-            (None, Some(above)) => (above, 0.0),
+            (Some((like, _)), None) => like,
+            (None, Some(above)) => above,
             // Larger than all before: it may well go on.
-            (None, None) => {
-                let more = Need {
-                    bytes: peak * 1.25,
-                    variance: (peak * 0.25) * (peak * 0.25),
-                };
-                (more, 0.0)
-            }
+            (None, None) => Need {
+                bytes: peak * 1.25,
+                variance: (peak * 0.25) * (peak * 0.25),
+            },
         };
-        let doubt = self.doubt() * TRUSTED_AFTER / (TRUSTED_AFTER + known);
-        let mut need = learned.or_else(self.prior_bytes, doubt);
+        let mut need = learned.or_else(self.prior_bytes, self.doubt_of(seen));
         if let Some(flat) = seen.flat.checked_sub(FLAT_FOR) {
             let left = 0.5_f64.powf(flat.as_secs_f64() / FLAT_FOR.as_secs_f64());
             need.bytes = held + (need.bytes - held).max(0.0) * left;
@@ -241,6 +262,7 @@ mod tests {
             class.ended(
                 &Marks::default(),
                 mib * MIB,
+                Duration::from_millis(500),
                 class.learned().map(|need| need.bytes),
             );
         }
@@ -256,7 +278,7 @@ mod tests {
         assert_eq!(mib(class([]).next().bytes), 200.0);
         let after = |n| class(std::iter::repeat_n(20, n)).next();
         assert!(mib(after(4).bytes) > 100.0);
-        assert!(mib(after(8).bytes) < 40.0 && mib(after(8).variance.sqrt()) > 50.0);
+        assert!(mib(after(8).bytes) < 40.0 && mib(after(8).variance.sqrt()) > 35.0);
         assert!(mib(after(1000).bytes) < 20.5 && mib(after(1000).variance.sqrt()) < 8.0);
     }
 
@@ -272,6 +294,7 @@ mod tests {
                 class.ended(
                     &Marks::default(),
                     (size * MIB as f64) as u64,
+                    Duration::from_millis(500),
                     Some(predicted),
                 );
             }

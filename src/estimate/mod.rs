@@ -12,6 +12,7 @@ mod class;
 mod histogram;
 #[cfg(feature = "serde")]
 mod record;
+mod retained;
 #[cfg(test)]
 mod simulation_tests;
 mod trajectory;
@@ -22,6 +23,8 @@ use std::time::Duration;
 use book::Book;
 #[cfg(feature = "serde")]
 pub use record::Estimates;
+pub(crate) use retained::BeforeTrim;
+use retained::Retained;
 use usage::UsageEstimate;
 
 use crate::running::Running;
@@ -30,10 +33,13 @@ use crate::running::Running;
 const LEAST_BYTES: u64 = 64 << 10;
 /// What accounting does not explain counts above this many bytes for each
 /// request, and above this share of what it does.
-const UNEXPLAINED_BYTES: f64 = (1u64 << 20) as f64;
-const UNEXPLAINED_SHARE: f64 = 0.25;
-/// What the process held besides requests is forgotten by half in this time
-/// once it holds less: it may have been allocated and not touched yet.
+const UNEXPLAINED_BYTES: f64 = (2u64 << 20) as f64;
+const UNEXPLAINED_SHARE: f64 = 0.5;
+/// Without accounting, an estimate that rises counts for requests in flight up to
+/// so many times what was reserved for them: their need may have been declared.
+const MOST_OUTDATED: f64 = 1.5;
+/// What the process holds besides requests is averaged with this half-life: it
+/// seems less for a while when requests have allocated and not touched yet.
 const BESIDE_HALF_LIFE: Duration = Duration::from_secs(2);
 
 /// A mean and a variance, in bytes.
@@ -74,6 +80,8 @@ pub(crate) struct Evidence {
     pub(crate) now: Duration,
     /// Bytes in use at the own level.
     pub(crate) usage_bytes: u64,
+    /// Bytes that the process has allocated; 0 without accounting.
+    pub(crate) allocated_bytes: u64,
     /// Requests in flight, this guard's and all guards'.
     pub(crate) own_in_flight: u32,
     pub(crate) all_in_flight: u32,
@@ -87,10 +95,13 @@ pub(crate) struct Forecast {
     /// With accounting.
     book: Option<Book>,
     usage: UsageEstimate,
+    retained: Retained,
     usage_bytes: f64,
     /// What the process holds besides requests.
     beside_bytes: f64,
     in_flight: f64,
+    /// What the policy leaves free below the limit.
+    slack_bytes: f64,
     now: Duration,
 }
 
@@ -102,9 +113,11 @@ impl Forecast {
         Self {
             book: accounted.then(|| Book::new(prior_bytes, target)),
             usage: UsageEstimate::new(usage_prior_bytes),
+            retained: Retained::default(),
             usage_bytes: 0.0,
             beside_bytes: 0.0,
             in_flight: 0.0,
+            slack_bytes: 0.0,
             now: Duration::ZERO,
         }
     }
@@ -117,16 +130,24 @@ impl Forecast {
         }
     }
 
+    /// What the policy leaves free below the limit.
+    pub(crate) fn set_slack(&mut self, bytes: u64) {
+        self.slack_bytes = bytes as f64;
+    }
+
     /// Learns from one full sample. Called in the order of time.
     pub(crate) fn observe(&mut self, evidence: Evidence) {
         self.usage_bytes = evidence.usage_bytes as f64;
         self.in_flight = f64::from(evidence.all_in_flight);
-        let beside_bytes = (self.usage_bytes - self.held_bytes()).max(0.0);
+        if self.book.is_some() {
+            let allocated_bytes = evidence.allocated_bytes as f64;
+            self.retained.observe(self.usage_bytes, allocated_bytes);
+        }
+        let beside_bytes = self.beside_now();
         let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();
         self.now = evidence.now;
         let left = 0.5_f64.powf(elapsed / BESIDE_HALF_LIFE.as_secs_f64());
-        self.beside_bytes =
-            beside_bytes.max(beside_bytes + (self.beside_bytes - beside_bytes) * left);
+        self.beside_bytes = beside_bytes + (self.beside_bytes - beside_bytes) * left;
         self.usage.observe(Evidence {
             usage_bytes: beside_bytes as u64,
             ..evidence
@@ -137,39 +158,64 @@ impl Forecast {
     /// next full sample takes off, so nothing is learned from it.
     pub(crate) fn see_usage(&mut self, usage_bytes: u64) {
         self.usage_bytes = usage_bytes as f64;
-        let beside_bytes = (self.usage_bytes - self.held_bytes()).max(0.0);
-        self.usage.see_usage(beside_bytes as u64);
+        self.usage.see_usage(self.beside_now() as u64);
     }
 
-    fn held_bytes(&self) -> f64 {
-        self.book
+    /// In use beside what requests hold and what the allocator would give back.
+    fn beside_now(&self) -> f64 {
+        let held_bytes = self
+            .book
             .as_ref()
-            .map_or(0.0, |book| book.sums().held_bytes)
+            .map_or(0.0, |book| book.sums().held_bytes);
+        (self.usage_bytes - self.retained.bytes() - held_bytes).max(0.0)
     }
 
-    /// Memory was given back: what the process held besides requests is not
-    /// allocated any more.
-    pub(crate) fn released(&mut self) {
-        self.beside_bytes = 0.0;
+    /// The allocators gave back what they kept; this is what is left.
+    pub(crate) fn trimmed(&mut self, before: BeforeTrim, usage_bytes: u64, allocated_bytes: u64) {
+        if self.book.is_some() {
+            self.retained
+                .trimmed(before, usage_bytes as f64, allocated_bytes as f64);
+        }
     }
 
-    /// By how much usage may still rise without another request: F − U.
-    pub(crate) fn outstanding_bytes(&self, reserved_bytes: u64) -> u64 {
+    pub(crate) fn before_trim(&self) -> BeforeTrim {
+        self.retained.before_trim()
+    }
+
+    /// What the allocator would give back if it had to.
+    pub(crate) fn retained_bytes(&self) -> u64 {
+        self.retained.bytes() as u64
+    }
+
+    /// By how much usage may still rise without another request: F − U. Negative
+    /// if the allocator keeps more than that, which it would give back.
+    pub(crate) fn outstanding_bytes(&self, reserved_bytes: u64) -> i64 {
         let Some(book) = &self.book else {
-            return reserved_bytes - self.usage.realised_bytes(reserved_bytes);
+            // Those that run were admitted by an older estimate.
+            let now_bytes = self.usage.request_bytes() as f64 * self.in_flight;
+            let most_bytes = reserved_bytes as f64 * MOST_OUTDATED;
+            let needed_bytes = reserved_bytes.max(now_bytes.min(most_bytes) as u64);
+            let realised_bytes = self.usage.realised_bytes(needed_bytes);
+            return (needed_bytes - realised_bytes) as i64;
         };
         let sums = book.sums();
         // Admitted, and no look has found it yet.
         let unseen_bytes = reserved_bytes.saturating_sub(sums.reserved_kib * 1024);
+        let retained_bytes = self.retained.bytes();
         // What is allocated may not be touched yet: the second term covers it.
-        let touched = sums.growth_bytes;
+        let touched = sums.growth_bytes - retained_bytes;
         let allocated = self.beside_bytes + sums.need_bytes - self.usage_bytes;
-        let growth = touched.max(allocated) + book.margin_bytes(sums.variance);
+        let growth = touched.max(allocated) + self.margin_bytes(sums.variance);
         let unexplained = (self.unexplained_bytes() * self.in_flight) as u64;
         let unexplained = unexplained - self.usage.realised_bytes(unexplained);
-        (growth.max(0.0) as u64)
-            .saturating_add(unseen_bytes)
-            .saturating_add(unexplained)
+        growth as i64 + (unseen_bytes + unexplained) as i64
+    }
+
+    /// The margin over the mean that the slack below the limit does not cover: the
+    /// two are independent, so their squares add up.
+    fn margin_bytes(&self, variance: f64) -> f64 {
+        let margin_bytes = self.margin_deviations() * variance.sqrt();
+        margin_bytes.hypot(self.slack_bytes) - self.slack_bytes
     }
 
     /// What each request holds that its account does not show: mapped files, wasm,
@@ -195,7 +241,7 @@ impl Forecast {
         };
         let next = book.class.next();
         let variance = book.sums().variance;
-        let margin = book.margin_bytes(variance + next.variance) - book.margin_bytes(variance);
+        let margin = self.margin_bytes(variance + next.variance) - self.margin_bytes(variance);
         (next.bytes + margin + self.unexplained_bytes()) as u64
     }
 

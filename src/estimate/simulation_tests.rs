@@ -8,6 +8,7 @@ use crate::running::{Running, Slot};
 
 const MIB: f64 = (1u64 << 20) as f64;
 const LIMIT: f64 = 1024.0 * MIB;
+const THETA: f64 = 0.97;
 const BESIDE: f64 = 20.0 * MIB;
 const STEP: Duration = Duration::from_millis(20);
 
@@ -61,6 +62,7 @@ struct Outcome {
 fn simulate(sizes: Sizes, target: f64) -> Outcome {
     let mut random = fastrand::Rng::with_seed(7);
     let mut forecast = Forecast::new(200 << 20, target, true);
+    forecast.set_slack((LIMIT * (1.0 - THETA)) as u64);
     let running = Running::new();
     let mut requests: Vec<Request<'_>> = Vec::new();
     let (mut now, mut begun, mut completed, mut reserved_kib) = (Duration::ZERO, 0, 0, 0);
@@ -89,11 +91,12 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
         forecast.observe(Evidence {
             now,
             usage_bytes: usage as u64,
+            allocated_bytes: usage as u64,
             own_in_flight: requests.len() as u32,
             all_in_flight: requests.len() as u32,
             completed,
         });
-        let allowance = (reserved_kib * 1024) as f64 + LIMIT * 0.96
+        let allowance = (reserved_kib * 1024) as f64 + LIMIT * THETA
             - usage
             - forecast.outstanding_bytes(reserved_kib * 1024) as f64;
         let kib = forecast.request_bytes() / 1024;

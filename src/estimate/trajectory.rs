@@ -12,7 +12,7 @@ pub(super) const AGES: usize = 12;
 /// Sizes are told apart as the histogram's are, two bins together.
 const SEEN: usize = bins::BINS / 2;
 /// A cell remembers about so many.
-const WINDOW: f64 = 50.0;
+const WINDOW: f64 = 400.0;
 
 /// At which size a request was seen at which age; 0: it was not.
 pub(super) type Marks = [u16; AGES];

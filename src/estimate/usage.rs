@@ -15,6 +15,8 @@ const PEAK_OVER_AVERAGE: f64 = 1.5;
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// And after this time while usage does not show what requests need.
 const UNCLEAR_HALF_LIFE: Duration = Duration::from_secs(300);
+/// An average that rose in this time is taken to go on rising.
+const TREND: Duration = Duration::from_secs(2);
 /// Kept memory above this share of the lowest baseline, and above this many
 /// bytes, may be what requests live in: usage then does not show what they need.
 const CLEAN: f64 = 0.10;
@@ -36,6 +38,9 @@ pub(crate) struct UsageEstimate {
     kept_bytes: f64,
     usage_bytes: f64,
     seen: f64,
+    /// By how much the average rose in the last [`TREND`], and what it was then.
+    rise_bytes: f64,
+    compared: (Duration, f64),
     highest_bytes: f64,
     grew_at: Duration,
     last: Evidence,
@@ -52,6 +57,8 @@ impl UsageEstimate {
             kept_bytes: 0.0,
             usage_bytes: 0.0,
             seen: 0.0,
+            rise_bytes: 0.0,
+            compared: (Duration::ZERO, 0.0),
             highest_bytes: 0.0,
             grew_at: Duration::ZERO,
             last: Evidence::default(),
@@ -81,6 +88,13 @@ impl UsageEstimate {
             let average = (self.growth_bytes() - self.kept_bytes) / in_flight;
             self.average_bytes = self.average_bytes.max(average);
         }
+        if evidence.now >= self.compared.0 + TREND {
+            // While it is first learned, it rises anyway.
+            let known = self.seen >= TRUSTED_AFTER && self.compared.1 > 0.0;
+            let rise = (self.average_bytes - self.compared.1).clamp(0.0, self.compared.1);
+            self.rise_bytes = if known { rise } else { 0.0 };
+            self.compared = (evidence.now, self.average_bytes);
+        }
         // Requests that run on without growing have shown what they need.
         if self.usage_bytes > self.highest_bytes * 1.01 || evidence.all_in_flight == 0 {
             self.highest_bytes = self.usage_bytes;
@@ -103,7 +117,7 @@ impl UsageEstimate {
 
     /// What a request is expected to need at its peak.
     pub(super) fn request_bytes(&self) -> u64 {
-        let learned = self.average_bytes * PEAK_OVER_AVERAGE;
+        let learned = (self.average_bytes + self.rise_bytes) * PEAK_OVER_AVERAGE;
         let trust = (self.seen / TRUSTED_AFTER).min(1.0);
         let blended = self.prior_bytes * (1.0 - trust) + learned * trust;
         (blended.max(learned) as u64).max(LEAST_BYTES.min(self.prior_bytes as u64))
@@ -199,6 +213,7 @@ mod tests {
                 own_in_flight: in_flight,
                 all_in_flight: in_flight,
                 completed: self.completed,
+                allocated_bytes: 0,
             });
         }
 

@@ -87,7 +87,7 @@ impl Policy for Ladder {
             .unwrap_or_else(|| fitting(limit, o.request_bytes));
         let gate = pressure == Pressure::Critical;
         let rung = (u64::from(self.base) * self.quarters / 4).max(1) as u32;
-        let allowance_bytes = allowance_bytes(o, self.levels.critical());
+        let allowance_bytes = allowance_bytes(o, self.theta());
         let idle_bytes = free_bytes(o.levels);
         let blocked = gate || o.reserved_bytes.saturating_add(o.request_bytes) > allowance_bytes;
         let room = self.base.saturating_sub(o.active);
@@ -101,6 +101,10 @@ impl Policy for Ladder {
             gate,
             probes,
         }
+    }
+
+    fn theta(&self) -> f64 {
+        self.levels.critical()
     }
 
     fn blind_concurrency(&self) -> u32 {

@@ -85,7 +85,7 @@ pub(crate) struct Observation<'a> {
     /// What is reserved on the ledger.
     pub(crate) reserved_bytes: u64,
     /// By how much usage may still rise without another request.
-    pub(crate) outstanding_bytes: u64,
+    pub(crate) outstanding_bytes: i64,
     /// What the next request reserves.
     pub(crate) request_bytes: u64,
     /// What a request is known to need at least.
@@ -115,6 +115,9 @@ pub(crate) trait Policy: Send {
 
     /// Decides from one sample. Called in the order of time.
     fn decide(&mut self, observation: &Observation<'_>) -> Decision;
+
+    /// θ: the share of each limit up to which memory is promised.
+    fn theta(&self) -> f64;
 
     /// Base concurrency when nothing can be observed.
     fn blind_concurrency(&self) -> u32;
@@ -156,9 +159,8 @@ pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> u64 
         .iter()
         .filter_map(|level| {
             let ceiling = (bound_bytes(level)? as f64 * theta) as u64;
-            let forecast = level
-                .usage_bytes
-                .saturating_add(observation.outstanding_bytes);
+            let usage_bytes = level.usage_bytes;
+            let forecast = usage_bytes.saturating_add_signed(observation.outstanding_bytes);
             Some((ceiling + observation.reserved_bytes).saturating_sub(forecast))
         })
         .min()

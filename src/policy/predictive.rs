@@ -1,7 +1,8 @@
 //! The predictive policy: as much as is forecast to fit.
 //!
 //! Admits while `F + r ≤ θ·L`, with no bound on the count unless one is
-//! configured. θ lies two points below where CRITICAL begins. Levels report how
+//! configured. θ lies one point below where CRITICAL begins, six where it is not
+//! known what each request holds. Levels report how
 //! full memory is; only CRITICAL holds back, since by then the forecast was wrong.
 
 use super::latch::{Latch, Look};
@@ -11,19 +12,29 @@ use crate::config::Config;
 use crate::limiter::MAX_COUNT;
 
 /// θ lies so far below where CRITICAL begins.
-const BELOW_CRITICAL: f64 = 0.02;
+const BELOW_CRITICAL: f64 = 0.01;
+/// And so far where it is not known what each request holds.
+const BELOW_CRITICAL_UNACCOUNTED: f64 = 0.06;
 
 #[derive(Debug)]
 pub(crate) struct Predictive {
     levels: Levels,
+    theta: f64,
     most_concurrent: u32,
     latch: Latch,
 }
 
 impl Predictive {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, accounted: bool) -> Self {
+        let levels = Levels::new(config);
+        let below_critical = if accounted {
+            BELOW_CRITICAL
+        } else {
+            BELOW_CRITICAL_UNACCOUNTED
+        };
         Self {
-            levels: Levels::new(config),
+            theta: levels.critical() - below_critical,
+            levels,
             most_concurrent: config.max_concurrent.unwrap_or(MAX_COUNT),
             latch: Latch::new(),
         }
@@ -38,8 +49,7 @@ impl Policy for Predictive {
     fn decide(&mut self, o: &Observation<'_>) -> Decision {
         let pressure = self.levels.next(worst_fraction(o.levels));
         let gate = pressure == Pressure::Critical;
-        let theta = self.levels.critical() - BELOW_CRITICAL;
-        let allowance_bytes = allowance_bytes(o, theta);
+        let allowance_bytes = allowance_bytes(o, self.theta());
         let blocked = gate || o.reserved_bytes.saturating_add(o.request_bytes) > allowance_bytes;
         let room = self.most_concurrent.saturating_sub(o.active);
         Decision {
@@ -51,6 +61,10 @@ impl Policy for Predictive {
             gate,
             probes: self.latch.probes(&Look::new(o, blocked, room)),
         }
+    }
+
+    fn theta(&self) -> f64 {
+        self.theta
     }
 
     fn blind_concurrency(&self) -> u32 {
@@ -65,14 +79,14 @@ mod tests {
     use super::*;
     use crate::sampler::MemoryLevel;
 
-    fn decide(usage_bytes: u64, reserved_bytes: u64, outstanding_bytes: u64) -> Decision {
+    fn decide(usage_bytes: u64, reserved_bytes: u64, outstanding_bytes: i64) -> Decision {
         let config = Config {
             warning_fraction: 0.90,
             high_fraction: 0.95,
             critical_fraction: 0.98,
             ..Config::default()
         };
-        Predictive::new(&config).decide(&Observation {
+        Predictive::new(&config, true).decide(&Observation {
             now: Duration::ZERO,
             levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
             stall_percent: 90.0,
@@ -87,9 +101,9 @@ mod tests {
 
     #[test]
     fn what_is_reserved_beyond_the_forecast_is_free() {
-        // 400 used, 100 of the 300 reserved are to come: 460 of θ = 960 are free.
-        assert_eq!(decide(400, 300, 100).allowance_bytes, 300 + 460);
-        assert_eq!(decide(900, 300, 100).allowance_bytes, 300 - 40);
+        // 400 used, 100 of the 300 reserved are to come: 470 of θ = 970 are free.
+        assert_eq!(decide(400, 300, 100).allowance_bytes, 300 + 470);
+        assert_eq!(decide(900, 300, 100).allowance_bytes, 300 - 30);
     }
 
     #[test]

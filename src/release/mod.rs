@@ -60,6 +60,16 @@ impl PressureContext {
     }
 }
 
+/// How much memory is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Shortage {
+    None,
+    /// Somebody is held back for want of memory.
+    Some,
+    /// The limit is near, and what allocators keep was counted on.
+    Urgent,
+}
+
 type Call = dyn Fn(&PressureContext) + Send + Sync;
 
 struct Hook {
@@ -73,6 +83,7 @@ struct Hook {
 struct Rest {
     shortest: Duration,
     pause: Duration,
+    since: Option<Instant>,
     until: Option<Instant>,
 }
 
@@ -81,6 +92,7 @@ impl Rest {
         Self {
             shortest,
             pause: shortest,
+            since: None,
             until: None,
         }
     }
@@ -96,7 +108,14 @@ impl Rest {
         } else {
             (self.pause * 2).min(LONGEST_REST)
         };
+        self.since = Some(now);
         self.until = Some(now + self.pause.max(took * REST));
+    }
+
+    /// The shortest rest must do.
+    fn cut_short(&mut self) {
+        let shortest = self.since.map(|since| since + self.shortest);
+        self.until = self.until.min(shortest);
     }
 }
 
@@ -142,14 +161,15 @@ impl Release {
     }
 
     /// Has memory given back soon, if anything may be tried now.
-    ///
-    /// `short`: somebody is held back for want of memory.
-    pub(crate) fn ask(&self, controller: &'static Controller, short: bool, level: Pressure) {
+    pub(crate) fn ask(&self, controller: &'static Controller, shortage: Shortage, level: Pressure) {
         let now = Instant::now();
         let due = {
-            let state = self.state();
+            let mut state = self.state();
+            if shortage == Shortage::Urgent {
+                state.trim.cut_short();
+            }
             let mut hooks = state.hooks.iter();
-            (short && state.trim.is_over(now))
+            (shortage > Shortage::None && state.trim.is_over(now))
                 || hooks.any(|hook| level >= hook.level && hook.rest.is_over(now))
         };
         if due && !self.under_way.swap(true, Ordering::AcqRel) {
@@ -172,15 +192,26 @@ impl Release {
                 .collect()
         };
         for (index, call) in hooks {
-            let measured = self.measure(controller, || {
-                // A panic of the service's must not take the thread.
-                let _ = catch_unwind(AssertUnwindSafe(|| call(&controller.pressure_context())));
-            });
+            let before_bytes = controller.usage_now();
+            let started = Instant::now();
+            // A panic of the service's must not take the thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| call(&controller.pressure_context())));
+            let took = started.elapsed();
+            let freed_bytes = before_bytes.saturating_sub(controller.usage_now());
+            self.note(freed_bytes);
             let rest = &mut self.state().hooks[index].rest;
-            rest.after(measured.0, measured.1, Instant::now());
+            rest.after(took, freed_bytes, Instant::now());
         }
         if self.state().trim.is_over(now) {
-            let (took, freed_bytes) = self.measure(controller, ffi::give_back);
+            let before_bytes = controller.usage_now();
+            let before = controller.before_trim();
+            let started = Instant::now();
+            ffi::give_back();
+            let took = started.elapsed();
+            let after_bytes = controller.usage_now();
+            controller.trimmed(before, after_bytes);
+            let freed_bytes = before_bytes.saturating_sub(after_bytes);
+            self.note(freed_bytes);
             self.longest_us
                 .fetch_max(took.as_micros() as u64, Ordering::Relaxed);
             let rest = &mut self.state().trim;
@@ -189,15 +220,9 @@ impl Release {
         self.under_way.store(false, Ordering::Release);
     }
 
-    fn measure(&self, controller: &'static Controller, work: impl FnOnce()) -> (Duration, u64) {
-        let before_bytes = controller.usage_now();
-        let started = Instant::now();
-        work();
-        let took = started.elapsed();
-        let freed_bytes = before_bytes.saturating_sub(controller.usage_after_release());
+    fn note(&self, freed_bytes: u64) {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         self.freed_bytes.fetch_add(freed_bytes, Ordering::Relaxed);
-        (took, freed_bytes)
     }
 }
 

@@ -1,0 +1,125 @@
+//! What the allocator keeps of freed memory, and would give back.
+
+/// Trimming is never counted on for all of it.
+const MOST_EFFECTIVE: f64 = 0.9;
+/// A trim of less than this shows nothing.
+const LEAST_BYTES: f64 = (4u64 << 20) as f64;
+/// How much the newest trim counts.
+const STEP: f64 = 0.5;
+
+/// Memory that is in use and not allocated, beyond what the last trim left, is
+/// the allocator's, up to as much as was freed since. A trim would give back the
+/// share of it that earlier trims did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Retained {
+    /// In use and not allocated, after the last trim.
+    floor_bytes: Option<f64>,
+    /// The most that was allocated since the last trim.
+    high_water_bytes: f64,
+    /// What trims gave back, as a share of what was expected of them.
+    effect: f64,
+    usage_bytes: f64,
+    allocated_bytes: f64,
+}
+
+impl Retained {
+    pub(super) fn observe(&mut self, usage_bytes: f64, allocated_bytes: f64) {
+        self.usage_bytes = usage_bytes;
+        self.allocated_bytes = allocated_bytes;
+        self.high_water_bytes = self.high_water_bytes.max(allocated_bytes);
+    }
+
+    fn kept_bytes(&self) -> f64 {
+        let Some(floor_bytes) = self.floor_bytes else {
+            return 0.0;
+        };
+        let beside = self.usage_bytes - self.allocated_bytes - floor_bytes;
+        let freed = self.high_water_bytes - self.allocated_bytes;
+        beside.min(freed).max(0.0)
+    }
+
+    /// What a trim is expected to give back.
+    pub(super) fn bytes(&self) -> f64 {
+        self.kept_bytes() * self.effect.min(MOST_EFFECTIVE)
+    }
+
+    /// What there is before a trim.
+    pub(super) fn before_trim(&self) -> BeforeTrim {
+        BeforeTrim {
+            beside_bytes: self.usage_bytes - self.allocated_bytes,
+            kept_bytes: self.kept_bytes(),
+        }
+    }
+
+    /// Memory was trimmed, and this is what is left.
+    pub(super) fn trimmed(&mut self, before: BeforeTrim, usage_bytes: f64, allocated_bytes: f64) {
+        let after = usage_bytes - allocated_bytes;
+        if before.kept_bytes >= LEAST_BYTES {
+            let share = (before.beside_bytes - after) / before.kept_bytes;
+            self.effect += (share.clamp(0.0, 1.0) - self.effect) * STEP;
+        }
+        self.floor_bytes = Some(after);
+        self.high_water_bytes = allocated_bytes;
+        self.observe(usage_bytes, allocated_bytes);
+    }
+}
+
+/// In use and not allocated before a trim, and what of it the allocator kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BeforeTrim {
+    beside_bytes: f64,
+    kept_bytes: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: f64 = (1u64 << 20) as f64;
+
+    #[test]
+    fn what_trims_gave_back_before_is_counted_on() {
+        let mut retained = Retained::default();
+        retained.observe(300.0 * MIB, 100.0 * MIB);
+        // Nothing is known of trims yet.
+        assert_eq!(retained.bytes(), 0.0);
+        retained.trimmed(retained.before_trim(), 110.0 * MIB, 100.0 * MIB);
+        for _ in 0..5 {
+            retained.observe(310.0 * MIB, 300.0 * MIB);
+            retained.observe(310.0 * MIB, 100.0 * MIB);
+            retained.trimmed(retained.before_trim(), 110.0 * MIB, 100.0 * MIB);
+        }
+        retained.observe(310.0 * MIB, 300.0 * MIB);
+        assert_eq!(retained.bytes(), 0.0);
+        retained.observe(310.0 * MIB, 200.0 * MIB);
+        assert!((retained.bytes() / MIB - 90.0).abs() < 5.0, "{retained:?}");
+    }
+
+    #[test]
+    fn memory_that_was_never_allocated_is_not_the_allocators() {
+        let mut retained = Retained {
+            effect: 1.0,
+            ..Retained::default()
+        };
+        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        // Mapped, not allocated.
+        retained.observe(400.0 * MIB, 12.0 * MIB);
+        assert_eq!(retained.bytes(), 0.0);
+    }
+
+    #[test]
+    fn an_allocator_that_gives_nothing_back_is_not_counted_on() {
+        let mut retained = Retained {
+            effect: 1.0,
+            ..Retained::default()
+        };
+        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        for _ in 0..6 {
+            retained.observe(400.0 * MIB, 390.0 * MIB);
+            retained.observe(400.0 * MIB, 10.0 * MIB);
+            retained.trimmed(retained.before_trim(), 400.0 * MIB, 10.0 * MIB);
+            retained.floor_bytes = Some(10.0 * MIB);
+        }
+        assert!(retained.effect < 0.02);
+    }
+}

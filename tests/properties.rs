@@ -1,0 +1,119 @@
+//! Whatever comes in whatever order: nothing is admitted past the bounds, and
+//! everything that was reserved comes back.
+
+mod support;
+
+use proptest::prelude::*;
+use support::{LIMIT, MIB, assert_empty, with};
+use tower_memory_guard::{Guard, Permit, Policy};
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Arrive { mib: u64 },
+    Grow { of: usize, mib: u64 },
+    Report { of: usize, mib: u64 },
+    Clone { of: usize },
+    Complete { of: usize },
+    Sample { usage_mib: u64 },
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        4 => (1..300_u64).prop_map(|mib| Operation::Arrive { mib }),
+        1 => (any::<usize>(), 1..200_u64).prop_map(|(of, mib)| Operation::Grow { of, mib }),
+        1 => (any::<usize>(), 0..400_u64).prop_map(|(of, mib)| Operation::Report { of, mib }),
+        1 => any::<usize>().prop_map(|of| Operation::Clone { of }),
+        3 => any::<usize>().prop_map(|of| Operation::Complete { of }),
+        2 => (0..1100_u64).prop_map(|usage_mib| Operation::Sample { usage_mib }),
+    ]
+}
+
+fn mib(of: f64) -> u64 {
+    of.round() as u64
+}
+
+/// Would pass θ, by what is known before.
+fn would_pass(guard: &Guard, usage_mib: u64, more_mib: u64, theta: f64) -> bool {
+    let forecast_mib = usage_mib as f64 + guard.stats().outstanding_mb + more_mib as f64;
+    forecast_mib > LIMIT as f64 / MIB as f64 * theta + 1.0
+}
+
+fn run(policy: Policy, theta: f64, operations: Vec<Operation>) {
+    let (layer, memory) = with(|builder| builder.policy(policy).max_concurrent(1000));
+    let guard = layer.guard();
+    let mut permits: Vec<Permit> = Vec::new();
+    let mut usage_mib = 0;
+    for operation in operations {
+        let count = permits.len().max(1);
+        match operation {
+            Operation::Arrive { mib } => {
+                let idle = guard.stats().active_tasks == 0;
+                let passes = would_pass(guard, usage_mib, mib, theta);
+                if let Ok(permit) = guard.try_acquire(mib * MIB) {
+                    assert!(
+                        idle || !passes,
+                        "{mib} MiB at {usage_mib}: {:?}",
+                        guard.stats()
+                    );
+                    permits.push(permit);
+                }
+            }
+            Operation::Grow { of, mib } => {
+                if let Some(permit) = permits.get(of % count) {
+                    let passes = would_pass(guard, usage_mib, mib, theta);
+                    let before = permit.bytes();
+                    if permit.try_grow(mib * MIB).is_ok() {
+                        assert!(!passes, "{:?}", guard.stats());
+                        assert_eq!(permit.bytes(), before + mib * MIB);
+                    }
+                }
+            }
+            Operation::Report { of, mib } => {
+                if let Some(permit) = permits.get(of % count) {
+                    permit.report(mib * MIB);
+                    assert!(permit.bytes() >= mib * MIB);
+                }
+            }
+            Operation::Clone { of } => {
+                if let Some(permit) = permits.get(of % count) {
+                    permits.push(permit.clone());
+                }
+            }
+            Operation::Complete { of } => {
+                if !permits.is_empty() {
+                    permits.swap_remove(of % count);
+                }
+            }
+            Operation::Sample { usage_mib: now } => {
+                usage_mib = now;
+                memory.set_usage_bytes(usage_mib * MIB);
+                guard.sample_now();
+            }
+        }
+        assert!(
+            mib(guard.stats().reserved_mb) < 1 << 20,
+            "it went below nothing"
+        );
+    }
+    drop(permits);
+    assert_empty(guard);
+    guard.close();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn predictive_admits_nothing_past_the_forecast(
+        operations in prop::collection::vec(operation(), 1..60)
+    ) {
+        run(Policy::Predictive, 0.92, operations);
+    }
+
+    #[test]
+    fn the_ladder_admits_nothing_past_its_critical_threshold(
+        operations in prop::collection::vec(operation(), 1..60)
+    ) {
+        run(Policy::Ladder, 0.85, operations);
+    }
+}
