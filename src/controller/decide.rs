@@ -118,6 +118,7 @@ impl Controller {
                         allocated_bytes: self.allocated_bytes().unwrap_or(0),
                         own_in_flight: active,
                         all_in_flight: self.limiter.all_in_flight(),
+                        waiting: self.limiter.waiting() as u32,
                         completed: control.completed,
                     });
                 } else {

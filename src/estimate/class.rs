@@ -42,8 +42,11 @@ pub(crate) struct ClassEstimate {
     trajectories: Trajectories,
     /// Requests ever seen.
     seen: f64,
-    /// Seconds, on average.
+    /// Seconds, on average, and of how many requests.
     age_at_peak: f64,
+    ages: f64,
+    /// What requests need beside what their accounts show.
+    hidden_bytes: f64,
     error: Errors,
 }
 
@@ -74,6 +77,8 @@ impl ClassEstimate {
             trajectories: Trajectories::new(),
             seen: 0.0,
             age_at_peak: 0.0,
+            ages: 0.0,
+            hidden_bytes: 0.0,
             error: Errors::default(),
         }
     }
@@ -88,7 +93,8 @@ impl ClassEstimate {
         predicted_bytes: Option<f64>,
     ) {
         self.trajectories.learn(marks, peak_bytes);
-        self.age_at_peak += (age_at_peak.as_secs_f64() - self.age_at_peak) / AGES_AVERAGED;
+        self.ages = (self.ages + 1.0).min(AGES_AVERAGED);
+        self.age_at_peak += (age_at_peak.as_secs_f64() - self.age_at_peak) / self.ages;
         if let Some(predicted) = predicted_bytes {
             self.error
                 .learn(peak_bytes as f64 - predicted, self.histogram.above(0));
@@ -140,6 +146,16 @@ impl ClassEstimate {
         Some(need)
     }
 
+    /// What requests need beside what their accounts show: as much less do their
+    /// accounts have to show.
+    pub(super) fn set_hidden(&mut self, bytes: f64) {
+        self.hidden_bytes = bytes;
+    }
+
+    fn prior_bytes(&self) -> f64 {
+        (self.prior_bytes - self.hidden_bytes).max(0.0)
+    }
+
     /// How likely the next request is one as large as the configured estimate,
     /// although none was yet.
     fn doubt(&self) -> f64 {
@@ -150,8 +166,11 @@ impl ClassEstimate {
     /// would have got further by now: to its share of the time that requests take
     /// to their peaks. The further it is behind, the less likely.
     fn doubt_of(&self, seen: &Seen) -> f64 {
+        if self.ages == 0.0 {
+            return self.doubt();
+        }
         let full_age = self.age_at_peak.max(0.001);
-        let expected = self.prior_bytes * (seen.age.as_secs_f64() / full_age).min(1.0);
+        let expected = self.prior_bytes() * (seen.age.as_secs_f64() / full_age).min(1.0);
         let likely = (seen.peak_bytes as f64 / expected.max(1.0)).min(1.0);
         self.doubt() * likely * likely
     }
@@ -160,7 +179,7 @@ impl ClassEstimate {
     pub(super) fn next(&self) -> Need {
         let Some(learned) = self.learned() else {
             return Need {
-                bytes: self.prior_bytes,
+                bytes: self.prior_bytes(),
                 variance: 0.0,
             };
         };
@@ -170,7 +189,7 @@ impl ClassEstimate {
             bytes: learned.bytes + margin,
             variance: learned.variance,
         }
-        .or_else(self.prior_bytes, self.doubt())
+        .or_else(self.prior_bytes(), self.doubt())
     }
 
     /// What a request that runs will need at its peak.
@@ -194,7 +213,7 @@ impl ClassEstimate {
                 variance: (peak * 0.25) * (peak * 0.25),
             },
         };
-        let mut need = learned.or_else(self.prior_bytes, self.doubt_of(seen));
+        let mut need = learned.or_else(self.prior_bytes(), self.doubt_of(seen));
         if let Some(flat) = seen.flat.checked_sub(FLAT_FOR) {
             let left = 0.5_f64.powf(flat.as_secs_f64() / FLAT_FOR.as_secs_f64());
             need.bytes = held + (need.bytes - held).max(0.0) * left;

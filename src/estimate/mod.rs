@@ -85,6 +85,8 @@ pub(crate) struct Evidence {
     /// Requests in flight, this guard's and all guards'.
     pub(crate) own_in_flight: u32,
     pub(crate) all_in_flight: u32,
+    /// Requests that wait for memory: their connections take some, too.
+    pub(crate) waiting: u32,
     /// Requests of this guard that have finished since it began.
     pub(crate) completed: u64,
 }
@@ -125,7 +127,9 @@ impl Forecast {
     /// Looks at what requests hold: before a full sample, so that the sample
     /// shows at least as much.
     pub(crate) fn look(&mut self, running: &Running, now: Duration) {
+        let hidden_bytes = self.unexplained_bytes();
         if let Some(book) = &mut self.book {
+            book.class.set_hidden(hidden_bytes);
             book.look(running, now);
         }
     }

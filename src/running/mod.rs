@@ -10,7 +10,7 @@ mod slot;
 mod tests;
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use slot::{ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, LEAVING, NEW, SEEN, WATCHED};
@@ -19,18 +19,22 @@ pub(crate) use slot::{Held, Slot};
 use crate::estimate::bins::{self, BINS};
 use crate::stats::{OWNED_SHARDS, shard};
 
-/// Slots of one thread, in chunks of 32, 64, 128 …
+/// Slots of one thread, in chunks of 64, 128, 256 …
 #[derive(Debug)]
 struct Shard {
-    chunks: [OnceLock<Box<[Slot]>>; CHUNKS],
-    /// Where to look for a free slot: the one that was freed last.
+    chunks: [OnceLock<Chunk>; CHUNKS],
+    /// The word in which a slot was taken or freed last.
     hint: AtomicU32,
 }
 
-const CHUNKS: usize = 16;
-const FIRST_CHUNK: usize = 32;
-/// Slots to look at before the shard grows.
-const LOOKS: usize = 64;
+const CHUNKS: usize = 15;
+
+#[derive(Debug)]
+struct Chunk {
+    /// A bit for each slot that is free, 64 to a word.
+    free: Box<[AtomicU64]>,
+    slots: Box<[Slot]>,
+}
 
 /// Peaks of requests that no look found in flight, counted by the threads that
 /// ended them. Counts only rise; the controller takes differences.
@@ -59,17 +63,10 @@ impl Running {
     /// A slot for a request that begins. `None` beyond two million per thread.
     #[inline]
     pub(crate) fn take(&self, reserved_kib: u64, now: Duration) -> Option<&Slot> {
-        let now_ms = now.as_millis() as u32;
         let number = shard();
-        let shard = &self.shards[number];
-        let hint = shard.hint.load(Ordering::Relaxed) as usize;
-        if let Some(slot) = shard.slot(hint) {
-            if slot.try_take(reserved_kib, now_ms) {
-                shard.hint.store(hint as u32 + 1, Ordering::Relaxed);
-                return Some(slot);
-            }
-        }
-        shard.search(number, hint, reserved_kib, now_ms)
+        let slot = self.shards[number].take(number)?;
+        slot.begin(reserved_kib, now.as_millis() as u32);
+        Some(slot)
     }
 
     /// A request is over.
@@ -77,8 +74,6 @@ impl Running {
     pub(crate) fn end(&self, slot: &Slot) {
         let peak_bytes = slot.peak_bytes();
         let flags = slot.flags.load(Ordering::Relaxed);
-        let index = slot.index;
-        let hint = &self.shards[usize::from(slot.shard)].hint;
         if flags & WATCHED != 0 {
             drop(slot.waker.take());
         }
@@ -92,11 +87,15 @@ impl Running {
             if flags & (CANCELLED | ABANDONED | DECLARED) == 0 && peak_bytes > 0 {
                 self.count(peak_bytes);
             }
-            slot.free();
-            hint.store(index, Ordering::Relaxed);
+            self.free(slot);
         } else {
             slot.state.store(ENDED, Ordering::Release);
         }
+    }
+
+    fn free(&self, slot: &Slot) {
+        slot.clear();
+        self.shards[usize::from(slot.shard)].free(slot.index as usize);
     }
 
     /// Frees what was taken for nothing.
@@ -172,8 +171,7 @@ impl Running {
                     ended,
                 });
                 if ended {
-                    slot.free();
-                    shard.hint.store(index as u32, Ordering::Relaxed);
+                    self.free(slot);
                 }
             }
         }
@@ -205,51 +203,77 @@ impl Look<'_> {
 }
 
 impl Shard {
-    fn slot(&self, index: usize) -> Option<&Slot> {
-        // Chunk k begins at 32·(2^k − 1).
-        let chunk = ((index / FIRST_CHUNK) + 1).ilog2() as usize;
-        let before = FIRST_CHUNK * ((1 << chunk) - 1);
-        self.chunks.get(chunk)?.get()?.get(index - before)
-    }
-
     fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.chunks
             .iter()
             .map_while(OnceLock::get)
-            .flat_map(|chunk| chunk.iter())
+            .flat_map(|chunk| chunk.slots.iter())
     }
 
-    #[cold]
-    fn search(&self, number: usize, hint: usize, reserved_kib: u64, now_ms: u32) -> Option<&Slot> {
-        for index in (hint + 1..).take(LOOKS).chain(0..LOOKS) {
-            let Some(slot) = self.slot(index) else {
-                continue;
-            };
-            if slot.try_take(reserved_kib, now_ms) {
-                self.hint.store(index as u32 + 1, Ordering::Relaxed);
-                return Some(slot);
-            }
-        }
-        // Crowded: one more chunk, of free slots.
-        let mut before = 0;
-        for (chunk, slots) in self.chunks.iter().enumerate() {
-            let length = FIRST_CHUNK << chunk;
-            let mut is_new = false;
-            let slots = slots.get_or_init(|| {
-                is_new = true;
-                (before..before + length)
-                    .map(|index| Slot::new(number, index))
-                    .collect()
-            });
-            before += length;
-            if is_new {
-                let slot = slots
-                    .iter()
-                    .find(|slot| slot.try_take(reserved_kib, now_ms))?;
-                self.hint.store(slot.index + 1, Ordering::Relaxed);
-                return Some(slot);
+    /// The chunk that holds a word, and the word's place in it: chunk k begins
+    /// with word 2^k − 1.
+    fn word(&self, word: usize) -> Option<(&Chunk, usize)> {
+        let chunk = (word + 1).ilog2() as usize;
+        let chunk_words = self.chunks.get(chunk)?.get()?;
+        Some((chunk_words, word + 1 - (1 << chunk)))
+    }
+
+    #[inline]
+    fn take(&self, number: usize) -> Option<&Slot> {
+        let hint = self.hint.load(Ordering::Relaxed) as usize;
+        self.take_of(hint).or_else(|| self.search(number))
+    }
+
+    /// A free slot of one word.
+    #[inline]
+    fn take_of(&self, word: usize) -> Option<&Slot> {
+        let (chunk, place) = self.word(word)?;
+        let free = &chunk.free[place];
+        let mut bits = free.load(Ordering::Relaxed);
+        while bits != 0 {
+            let bit = bits & bits.wrapping_neg();
+            // Acquire: pairs with the release of whoever freed it.
+            bits = free.fetch_and(!bit, Ordering::Acquire);
+            if bits & bit != 0 {
+                return chunk.slots.get(place * 64 + bit.trailing_zeros() as usize);
             }
         }
         None
+    }
+
+    fn free(&self, index: usize) {
+        if let Some((chunk, place)) = self.word(index / 64) {
+            chunk.free[place].fetch_or(1 << (index % 64), Ordering::Release);
+            self.hint.store((index / 64) as u32, Ordering::Relaxed);
+        }
+    }
+
+    #[cold]
+    fn search(&self, number: usize) -> Option<&Slot> {
+        let mut word = 0;
+        for (size, chunk) in self.chunks.iter().enumerate() {
+            // All that there are are taken: one more chunk.
+            chunk.get_or_init(|| Chunk::new(number, word, 1 << size));
+            for _ in 0..1 << size {
+                if let Some(slot) = self.take_of(word) {
+                    self.hint.store(word as u32, Ordering::Relaxed);
+                    return Some(slot);
+                }
+                word += 1;
+            }
+        }
+        None
+    }
+}
+
+impl Chunk {
+    fn new(shard: usize, first_word: usize, words: usize) -> Self {
+        let first = first_word * 64;
+        Self {
+            free: (0..words).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            slots: (first..first + words * 64)
+                .map(|index| Slot::new(shard, index))
+                .collect(),
+        }
     }
 }

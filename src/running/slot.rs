@@ -67,25 +67,16 @@ impl Slot {
         }
     }
 
-    pub(super) fn try_take(&self, reserved_kib: u64, now_ms: u32) -> bool {
-        if self.state.load(Ordering::Relaxed) != FREE {
-            return false;
-        }
-        // Acquire: pairs with the release that freed it.
-        let taken = self
-            .state
-            .compare_exchange(FREE, NEW, Ordering::Acquire, Ordering::Relaxed);
-        if taken.is_err() {
-            return false;
-        }
-        // A look between the two lines finds a request that holds nothing.
+    /// A request begins; the slot is taken.
+    #[inline]
+    pub(super) fn begin(&self, reserved_kib: u64, now_ms: u32) {
         self.reserved_kib.store(reserved_kib, Ordering::Relaxed);
         self.began_ms.store(now_ms, Ordering::Relaxed);
-        true
+        self.state.store(NEW, Ordering::Release);
     }
 
     /// Makes it ready for the next request.
-    pub(super) fn free(&self) {
+    pub(super) fn clear(&self) {
         self.flags.store(0, Ordering::Relaxed);
         self.reserved_kib.store(0, Ordering::Relaxed);
         self.held_bytes.store(0, Ordering::Relaxed);
