@@ -39,11 +39,11 @@ impl MemoryGuardLayer {
     /// | variable | default | meaning |
     /// |---|---|---|
     /// | `MEMORY_GUARD_ENABLED` | `true` | `false`: a pass-through |
-    /// | `MEMORY_GUARD_POLICY` | `auto` | `ladder` is what `auto` means in this version |
-    /// | `MAX_CONCURRENT`, `MEMORY_GUARD_MAX_CONCURRENT` | limit / estimate × 0.8 | base concurrency |
-    /// | `MEMORY_GUARD_WARNING_PERCENT` | `0.70` | WARNING begins; STABLE ten points below |
-    /// | `MEMORY_GUARD_MAX_PERCENT` | `0.80` | HIGH begins |
-    /// | `MEMORY_GUARD_CRITICAL_PERCENT` | `0.85` | CRITICAL begins |
+    /// | `MEMORY_GUARD_POLICY` | `auto` | `ladder` or `predictive`; `auto` is the ladder as soon as one of the next four is set, else predictive |
+    /// | `MAX_CONCURRENT`, `MEMORY_GUARD_MAX_CONCURRENT` | ladder: limit / estimate × 0.8; predictive: none | base concurrency |
+    /// | `MEMORY_GUARD_WARNING_PERCENT` | `0.70`; predictive `0.90` | WARNING begins; STABLE ten points below |
+    /// | `MEMORY_GUARD_MAX_PERCENT` | `0.80`; predictive `0.95` | HIGH begins |
+    /// | `MEMORY_GUARD_CRITICAL_PERCENT` | `0.85`; predictive `0.98` | CRITICAL begins |
     /// | `MEMORY_GUARD_CHECK_INTERVAL_SEC` | `5` | longest time between samples |
     /// | `MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB` | `200` | a request's peak until requests have been seen |
     /// | `MAX_RESULT_SIZE`, `MEMORY_GUARD_MAX_RESULT_SIZE` | `5242880` | largest serialised result, for what uses it |
@@ -55,7 +55,7 @@ impl MemoryGuardLayer {
     /// | `MEMORY_GUARD_SOURCE` | `auto` | `cgroup`, `process` or `host` |
     /// | `MEMORY_GUARD_CGROUP_PATH` | discovered | a directory that holds a control group's files |
     /// | `MEMORY_GUARD_ON_SENSOR_FAILURE` | `open` | `open` falls back to counts, `closed` rejects |
-    /// | `MEMORY_GUARD_CANCEL` | `false` | this version cancels nothing |
+    /// | `MEMORY_GUARD_CANCEL` | `false` | may cancel requests in flight as a last resort |
     ///
     /// A share without `%` up to 1 is a fraction, above it a percentage. Sizes
     /// take bytes, `512M`, `2GiB`; MB means MiB. Empty values count as unset. An

@@ -48,9 +48,20 @@
 //!
 //! Memory is sampled by a thread, more often the less of it is free. Between
 //! two samples every admission reserves the bytes that it is expected to need,
-//! so a burst cannot pass the limit however fast it comes. Levels of
-//! [`Pressure`] bound the number of requests in flight as well; see the
-//! [`Config`] for thresholds and `docs/architecture.md` for the formulas.
+//! so a burst cannot pass the limit however fast it comes.
+//!
+//! The [predictive](Policy::Predictive) policy, the default, admits as much as is
+//! forecast to fit. It does so best if it knows what each request holds: put the
+//! `account` feature's `TrackingAllocator` in the place of the global allocator, and
+//! it predicts from what requests like this one went on to need. Without, it goes
+//! by the process's usage, on the safe side. The [ladder](Policy::Ladder) bounds the
+//! number of requests in flight by levels of [`Pressure`] as well; it is chosen by
+//! setting one of its thresholds or `MAX_CONCURRENT`. See `docs/architecture.md`
+//! for the formulas.
+//!
+//! When memory is short, the guard has allocators give back what they keep and
+//! calls the hooks of [`Guard::on_pressure`]; as a last resort it may
+//! [cancel](MemoryGuardBuilder::cancel) requests, if it is allowed to.
 //!
 //! # Order with other layers
 //!
@@ -71,10 +82,12 @@
 //! |---|---|---|
 //! | `metrics` | yes | metrics through the `metrics` facade |
 //! | `tracing` | yes | log events |
-//! | `serde` | no | `Serialize` for [`Stats`], [`Pressure`] and [`Reason`] |
+//! | `account` | no | `account`: memory per request, by a tracking allocator |
+//! | `jemalloc` | no | jemalloc is purged when memory is short, as glibc's malloc is trimmed |
+//! | `serde` | no | `Serialize` for [`Stats`], [`Pressure`] and [`Reason`]; `Estimates`, to be saved and loaded |
 //! | `json` | no | `result_size`: refuse an oversized result before it is built |
 //! | `axum` | no | `result_size::LimitedJson`, an axum response |
-//! | `full` | no | all of these |
+//! | `full` | no | all of these but `jemalloc`, which builds that allocator |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "account")]

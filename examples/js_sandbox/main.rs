@@ -18,7 +18,12 @@ mod storm;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use tower_memory_guard::account::TrackingAllocator;
 use tracing_subscriber::EnvFilter;
+
+/// QuickJS allocates here too, so the guard knows what each script holds.
+#[global_allocator]
+static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
 
 const USAGE: &str = "\
 usage: js_sandbox [--listen ADDRESS]   serve (default 127.0.0.1:8080)

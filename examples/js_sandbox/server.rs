@@ -13,7 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
-use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure};
+use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure, account};
 
 use crate::script::{self, Failure};
 
@@ -51,9 +51,10 @@ async fn execute(
         .as_ref()
         .map_or(u64::MAX, |guard| guard.config().max_result_size_bytes);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    // The blocking thread keeps the permit: it goes on when its caller is gone.
+    // The blocking thread keeps the permit and its account: it goes on when its
+    // caller is gone.
     let permit = permit.map(|axum::Extension(permit)| permit);
-    let evaluation = tokio::task::spawn_blocking(move || {
+    let evaluation = account::spawn_blocking(move || {
         let result = script::evaluate(&code, limit, sandbox.script_time, permit)?;
         // Around it, without a copy of the whole.
         let frames = [

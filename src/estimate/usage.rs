@@ -86,10 +86,12 @@ impl UsageEstimate {
         self.lowest_baseline_bytes = self.lowest_baseline_bytes.min(self.baseline_bytes);
         self.decay(evidence.now.saturating_sub(self.last.now));
         if evidence.all_in_flight > 0 {
-            let finished = evidence.completed > self.last.completed;
-            if finished || evidence.all_in_flight < self.last.all_in_flight {
-                self.keep(in_flight);
-            }
+            let finished = evidence.completed.saturating_sub(self.last.completed);
+            let fewer = self
+                .last
+                .all_in_flight
+                .saturating_sub(evidence.all_in_flight);
+            self.keep(in_flight, (finished as f64).max(f64::from(fewer)));
             self.kept_bytes = self.kept_bytes.min(self.growth_bytes());
             let waiting = f64::from(evidence.waiting) * WAITER_BYTES;
             let theirs = self.growth_bytes() - self.kept_bytes - waiting - NOISE_BYTES;
@@ -145,8 +147,8 @@ impl UsageEstimate {
 
     /// How much of `reserved_bytes` usage shows already: a lower bound.
     pub(super) fn realised_bytes(&self, reserved_bytes: u64) -> u64 {
-        // Requests live in what was kept, but nobody knows how much of it.
-        let shown = self.growth_bytes() - self.kept_bytes / 2.0;
+        // Requests may live in what was kept, but nobody knows how many of them.
+        let shown = (self.growth_bytes() - self.kept_bytes).max(0.0);
         (shown as u64).min(reserved_bytes)
     }
 
@@ -188,9 +190,13 @@ impl UsageEstimate {
     }
 
     /// What is left of the growth when requests finish is not of the others.
-    fn keep(&mut self, in_flight: f64) {
+    fn keep(&mut self, in_flight: f64, finished: f64) {
         let theirs = self.average_bytes * in_flight;
-        self.kept_bytes = self.kept_bytes.max(self.growth_bytes() - theirs);
+        // But no more than those had that finished: if requests have come to need
+        // more, the rest is theirs.
+        let most = self.kept_bytes + self.average_bytes * finished;
+        let left = self.growth_bytes() - theirs;
+        self.kept_bytes = self.kept_bytes.max(left.min(most));
     }
 }
 

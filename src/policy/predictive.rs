@@ -14,7 +14,7 @@ use crate::limiter::MAX_COUNT;
 /// θ lies so far below where CRITICAL begins.
 const BELOW_CRITICAL: f64 = 0.01;
 /// And so far where it is not known what each request holds.
-const BELOW_CRITICAL_UNACCOUNTED: f64 = 0.06;
+const BELOW_CRITICAL_UNACCOUNTED: f64 = 0.02;
 
 #[derive(Debug)]
 pub(crate) struct Predictive {
