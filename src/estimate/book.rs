@@ -42,8 +42,7 @@ pub(crate) struct Book {
 #[derive(Clone, Copy, Debug, Default)]
 struct Made {
     in_flight: usize,
-    mean: f64,
-    variance: f64,
+    need: Need,
 }
 
 /// A request in flight.
@@ -69,8 +68,9 @@ pub(crate) struct Sums {
     pub(crate) growth_bytes: f64,
     /// What they need at their peaks: Σ max(rᵢ, mᵢ).
     pub(crate) need_bytes: f64,
-    /// The variance of either.
+    /// The variance of either, and its third moment.
     pub(crate) variance: f64,
+    pub(crate) third: f64,
     /// What is reserved for them.
     pub(crate) reserved_kib: u64,
 }
@@ -86,6 +86,16 @@ struct Case {
     peaks: f64,
     /// Somebody ended before its time: nothing can be said.
     void: bool,
+}
+
+impl Sums {
+    pub(super) fn need(&self) -> Need {
+        Need {
+            bytes: self.need_bytes,
+            variance: self.variance,
+            third: self.third,
+        }
+    }
 }
 
 impl Book {
@@ -190,10 +200,10 @@ impl Book {
         sums.growth_bytes += (need.bytes - held).max(0.0);
         sums.need_bytes += need.bytes.max(held);
         sums.variance += need.variance;
+        sums.third += need.third;
         let made = if look.is_new { self.next } else { need };
         self.made.in_flight += 1;
-        self.made.mean += made.bytes;
-        self.made.variance += made.variance;
+        self.made.need = self.made.need.and(made);
         self.tracks[shard][place] = Some(track);
     }
 
@@ -232,7 +242,7 @@ impl Book {
     fn open_case(&mut self, now: Duration) {
         let due = self.case_opened.is_none_or(|at| now >= at + CASE_EVERY);
         let made = self.made;
-        if made.variance <= 0.0 || !due || self.cases.len() >= MOST_CASES {
+        if made.need.variance <= 0.0 || !due || self.cases.len() >= MOST_CASES {
             return;
         }
         self.case_opened = Some(now);
@@ -257,8 +267,9 @@ impl Book {
             let members = running.filter(|track| track.serial <= case.serial);
             let peaks = case.peaks + members.map(|track| track.peak_bytes as f64).sum::<f64>();
             if !case.void {
-                let above = (peaks - case.made.mean) / case.made.variance.sqrt();
-                self.calibration.learn(above);
+                let need = case.made.need;
+                let margin_bytes = need.margin_bytes(self.calibration.deviations());
+                self.calibration.learn(peaks > need.bytes + margin_bytes);
             }
             false
         });

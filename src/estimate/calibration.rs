@@ -38,9 +38,8 @@ impl Calibration {
         self.deviations
     }
 
-    /// A forecast came true, or did not: so many standard deviations above its mean.
-    pub(crate) fn learn(&mut self, deviations_above_mean: f64) {
-        let exceeded = deviations_above_mean > self.deviations;
+    /// A forecast with this margin was exceeded, or not.
+    pub(crate) fn learn(&mut self, exceeded: bool) {
         self.forecasts += 1;
         self.exceeded += u64::from(exceeded);
         let moved = f64::from(u8::from(exceeded)) - self.target;

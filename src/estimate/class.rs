@@ -180,14 +180,14 @@ impl ClassEstimate {
         let Some(learned) = self.learned() else {
             return Need {
                 bytes: self.prior_bytes(),
-                variance: 0.0,
+                ..Need::default()
             };
         };
         let margin = LEAST_BYTES.min(self.prior_bytes as u64) as f64;
         Need {
             // Accounts are exact to so much.
             bytes: learned.bytes + margin,
-            variance: learned.variance,
+            ..learned
         }
         .or_else(self.prior_bytes(), self.doubt())
     }
@@ -211,6 +211,7 @@ impl ClassEstimate {
             (None, None) => Need {
                 bytes: peak * 1.25,
                 variance: (peak * 0.25) * (peak * 0.25),
+                third: 0.0,
             },
         };
         let mut need = learned.or_else(self.prior_bytes(), self.doubt_of(seen));
@@ -218,6 +219,7 @@ impl ClassEstimate {
             let left = 0.5_f64.powf(flat.as_secs_f64() / FLAT_FOR.as_secs_f64());
             need.bytes = held + (need.bytes - held).max(0.0) * left;
             need.variance *= left * left;
+            need.third *= left * left * left;
         }
         need
     }

@@ -23,6 +23,7 @@ struct Bin {
     weight: f64,
     bytes: f64,
     squares: f64,
+    cubes: f64,
 }
 
 impl Histogram {
@@ -47,6 +48,7 @@ impl Histogram {
             bin.weight += weighed;
             bin.bytes += weighed * bytes;
             bin.squares += weighed * bytes * bytes;
+            bin.cubes += weighed * bytes * bytes * bytes;
         }
         self.weight += weighed;
         self.unit *= 0.5_f64.powf(-weight / HALF_LIFE);
@@ -66,6 +68,7 @@ impl Histogram {
             bin.weight *= factor;
             bin.bytes *= factor;
             bin.squares *= factor;
+            bin.cubes *= factor;
         }
         self.weight *= factor;
     }
@@ -76,7 +79,7 @@ impl Histogram {
         self.weight / self.unit
     }
 
-    /// Mean and variance of the peaks that are at least `bytes`; `None` if none was.
+    /// Mean and spread of the peaks that are at least `bytes`; `None` if none was.
     pub(super) fn above(&self, bytes: u64) -> Option<Need> {
         let sum = &self.sums[bins::of(bytes)];
         // What is left of long ago is not a guide.
@@ -84,10 +87,12 @@ impl Histogram {
             return None;
         }
         let mean = sum.bytes / sum.weight;
-        let variance = (sum.squares / sum.weight - mean * mean).max(0.0);
+        let square = sum.squares / sum.weight;
+        let third = sum.cubes / sum.weight - 3.0 * mean * square + 2.0 * mean * mean * mean;
         Some(Need {
             bytes: mean.max(bytes as f64),
-            variance,
+            variance: (square - mean * mean).max(0.0),
+            third,
         })
     }
 

@@ -42,34 +42,66 @@ const MOST_OUTDATED: f64 = 1.5;
 /// seems less for a while when requests have allocated and not touched yet.
 const BESIDE_HALF_LIFE: Duration = Duration::from_secs(2);
 
-/// A mean and a variance, in bytes.
+/// Mean, variance and third central moment, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Need {
     bytes: f64,
     variance: f64,
+    third: f64,
 }
 
 impl Need {
     /// Of one thing with probability `share`, else of the other.
     fn mixed_with(self, other: Need, share: f64) -> Need {
         let bytes = self.bytes * (1.0 - share) + other.bytes * share;
-        let spread = |need: Need| need.variance + (need.bytes - bytes) * (need.bytes - bytes);
+        let about = |need: Need| {
+            let off = need.bytes - bytes;
+            let spread = need.variance + off * off;
+            let skew = need.third + 3.0 * off * need.variance + off * off * off;
+            (spread, skew)
+        };
+        let ((spread, skew), (other_spread, other_skew)) = (about(self), about(other));
         Need {
             bytes,
-            variance: spread(self) * (1.0 - share) + spread(other) * share,
+            variance: spread * (1.0 - share) + other_spread * share,
+            third: skew * (1.0 - share) + other_skew * share,
         }
     }
 
-    /// With this probability it is so large instead, if that is larger.
+    /// With this probability it is so large instead, if that is larger. A doubt
+    /// widens the spread; it is no observation, so it does not skew it.
     fn or_else(self, bytes: f64, probability: f64) -> Need {
         if bytes <= self.bytes {
             return self;
         }
         let large = Need {
             bytes,
-            variance: 0.0,
+            ..Need::default()
         };
-        self.mixed_with(large, probability)
+        Need {
+            third: self.third,
+            ..self.mixed_with(large, probability)
+        }
+    }
+
+    fn and(self, other: Need) -> Need {
+        Need {
+            bytes: self.bytes + other.bytes,
+            variance: self.variance + other.variance,
+            third: self.third + other.third,
+        }
+    }
+
+    /// What is added to the mean so that it is exceeded as rarely as `deviations` of
+    /// a normal distribution are: by the first terms of Cornish and Fisher's
+    /// expansion (1938), the second of which is for the skew that few large ones
+    /// among many small ones make.
+    fn margin_bytes(self, deviations: f64) -> f64 {
+        if self.variance <= 0.0 {
+            return 0.0;
+        }
+        let skew = (deviations * deviations - 1.0).max(0.0) / 6.0;
+        deviations * self.variance.sqrt() + skew * self.third.max(0.0) / self.variance
     }
 }
 
@@ -110,11 +142,13 @@ pub(crate) struct Forecast {
 impl Forecast {
     /// `accounted`: what each request allocates is known.
     pub(crate) fn new(prior_bytes: u64, target: f64, accounted: bool) -> Self {
-        // What accounting does not explain is nothing until it is seen.
-        let usage_prior_bytes = if accounted { 0 } else { prior_bytes };
         Self {
             book: accounted.then(|| Book::new(prior_bytes, target)),
-            usage: UsageEstimate::new(usage_prior_bytes),
+            usage: if accounted {
+                UsageEstimate::beside_accounts()
+            } else {
+                UsageEstimate::new(prior_bytes)
+            },
             retained: Retained::default(),
             usage_bytes: 0.0,
             beside_bytes: 0.0,
@@ -209,7 +243,7 @@ impl Forecast {
         // What is allocated may not be touched yet: the second term covers it.
         let touched = sums.growth_bytes - retained_bytes;
         let allocated = self.beside_bytes + sums.need_bytes - self.usage_bytes;
-        let growth = touched.max(allocated) + self.margin_bytes(sums.variance);
+        let growth = touched.max(allocated) + self.margin_bytes(sums.need());
         let unexplained = (self.unexplained_bytes() * self.in_flight) as u64;
         let unexplained = unexplained - self.usage.realised_bytes(unexplained);
         growth as i64 + (unseen_bytes + unexplained) as i64
@@ -217,8 +251,8 @@ impl Forecast {
 
     /// The margin over the mean that the slack below the limit does not cover: the
     /// two are independent, so their squares add up.
-    fn margin_bytes(&self, variance: f64) -> f64 {
-        let margin_bytes = self.margin_deviations() * variance.sqrt();
+    fn margin_bytes(&self, need: Need) -> f64 {
+        let margin_bytes = need.margin_bytes(self.margin_deviations());
         margin_bytes.hypot(self.slack_bytes) - self.slack_bytes
     }
 
@@ -244,9 +278,9 @@ impl Forecast {
             return self.usage.request_bytes();
         };
         let next = book.class.next();
-        let variance = book.sums().variance;
-        let margin = self.margin_bytes(variance + next.variance) - self.margin_bytes(variance);
-        (next.bytes + margin + self.unexplained_bytes()) as u64
+        let sums = book.sums().need();
+        let margin = self.margin_bytes(sums.and(next)) - self.margin_bytes(sums);
+        (next.bytes + margin.max(0.0) + self.unexplained_bytes()) as u64
     }
 
     /// What a request is known to need at least; 0 until requests have been seen.

@@ -22,6 +22,7 @@ struct Cell {
     weight: f32,
     mean: f32,
     variance: f32,
+    third: f32,
 }
 
 /// The table of (age, seen) → final peak.
@@ -77,6 +78,7 @@ impl Trajectories {
         let need = Need {
             bytes: mean,
             variance: f64::from(cell.variance) * doubt + least * least,
+            third: f64::from(cell.third) * doubt,
         };
         Some((need, f64::from(cell.weight)))
     }
@@ -96,6 +98,8 @@ impl Cell {
         let distance = bytes - self.mean;
         self.mean += distance * step;
         self.variance += (distance * (bytes - self.mean) - self.variance) * step;
+        let left = bytes - self.mean;
+        self.third += (left * left * left - self.third) * step;
     }
 }
 

@@ -36,6 +36,8 @@ const CLEAN_BYTES: f64 = (4u64 << 20) as f64;
 #[derive(Debug)]
 pub(crate) struct UsageEstimate {
     prior_bytes: f64,
+    /// It is about what accounts do not show.
+    beside_accounts: bool,
     average_bytes: f64,
     baseline_bytes: f64,
     lowest_baseline_bytes: f64,
@@ -56,6 +58,7 @@ impl UsageEstimate {
     pub(crate) fn new(prior_bytes: u64) -> Self {
         Self {
             prior_bytes: prior_bytes as f64,
+            beside_accounts: false,
             average_bytes: 0.0,
             baseline_bytes: 0.0,
             lowest_baseline_bytes: f64::MAX,
@@ -69,6 +72,14 @@ impl UsageEstimate {
             last: Evidence::default(),
             in_flight_before: 0,
             started: false,
+        }
+    }
+
+    /// For what accounts do not show: nothing, until it is seen.
+    pub(super) fn beside_accounts() -> Self {
+        Self {
+            beside_accounts: true,
+            ..Self::new(0)
         }
     }
 
@@ -191,10 +202,17 @@ impl UsageEstimate {
 
     /// What is left of the growth when requests finish is not of the others.
     fn keep(&mut self, in_flight: f64, finished: f64) {
+        if finished == 0.0 {
+            return;
+        }
         let theirs = self.average_bytes * in_flight;
         // But no more than those had that finished: if requests have come to need
-        // more, the rest is theirs.
-        let most = self.kept_bytes + self.average_bytes * finished;
+        // more, the rest is theirs. What accounts show may have been freed, too.
+        let most = if self.beside_accounts {
+            f64::MAX
+        } else {
+            self.kept_bytes + self.average_bytes * finished
+        };
         let left = self.growth_bytes() - theirs;
         self.kept_bytes = self.kept_bytes.max(left.min(most));
     }
