@@ -13,6 +13,7 @@ use crate::delivery::Delivery;
 use crate::error::{BoxError, PeerStalled};
 use crate::held::Held;
 use crate::permit::Permit;
+use crate::running::Slot;
 
 /// A frame above this size carries a share of the permit, and goes out in
 /// pieces of this size.
@@ -144,7 +145,23 @@ impl Drop for Hold {
 /// The bytes of a large frame, with a share of the permit.
 struct Carried {
     data: Bytes,
+    slot: Option<&'static Slot>,
     _share: Arc<Delivery>,
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        // Sent: no longer the work's.
+        discharge(self.slot, self.data.len());
+    }
+}
+
+/// Bytes that were charged when they were made leave for good, and will be freed
+/// by the server, for nobody.
+fn discharge(slot: Option<&'static Slot>, bytes: usize) {
+    if let Some(slot) = slot {
+        slot.charge(-(bytes as i64), 0);
+    }
 }
 
 impl AsRef<[u8]> for Carried {
@@ -211,14 +228,15 @@ where
         let frame = if let Some(rest) = this.rest.take() {
             Frame::data(rest)
         } else {
-            let frame = {
+            let (frame, slot) = {
                 let shared = this.hold.shared_permit();
                 let permit = shared.as_ref().or_else(|| this.hold.own_permit());
                 let _scope = permit.map(Permit::enter);
-                std::task::ready!(body.as_mut().poll_frame(cx))
+                let frame = std::task::ready!(body.as_mut().poll_frame(cx));
+                (frame, permit.and_then(Permit::slot))
             };
             match frame {
-                Some(Ok(frame)) => frame.map_data(|data| carry(data, this.hold)),
+                Some(Ok(frame)) => frame.map_data(|data| carry(data, this.hold, slot)),
                 end => {
                     this.hold.finish();
                     return Poll::Ready(end.map(|result| result.map_err(Into::into)));
@@ -266,14 +284,16 @@ where
 }
 
 /// Gives a large frame a share of the permit.
-fn carry(data: Bytes, hold: &mut Hold) -> Bytes {
+fn carry(data: Bytes, hold: &mut Hold, slot: Option<&'static Slot>) -> Bytes {
     if data.len() <= LARGE_FRAME_BYTES {
+        discharge(slot, data.len());
         return data;
     }
     match hold.share() {
         None => data,
         Some(delivery) => Bytes::from_owner(Carried {
             data,
+            slot,
             _share: Arc::clone(delivery),
         }),
     }

@@ -27,7 +27,7 @@ static FROM_ENV: Mutex<Option<&'static Controller>> = Mutex::new(None);
 /// A guard lives as long as its process, so that services and permits can refer
 /// to it without counting references for each request: make one at start-up,
 /// not one for each request. What is no longer needed can be
-/// [closed](Self::close): its sampling ends, and a few KiB remain.
+/// [closed](Self::close): its sampling ends, and some tens of KiB remain.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -19,6 +19,11 @@ const PERCENT: &str = "memory_guard_memory_percent";
 const USAGE: &str = "memory_guard_usage_bytes";
 const LIMIT: &str = "memory_guard_limit_bytes";
 const RESERVED: &str = "memory_guard_reserved_bytes";
+const FORECAST: &str = "memory_guard_forecast_bytes";
+const FORECASTS: &str = "memory_guard_forecasts_total";
+const EXCEEDED: &str = "memory_guard_forecast_exceedances_total";
+const RELEASES: &str = "memory_guard_releases_total";
+const RELEASED: &str = "memory_guard_released_bytes_total";
 const SENSOR_ERRORS: &str = "memory_guard_sensor_errors_total";
 
 const MIB: f64 = (1 << 20) as f64;
@@ -40,6 +45,11 @@ pub(crate) fn publish(name: Option<&str>, stats: &Stats, counters: &Counters, se
     counter!(COMPLETED, labels(None)).absolute(stats.completed_requests);
     counter!(STALLED, labels(None)).absolute(stats.stalled_responses);
     counter!(SENSOR_ERRORS, labels(None)).absolute(sensor_errors);
+    counter!(FORECASTS, labels(None)).absolute(stats.checked_forecasts);
+    counter!(EXCEEDED, labels(None)).absolute(stats.exceeded_forecasts);
+    counter!(RELEASES, labels(None)).absolute(stats.releases);
+    counter!(RELEASED, labels(None)).absolute((stats.released_mb * MIB) as u64);
+    gauge!(FORECAST, labels(None)).set((stats.memory_sys_mb + stats.outstanding_mb) * MIB);
     gauge!(ACTIVE, labels(None)).set(stats.active_tasks as f64);
     gauge!(WAITING, labels(None)).set(stats.waiting_requests as f64);
     gauge!(CONCURRENCY, labels(None)).set(stats.current_concurrency as f64);
@@ -62,6 +72,19 @@ fn describe() {
         STALLED,
         Unit::Count,
         "Responses ended because their peer did not read."
+    );
+    describe_counter!(
+        FORECASTS,
+        Unit::Count,
+        "Forecasts checked against what requests went on to need."
+    );
+    describe_counter!(EXCEEDED, Unit::Count, "Forecasts that were exceeded.");
+    describe_counter!(RELEASES, Unit::Count, "Attempts to give memory back.");
+    describe_counter!(RELEASED, Unit::Bytes, "Memory that was given back.");
+    describe_gauge!(
+        FORECAST,
+        Unit::Bytes,
+        "Memory forecast to be in use if nobody else is admitted."
     );
     describe_counter!(SENSOR_ERRORS, Unit::Count, "Samples that failed.");
     describe_gauge!(ACTIVE, Unit::Count, "Requests that hold a permit.");

@@ -104,7 +104,8 @@ impl Permit {
 
     /// Bytes reserved.
     pub fn bytes(&self) -> u64 {
-        self.slot().map_or(self.kib, Slot::reserved_kib) * 1024
+        let holder = self.holder();
+        holder.slot().map_or(holder.kib, Slot::reserved_kib) * 1024
     }
 
     /// The most that the work has held so far: allocated while it was polled
@@ -127,14 +128,15 @@ impl Permit {
     /// Never waits and never fails: what goes beyond the reservation is added to
     /// it, visibly, and holds back others until the work is done.
     pub fn report(&self, bytes: u64) {
-        let Some(slot) = self.slot_or_take() else {
+        let holder = self.holder();
+        let Some(slot) = holder.slot_or_take() else {
             return;
         };
         slot.report(bytes);
         let needed_kib = kib(slot.peak_bytes());
         let missing_kib = needed_kib.saturating_sub(slot.reserved_kib());
         if missing_kib > 0 {
-            self.grow(slot, missing_kib, true);
+            holder.grow(slot, missing_kib, true);
         }
     }
 
@@ -148,16 +150,19 @@ impl Permit {
     /// [`Rejected`] with [`Reason::WaitTimeout`] if so much is not free now,
     /// [`Reason::NeverFits`] if all of the limit is less. What was reserved stays.
     pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
+        let holder = self.holder();
+        let controller = holder.controller;
         let total_bytes = self.bytes().saturating_add(bytes);
-        if total_bytes > self.controller.limit_bytes() {
-            return Err(self.controller.reject(Reason::NeverFits));
+        if total_bytes > controller.limit_bytes() {
+            return Err(controller.rejection(Reason::NeverFits));
         }
-        let grown = self
+        let grown = holder
             .slot_or_take()
-            .is_some_and(|slot| self.grow(slot, kib(bytes), self.controller.only_observes()));
+            .is_some_and(|slot| holder.grow(slot, kib(bytes), controller.only_observes()));
         match grown {
             true => Ok(()),
-            false => Err(self.controller.reject(Reason::WaitTimeout)),
+            // The work goes on, so it is no request that was turned away.
+            false => Err(controller.rejection(Reason::WaitTimeout)),
         }
     }
 
@@ -206,7 +211,20 @@ impl Permit {
 
     /// What is charged.
     pub(crate) fn slot(&self) -> Option<&'static Slot> {
-        self.slot.or_else(|| self.shared.get()?.slot.get().copied())
+        self.slot.or_else(|| {
+            let shared = self.shared.get()?;
+            let own = shared.slot.get().copied();
+            own.or_else(|| shared.outer.get()?.slot())
+        })
+    }
+
+    /// The permit that holds the bytes, if a guard further out has them.
+    fn holder(&self) -> &Self {
+        let outer = || self.shared.get()?.outer.get();
+        match self.kib {
+            0 => outer().unwrap_or(self),
+            _ => self,
+        }
     }
 
     fn slot_or_take(&self) -> Option<&'static Slot> {

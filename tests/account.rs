@@ -272,3 +272,83 @@ async fn a_permit_grows_at_once_or_not_at_all() {
     guard.sample_now();
     assert!(guard.try_acquire(200 * MIB).is_ok());
 }
+
+#[tokio::test]
+async fn what_was_sent_is_no_longer_charged() {
+    let work = |Extension(permit): Extension<Permit>| async move {
+        let parts = stream::unfold(0, move |part| {
+            let permit = permit.clone();
+            async move {
+                if part == 64 {
+                    return None;
+                }
+                // Half of them small, half of them carried with a share.
+                let size = if part % 2 == 0 {
+                    32 << 10
+                } else {
+                    MIB as usize
+                };
+                let frame = Bytes::from(vec![b'x'; size]);
+                if part == 63 {
+                    return Some((Ok(Bytes::from(format!("|{}", permit.peak_bytes()))), 64));
+                }
+                Some((Ok::<_, std::io::Error>(frame), part + 1))
+            }
+        });
+        Body::from_stream(parts)
+    };
+    let (address, _) = serve(Router::new().route("/", get(work))).await;
+    let said = body(address, "/").await;
+    let peak: u64 = said.rsplit('|').next().unwrap().parse().unwrap();
+    // 32 MiB went by; some of it was on its way.
+    assert!(peak < 8 * MIB, "{peak}");
+}
+
+#[tokio::test]
+async fn a_nested_guards_permit_speaks_for_the_outer_ones() {
+    let (outer, memory) = with(|builder| builder.estimated_bytes_per_request(MIB));
+    let outer = outer.guard().clone();
+    let work = |Extension(permit): Extension<Permit>| async move {
+        let job = account::spawn_blocking(|| vec![1_u8; 4 * MIB as usize].len());
+        job.await.unwrap();
+        permit.try_grow(20 * MIB).unwrap();
+        permit.report(30 * MIB);
+        format!("{} {}", permit.peak_bytes(), permit.bytes())
+    };
+    // Two layers of one guard's ledger: the inner one counts only.
+    let inner = tower_memory_guard::MemoryGuardLayer::from(outer.clone());
+    let app = Router::new()
+        .route("/", get(work))
+        .layer(inner)
+        .layer(tower_memory_guard::MemoryGuardLayer::from(outer.clone()));
+    let address = support::serve_axum(app).await;
+    for _ in 0..3 {
+        let said = body(address, "/").await;
+        let (peak, bytes) = said.split_once(' ').unwrap();
+        let (peak, bytes): (u64, u64) = (peak.parse().unwrap(), bytes.parse().unwrap());
+        assert!(peak >= 30 * MIB && bytes >= 30 * MIB, "{said}");
+    }
+    eventually("nothing is left", || outer.stats().active_tasks == 0).await;
+    assert_empty(&outer);
+    drop(memory);
+}
+
+#[tokio::test]
+async fn what_a_permit_grew_by_stays_promised() {
+    let (layer, _memory) = with(|builder| builder.estimated_bytes_per_request(10 * MIB));
+    let guard = layer.guard().clone();
+    let permit = guard.acquire(Cost::Estimated).await.unwrap();
+    let held = permit
+        .clone()
+        .follow(async { vec![1_u8; 5 * MIB as usize] });
+    let held = held.await;
+    permit.try_grow(700 * MIB).unwrap();
+    for _ in 0..5 {
+        guard.sample_now();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(guard.try_acquire(400 * MIB).is_err(), "{:?}", guard.stats());
+    drop((held, permit));
+    guard.sample_now();
+    assert!(guard.try_acquire(400 * MIB).is_ok());
+}

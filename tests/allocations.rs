@@ -15,6 +15,7 @@ use http_body::Body;
 use http_body_util::Full;
 use support::with;
 use tower::{Layer, Service};
+use tower_memory_guard::account::TrackingAllocator;
 
 struct Counting;
 
@@ -22,8 +23,9 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
+// With accounting, which takes a slot for each request.
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static COUNTING: TrackingAllocator<Counting> = TrackingAllocator::new(Counting);
 
 #[allow(unsafe_code)]
 // SAFETY: passes every call on to the system's allocator.

@@ -58,7 +58,7 @@ async fn five_hundred_idle_streams_fit() {
         assert!(seconds < 60, "{:?}", guard.stats());
     }
     // And leave room for as many again.
-    assert!(guard.stats().outstanding_mb < 100.0, "{:?}", guard.stats());
+    assert!(guard.stats().outstanding_mb < 256.0, "{:?}", guard.stats());
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,6 +112,8 @@ async fn a_guess_above_the_limit_is_no_reason_to_reject() {
 async fn a_cache_that_warms_is_not_blamed_on_requests() {
     let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(10 * MIB));
     let guard = layer.guard().clone();
+    memory.set_usage_bytes(20 * MIB);
+    guard.sample_now();
     let held = Arc::new(AtomicU64::new(0));
     let mut cache = Vec::new();
     let mut estimates = Vec::new();
@@ -149,6 +151,8 @@ async fn a_cache_that_warms_is_not_blamed_on_requests() {
 async fn memory_beside_the_allocator_is_seen_in_the_usage() {
     let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(50 * MIB));
     let guard = layer.guard().clone();
+    memory.set_usage_bytes(20 * MIB);
+    guard.sample_now();
     // Each maps 150 MiB that no account shows.
     for _ in 0..12 {
         let permit = guard.acquire(Cost::Estimated).await.unwrap();

@@ -45,6 +45,8 @@ struct Options {
     svg_directory: Option<PathBuf>,
     /// Nothing is known from earlier.
     cold: bool,
+    /// A kill is a failure.
+    no_kills: bool,
     /// Of one processor, for each server.
     cpu_percent: Option<u64>,
 }
@@ -60,6 +62,7 @@ impl Options {
             jobs: 1,
             svg_directory: None,
             cold: false,
+            no_kills: false,
             cpu_percent: None,
         };
         while let Some(name) = arguments.next() {
@@ -67,9 +70,16 @@ impl Options {
             if name == "--bench" {
                 continue;
             }
-            if name == "--cold" {
-                options.cold = true;
-                continue;
+            match name.as_str() {
+                "--cold" => {
+                    options.cold = true;
+                    continue;
+                }
+                "--no-kills" => {
+                    options.no_kills = true;
+                    continue;
+                }
+                _ => {}
             }
             let mut value = || {
                 arguments
@@ -248,6 +258,10 @@ async fn run_all(options: &Options) -> Result<(), BoxError> {
         runs.shutdown().await;
     }
     show(options, &records)?;
+    let kills: u64 = records.iter().map(|record| record.kills).sum();
+    if options.no_kills && kills > 0 {
+        return Err(format!("{kills} kills").into());
+    }
     match (stopped, failures) {
         (true, _) => Err("stopped".into()),
         (false, 0) => Ok(()),

@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench survival -- [--patterns a,b] [--guards x,y] [--seeds N]
 //! [--first-seed 1] [--seconds 12] [--jobs N] [--svg DIR] [--cold]
-//! [--cpu-percent N]`
+//! [--cpu-percent N] [--no-kills]`
 //!
 //! Guards that learn start from what a server like theirs learned in a run before
 //! (saved and loaded, as a restarted service would), unless `--cold` is given.

@@ -90,6 +90,15 @@ pub(super) fn switch(account: Option<&'static Slot>) -> Option<&'static Slot> {
     })
 }
 
+/// Tells the total all that this thread has allocated and freed.
+pub(super) fn tell() {
+    LOCAL.with(|local| {
+        local.settle();
+        let untold = local.untold_bytes.replace(0);
+        ALLOCATED_BYTES.fetch_add(untold, Ordering::Relaxed);
+    });
+}
+
 /// What the process has allocated and not freed; `None` without the allocator.
 pub(crate) fn allocated_bytes() -> Option<u64> {
     is_installed().then(|| ALLOCATED_BYTES.load(Ordering::Relaxed).max(0) as u64)

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
 
+use super::allocator::tell;
 use super::current;
 use crate::permit::Permit;
 
@@ -35,8 +36,14 @@ impl<F: Future> Future for Followed<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let _scope = this.permit.as_ref().map(Permit::enter);
-        this.future.poll(cx)
+        let polled = {
+            let _scope = this.permit.as_ref().map(Permit::enter);
+            this.future.poll(cx)
+        };
+        if polled.is_ready() {
+            *this.permit = None;
+        }
+        polled
     }
 }
 
@@ -69,8 +76,13 @@ where
 {
     let permit = current();
     move || {
-        let _scope = permit.as_ref().map(Permit::enter);
-        work()
+        let done = {
+            let _scope = permit.as_ref().map(Permit::enter);
+            work()
+        };
+        // The thread may end with it.
+        tell();
+        done
     }
 }
 

@@ -21,8 +21,10 @@
 //! polled. Work on other threads is followed if it is started by [`spawn`] or
 //! [`spawn_blocking`], or wrapped by [`follow`] or [`carry`]: it then also keeps
 //! the request's [`Permit`] until it is done. What it frees is taken off its own
-//! account, whoever allocated it; an account never falls below nothing, so freeing
-//! what others allocated hides no peak to come. Figures are published at the end of
+//! account, whoever allocated it: a handler that frees what the server allocated (the
+//! frames of an upload) shows that much less. An account never falls below nothing,
+//! so that hides no more than what is held then. Frames of a response's body leave
+//! the account when they are sent. Figures are published at the end of
 //! each poll, and within one every 64 KiB.
 //!
 //! # Cost

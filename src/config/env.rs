@@ -160,13 +160,19 @@ impl Settings {
             Policy::Auto => Policy::Predictive,
             chosen => chosen,
         };
-        // Whoever sets one threshold thinks of the ladder's for the others.
-        let defaults = match self.config.policy {
-            Policy::Predictive if !said => PREDICTIVE_THRESHOLDS,
-            _ => LADDER_THRESHOLDS,
+        let predictive = self.config.policy == Policy::Predictive;
+        let defaults = match predictive {
+            true => PREDICTIVE_THRESHOLDS,
+            false => LADDER_THRESHOLDS,
         };
-        let [warning, high, critical] =
+        let [mut warning, mut high, critical] =
             std::array::from_fn(|i| self.thresholds[i].unwrap_or(defaults[i]));
+        if predictive {
+            // These lie so close together that the others have to make room.
+            let [said_warning, said_high, _] = self.thresholds;
+            high = said_high.unwrap_or(high.min(critical - 0.03));
+            warning = said_warning.unwrap_or(warning.min(high - 0.05));
+        }
         self.config.warning_fraction = warning;
         self.config.high_fraction = high;
         self.config.critical_fraction = critical;

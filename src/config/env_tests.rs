@@ -119,7 +119,11 @@ fn each_policy_has_thresholds_of_its_own_and_explicit_ones_win() {
     assert_eq!(critical(&[("MEMORY_GUARD_POLICY", "ladder")]), 0.85);
     assert_eq!(
         critical(&[predictive, ("MEMORY_GUARD_MAX_PERCENT", "82")]),
-        0.85
+        0.98
+    );
+    assert_eq!(
+        config(&[predictive, ("MEMORY_GUARD_MAX_PERCENT", "82")]).high_fraction,
+        0.82
     );
     assert_eq!(
         critical(&[predictive, ("MEMORY_GUARD_CRITICAL_PERCENT", "90")]),

@@ -88,7 +88,7 @@ pub struct Config {
     /// HIGH begins at this fraction of the limit. Default 0.80; predictive 0.95.
     pub high_fraction: f64,
     /// CRITICAL begins at this fraction of the limit. Reservations end there;
-    /// predictive: one point below, six without accounting. Default 0.85; predictive
+    /// predictive: one point below, two without accounting. Default 0.85; predictive
     /// 0.98.
     pub critical_fraction: f64,
     /// Longest time between samples and between adjustments. Default 5 s.

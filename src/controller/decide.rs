@@ -250,7 +250,10 @@ impl Subscriber for Controller {
         // What is given back from here on, this sample may not show.
         self.bounds.settle(self.limiter.finished_kib());
         if detail == Detail::Full && self.accounted {
-            self.control().forecast.look(&self.running, now);
+            let forecast = &mut self.control().forecast;
+            forecast.look(&self.running, now);
+            let others = self.limiter.exchange(&self.bounds, forecast.portion());
+            forecast.set_others(others);
         }
     }
 

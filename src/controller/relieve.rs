@@ -65,7 +65,7 @@ impl Controller {
 
     fn shortage(&self, control: &Control) -> Shortage {
         let counted_on = control.forecast.retained_bytes() >= URGENT_BYTES;
-        if counted_on && worst_limit_fraction(&control.levels) >= URGENT_AT {
+        if counted_on && !control.blind && worst_limit_fraction(&control.levels) >= URGENT_AT {
             Shortage::Urgent
         } else if control.decision.gate || self.wanted_bytes(control) > 0 {
             Shortage::Some
@@ -83,6 +83,7 @@ impl Controller {
 
     fn must_cancel(&self, control: &mut Control, now: Duration) -> bool {
         self.config.cancel
+            && !control.blind
             && worst_limit_fraction(&control.levels) >= CANCEL_AT
             && control
                 .cancellations

@@ -18,14 +18,19 @@ impl Controller {
     /// Counts a rejection, logs it (at most once a second), and says when to come back.
     pub(crate) fn reject(&self, reason: Reason) -> Rejected {
         self.counters.reject(reason);
-        let rejected = Rejected {
+        let rejected = self.rejection(reason);
+        self.log_rejection(&rejected);
+        rejected
+    }
+
+    /// A rejection that is neither counted nor logged.
+    pub(crate) fn rejection(&self, reason: Reason) -> Rejected {
+        Rejected {
             reason,
             pressure: self.pressure(),
             memory_percent: f64::from_bits(self.percent_bits.load(Ordering::Relaxed)),
             retry_after: (!reason.is_permanent()).then(|| self.retry_after()),
-        };
-        self.log_rejection(&rejected);
-        rejected
+        }
     }
 
     fn log_rejection(&self, rejected: &Rejected) {

@@ -14,6 +14,8 @@ const CASE_EVERY: Duration = Duration::from_millis(100);
 const MOST_CASES: usize = 16;
 /// And checked after so long at most: some requests never end.
 const CASE_LASTS: Duration = Duration::from_secs(30);
+/// Work that has not allocated anything for so long does so elsewhere.
+const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
 /// Growth below this share of the peak is none.
 const GROWTH: f64 = 0.01;
 
@@ -48,7 +50,10 @@ struct Made {
 /// A request in flight.
 #[derive(Clone, Debug)]
 struct Track {
+    /// Counted from when its memory was first seen; 0: it was not yet.
     serial: u64,
+    /// What it was last expected to need.
+    expected_bytes: f64,
     first_seen: Duration,
     grew_at: Duration,
     peak_bytes: u64,
@@ -71,8 +76,12 @@ pub(crate) struct Sums {
     /// The variance of either, and its third moment.
     pub(crate) variance: f64,
     pub(crate) third: f64,
+    /// By how much either can be exceeded at most.
+    pub(crate) room_bytes: f64,
     /// What is reserved for them.
     pub(crate) reserved_kib: u64,
+    /// And for those among them whose memory no account shows: usage does.
+    pub(crate) invisible_bytes: f64,
 }
 
 /// A forecast that waits to be checked.
@@ -84,8 +93,6 @@ struct Case {
     made: Made,
     /// The peaks of those that have ended.
     peaks: f64,
-    /// Somebody ended before its time: nothing can be said.
-    void: bool,
 }
 
 impl Sums {
@@ -94,6 +101,7 @@ impl Sums {
             bytes: self.need_bytes,
             variance: self.variance,
             third: self.third,
+            room: self.room_bytes,
         }
     }
 }
@@ -169,21 +177,31 @@ impl Book {
         let held = held_bytes as f64;
         sums.reserved_kib += reserved_kib;
         sums.held_bytes += held;
-        let invisible = peak_bytes == 0;
-        if invisible || look.is_declared() {
+        let age = now.saturating_sub(track.first_seen);
+        if !look.is_visible() || look.is_declared() {
             // Nothing is known but what was reserved for it.
-            let need = reserved_bytes.max(peak_bytes as f64);
-            sums.growth_bytes += (need - held).max(0.0);
-            sums.need_bytes += need.max(held);
+            let rest = (reserved_bytes - held).max(0.0);
+            if age < INVISIBLE_AFTER {
+                sums.growth_bytes += rest;
+                sums.need_bytes += rest + held;
+            } else {
+                sums.need_bytes += held;
+                sums.invisible_bytes += rest;
+            }
             self.tracks[shard][place] = Some(track);
             return;
+        }
+        let is_new = track.serial == 0;
+        if is_new {
+            self.serial += 1;
+            track.serial = self.serial;
         }
         if peak_bytes as f64 > track.peak_bytes as f64 * (1.0 + GROWTH) {
             track.peak_bytes = peak_bytes;
             track.grew_at = now;
         }
         let seen = Seen {
-            age: now.saturating_sub(track.first_seen),
+            age,
             flat: now.saturating_sub(track.grew_at),
             peak_bytes,
             held_bytes,
@@ -196,21 +214,27 @@ impl Book {
             track.noted = true;
             self.class.settled(peak_bytes);
         }
-        let need = self.class.predict(&seen);
+        let mut need = self.class.predict(&seen);
+        if look.has_grown() {
+            // It asked for so much, and was promised it.
+            need.bytes = need.bytes.max(reserved_bytes);
+        }
+        track.expected_bytes = need.bytes;
         sums.growth_bytes += (need.bytes - held).max(0.0);
         sums.need_bytes += need.bytes.max(held);
         sums.variance += need.variance;
         sums.third += need.third;
-        let made = if look.is_new { self.next } else { need };
+        sums.room_bytes += need.room;
+        let made = if is_new { self.next } else { need };
         self.made.in_flight += 1;
         self.made.need = self.made.need.and(made);
         self.tracks[shard][place] = Some(track);
     }
 
-    fn begin(&mut self, now: Duration) -> Track {
-        self.serial += 1;
+    fn begin(&self, now: Duration) -> Track {
         Track {
-            serial: self.serial,
+            serial: 0,
+            expected_bytes: 0.0,
             first_seen: now,
             grew_at: now,
             peak_bytes: 0,
@@ -222,15 +246,22 @@ impl Book {
 
     fn ended(&mut self, track: &Track, look: &Look<'_>) {
         let peak_bytes = look.held.peak_bytes;
-        let unclear = look.was_cut_short() || peak_bytes == 0 || look.is_declared();
+        if track.serial == 0 || look.is_declared() {
+            return;
+        }
+        let cut_short = look.was_cut_short();
+        // What it would have come to is not known: as it was expected.
+        let final_bytes = match cut_short {
+            true => (peak_bytes as f64).max(track.expected_bytes),
+            false => peak_bytes as f64,
+        };
         for case in &mut self.cases {
             if track.serial <= case.serial {
                 case.made.in_flight = case.made.in_flight.saturating_sub(1);
-                case.peaks += peak_bytes as f64;
-                case.void |= unclear;
+                case.peaks += final_bytes;
             }
         }
-        if !unclear {
+        if !cut_short {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
             let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
             self.class
@@ -251,7 +282,6 @@ impl Book {
             serial: self.serial,
             made,
             peaks: 0.0,
-            void: false,
         });
     }
 
@@ -264,13 +294,11 @@ impl Book {
                 return true;
             }
             let running = self.tracks.iter().flatten().flatten();
-            let members = running.filter(|track| track.serial <= case.serial);
+            let members = running.filter(|track| track.serial > 0 && track.serial <= case.serial);
             let peaks = case.peaks + members.map(|track| track.peak_bytes as f64).sum::<f64>();
-            if !case.void {
-                let need = case.made.need;
-                let margin_bytes = need.margin_bytes(self.calibration.deviations());
-                self.calibration.learn(peaks > need.bytes + margin_bytes);
-            }
+            let need = case.made.need;
+            let margin_bytes = need.margin_bytes(self.calibration.deviations());
+            self.calibration.learn(peaks > need.bytes + margin_bytes);
             false
         });
         self.cases = cases;

@@ -1,7 +1,8 @@
 //! How many standard deviations of margin a forecast needs.
 
-/// The margin before anything is known.
-const FIRST: f64 = 2.0;
+/// The margin before anything is known: what one in a thousand of a normal
+/// distribution exceeds.
+const FIRST: f64 = 3.0;
 /// It stays within these.
 const LEAST: f64 = 0.5;
 const MOST: f64 = 8.0;

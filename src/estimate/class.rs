@@ -212,6 +212,7 @@ impl ClassEstimate {
                 bytes: peak * 1.25,
                 variance: (peak * 0.25) * (peak * 0.25),
                 third: 0.0,
+                room: peak,
             },
         };
         let mut need = learned.or_else(self.prior_bytes(), self.doubt_of(seen));
@@ -220,6 +221,7 @@ impl ClassEstimate {
             need.bytes = held + (need.bytes - held).max(0.0) * left;
             need.variance *= left * left;
             need.third *= left * left * left;
+            need.room *= left;
         }
         need
     }

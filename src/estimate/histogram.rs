@@ -6,6 +6,9 @@ use super::bins::{self, BINS};
 /// An observation counts half after so many more.
 const HALF_LIFE: f64 = 256.0;
 
+/// The largest one yet is not the largest there can be.
+const LEAST_ROOM: f64 = 0.25;
+
 /// Peaks of requests, older ones counting less.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
@@ -89,11 +92,19 @@ impl Histogram {
         let mean = sum.bytes / sum.weight;
         let square = sum.squares / sum.weight;
         let third = sum.cubes / sum.weight - 3.0 * mean * square + 2.0 * mean * mean * mean;
+        let bytes = mean.max(bytes as f64);
         Some(Need {
-            bytes: mean.max(bytes as f64),
+            bytes,
             variance: (square - mean * mean).max(0.0),
             third,
+            room: (self.largest_bytes() - bytes).max(bytes * LEAST_ROOM),
         })
+    }
+
+    fn largest_bytes(&self) -> f64 {
+        let some = |bin: &&Bin| bin.weight > self.weight * 1e-4;
+        let largest = self.bins.iter().rfind(some);
+        largest.map_or(0.0, |bin| bin.bytes / bin.weight)
     }
 
     /// The peak that so large a share of requests does not exceed.

@@ -48,7 +48,12 @@ struct Need {
     bytes: f64,
     variance: f64,
     third: f64,
+    /// By how much it can be above the mean at most, as far as is known.
+    room: f64,
 }
+
+/// A doubt smaller than this does not make room for what is doubted.
+const DOUBTED: f64 = 0.01;
 
 impl Need {
     /// Of one thing with probability `share`, else of the other.
@@ -65,6 +70,7 @@ impl Need {
             bytes,
             variance: spread * (1.0 - share) + other_spread * share,
             third: skew * (1.0 - share) + other_skew * share,
+            room: (self.bytes + self.room).max(other.bytes + other.room) - bytes,
         }
     }
 
@@ -78,9 +84,15 @@ impl Need {
             bytes,
             ..Need::default()
         };
+        let doubted = self.mixed_with(large, probability);
+        let room = match probability > DOUBTED {
+            true => doubted.room,
+            false => (self.bytes + self.room - doubted.bytes).max(0.0),
+        };
         Need {
             third: self.third,
-            ..self.mixed_with(large, probability)
+            room,
+            ..doubted
         }
     }
 
@@ -89,6 +101,7 @@ impl Need {
             bytes: self.bytes + other.bytes,
             variance: self.variance + other.variance,
             third: self.third + other.third,
+            room: self.room + other.room,
         }
     }
 
@@ -101,7 +114,8 @@ impl Need {
             return 0.0;
         }
         let skew = (deviations * deviations - 1.0).max(0.0) / 6.0;
-        deviations * self.variance.sqrt() + skew * self.third.max(0.0) / self.variance
+        let margin = deviations * self.variance.sqrt() + skew * self.third.max(0.0) / self.variance;
+        margin.min(self.room)
     }
 }
 
@@ -123,6 +137,24 @@ pub(crate) struct Evidence {
     pub(crate) completed: u64,
 }
 
+/// One guard's part of what its ledger's guards forecast.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Portion {
+    reserved_kib: u64,
+    held_bytes: f64,
+    outstanding_bytes: i64,
+}
+
+impl Portion {
+    pub(crate) fn and(self, other: Portion) -> Portion {
+        Portion {
+            reserved_kib: self.reserved_kib + other.reserved_kib,
+            held_bytes: self.held_bytes + other.held_bytes,
+            outstanding_bytes: self.outstanding_bytes + other.outstanding_bytes,
+        }
+    }
+}
+
 /// The forecast of one guard.
 #[derive(Debug)]
 pub(crate) struct Forecast {
@@ -136,6 +168,7 @@ pub(crate) struct Forecast {
     in_flight: f64,
     /// What the policy leaves free below the limit.
     slack_bytes: f64,
+    others: Portion,
     now: Duration,
 }
 
@@ -154,6 +187,7 @@ impl Forecast {
             beside_bytes: 0.0,
             in_flight: 0.0,
             slack_bytes: 0.0,
+            others: Portion::default(),
             now: Duration::ZERO,
         }
     }
@@ -205,6 +239,7 @@ impl Forecast {
             .book
             .as_ref()
             .map_or(0.0, |book| book.sums().held_bytes);
+        let held_bytes = held_bytes + self.others.held_bytes;
         (self.usage_bytes - self.retained.bytes() - held_bytes).max(0.0)
     }
 
@@ -238,15 +273,39 @@ impl Forecast {
         };
         let sums = book.sums();
         // Admitted, and no look has found it yet.
-        let unseen_bytes = reserved_bytes.saturating_sub(sums.reserved_kib * 1024);
+        let seen_kib = sums.reserved_kib + self.others.reserved_kib;
+        let unseen_bytes = reserved_bytes.saturating_sub(seen_kib * 1024);
         let retained_bytes = self.retained.bytes();
         // What is allocated may not be touched yet: the second term covers it.
         let touched = sums.growth_bytes - retained_bytes;
-        let allocated = self.beside_bytes + sums.need_bytes - self.usage_bytes;
+        let allocated =
+            self.beside_bytes + sums.need_bytes + self.others.held_bytes - self.usage_bytes;
         let growth = touched.max(allocated) + self.margin_bytes(sums.need());
-        let unexplained = (self.unexplained_bytes() * self.in_flight) as u64;
-        let unexplained = unexplained - self.usage.realised_bytes(unexplained);
-        growth as i64 + (unseen_bytes + unexplained) as i64
+        // What no account shows: as much as was reserved, or as usage tells.
+        let unexplained = self.unexplained_bytes() * self.in_flight;
+        let elsewhere = unexplained.max(sums.invisible_bytes) as u64;
+        let elsewhere = elsewhere - self.usage.realised_bytes(elsewhere);
+        let others = self.others.outstanding_bytes;
+        growth as i64 + (unseen_bytes + elsewhere) as i64 + others
+    }
+
+    /// This guard's part, for the others on its ledger.
+    pub(crate) fn portion(&self) -> Portion {
+        let Some(book) = &self.book else {
+            return Portion::default();
+        };
+        let sums = book.sums();
+        let margin_bytes = self.margin_bytes(sums.need());
+        Portion {
+            reserved_kib: sums.reserved_kib,
+            held_bytes: sums.held_bytes,
+            outstanding_bytes: (sums.growth_bytes + margin_bytes + sums.invisible_bytes) as i64,
+        }
+    }
+
+    /// The parts of the others, together.
+    pub(crate) fn set_others(&mut self, others: Portion) {
+        self.others = others;
     }
 
     /// The margin over the mean that the slack below the limit does not cover: the

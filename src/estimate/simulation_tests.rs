@@ -131,6 +131,8 @@ fn assert_rate(name: &str, sizes: Sizes, most_over: f64) {
     // One in a thousand, and what the first forecasts of a cold start missed.
     assert!(rate < 0.0015, "{outcome:?}");
     assert!(outcome.over <= most_over, "{outcome:?}");
+    // And memory is not left unused for that.
+    assert!(outcome.used > 0.35, "{outcome:?}");
 }
 
 #[test]

@@ -14,6 +14,9 @@ const SEEN: usize = bins::BINS / 2;
 /// A cell remembers about so many.
 const WINDOW: f64 = 400.0;
 
+/// No request is further above the mean of its like.
+const MOST_DEVIATIONS: f64 = 6.0;
+
 /// At which size a request was seen at which age; 0: it was not.
 pub(super) type Marks = [u16; AGES];
 
@@ -75,9 +78,11 @@ impl Trajectories {
         let mean = f64::from(cell.mean).max(peak_bytes as f64);
         // Sizes in one cell are not quite the same.
         let least = mean * 0.02;
+        let variance = f64::from(cell.variance) * doubt + least * least;
         let need = Need {
             bytes: mean,
-            variance: f64::from(cell.variance) * doubt + least * least,
+            variance,
+            room: variance.sqrt() * MOST_DEVIATIONS,
             third: f64::from(cell.third) * doubt,
         };
         Some((need, f64::from(cell.weight)))

@@ -21,6 +21,8 @@ const TREND: Duration = Duration::from_secs(2);
 const WAITER_BYTES: f64 = 32.0 * 1024.0;
 /// What a process grows by without any request's doing, when it begins to work.
 const NOISE_BYTES: f64 = (2u64 << 20) as f64;
+/// What a request leaves behind is at most so much above the average.
+const MOST_OVER_AVERAGE: f64 = 1.1;
 /// Kept memory above this share of the lowest baseline, and above this many
 /// bytes, may be what requests live in: usage then does not show what they need.
 const CLEAN: f64 = 0.10;
@@ -211,7 +213,7 @@ impl UsageEstimate {
         let most = if self.beside_accounts {
             f64::MAX
         } else {
-            self.kept_bytes + self.average_bytes * finished
+            self.kept_bytes + self.average_bytes * finished * MOST_OVER_AVERAGE
         };
         let left = self.growth_bytes() - theirs;
         self.kept_bytes = self.kept_bytes.max(left.min(most));

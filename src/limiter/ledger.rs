@@ -172,7 +172,8 @@ impl Ledger {
         mode: Mode,
     ) -> Result<bool, Refused> {
         let unit = bounds.unit();
-        let mut current = self.word.load(Ordering::Relaxed);
+        // Acquire: whoever sees a release sees what it counted as finished.
+        let mut current = self.word.load(Ordering::Acquire);
         loop {
             let word = Packed(current);
             let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed);
@@ -207,7 +208,7 @@ impl Ledger {
                 current,
                 current + unit + ask.kib,
                 Ordering::AcqRel,
-                Ordering::Relaxed,
+                Ordering::Acquire,
             ) {
                 Ok(_) => return Ok(word.is_idle()),
                 Err(actual) => current = actual,
@@ -283,7 +284,7 @@ impl Ledger {
             (fits && total_kib <= MAX_KIB).then_some(current + kib)
         };
         self.word
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
             .is_ok()
     }
 

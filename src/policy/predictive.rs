@@ -1,7 +1,7 @@
 //! The predictive policy: as much as is forecast to fit.
 //!
 //! Admits while `F + r ≤ θ·L`, with no bound on the count unless one is
-//! configured. θ lies one point below where CRITICAL begins, six where it is not
+//! configured. θ lies one point below where CRITICAL begins, two where it is not
 //! known what each request holds. Levels report how
 //! full memory is; only CRITICAL holds back, since by then the forecast was wrong.
 

@@ -12,7 +12,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -173,7 +173,7 @@ impl Release {
                 || hooks.any(|hook| level >= hook.level && hook.rest.is_over(now))
         };
         if due && !self.under_way.swap(true, Ordering::AcqRel) {
-            let sent = worker().is_some_and(|worker| worker.send(controller).is_ok());
+            let sent = worker().is_some_and(|worker| worker.send((controller, shortage)).is_ok());
             if !sent {
                 self.under_way.store(false, Ordering::Release);
             }
@@ -181,7 +181,7 @@ impl Release {
     }
 
     /// Tries what is due. Takes full samples before and after.
-    fn run(&self, controller: &'static Controller) {
+    fn run(&self, controller: &'static Controller, shortage: Shortage) {
         let now = Instant::now();
         let context = controller.pressure_context();
         let hooks: Vec<(usize, Arc<Call>)> = {
@@ -202,7 +202,7 @@ impl Release {
             let rest = &mut self.state().hooks[index].rest;
             rest.after(took, freed_bytes, Instant::now());
         }
-        if self.state().trim.is_over(now) {
+        if shortage > Shortage::None && self.state().trim.is_over(now) {
             let before_bytes = controller.usage_now();
             let before = controller.before_trim();
             let started = Instant::now();
@@ -217,7 +217,6 @@ impl Release {
             let rest = &mut self.state().trim;
             rest.after(took, freed_bytes, Instant::now());
         }
-        self.under_way.store(false, Ordering::Release);
     }
 
     fn note(&self, freed_bytes: u64) {
@@ -235,23 +234,32 @@ impl fmt::Debug for Release {
     }
 }
 
-/// The thread that does it, started when memory is first short. `None` if there
-/// is no thread to be had.
-fn worker() -> Option<Sender<&'static Controller>> {
-    static WORKER: OnceLock<Mutex<Option<Sender<&'static Controller>>>> = OnceLock::new();
-    let worker = WORKER.get_or_init(|| {
-        let (sender, receiver) = channel::<&'static Controller>();
-        let spawned = std::thread::Builder::new()
-            .name("memory-release".into())
-            .spawn(move || {
-                for controller in receiver {
-                    controller.release.run(controller);
-                }
-            });
-        Mutex::new(spawned.is_ok().then_some(sender))
-    });
-    worker
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone()
+type Work = (&'static Controller, Shortage);
+
+/// The thread that does it, started when memory is first short, and again in a
+/// forked child. `None` if there is no thread to be had.
+fn worker() -> Option<Sender<Work>> {
+    static WORKER: Mutex<Option<(u32, Sender<Work>)>> = Mutex::new(None);
+    let process = std::process::id();
+    let mut worker = WORKER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((owner, sender)) = &*worker {
+        if *owner == process {
+            return Some(sender.clone());
+        }
+    }
+    let (sender, receiver) = channel::<Work>();
+    let spawned = std::thread::Builder::new()
+        .name("memory-release".into())
+        .spawn(move || {
+            for (controller, shortage) in receiver {
+                // A panic of the service's (in a source, or in what it logs with)
+                // must not take the thread.
+                let run = AssertUnwindSafe(|| controller.release.run(controller, shortage));
+                let _ = catch_unwind(run);
+                controller.release.under_way.store(false, Ordering::Release);
+            }
+        });
+    spawned.ok()?;
+    *worker = Some((process, sender.clone()));
+    Some(sender)
 }

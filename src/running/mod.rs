@@ -13,7 +13,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use slot::{ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, LEAVING, NEW, SEEN, WATCHED};
+use slot::{
+    ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, GROWN, LEAVING, NEW, SEEN, WATCHED,
+};
 pub(crate) use slot::{Held, Slot};
 
 use crate::estimate::bins::{self, BINS};
@@ -131,7 +133,8 @@ impl Running {
     /// Whom to cancel: the one that holds most beyond what was reserved for it, or
     /// else the youngest; nobody whose response has begun.
     pub(crate) fn victim(&self) -> Option<&Slot> {
-        let slots = self.shards.iter().flat_map(Shard::slots);
+        let taken = self.shards.iter().flat_map(Shard::taken);
+        let slots = taken.map(|(_, slot)| slot);
         let running = slots.filter(|slot| {
             let state = slot.state.load(Ordering::Acquire);
             let in_flight = state == NEW || state == SEEN;
@@ -148,7 +151,7 @@ impl Running {
     /// before. Only the controller does, one look at a time.
     pub(crate) fn look(&self, mut visit: impl FnMut(Look<'_>)) {
         for (number, shard) in self.shards.iter().enumerate() {
-            for (index, slot) in shard.slots().enumerate() {
+            for (index, slot) in shard.taken() {
                 let state = slot.state.load(Ordering::Acquire);
                 if state == FREE || state == LEAVING {
                     continue;
@@ -191,6 +194,16 @@ pub(crate) struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// The work itself asked for more than was estimated.
+    pub(crate) fn has_grown(&self) -> bool {
+        self.slot.is(GROWN)
+    }
+
+    /// An account shows what it does.
+    pub(crate) fn is_visible(&self) -> bool {
+        self.held.peak_bytes > 0 || self.slot.allocations() > 0
+    }
+
     /// Its need was declared, not estimated.
     pub(crate) fn is_declared(&self) -> bool {
         self.slot.is(DECLARED)
@@ -203,11 +216,25 @@ impl Look<'_> {
 }
 
 impl Shard {
-    fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.chunks
-            .iter()
-            .map_while(OnceLock::get)
-            .flat_map(|chunk| chunk.slots.iter())
+    /// The slots that are not free, and their places.
+    fn taken(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        let chunks = self.chunks.iter().map_while(OnceLock::get);
+        chunks.flat_map(|chunk| {
+            chunk.free.iter().enumerate().flat_map(|(word, free)| {
+                // Acquire: pairs with whoever took or freed one.
+                let mut taken = !free.load(Ordering::Acquire);
+                let places = std::iter::from_fn(move || {
+                    let bit = taken.trailing_zeros() as usize;
+                    if taken == 0 {
+                        return None;
+                    }
+                    taken &= taken - 1;
+                    Some(word * 64 + bit)
+                });
+                let slots = places.filter_map(|place| chunk.slots.get(place));
+                slots.map(|slot| (slot.index as usize, slot))
+            })
+        })
     }
 
     /// The chunk that holds a word, and the word's place in it: chunk k begins

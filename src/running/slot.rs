@@ -21,6 +21,7 @@ pub(super) const ANSWERED: u8 = 2;
 pub(super) const ABANDONED: u8 = 4;
 pub(super) const WATCHED: u8 = 8;
 pub(super) const DECLARED: u8 = 16;
+pub(super) const GROWN: u8 = 32;
 
 /// One request in flight.
 #[derive(Debug)]
@@ -70,6 +71,8 @@ impl Slot {
     /// A request begins; the slot is taken.
     #[inline]
     pub(super) fn begin(&self, reserved_kib: u64, now_ms: u32) {
+        // A cancellation may have come too late for the request before.
+        self.flags.store(0, Ordering::Relaxed);
         self.reserved_kib.store(reserved_kib, Ordering::Relaxed);
         self.began_ms.store(now_ms, Ordering::Relaxed);
         self.state.store(NEW, Ordering::Release);
@@ -88,7 +91,6 @@ impl Slot {
 
     /// Adds to what the work holds. Memory of others that it frees does not
     /// make it hold less than nothing, so it hides no peak to come.
-    #[cfg_attr(not(feature = "account"), allow(dead_code))]
     pub(crate) fn charge(&self, bytes: i64, allocations: u64) {
         if allocations > 0 {
             self.allocations.fetch_add(allocations, Ordering::Relaxed);
@@ -137,6 +139,7 @@ impl Slot {
     /// More is reserved for it than was.
     pub(crate) fn grow(&self, kib: u64) {
         self.reserved_kib.fetch_add(kib, Ordering::Relaxed);
+        self.flag(GROWN);
     }
 
     /// What is reserved for it now.
@@ -165,12 +168,18 @@ impl Slot {
 
     /// Asks the work to stop, and has it polled.
     pub(crate) fn cancel(&self) {
-        self.flag(CANCELLED);
-        self.waker.wake();
+        let unless_answered = |flags| (flags & ANSWERED == 0).then_some(flags | CANCELLED);
+        let set = self
+            .flags
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_answered);
+        if set.is_ok() {
+            self.waker.wake();
+        }
     }
 
+    /// Asked to stop before its response began.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.is(CANCELLED)
+        self.flags.load(Ordering::Acquire) & (CANCELLED | ANSWERED) == CANCELLED
     }
 
     /// To be woken when it is cancelled.
