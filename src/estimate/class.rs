@@ -203,7 +203,11 @@ impl ClassEstimate {
         }
         let learned = match (looked_like, above) {
             (Some((like, count)), Some(above)) => {
-                above.mixed_with(like, count / (count + ALL_COUNT_AS))
+                Need {
+                    // That it might be another after all is a doubt, and no observation.
+                    third: like.third,
+                    ..above.mixed_with(like, count / (count + ALL_COUNT_AS))
+                }
             }
             (Some((like, _)), None) => like,
             (None, Some(above)) => above,

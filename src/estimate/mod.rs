@@ -114,8 +114,10 @@ impl Need {
             return 0.0;
         }
         let skew = (deviations * deviations - 1.0).max(0.0) / 6.0;
-        let margin = deviations * self.variance.sqrt() + skew * self.third.max(0.0) / self.variance;
-        margin.min(self.room)
+        let normal = deviations * self.variance.sqrt();
+        // Beyond that the expansion says nothing any more.
+        let skewed = (skew * self.third.max(0.0) / self.variance).min(normal);
+        (normal + skewed).min(self.room)
     }
 }
 
