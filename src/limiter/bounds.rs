@@ -40,7 +40,7 @@ pub(crate) struct Bounds {
     /// KiB free below the hard limit, for a request that comes when nothing runs.
     pub(super) idle_kib: AtomicU64,
     /// KiB that had ever been given back when the last sample was taken.
-    pub(super) settled_kib: AtomicU64,
+    pub(super) settled_kib: std::sync::atomic::AtomicU64,
     /// What a request is estimated to ask for.
     request_kib: AtomicU64,
     low_kib: AtomicU64,
@@ -58,7 +58,7 @@ impl Bounds {
             limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
             refresh_kib: AtomicU64::new(MAX_KIB),
             idle_kib: AtomicU64::new(MAX_KIB),
-            settled_kib: AtomicU64::new(0),
+            settled_kib: std::sync::atomic::AtomicU64::new(0),
             request_kib: AtomicU64::new(1),
             low_kib: AtomicU64::new(0),
             probes: AtomicU32::new(0),
@@ -80,7 +80,8 @@ impl Bounds {
 
     /// A sample is about to be taken, when so many KiB have been given back.
     pub(crate) fn settle(&self, finished_kib: u64) {
-        self.settled_kib.store(finished_kib, Ordering::Relaxed);
+        self.settled_kib
+            .store(finished_kib, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// What a request is estimated to ask for.

