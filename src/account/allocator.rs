@@ -7,7 +7,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::running::Slot;
 
@@ -108,17 +109,15 @@ pub(crate) fn allocated_bytes() -> Option<u64> {
 ///
 /// Found out once, by allocating.
 pub fn is_installed() -> bool {
-    static INSTALLED: AtomicBool = AtomicBool::new(false);
-    if INSTALLED.load(Ordering::Relaxed) {
-        return true;
-    }
-    let count = || LOCAL.with(|local| (local.allocations.get(), local.pending_bytes.get()));
-    let before = count();
-    let probe = std::hint::black_box(Box::new(0_u64));
-    let installed = count() != before;
-    drop(probe);
-    INSTALLED.store(installed, Ordering::Relaxed);
-    installed
+    static INSTALLED: OnceLock<bool> = OnceLock::new();
+    *INSTALLED.get_or_init(|| {
+        let count = || LOCAL.with(|local| (local.allocations.get(), local.pending_bytes.get()));
+        let before = count();
+        let probe = std::hint::black_box(Box::new(0_u64));
+        let installed = count() != before;
+        drop(probe);
+        installed
+    })
 }
 
 #[inline(never)]

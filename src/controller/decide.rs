@@ -252,7 +252,7 @@ impl Subscriber for Controller {
         if detail == Detail::Full && self.accounted {
             let forecast = &mut self.control().forecast;
             forecast.look(&self.running, now);
-            let others = self.limiter.exchange(&self.bounds, forecast.portion());
+            let others = self.board.exchange(self.board_key(), forecast.portion());
             forecast.set_others(others);
         }
     }
@@ -338,6 +338,7 @@ impl Subscriber for Controller {
         let over = self.is_closed() && idle();
         if over {
             self.limiter.leave(&self.bounds);
+            self.board.leave(self.board_key());
         }
         over
     }

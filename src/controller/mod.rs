@@ -28,7 +28,7 @@ use crate::logs;
 use crate::policy::ladder::Ladder;
 use crate::policy::predictive::Predictive;
 use crate::policy::{Decision, Policy, Pressure};
-use crate::pool;
+use crate::pool::{self, Board};
 use crate::release::Release;
 use crate::running::Running;
 use crate::sampler::{MemoryLevel, MemorySource, Sampler};
@@ -39,6 +39,7 @@ use crate::stats::Counters;
 pub(crate) struct Controller {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) bounds: Arc<Bounds>,
+    board: Arc<Board>,
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) config: Config,
     pub(crate) counters: Counters,
@@ -125,7 +126,11 @@ fn accounting_is_installed() -> bool {
 impl Controller {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
         let own_source = source.is_some();
-        let (sampler, limiter) = pool::join(&config, source);
+        let pool::Shared {
+            sampler,
+            limiter,
+            board,
+        } = pool::join(&config, source);
         let accounted = accounting_is_installed();
         let policy: Box<dyn Policy> = match config.policy {
             config::Policy::Predictive => Box::new(Predictive::new(&config, accounted)),
@@ -140,6 +145,7 @@ impl Controller {
         let controller: &'static Self = Box::leak(Box::new(Self {
             bounds: limiter.join(),
             limiter,
+            board,
             sampler,
             counters: Counters::default(),
             closed: AtomicBool::new(false),
@@ -207,6 +213,11 @@ impl Controller {
     #[inline]
     pub(crate) fn tracks(&self) -> bool {
         self.accounted || self.config.cancel
+    }
+
+    /// Its own among the guards of a process.
+    fn board_key(&self) -> usize {
+        std::ptr::from_ref(self) as usize
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {

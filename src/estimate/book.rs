@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Need;
 use super::bins::{self, BINS};
 use super::calibration::Calibration;
 use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
+use super::need::Need;
 use super::trajectory::Marks;
 use crate::running::{Held, Look, Running};
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::LEAST_BYTES;
 use super::histogram::Histogram;
+use super::need::Need;
 use super::trajectory::{Marks, Trajectories};
-use super::{LEAST_BYTES, Need};
 
 /// Requests seen before the configured estimate is only a doubt.
 const TRUSTED_AFTER: f64 = 8.0;

@@ -1,7 +1,7 @@
 //! A decayed histogram of peaks.
 
-use super::Need;
 use super::bins::{self, BINS};
+use super::need::Need;
 
 /// An observation counts half after so many more.
 const HALF_LIFE: f64 = 256.0;

@@ -1,15 +1,18 @@
 //! What requests will need, and what the process will.
 //!
-//! Nothing here opens a file or reads a clock. With accounting, [`Book`] knows
-//! what each request holds and what requests like it went on to need;
-//! [`UsageEstimate`] then sees what accounting does not explain. Without, it is
-//! all there is.
+//! Nothing here opens a file or reads a clock. A [`Forecast`] is for one guard.
+//! With accounting, its book knows what each request holds ([`book`]), what requests
+//! like it went on to need ([`class`]), and how wide the margin has to be
+//! ([`calibration`]); [`usage`] then sees what accounting does not explain. Without,
+//! that is all there is.
 
 pub(crate) mod bins;
 mod book;
 mod calibration;
 mod class;
+mod forecast;
 mod histogram;
+mod need;
 #[cfg(feature = "serde")]
 mod record;
 mod retained;
@@ -20,106 +23,13 @@ mod usage;
 
 use std::time::Duration;
 
-use book::Book;
+pub(crate) use forecast::{Forecast, Portion};
 #[cfg(feature = "serde")]
 pub use record::Estimates;
 pub(crate) use retained::BeforeTrim;
-use retained::Retained;
-use usage::UsageEstimate;
-
-use crate::running::Running;
 
 /// No request is taken to need less.
 const LEAST_BYTES: u64 = 64 << 10;
-/// What accounting does not explain counts above this many bytes for each
-/// request, and above this share of what it does.
-const UNEXPLAINED_BYTES: f64 = (2u64 << 20) as f64;
-const UNEXPLAINED_SHARE: f64 = 0.5;
-/// Without accounting, an estimate that rises counts for requests in flight up to
-/// so many times what was reserved for them: their need may have been declared.
-const MOST_OUTDATED: f64 = 1.5;
-/// What the process holds besides requests is averaged with this half-life: it
-/// seems less for a while when requests have allocated and not touched yet.
-const BESIDE_HALF_LIFE: Duration = Duration::from_secs(2);
-
-/// Mean, variance and third central moment, in bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Need {
-    bytes: f64,
-    variance: f64,
-    third: f64,
-    /// By how much it can be above the mean at most, as far as is known.
-    room: f64,
-}
-
-/// A doubt smaller than this does not make room for what is doubted.
-const DOUBTED: f64 = 0.01;
-
-impl Need {
-    /// Of one thing with probability `share`, else of the other.
-    fn mixed_with(self, other: Need, share: f64) -> Need {
-        let bytes = self.bytes * (1.0 - share) + other.bytes * share;
-        let about = |need: Need| {
-            let off = need.bytes - bytes;
-            let spread = need.variance + off * off;
-            let skew = need.third + 3.0 * off * need.variance + off * off * off;
-            (spread, skew)
-        };
-        let ((spread, skew), (other_spread, other_skew)) = (about(self), about(other));
-        Need {
-            bytes,
-            variance: spread * (1.0 - share) + other_spread * share,
-            third: skew * (1.0 - share) + other_skew * share,
-            room: (self.bytes + self.room).max(other.bytes + other.room) - bytes,
-        }
-    }
-
-    /// With this probability it is so large instead, if that is larger. A doubt
-    /// widens the spread; it is no observation, so it does not skew it.
-    fn or_else(self, bytes: f64, probability: f64) -> Need {
-        if bytes <= self.bytes {
-            return self;
-        }
-        let large = Need {
-            bytes,
-            ..Need::default()
-        };
-        let doubted = self.mixed_with(large, probability);
-        let room = match probability > DOUBTED {
-            true => doubted.room,
-            false => (self.bytes + self.room - doubted.bytes).max(0.0),
-        };
-        Need {
-            third: self.third,
-            room,
-            ..doubted
-        }
-    }
-
-    fn and(self, other: Need) -> Need {
-        Need {
-            bytes: self.bytes + other.bytes,
-            variance: self.variance + other.variance,
-            third: self.third + other.third,
-            room: self.room + other.room,
-        }
-    }
-
-    /// What is added to the mean so that it is exceeded as rarely as `deviations` of
-    /// a normal distribution are: by the first terms of Cornish and Fisher's
-    /// expansion (1938), the second of which is for the skew that few large ones
-    /// among many small ones make.
-    fn margin_bytes(self, deviations: f64) -> f64 {
-        if self.variance <= 0.0 {
-            return 0.0;
-        }
-        let skew = (deviations * deviations - 1.0).max(0.0) / 6.0;
-        let normal = deviations * self.variance.sqrt();
-        // Beyond that the expansion says nothing any more.
-        let skewed = (skew * self.third.max(0.0) / self.variance).min(normal);
-        (normal + skewed).min(self.room)
-    }
-}
 
 /// What estimates learn from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -137,238 +47,4 @@ pub(crate) struct Evidence {
     pub(crate) waiting: u32,
     /// Requests of this guard that have finished since it began.
     pub(crate) completed: u64,
-}
-
-/// One guard's part of what its ledger's guards forecast.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Portion {
-    reserved_kib: u64,
-    held_bytes: f64,
-    outstanding_bytes: i64,
-}
-
-impl Portion {
-    pub(crate) fn and(self, other: Portion) -> Portion {
-        Portion {
-            reserved_kib: self.reserved_kib + other.reserved_kib,
-            held_bytes: self.held_bytes + other.held_bytes,
-            outstanding_bytes: self.outstanding_bytes + other.outstanding_bytes,
-        }
-    }
-}
-
-/// The forecast of one guard.
-#[derive(Debug)]
-pub(crate) struct Forecast {
-    /// With accounting.
-    book: Option<Book>,
-    usage: UsageEstimate,
-    retained: Retained,
-    usage_bytes: f64,
-    /// What the process holds besides requests.
-    beside_bytes: f64,
-    in_flight: f64,
-    /// What the policy leaves free below the limit.
-    slack_bytes: f64,
-    others: Portion,
-    now: Duration,
-}
-
-impl Forecast {
-    /// `accounted`: what each request allocates is known.
-    pub(crate) fn new(prior_bytes: u64, target: f64, accounted: bool) -> Self {
-        Self {
-            book: accounted.then(|| Book::new(prior_bytes, target)),
-            usage: if accounted {
-                UsageEstimate::beside_accounts()
-            } else {
-                UsageEstimate::new(prior_bytes)
-            },
-            retained: Retained::default(),
-            usage_bytes: 0.0,
-            beside_bytes: 0.0,
-            in_flight: 0.0,
-            slack_bytes: 0.0,
-            others: Portion::default(),
-            now: Duration::ZERO,
-        }
-    }
-
-    /// Looks at what requests hold: before a full sample, so that the sample
-    /// shows at least as much.
-    pub(crate) fn look(&mut self, running: &Running, now: Duration) {
-        let hidden_bytes = self.unexplained_bytes();
-        if let Some(book) = &mut self.book {
-            book.class.set_hidden(hidden_bytes);
-            book.look(running, now);
-        }
-    }
-
-    /// What the policy leaves free below the limit.
-    pub(crate) fn set_slack(&mut self, bytes: u64) {
-        self.slack_bytes = bytes as f64;
-    }
-
-    /// Learns from one full sample. Called in the order of time.
-    pub(crate) fn observe(&mut self, evidence: Evidence) {
-        self.usage_bytes = evidence.usage_bytes as f64;
-        self.in_flight = f64::from(evidence.all_in_flight);
-        if self.book.is_some() {
-            let allocated_bytes = evidence.allocated_bytes as f64;
-            self.retained.observe(self.usage_bytes, allocated_bytes);
-        }
-        let beside_bytes = self.beside_now();
-        let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();
-        self.now = evidence.now;
-        let left = 0.5_f64.powf(elapsed / BESIDE_HALF_LIFE.as_secs_f64());
-        self.beside_bytes = beside_bytes + (self.beside_bytes - beside_bytes) * left;
-        self.usage.observe(Evidence {
-            usage_bytes: beside_bytes as u64,
-            ..evidence
-        });
-    }
-
-    /// A fresher figure of the usage alone. It may contain page cache that the
-    /// next full sample takes off, so nothing is learned from it.
-    pub(crate) fn see_usage(&mut self, usage_bytes: u64) {
-        self.usage_bytes = usage_bytes as f64;
-        self.usage.see_usage(self.beside_now() as u64);
-    }
-
-    /// In use beside what requests hold and what the allocator would give back.
-    fn beside_now(&self) -> f64 {
-        let held_bytes = self
-            .book
-            .as_ref()
-            .map_or(0.0, |book| book.sums().held_bytes);
-        let held_bytes = held_bytes + self.others.held_bytes;
-        (self.usage_bytes - self.retained.bytes() - held_bytes).max(0.0)
-    }
-
-    /// The allocators gave back what they kept; this is what is left.
-    pub(crate) fn trimmed(&mut self, before: BeforeTrim, usage_bytes: u64, allocated_bytes: u64) {
-        if self.book.is_some() {
-            self.retained
-                .trimmed(before, usage_bytes as f64, allocated_bytes as f64);
-        }
-    }
-
-    pub(crate) fn before_trim(&self) -> BeforeTrim {
-        self.retained.before_trim()
-    }
-
-    /// What the allocator would give back if it had to.
-    pub(crate) fn retained_bytes(&self) -> u64 {
-        self.retained.bytes() as u64
-    }
-
-    /// By how much usage may still rise without another request: F − U. Negative
-    /// if the allocator keeps more than that, which it would give back.
-    pub(crate) fn outstanding_bytes(&self, reserved_bytes: u64) -> i64 {
-        let Some(book) = &self.book else {
-            // Those that run were admitted by an older estimate.
-            let now_bytes = self.usage.request_bytes() as f64 * self.in_flight;
-            let most_bytes = reserved_bytes as f64 * MOST_OUTDATED;
-            let needed_bytes = reserved_bytes.max(now_bytes.min(most_bytes) as u64);
-            let realised_bytes = self.usage.realised_bytes(needed_bytes);
-            return (needed_bytes - realised_bytes) as i64;
-        };
-        let sums = book.sums();
-        // Admitted, and no look has found it yet.
-        let seen_kib = sums.reserved_kib + self.others.reserved_kib;
-        let unseen_bytes = reserved_bytes.saturating_sub(seen_kib * 1024);
-        let retained_bytes = self.retained.bytes();
-        // What is allocated may not be touched yet: the second term covers it.
-        let touched = sums.growth_bytes - retained_bytes;
-        let allocated =
-            self.beside_bytes + sums.need_bytes + self.others.held_bytes - self.usage_bytes;
-        let growth = touched.max(allocated) + self.margin_bytes(sums.need());
-        // What no account shows: as much as was reserved, or as usage tells.
-        let unexplained = self.unexplained_bytes() * self.in_flight;
-        let elsewhere = unexplained.max(sums.invisible_bytes) as u64;
-        let elsewhere = elsewhere - self.usage.realised_bytes(elsewhere);
-        let others = self.others.outstanding_bytes;
-        growth as i64 + (unseen_bytes + elsewhere) as i64 + others
-    }
-
-    /// This guard's part, for the others on its ledger.
-    pub(crate) fn portion(&self) -> Portion {
-        let Some(book) = &self.book else {
-            return Portion::default();
-        };
-        let sums = book.sums();
-        let margin_bytes = self.margin_bytes(sums.need());
-        Portion {
-            reserved_kib: sums.reserved_kib,
-            held_bytes: sums.held_bytes,
-            outstanding_bytes: (sums.growth_bytes + margin_bytes + sums.invisible_bytes) as i64,
-        }
-    }
-
-    /// The parts of the others, together.
-    pub(crate) fn set_others(&mut self, others: Portion) {
-        self.others = others;
-    }
-
-    /// The margin over the mean that the slack below the limit does not cover: the
-    /// two are independent, so their squares add up.
-    fn margin_bytes(&self, need: Need) -> f64 {
-        let margin_bytes = need.margin_bytes(self.margin_deviations());
-        margin_bytes.hypot(self.slack_bytes) - self.slack_bytes
-    }
-
-    /// What each request holds that its account does not show: mapped files, wasm,
-    /// children. 0 where accounting explains enough.
-    fn unexplained_bytes(&self) -> f64 {
-        let Some(book) = &self.book else {
-            return 0.0;
-        };
-        let unexplained = self.usage.request_bytes() as f64;
-        let explained = book.class.learned().map_or(0.0, |need| need.bytes);
-        if unexplained > UNEXPLAINED_BYTES.max(explained * UNEXPLAINED_SHARE) {
-            unexplained
-        } else {
-            0.0
-        }
-    }
-
-    /// What the next request is to reserve: its mean, and by how much it widens
-    /// the margin.
-    pub(crate) fn request_bytes(&self) -> u64 {
-        let Some(book) = &self.book else {
-            return self.usage.request_bytes();
-        };
-        let next = book.class.next();
-        let sums = book.sums().need();
-        let margin = self.margin_bytes(sums.and(next)) - self.margin_bytes(sums);
-        (next.bytes + margin.max(0.0) + self.unexplained_bytes()) as u64
-    }
-
-    /// What a request is known to need at least; 0 until requests have been seen.
-    pub(crate) fn low_bytes(&self) -> u64 {
-        let Some(book) = &self.book else {
-            return self.usage.low_bytes();
-        };
-        let unexplained = self.unexplained_bytes();
-        let hidden = if unexplained > 0.0 {
-            self.usage.low_bytes()
-        } else {
-            0
-        };
-        book.class.low_bytes() + hidden
-    }
-
-    /// Forecasts checked, and how many were exceeded.
-    pub(crate) fn checked(&self) -> (u64, u64) {
-        self.book
-            .as_ref()
-            .map_or((0, 0), |book| book.calibration.counts())
-    }
-
-    /// The margin, in standard deviations of the forecast.
-    pub(crate) fn margin_deviations(&self) -> f64 {
-        self.book
-            .as_ref()
-            .map_or(0.0, |book| book.calibration.deviations())
-    }
 }

@@ -29,8 +29,9 @@ const CLEAN: f64 = 0.10;
 const CLEAN_BYTES: f64 = (4u64 << 20) as f64;
 
 /// `max(prior·(1 − w) + 1.5·a·w, 1.5·a)`, where `a` is the decayed greatest of
-/// (usage − baseline − kept) / requests in flight, and `w` rises from 0 to 1
-/// with the first eight requests seen through.
+/// (usage − baseline − kept − what waiters take − noise) / requests in flight, and
+/// what that lately rose by; `w` rises from 0 to 1 with the first eight requests
+/// seen through.
 ///
 /// The baseline is the usage when nothing is in flight. *Kept* is what stays
 /// when requests finish: those that are left hold no more than the average

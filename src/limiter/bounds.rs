@@ -80,8 +80,7 @@ impl Bounds {
 
     /// A sample is about to be taken, when so many KiB have been given back.
     pub(crate) fn settle(&self, finished_kib: u64) {
-        self.settled_kib
-            .store(finished_kib, std::sync::atomic::Ordering::Relaxed);
+        self.settled_kib.store(finished_kib, Ordering::Relaxed);
     }
 
     /// What a request is estimated to ask for.

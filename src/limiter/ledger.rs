@@ -9,8 +9,8 @@
 //! ```
 //!
 //! [`Bounds`] have the same layout for what may be reserved, so an admission is
-//! two loads, two comparisons and one compare-and-swap, and a release is one
-//! subtraction.
+//! a few loads and comparisons and one compare-and-swap, and a release is two
+//! additions.
 
 use std::sync::atomic::AtomicU64 as Counter;
 
@@ -92,9 +92,9 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     word: AtomicU64,
-    /// (Not model-checked: a counter that only rises, off the hand-over protocol.)
     /// KiB whose work is over, ever. What was given back since a guard's last
-    /// sample is not free for it yet: the allocator may keep it.
+    /// sample is not free for it yet: the allocator may keep it. Not model-checked: it only
+    /// rises, and hands nothing over.
     finished_kib: Counter,
     /// Requests of the guards that have a count of their own, together.
     beside: AtomicU32,
@@ -261,20 +261,17 @@ impl Ledger {
     #[inline]
     pub(crate) fn finish(&self, bounds: &Bounds, kib: u64) -> bool {
         // Before the release: whoever sees the one sees the other.
-        self.finished_kib
-            .fetch_add(kib, std::sync::atomic::Ordering::AcqRel);
+        self.finished_kib.fetch_add(kib, Ordering::AcqRel);
         self.release(bounds, kib)
     }
 
     /// KiB that were ever given back after use.
     pub(crate) fn finished_kib(&self) -> u64 {
-        self.finished_kib.load(std::sync::atomic::Ordering::Acquire)
+        self.finished_kib.load(Ordering::Acquire)
     }
 
     fn unsettled_kib(&self, bounds: &Bounds) -> u64 {
-        let settled_kib = bounds
-            .settled_kib
-            .load(std::sync::atomic::Ordering::Relaxed);
+        let settled_kib = bounds.settled_kib.load(Ordering::Relaxed);
         // A sample may have been begun since the word was read.
         let unsettled = self.finished_kib().wrapping_sub(settled_kib);
         if unsettled > MAX_KIB { 0 } else { unsettled }

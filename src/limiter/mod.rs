@@ -15,11 +15,12 @@ mod bounds;
 mod ledger;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod property_tests;
 mod queue;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -29,7 +30,6 @@ pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use ledger::{MAX_COUNT, MAX_KIB, Mode, Packed, Refused, kib};
 
 use crate::error::Reason;
-use crate::estimate::Portion;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
 use ledger::Ledger;
 use queue::{Queue, Settled};
@@ -46,8 +46,6 @@ pub(crate) struct Limiter {
     /// 1 while a guard counts its requests in the ledger's word.
     first: AtomicU32,
     queue: Mutex<Queue>,
-    /// What each of several guards knows of its requests.
-    portions: std::sync::Mutex<HashMap<usize, Portion>>,
 }
 
 impl Limiter {
@@ -58,7 +56,6 @@ impl Limiter {
             guards: AtomicU32::new(0),
             first: AtomicU32::new(0),
             queue: Mutex::new(Queue::default()),
-            portions: std::sync::Mutex::default(),
         }
     }
 
@@ -72,29 +69,9 @@ impl Limiter {
     /// A guard is gone, and with it all that it had in flight.
     pub(crate) fn leave(&self, bounds: &Bounds) {
         self.guards.fetch_sub(1, Ordering::Relaxed);
-        let key = std::ptr::from_ref(bounds) as usize;
-        self.portions
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .remove(&key);
         if bounds.counts_in_word() {
             self.first.store(0, Ordering::Relaxed);
         }
-    }
-
-    /// Tells the other guards on this ledger one's own part; says theirs, together.
-    pub(crate) fn exchange(&self, bounds: &Bounds, own: Portion) -> Portion {
-        if !self.shared() {
-            return Portion::default();
-        }
-        let key = std::ptr::from_ref(bounds) as usize;
-        let mut portions = self
-            .portions
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        portions.insert(key, own);
-        let others = portions.iter().filter(|&(&other, _)| other != key);
-        others.fold(Portion::default(), |sum, (_, &portion)| sum.and(portion))
     }
 
     /// All requests in flight, in all guards, and what they have reserved.

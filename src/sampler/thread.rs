@@ -189,18 +189,16 @@ impl Sampler {
     /// it is free. Without a thread, it is taken here.
     #[cold]
     pub(crate) fn settle(&self) {
-        if self.background {
-            self.unpark();
-        } else {
+        if !self.unpark() {
             self.sample_now();
         }
     }
 
+    /// Gets the thread up; `false` if there is none.
     #[cold]
-    pub(crate) fn unpark(&self) {
-        if let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
-            thread.unpark();
-        }
+    pub(crate) fn unpark(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().map(Thread::unpark).is_some()
     }
 
     fn sample(
