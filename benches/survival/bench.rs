@@ -4,6 +4,8 @@ mod cage;
 mod chart;
 mod child;
 mod door;
+#[path = "../../examples/js_sandbox/group.rs"]
+mod group;
 mod guard;
 mod load;
 mod oracle;

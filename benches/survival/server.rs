@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep_until};
 use tower_memory_guard::{BoxError, Estimates, Guard};
 
 use super::MIB;
-use super::cage;
 use super::door::{self, Door, DoorReport};
+use super::group;
 use super::guard::GuardKind;
 use super::pattern::Pattern;
 
@@ -84,9 +84,9 @@ pub(crate) struct Report {
 pub(crate) fn main(arguments: impl Iterator<Item = String>) -> Result<(), BoxError> {
     let arguments = ServerArguments::parse(arguments)?;
     crate::ACCOUNTED.store(arguments.guard.is_accounted(), Ordering::Relaxed);
-    cage::enter(&arguments.group)?;
+    group::enter(&arguments.group)?;
     if let Some(group) = &arguments.cpu_group {
-        cage::enter(group)?;
+        group::enter(group)?;
     }
     exit_with_parent();
     if let Some(file) = arguments.file.clone() {

@@ -2,8 +2,9 @@
 //! otherwise its resident memory is watched and it is killed at the limit.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::group;
 
 pub(crate) struct Cage {
     limit_bytes: u64,
@@ -19,8 +20,9 @@ enum Kind {
 impl Cage {
     pub(crate) fn new(limit_bytes: u64, name: &str) -> Self {
         let name = format!("memory-guard-storm-{}-{name}", std::process::id());
-        let kind = v1(limit_bytes, &name)
-            .or_else(|_| v2(limit_bytes, &name))
+        let kind = group::v1(limit_bytes, &name)
+            .map(Kind::V1)
+            .or_else(|_| group::v2(limit_bytes, &name).map(Kind::V2))
             .unwrap_or(Kind::Watched { peak_bytes: 0 });
         Self { limit_bytes, kind }
     }
@@ -54,8 +56,8 @@ impl Cage {
 
     pub(crate) fn peak_bytes(&self) -> Option<u64> {
         match &self.kind {
-            Kind::V1(directory) => number(&directory.join("memory.max_usage_in_bytes")),
-            Kind::V2(directory) => number(&directory.join("memory.peak")),
+            Kind::V1(directory) => group::number(&directory.join("memory.max_usage_in_bytes")).ok(),
+            Kind::V2(directory) => group::number(&directory.join("memory.peak")).ok(),
             Kind::Watched { peak_bytes } => Some(*peak_bytes),
         }
     }
@@ -64,66 +66,9 @@ impl Cage {
 impl Drop for Cage {
     fn drop(&mut self) {
         if let Some(directory) = self.directory() {
-            // A process that was just killed may still be on its way out.
-            for _ in 0..50 {
-                if fs::remove_dir(directory).is_ok() {
-                    return;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
+            group::remove(directory);
         }
     }
-}
-
-/// Moves this process into the group.
-pub(crate) fn enter(directory: &Path) -> io::Result<()> {
-    fs::write(
-        directory.join("cgroup.procs"),
-        std::process::id().to_string(),
-    )
-}
-
-fn v1(limit_bytes: u64, name: &str) -> io::Result<Kind> {
-    let own = own_group(|line| line.split(':').nth(1) == Some("memory"))?;
-    let directory = Path::new("/sys/fs/cgroup/memory").join(own).join(name);
-    make(&directory, "memory.limit_in_bytes", limit_bytes)?;
-    // Without a bound on swap, a host that has some does not kill.
-    let _ = fs::write(
-        directory.join("memory.memsw.limit_in_bytes"),
-        limit_bytes.to_string(),
-    );
-    Ok(Kind::V1(directory))
-}
-
-fn v2(limit_bytes: u64, name: &str) -> io::Result<Kind> {
-    let own = Path::new("/sys/fs/cgroup").join(own_group(|line| line.starts_with("0::"))?);
-    fs::write(own.join("cgroup.subtree_control"), "+memory")?;
-    let directory = own.join(name);
-    make(&directory, "memory.max", limit_bytes)?;
-    let _ = fs::write(directory.join("memory.swap.max"), "0");
-    Ok(Kind::V2(directory))
-}
-
-fn make(directory: &Path, file: &str, limit_bytes: u64) -> io::Result<()> {
-    fs::create_dir(directory)?;
-    fs::write(directory.join(file), limit_bytes.to_string()).inspect_err(|_| {
-        let _ = fs::remove_dir(directory);
-    })
-}
-
-/// This process's group, relative to the mount.
-fn own_group(is_it: impl Fn(&str) -> bool) -> io::Result<PathBuf> {
-    let groups = fs::read_to_string("/proc/self/cgroup")?;
-    let line = groups
-        .lines()
-        .find(|line| is_it(line))
-        .ok_or(io::ErrorKind::NotFound)?;
-    let path = line.splitn(3, ':').nth(2).unwrap_or("/");
-    Ok(PathBuf::from(path.trim_start_matches('/')))
-}
-
-fn number(file: &Path) -> Option<u64> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 fn resident_bytes(pid: u32) -> Option<u64> {

@@ -10,6 +10,7 @@
 //! the guard. Settings come from `MEMORY_GUARD_*`; nothing needs to be set.
 
 mod cage;
+mod group;
 mod json;
 mod script;
 mod server;
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
     if let Task::Victim {
         cage: Some(cage), ..
     } = &task
-        && let Err(error) = cage::enter(cage)
+        && let Err(error) = group::enter(cage)
     {
         eprintln!("cannot enter {}: {error}", cage.display());
         return ExitCode::FAILURE;
