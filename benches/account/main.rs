@@ -1,14 +1,13 @@
 //! What accounting costs: JSON parsed and serialised with jemalloc, in two
 //! programs that take turns, one with the tracking allocator around jemalloc.
 //!
-//! `cargo bench --bench account --bench account_plain`. Counts instructions too,
-//! if valgrind is installed.
+//! `cargo build --profile bench -p account-bench && target/release/account`. Counts
+//! instructions too, if valgrind is installed.
 
-#[path = "work.rs"]
 mod work;
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use tower_memory_guard::account::{TrackingAllocator, is_installed};
@@ -28,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let tracked = std::env::current_exe()?;
-    let plain = sibling(&tracked)?;
+    let plain = tracked.with_file_name("account-plain");
     let mut ratios = Vec::new();
     for round in 0..ROUNDS {
         // Each goes first as often as the other.
@@ -53,19 +52,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => println!("instructions: not counted (no valgrind)"),
     }
     Ok(())
-}
-
-/// The newest `account_plain` beside this program.
-fn sibling(tracked: &Path) -> Result<PathBuf, Box<dyn Error>> {
-    let directory = tracked.parent().ok_or("no directory")?;
-    let programs = directory.read_dir()?.flatten().filter(|entry| {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        name.starts_with("account_plain-") && !name.ends_with(".d")
-    });
-    let newest = programs.max_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok());
-    let newest = newest.ok_or("build it too: cargo bench --bench account --bench account_plain")?;
-    Ok(newest.path())
 }
 
 fn nanoseconds(program: &Path) -> Result<f64, Box<dyn Error>> {

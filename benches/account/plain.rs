@@ -1,6 +1,5 @@
-//! The same work without accounting; started by the bench `account`.
+//! The same work without accounting; started by `account`.
 
-#[path = "work.rs"]
 mod work;
 
 #[global_allocator]
