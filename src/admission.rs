@@ -4,13 +4,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use crate::class::Priority;
 use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Ask, Mode, Need, Refused, Ticket, kib};
+use crate::labels::{Entry, Tag};
+use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket, kib};
 use crate::permit::Permit;
+use crate::policy::Pressure;
 use crate::running::Slot;
 
 /// How much memory a piece of work needs.
@@ -37,74 +41,165 @@ pub(crate) enum Admission {
     Rejected(Rejected),
 }
 
+/// What a request asks for, and how long it may wait for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    need: Need,
+    deadline: Option<Duration>,
+}
+
+impl From<Entry> for Request {
+    #[inline]
+    fn from(entry: Entry) -> Self {
+        Self {
+            need: Need::Estimated(entry.tag),
+            deadline: entry.deadline,
+        }
+    }
+}
+
+impl From<Cost> for Request {
+    fn from(cost: Cost) -> Self {
+        let tag = Tag::default();
+        let need = match cost {
+            Cost::Estimated => Need::Estimated(tag),
+            // A declared cost is known, so it is also the least.
+            Cost::Bytes(bytes) => Need::Known(Ask {
+                kib: kib(bytes),
+                low_kib: kib(bytes),
+                tag,
+            }),
+        };
+        Self {
+            need,
+            deadline: None,
+        }
+    }
+}
+
+/// What a request's caller has said of how long it waits: asked only if it has to.
+type CallersDeadline<'a> = &'a dyn Fn() -> Option<Duration>;
+
+/// Its caller has not said.
+pub(crate) fn no_deadline() -> Option<Duration> {
+    None
+}
+
 impl Controller {
     /// The fast path: a few loads and a compare-and-swap.
     ///
     /// Always inlined, so that the permit is made where it is to stay: moving it
     /// there cost more than the compare-and-swap.
     #[inline(always)]
-    pub(crate) fn admit(&'static self, cost: Cost) -> Admission {
-        let ask = self.ask(cost);
+    pub(crate) fn admit(
+        &'static self,
+        request: Request,
+        callers: CallersDeadline<'_>,
+    ) -> Admission {
+        let tag = request.need.tag();
+        if tag.priority != Priority::Normal && self.sheds(tag) {
+            return self.rejected(Reason::LowPriority, tag);
+        }
+        let ask = request.need.ask(&self.bounds);
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
             Ok(first) => self.admitted(ask, first),
-            Err(refused) => self.admit_slowly(cost, ask, refused),
+            Err(refused) => self.admit_slowly(request, ask, refused, callers),
         }
+    }
+
+    /// Takes note of a priority; says whether such work is not taken at the moment.
+    #[cold]
+    fn sheds(&self, tag: Tag) -> bool {
+        let bit = 1 << tag.priority as u8;
+        if self.priorities.load(Ordering::Relaxed) & bit == 0 {
+            self.priorities.fetch_or(bit, Ordering::Relaxed);
+            // What it is entitled to is published with the next sample.
+            self.sampler.wake_if_older(WAITING_INTERVAL);
+        }
+        let short = |level: Pressure| self.pressure() >= level;
+        tag.priority == Priority::Low
+            && self.config.shed_low_at.is_some_and(short)
+            && !self.only_observes()
+    }
+
+    /// Requests of a priority have come.
+    pub(crate) fn has_seen(&self, priority: Priority) -> bool {
+        self.priorities.load(Ordering::Relaxed) & 1 << priority as u8 != 0
     }
 
     /// Admission by this guard's count alone: another one on the same ledger
     /// holds the bytes.
-    pub(crate) fn admit_counted(&'static self) -> Admission {
+    pub(crate) fn admit_counted(&'static self, entry: Entry) -> Admission {
+        let tag = entry.tag;
         // The gate does not hold what another guard has admitted; closing does.
         if self.is_closed() {
-            return self.rejected(Reason::Closed);
+            return self.rejected(Reason::Closed, tag);
         }
-        let ask = Ask { kib: 0, low_kib: 0 };
+        let ask = Ask {
+            kib: 0,
+            low_kib: 0,
+            tag,
+        };
+        let request = Request {
+            need: Need::Known(ask),
+            deadline: entry.deadline,
+        };
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
             Ok(first) => self.admitted(ask, first),
-            Err(refused) => self
-                .admit_at_once(Cost::Estimated, ask, refused)
-                .unwrap_or_else(|| self.wait(Need::Known(ask))),
+            Err(refused) => self.admit_slowly(request, ask, refused, &no_deadline),
         }
+    }
+
+    /// Makes what was reserved before the request was known fit the request.
+    pub(crate) fn admit_reserved(&'static self, kib: u64, entry: Entry) -> Admission {
+        let tag = entry.tag;
+        let shed = tag.priority != Priority::Normal && self.sheds(tag);
+        let ask = self.bounds.estimate(tag);
+        if !shed && self.limiter.retag(&self.bounds, kib, ask) {
+            return Admission::Admitted(Permit::new(self, ask.kib, tag));
+        }
+        self.release(kib);
+        self.admit(entry.into(), &no_deadline)
     }
 
     /// Keeps track of work for which so much is reserved.
     #[inline]
-    pub(crate) fn track(&self, kib: u64) -> Option<&Slot> {
-        self.running.take(kib, self.sampler.tick())
+    pub(crate) fn track(&self, kib: u64, tag: Tag) -> Option<&Slot> {
+        self.running.take(kib, tag, self.sampler.tick())
     }
 
-    /// Gives back what was never used.
+    /// Gives back what was never used, and nobody classified.
     #[inline]
     pub(crate) fn release(&self, kib: u64) {
         self.counters.completed.increment();
-        self.limiter.release(&self.bounds, kib);
+        self.limiter.release(&self.bounds, kib, Tag::default());
     }
 
     /// The work is over, and its memory free unless the allocator keeps it.
     #[inline]
-    pub(crate) fn finish(&self, kib: u64, slot: Option<&Slot>) {
+    pub(crate) fn finish(&self, kib: u64, tag: Tag, was_queued: bool, slot: Option<&Slot>) {
         self.counters.completed.increment();
-        let mut kib = kib;
+        let mut held_kib = kib;
         if let Some(slot) = slot {
+            if was_queued {
+                self.settle(kib, tag, slot);
+            }
             // It may have grown.
-            kib = slot.reserved_kib();
+            held_kib = slot.reserved_kib();
             self.running.end(slot);
         }
-        if self.limiter.finish(&self.bounds, kib) {
+        if self.limiter.finish(&self.bounds, held_kib, tag) {
             self.sampler.settle();
         }
     }
 
-    #[inline]
-    fn ask(&self, cost: Cost) -> Ask {
-        match cost {
-            Cost::Estimated => self.bounds.estimate(),
-            // A declared cost is known, so it is also the least.
-            Cost::Bytes(bytes) => Ask {
-                kib: kib(bytes),
-                low_kib: kib(bytes),
-            },
-        }
+    /// Its tenant pays for the time that it took.
+    #[cold]
+    fn settle(&self, kib: u64, tag: Tag, slot: &Slot) {
+        let now_ms = self.sampler.tick().as_millis() as u32;
+        let elapsed_ms = now_ms.wrapping_sub(slot.began_ms());
+        let shares = &self.bounds.shares;
+        shares.settle(tag.tenant, kib, u64::from(elapsed_ms));
     }
 
     #[inline]
@@ -113,7 +208,7 @@ impl Controller {
             // Work begins: the sampler must not doze through it.
             self.sampler.kick();
         }
-        Permit::new(self, ask.kib)
+        Permit::new(self, ask.kib, ask.tag)
     }
 
     #[inline]
@@ -122,42 +217,48 @@ impl Controller {
     }
 
     /// Admission, or a rejection in place of a wait.
-    pub(crate) fn admit_now(&'static self, cost: Cost) -> Result<Permit, Rejected> {
-        let ask = self.ask(cost);
+    pub(crate) fn admit_now(&'static self, request: Request) -> Result<Permit, Rejected> {
+        let ask = request.need.ask(&self.bounds);
+        let tag = ask.tag;
+        if tag.priority != Priority::Normal && self.sheds(tag) {
+            return Err(self.reject(Reason::LowPriority, tag));
+        }
         let refused = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
             Ok(first) => return Ok(self.permit(ask, first)),
             Err(refused) => refused,
         };
-        match self.admit_at_once(cost, ask, refused) {
+        match self.admit_at_once(ask, refused) {
             Some(Admission::Admitted(permit)) => return Ok(permit),
             Some(Admission::Rejected(rejected)) => return Err(rejected),
             _ => {}
         }
         // Those who wait may all be another guard's: only the queue knows.
-        let ticket = Ticket::join(&self.limiter, &self.bounds, Need::Known(ask), usize::MAX);
+        let terms = Terms {
+            most_waiting: usize::MAX,
+            deadline: Duration::MAX,
+        };
+        let ticket = Ticket::join(&self.limiter, &self.bounds, Need::Known(ask), terms);
         match ticket.ok().and_then(Ticket::claim) {
-            Some(kib) => Ok(Permit::new(self, kib)),
-            None => Err(self.reject(Reason::WaitTimeout)),
+            Some(kib) => Ok(Permit::queued(self, kib, tag)),
+            None => Err(self.reject(Reason::WaitTimeout, tag)),
         }
     }
 
     #[cold]
-    fn admit_slowly(&'static self, cost: Cost, ask: Ask, refused: Refused) -> Admission {
-        self.admit_at_once(cost, ask, refused).unwrap_or_else(|| {
-            self.wait(match cost {
-                Cost::Estimated => Need::Estimated,
-                Cost::Bytes(_) => Need::Known(ask),
-            })
-        })
+    fn admit_slowly(
+        &'static self,
+        request: Request,
+        ask: Ask,
+        refused: Refused,
+        callers: CallersDeadline<'_>,
+    ) -> Admission {
+        self.admit_at_once(ask, refused)
+            .unwrap_or_else(|| self.wait(request, callers))
     }
 
     /// What can be said without waiting. `None`: it has to wait.
-    fn admit_at_once(
-        &'static self,
-        cost: Cost,
-        ask: Ask,
-        mut refused: Refused,
-    ) -> Option<Admission> {
+    fn admit_at_once(&'static self, ask: Ask, mut refused: Refused) -> Option<Admission> {
+        let tag = ask.tag;
         if refused == Refused::Stale {
             self.sampler.refresh();
             match self.limiter.try_reserve(&self.bounds, ask, Mode::Refreshed) {
@@ -166,46 +267,69 @@ impl Controller {
             }
         }
         if self.is_closed() {
-            return Some(self.rejected(Reason::Closed));
+            return Some(self.rejected(Reason::Closed, tag));
         }
         if self.only_observes() {
             self.counters.observed.fetch_add(1, Ordering::Relaxed);
             return Some(self.forced(ask));
         }
-        if matches!(cost, Cost::Bytes(bytes) if bytes > self.limit_bytes()) {
-            return Some(self.rejected(Reason::NeverFits));
+        if ask.low_kib > self.limit_bytes().div_ceil(1024) {
+            return Some(self.rejected(Reason::NeverFits, tag));
         }
         let held_back = matches!(refused, Refused::Gate | Refused::Bytes);
-        if held_back && self.bounds.take_probe() {
+        if held_back && self.bounds.take_probe(ask.low_kib) {
             return Some(self.forced(ask));
         }
-        (refused == Refused::Gate).then(|| self.rejected(Reason::CriticalPressure))
+        (refused == Refused::Gate).then(|| self.rejected(Reason::CriticalPressure, tag))
     }
 
     /// Admits past the bounds, as long as the ledger's word can count it.
     fn forced(&'static self, ask: Ask) -> Admission {
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Force) {
             Ok(first) => self.admitted(ask, first),
-            Err(_) => self.rejected(Reason::QueueFull),
+            Err(_) => self.rejected(Reason::QueueFull, ask.tag),
         }
     }
 
-    fn rejected(&self, reason: Reason) -> Admission {
-        Admission::Rejected(self.reject(reason))
+    fn rejected(&self, reason: Reason, tag: Tag) -> Admission {
+        Admission::Rejected(self.reject(reason, tag))
     }
 
-    fn wait(&'static self, need: Need) -> Admission {
-        match Ticket::join(&self.limiter, &self.bounds, need, self.config.max_waiting) {
+    /// The least of what the guard, the request's class and its caller allow.
+    fn deadline(&self, request: &Request, callers: Option<Duration>) -> Duration {
+        let allowed = [request.deadline, callers].into_iter().flatten();
+        let deadline = allowed.fold(self.config.wait_timeout, Duration::min);
+        let gives_way = request.need.tag().priority == Priority::Normal
+            && self.pressure() >= Pressure::High
+            && self.has_seen(Priority::High);
+        match gives_way {
+            true => deadline.mul_f64(self.config.normal_wait_at_high),
+            false => deadline,
+        }
+    }
+
+    fn wait(&'static self, request: Request, callers: CallersDeadline<'_>) -> Admission {
+        let Request { need, .. } = request;
+        let deadline = self.deadline(&request, callers());
+        let terms = Terms {
+            most_waiting: self.config.max_waiting,
+            deadline,
+        };
+        match Ticket::join(&self.limiter, &self.bounds, need, terms) {
             Ok(ticket) => {
                 self.counters.queued.fetch_add(1, Ordering::Relaxed);
                 self.sampler.wake_if_older(WAITING_INTERVAL);
                 Admission::Waiting(Waiting {
                     ticket,
-                    sleep: Box::pin(tokio::time::sleep(self.config.wait_timeout)),
+                    tag: need.tag(),
+                    sleep: Box::pin(tokio::time::sleep(deadline)),
                     controller: self,
                 })
             }
-            Err(reason) => self.rejected(reason),
+            Err(Refusal { reason, expected }) => {
+                let rejected = self.reject_for(reason, need.tag(), expected);
+                Admission::Rejected(rejected)
+            }
         }
     }
 }
@@ -216,6 +340,7 @@ impl Controller {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     ticket: Ticket,
+    tag: Tag,
     sleep: Pin<Box<Sleep>>,
     controller: &'static Controller,
 }
@@ -225,12 +350,19 @@ impl Future for Waiting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.ticket.poll(cx) {
-            Poll::Ready(Ok(kib)) => return Poll::Ready(Ok(Permit::new(self.controller, kib))),
-            Poll::Ready(Err(reason)) => return Poll::Ready(Err(self.controller.reject(reason))),
+            Poll::Ready(Ok(kib)) => {
+                let permit = Permit::queued(self.controller, kib, self.tag);
+                return Poll::Ready(Ok(permit));
+            }
+            Poll::Ready(Err(reason)) => {
+                return Poll::Ready(Err(self.controller.reject(reason, self.tag)));
+            }
             Poll::Pending => {}
         }
         match self.sleep.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(self.controller.reject(Reason::WaitTimeout))),
+            Poll::Ready(()) => {
+                Poll::Ready(Err(self.controller.reject(Reason::WaitTimeout, self.tag)))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

@@ -31,10 +31,12 @@ pub enum Reason {
     ResultTooLarge,
     /// The guard was closed: the service is shutting down.
     Closed,
+    /// Memory is short, and its priority is low.
+    LowPriority,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 8] = [
+    pub(crate) const ALL: [Reason; 9] = [
         Reason::CriticalPressure,
         Reason::WaitTimeout,
         Reason::WaitTooLong,
@@ -43,6 +45,7 @@ impl Reason {
         Reason::Cancelled,
         Reason::ResultTooLarge,
         Reason::Closed,
+        Reason::LowPriority,
     ];
 
     /// The name in responses, logs and metrics, such as `critical_pressure`.
@@ -56,6 +59,7 @@ impl Reason {
             Reason::Cancelled => "cancelled",
             Reason::ResultTooLarge => "result_too_large",
             Reason::Closed => "closed",
+            Reason::LowPriority => "low_priority",
         }
     }
 
@@ -74,6 +78,7 @@ impl Reason {
             Reason::Cancelled => "the request was stopped to free memory",
             Reason::ResultTooLarge => "the result is larger than the limit",
             Reason::Closed => "the service is shutting down",
+            Reason::LowPriority => "memory is short and the request's priority is low",
         }
     }
 }

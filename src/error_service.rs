@@ -8,11 +8,13 @@ use std::task::{Context, Poll, ready};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::admission::{Admission, Cost, Waiting};
+use crate::admission::{Admission, Waiting, no_deadline};
+use crate::class::Priority;
 use crate::classify::{Classify, Uniform};
 use crate::error::{BoxError, Rejected};
 use crate::future::ErrorFuture;
 use crate::guard::Guard;
+use crate::labels::Entry;
 use crate::permit::Permit;
 
 /// The error flavour of [`MemoryGuardLayer`](crate::MemoryGuardLayer), made by
@@ -158,7 +160,11 @@ where
         // The inner service first: memory is the scarcer of the two.
         ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
         if let State::Idle = self.state {
-            self.state = match self.guard.controller.admit(Cost::Estimated) {
+            self.state = match self
+                .guard
+                .controller
+                .admit(Entry::default().into(), &no_deadline)
+            {
                 Admission::Admitted(permit) => State::Admitted {
                     kib: permit.into_kib(),
                 },
@@ -177,21 +183,34 @@ where
     /// If `poll_ready` was not ready before.
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        if self.classify.cost(&request).is_none() {
+        let controller = self.guard.controller;
+        let Some(entry) = self.classify.entry(&request, &controller.labels) else {
             self.give_back();
             return ErrorFuture::calling(self.inner.call(request), None);
-        }
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Admitted { kib } => {
-                let permit = Permit::new(self.guard.controller, kib).start();
+        };
+        let admission = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Admitted { kib } if !entry.tag.is_classified() => {
+                Admission::Admitted(Permit::new(controller, kib, entry.tag))
+            }
+            State::Admitted { kib } => controller.admit_reserved(kib, entry),
+            // It never waits behind others, so it was not meant.
+            State::Rejected(_) if entry.tag.priority == Priority::Critical => {
+                controller.admit(entry.into(), &no_deadline)
+            }
+            State::Rejected(rejected) => return ErrorFuture::rejected(rejected),
+            State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
+        };
+        match admission {
+            Admission::Admitted(permit) => {
+                let permit = permit.start();
                 let future = {
                     let _scope = permit.enter();
                     self.inner.call(request)
                 };
                 ErrorFuture::calling(future, Some(permit))
             }
-            State::Rejected(rejected) => ErrorFuture::rejected(rejected),
-            State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
+            Admission::Waiting(waiting) => ErrorFuture::waiting(self.inner.call(request), waiting),
+            Admission::Rejected(rejected) => ErrorFuture::rejected(Box::new(rejected)),
         }
     }
 }

@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::admission::Waiting;
 use crate::body::GuardedBody;
-use crate::error::{BoxError, Reason, Rejected};
+use crate::error::{BoxError, Rejected};
 use crate::held::Held;
 use crate::permit::Permit;
 use crate::respond::Respond;
@@ -248,7 +248,7 @@ where
                 fallback: Some(fallback),
                 ..
             } if held.is_cancelled(cx) => {
-                let rejected = held.permit()?.controller().reject(Reason::Cancelled);
+                let rejected = held.permit()?.reject_cancelled();
                 fallback.responder.respond(&rejected, &fallback.head)
             }
             _ => return None,
@@ -301,17 +301,32 @@ pin_project! {
 pin_project! {
     #[project = ErrorStateProj]
     enum ErrorState<F> {
-        Calling { #[pin] future: F, held: Held },
+        Calling { #[pin] future: F, held: Held, waiting: Option<Box<Waiting>> },
         Rejected { rejected: Option<Box<Rejected>> },
     }
 }
 
 impl<F> ErrorFuture<F> {
+    /// `future` is polled once the wait is over.
+    pub(crate) fn waiting(future: F, waiting: Waiting) -> Self {
+        Self {
+            state: ErrorState::Calling {
+                future,
+                held: Held::new(None),
+                waiting: Some(Box::new(waiting)),
+            },
+        }
+    }
+
     #[inline]
     pub(crate) fn calling(future: F, permit: Option<Permit>) -> Self {
         let held = Held::new(permit);
         Self {
-            state: ErrorState::Calling { future, held },
+            state: ErrorState::Calling {
+                future,
+                held,
+                waiting: None,
+            },
         }
     }
 
@@ -334,10 +349,25 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         match state.as_mut().project() {
-            ErrorStateProj::Calling { future, held } => {
+            ErrorStateProj::Calling {
+                future,
+                held,
+                waiting,
+            } => {
+                if let Some(wait) = waiting {
+                    match ready!(Pin::new(&mut **wait).poll(cx)) {
+                        Ok(permit) => *held = Held::new(Some(permit.start())),
+                        Err(rejected) => {
+                            // The inner future is dropped unpolled.
+                            state.set(ErrorState::Rejected { rejected: None });
+                            return Poll::Ready(Err(rejected.into()));
+                        }
+                    }
+                    *waiting = None;
+                }
                 if let Some(permit) = held.permit() {
                     if permit.can_be_cancelled() && held.is_cancelled(cx) {
-                        let rejected = permit.controller().reject(Reason::Cancelled);
+                        let rejected = permit.reject_cancelled();
                         // The inner future is dropped here, and with it the permit.
                         state.set(ErrorState::Rejected { rejected: None });
                         return Poll::Ready(Err(rejected.into()));

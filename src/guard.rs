@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::admission::{Admission, Cost};
+use crate::admission::{Admission, Cost, Request, no_deadline};
+use crate::class::Class;
 use crate::config::{Config, Settings};
 use crate::controller::Controller;
 use crate::error::{ConfigError, Reason, Rejected};
+use crate::labels::Tag;
 use crate::logs;
 use crate::permit::Permit;
 use crate::policy::Pressure;
@@ -161,11 +163,38 @@ impl Guard {
     /// goes to the next in line.
     pub async fn acquire(&self, cost: impl Into<Cost>) -> Result<Permit, Rejected> {
         let cost = cost.into();
-        match self.controller.admit(cost) {
-            Admission::Admitted(permit) => Ok(permit.start_work(cost)),
-            Admission::Waiting(waiting) => waiting.await.map(|permit| permit.start_work(cost)),
+        let permit = self.admit(cost.into()).await?;
+        Ok(permit.start_work(cost))
+    }
+
+    async fn admit(&self, request: Request) -> Result<Permit, Rejected> {
+        match self.controller.admit(request, &no_deadline) {
+            Admission::Admitted(permit) => Ok(permit),
+            Admission::Waiting(waiting) => waiting.await,
             Admission::Rejected(rejected) => Err(rejected),
         }
+    }
+
+    /// Waits until memory for work of this class is free, in its class's turn: for work
+    /// that is no request, such as a job of a tenant's.
+    ///
+    /// Errors, panics and cancel safety are those of [`acquire`](Self::acquire).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_memory_guard::{Class, MemoryGuardLayer, Priority};
+    ///
+    /// let guard = MemoryGuardLayer::builder().build()?.guard().clone();
+    /// let nightly = Class::new("report").priority(Priority::Low).tenant("acme");
+    /// let permit = guard.acquire_for(&nightly).await?;
+    /// # drop(permit);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn acquire_for(&self, class: &Class) -> Result<Permit, Rejected> {
+        let entry = self.controller.labels.entry(class);
+        self.admit(entry.into()).await.map(Permit::start)
     }
 
     /// A permit for `cost` if its memory is free now and nobody waits.
@@ -175,7 +204,7 @@ impl Guard {
     /// [`Rejected`]; where it would have to wait, with [`Reason::WaitTimeout`].
     pub fn try_acquire(&self, cost: impl Into<Cost>) -> Result<Permit, Rejected> {
         let cost = cost.into();
-        let admitted = self.controller.admit_now(cost);
+        let admitted = self.controller.admit_now(cost.into());
         admitted.map(|permit| permit.start_work(cost))
     }
 
@@ -188,7 +217,8 @@ impl Guard {
 
     /// A rejection because a result is too large, counted and logged like every other.
     pub fn reject_result(&self) -> Rejected {
-        self.controller.reject(Reason::ResultTooLarge)
+        self.controller
+            .reject(Reason::ResultTooLarge, Tag::default())
     }
 }
 

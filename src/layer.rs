@@ -2,7 +2,8 @@
 
 use tower_layer::Layer;
 
-use crate::classify::{Skip, Uniform};
+use crate::class::Class;
+use crate::classify::{ByRequest, Skip, Uniform};
 use crate::config::MemoryGuardBuilder;
 use crate::error::ConfigError;
 use crate::error_service::MemoryGuardErrorLayer;
@@ -92,6 +93,29 @@ impl From<Guard> for MemoryGuardLayer {
     /// A layer in front of a guard that exists.
     fn from(guard: Guard) -> Self {
         Self::new(guard)
+    }
+}
+
+impl<R> MemoryGuardLayer<R, Uniform> {
+    /// Says what each request is: whose estimate it has, who goes first, on whose
+    /// behalf, and how long it may wait. See [`Class`].
+    ///
+    /// Called once for each request, before anything else is decided; before
+    /// [`skip`](Self::skip), if both are used.
+    ///
+    /// In the error flavour `poll_ready` waits for memory before it knows the request,
+    /// as for a request of no class. What it got is made to fit once `call` says what
+    /// it is for; if that does not fit, the future waits in its class's turn. The inner
+    /// service has been called by then, but its future is not polled before.
+    pub fn classify<Req, F>(self, classify: F) -> MemoryGuardLayer<R, ByRequest<F>>
+    where
+        F: Fn(&Req) -> Class,
+    {
+        MemoryGuardLayer {
+            guard: self.guard,
+            responder: self.responder,
+            classify: ByRequest::new(classify),
+        }
     }
 }
 

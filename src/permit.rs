@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::admission::Cost;
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
+use crate::labels::Tag;
 use crate::limiter::kib;
 use crate::running::Slot;
 
@@ -37,6 +38,9 @@ use crate::running::Slot;
 pub struct Permit {
     controller: &'static Controller,
     kib: u64,
+    tag: Tag,
+    /// It had waited, and its tenant was charged for it beforehand.
+    was_queued: bool,
     /// What the work holds, where the guard keeps track of it.
     slot: Option<&'static Slot>,
     /// Made by the first clone, so that a permit nobody clones allocates nothing.
@@ -51,6 +55,8 @@ pub(crate) struct NoScope;
 struct Shared {
     controller: &'static Controller,
     kib: u64,
+    tag: Tag,
+    was_queued: bool,
     slot: OnceLock<&'static Slot>,
     cancelled: AtomicBool,
     /// The permit of a guard further out, which this one took the place of.
@@ -60,21 +66,30 @@ struct Shared {
 impl Permit {
     /// Owns a reservation of `kib` that has been made.
     #[inline]
-    pub(crate) fn new(controller: &'static Controller, kib: u64) -> Self {
+    pub(crate) fn new(controller: &'static Controller, kib: u64, tag: Tag) -> Self {
         Self {
             controller,
             kib,
+            tag,
+            was_queued: false,
             slot: None,
             shared: OnceLock::new(),
         }
+    }
+
+    /// [`new`](Self::new), for what had waited.
+    pub(crate) fn queued(controller: &'static Controller, kib: u64, tag: Tag) -> Self {
+        let mut permit = Self::new(controller, kib, tag);
+        permit.was_queued = true;
+        permit
     }
 
     /// The work begins: from now on the guard keeps track of what it holds.
     #[inline]
     pub(crate) fn start(mut self) -> Self {
         // Without bytes of its own it is another permit's work, and tracked there.
-        if self.controller.tracks() && self.kib > 0 {
-            self.slot = self.controller.track(self.kib);
+        if self.kib > 0 && (self.controller.tracks() || self.tag.is_classified()) {
+            self.slot = self.controller.track(self.kib, self.tag);
         }
         self
     }
@@ -98,6 +113,7 @@ impl Permit {
         );
         debug_assert!(self.slot.is_none(), "the work has begun");
         let kib = self.kib;
+        debug_assert!(!self.tag.is_classified(), "its class goes with it");
         std::mem::forget(self);
         kib
     }
@@ -168,7 +184,9 @@ impl Permit {
 
     fn grow(&self, slot: &Slot, kib: u64, force: bool) -> bool {
         let controller = self.controller;
-        let grown = controller.limiter.grow(&controller.bounds, kib, force);
+        let grown = controller
+            .limiter
+            .grow(&controller.bounds, kib, self.tag, force);
         if grown {
             slot.grow(kib);
         }
@@ -233,7 +251,7 @@ impl Permit {
             if let Some(slot) = shared.slot.get() {
                 return Some(slot);
             }
-            let taken = self.controller.track(self.kib)?;
+            let taken = self.controller.track(self.kib, self.tag)?;
             if shared.slot.set(taken).is_err() {
                 // Another clone was faster.
                 self.controller.running.give_back(taken);
@@ -275,6 +293,11 @@ impl Permit {
         self.slot.is_some() && self.controller.config.cancel
     }
 
+    /// What its caller is told once it was cancelled.
+    pub(crate) fn reject_cancelled(&self) -> Rejected {
+        self.controller.reject(Reason::Cancelled, self.tag)
+    }
+
     /// The guard puts its permits where handlers find them.
     pub(crate) fn goes_into_extensions(&self) -> bool {
         self.controller.config.permit_in_extensions
@@ -309,6 +332,8 @@ impl Permit {
             Arc::new(Shared {
                 controller: self.controller,
                 kib: self.kib,
+                tag: self.tag,
+                was_queued: self.was_queued,
                 slot: self.slot.map_or_else(OnceLock::new, OnceLock::from),
                 cancelled: AtomicBool::new(false),
                 outer: OnceLock::new(),
@@ -322,6 +347,8 @@ impl Clone for Permit {
         Self {
             controller: self.controller,
             kib: self.kib,
+            tag: self.tag,
+            was_queued: self.was_queued,
             slot: self.slot,
             shared: OnceLock::from(Arc::clone(self.share())),
         }
@@ -333,14 +360,17 @@ impl Drop for Permit {
     fn drop(&mut self) {
         // With clones, the last one releases.
         if self.shared.get().is_none() {
-            self.controller.finish(self.kib, self.slot);
+            self.controller
+                .finish(self.kib, self.tag, self.was_queued, self.slot);
         }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.controller.finish(self.kib, self.slot.get().copied());
+        let slot = self.slot.get().copied();
+        self.controller
+            .finish(self.kib, self.tag, self.was_queued, slot);
     }
 }
 

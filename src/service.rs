@@ -11,6 +11,7 @@ use tower_service::Service;
 use crate::admission::Admission;
 use crate::body::GuardedBody;
 use crate::classify::{Classify, Uniform};
+use crate::deadline;
 use crate::error::BoxError;
 use crate::future::{Fallback, ResponseFuture, Slow, enter};
 use crate::guard::Guard;
@@ -112,7 +113,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let ready = std::mem::take(&mut self.inner_ready);
         let controller = self.guard.controller;
-        let Some(cost) = self.classify.cost(&request) else {
+        let Some(entry) = self.classify.entry(&request, &controller.labels) else {
             return self.pass(request, ready, None);
         };
         // A guard further out may have admitted it already.
@@ -122,8 +123,12 @@ where
             _ => None,
         };
         let admission = match outer {
-            None => controller.admit(cost),
-            Some(_) => controller.admit_counted(),
+            None => {
+                let own = &controller.config.deadline_headers;
+                let callers = || deadline::of_caller(request.headers(), own);
+                controller.admit(entry.into(), &callers)
+            }
+            Some(_) => controller.admit_counted(entry),
         };
         match admission {
             Admission::Admitted(permit) => {

@@ -42,7 +42,13 @@ pub struct Stats {
     pub memory_limit_mb: Option<f64>,
     /// MiB reserved for requests in flight, by all guards of this process.
     pub reserved_mb: f64,
-    /// MiB that the next request reserves.
+    /// What one more request may expect to wait while some do.
+    pub expected_wait_ms: f64,
+    /// How far the forecasts of waits were off lately, on average.
+    pub wait_error_ms: f64,
+    /// Forecasts of waits that were checked.
+    pub checked_waits: u64,
+    /// MiB that a request reserves, on average over the classes that came lately.
     pub estimated_mem_per_req_mb: f64,
     /// The pressure level.
     pub level: Pressure,

@@ -28,7 +28,7 @@ use crate::sampler::MemorySource;
 #[derive(Default)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct MemoryGuardBuilder {
-    settings: Settings,
+    pub(super) settings: Settings,
     memory_source: Option<Box<dyn MemorySource>>,
     #[cfg(feature = "serde")]
     estimates: Option<crate::estimate::Estimates>,
@@ -276,7 +276,7 @@ impl MemoryGuardBuilder {
         Ok(MemoryGuardLayer::new(guard))
     }
 
-    fn positive(&mut self, setting: &str, duration: Duration) -> bool {
+    pub(super) fn positive(&mut self, setting: &str, duration: Duration) -> bool {
         let good =
             duration >= Duration::from_millis(1) && duration <= Duration::from_secs(365 * 86_400);
         if !good {

@@ -7,10 +7,16 @@ mod builder;
 mod env;
 #[cfg(test)]
 mod env_tests;
+mod order;
 mod parse;
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+use http::HeaderName;
+
+use crate::class::Tier;
+use crate::policy::Pressure;
 
 pub use builder::MemoryGuardBuilder;
 pub(crate) use env::Settings;
@@ -123,6 +129,21 @@ pub struct Config {
     pub body_timeout: Option<Duration>,
     /// Puts the [`Permit`](crate::Permit) into each request's extensions. Default `true`.
     pub permit_in_extensions: bool,
+    /// What tenants may be entitled to. Default: none.
+    pub tiers: Vec<Tier>,
+    /// Kept free for critical work, as a fraction of the limit. Default 0.02.
+    pub critical_reserve_fraction: f64,
+    /// From this level on work of low priority is rejected. Default: WARNING.
+    pub shed_low_at: Option<Pressure>,
+    /// The part of its deadline that normal work waits at HIGH, if there is work of high
+    /// priority. Default 0.5.
+    pub normal_wait_at_high: f64,
+    /// Once the oldest has waited for so long, the newest goes first. Default: never.
+    pub newest_first_after: Option<Duration>,
+    /// Rejections of one tenant after which its Retry-After doubles. Default: none.
+    pub retry_budget: Option<u32>,
+    /// Headers in which callers say how long they wait, beside the well-known ones.
+    pub deadline_headers: Vec<HeaderName>,
     /// Label of this guard's metrics and log lines. Default: none.
     pub name: Option<String>,
 }
@@ -152,6 +173,13 @@ impl Default for Config {
             exceedance_target: 0.001,
             body_timeout: Some(Duration::from_secs(60)),
             permit_in_extensions: true,
+            tiers: Vec::new(),
+            critical_reserve_fraction: 0.02,
+            shed_low_at: Some(Pressure::Warning),
+            normal_wait_at_high: 0.5,
+            newest_first_after: None,
+            retry_budget: None,
+            deadline_headers: Vec::new(),
             name: None,
         }
     }

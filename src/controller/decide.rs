@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use super::report::REPORT_INTERVAL;
 use super::{Control, Controller, Event};
+use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::error::Reason;
 use crate::estimate::Evidence;
-use crate::limiter::{Ask, MAX_KIB, Packed, kib};
+use crate::labels::Tag;
+use crate::limiter::{MAX_KIB, Need, Packed, Share, kib};
 use crate::policy::{Decision, Observation, Pressure, limit_bytes, worst_fraction};
 use crate::sampler::{Detail, MemoryLevel, Sample, Subscriber};
 
@@ -18,6 +20,8 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
 /// Longest time between samples while somebody waits, or memory cannot be read.
 pub(crate) const WAITING_INTERVAL: Duration = Duration::from_millis(50);
 const BLIND_INTERVAL: Duration = Duration::from_secs(1);
+/// Half of each tenant's rejections are forgotten this often.
+const FORGIVES_EVERY: Duration = Duration::from_secs(10);
 /// Memory is taken to grow at least this fast (bytes per second) while
 /// requests run, and while none does.
 const BUSY_RATE: f64 = (1u64 << 30) as f64;
@@ -51,6 +55,10 @@ impl Controller {
             }
         }
         let after = limit_bytes(&control.levels);
+        if before != after {
+            // Quotas are fractions of it.
+            self.limiter.unpark_all();
+        }
         match (before, after) {
             (Some(from), Some(to)) if from != to && !sample.limit_drifts => {
                 control.events.push(Event::LimitChanged { from, to });
@@ -65,14 +73,22 @@ impl Controller {
             .store(after.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64) {
+    fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
         let closed = self.is_closed();
-        let allowance_kib = (decision.allowance_bytes / 1024).min(MAX_KIB);
+        let mut allowance_kib = (decision.allowance_bytes / 1024).min(MAX_KIB);
+        let limit_kib = self.limit_bytes() / 1024;
+        let slice_kib = match closed || self.limit_bytes() == u64::MAX {
+            true => 0,
+            false => (limit_kib as f64 * self.config.critical_reserve_fraction) as u64,
+        };
+        if self.has_seen(Priority::Critical) && allowance_kib < MAX_KIB {
+            allowance_kib = allowance_kib.saturating_sub(slice_kib);
+        }
+        self.bounds.set_portions(slice_kib, limit_kib.min(MAX_KIB));
         let limits = Packed::new(decision.gate || closed, decision.concurrency, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.
         let free_kib = allowance_kib.saturating_sub(reserved_kib);
-        let request_kib = self.bounds.estimate().kib;
         let near = free_kib < (allowance_kib / 8).max(request_kib.saturating_mul(4));
         let refresh_kib = if blind {
             MAX_KIB
@@ -125,12 +141,15 @@ impl Controller {
                     control.forecast.see_usage(usage_bytes);
                 }
                 let reserved_bytes = reserved_kib * 1024;
-                let request_bytes = control.forecast.request_bytes();
-                let low_bytes = control.forecast.low_bytes();
-                self.bounds.set_estimate(Ask {
-                    kib: kib(request_bytes),
-                    low_kib: low_bytes / 1024,
-                });
+                for (kind, bytes, low_bytes) in control.forecast.by_kind() {
+                    self.bounds.set_estimate(kind, kib(bytes), low_bytes / 1024);
+                }
+                let (unseen_bytes, unseen_low_bytes) = control.forecast.unseen();
+                self.bounds
+                    .set_unseen(kib(unseen_bytes), unseen_low_bytes / 1024);
+                let (request_bytes, low_bytes) = control.forecast.mixed();
+                let next = self.limiter.next_ask(&self.bounds);
+                control.request_bytes = request_bytes;
                 control.decision = control.policy.decide(&Observation {
                     now,
                     levels: &control.levels,
@@ -140,7 +159,8 @@ impl Controller {
                     reserved_bytes,
                     outstanding_bytes: control.forecast.outstanding_bytes(reserved_bytes),
                     request_bytes,
-                    low_bytes,
+                    next_bytes: next.map_or(request_bytes, |next| next.kib * 1024),
+                    low_bytes: next.map_or(low_bytes, |next| next.low_kib * 1024),
                 });
                 let percent = worst_fraction(&control.levels) * 100.0;
                 self.percent_bits
@@ -185,10 +205,22 @@ impl Controller {
         if from.pressure != control.decision.pressure {
             control.events.push(Event::Adjusted { from });
         }
-        self.publish(&control.decision, control.blind, reserved_kib);
+        let request_kib = control.request_bytes / 1024;
+        self.publish(&control.decision, control.blind, reserved_kib, request_kib);
         if self.is_closed() {
             // It may have been closed just before that opened the gate.
             self.shut();
+        }
+    }
+
+    /// Tenants' rejections count less as time goes by.
+    fn forgive(&self, now: Duration) {
+        let due_ms = self.forgives_at_ms.load(Ordering::Relaxed);
+        let now_ms = now.as_millis() as u64;
+        if self.config.retry_budget.is_some() && now_ms >= due_ms {
+            let next_ms = now_ms + FORGIVES_EVERY.as_millis() as u64;
+            self.forgives_at_ms.store(next_ms, Ordering::Relaxed);
+            self.bounds.shares.all().for_each(Share::forgive);
         }
     }
 
@@ -212,6 +244,10 @@ impl Controller {
         if finished > 0 || self.limiter.in_flight(&self.bounds) == 0 {
             control.last.counted_at = now;
         }
+        let need = Need::Estimated(Tag::default());
+        let expected = self.limiter.expected_wait(&self.bounds, need);
+        let backlog_ms = expected.map_or(u64::MAX, |wait| wait.as_millis() as u64);
+        self.backlog_ms.store(backlog_ms, Ordering::Relaxed);
         finished > 0
     }
 
@@ -265,6 +301,7 @@ impl Subscriber for Controller {
     ) -> bool {
         let mut control = self.control();
         if detail == Detail::Full {
+            self.limiter.tick(now);
             control.completed = self.counters.completed.total();
         }
         self.decide(&mut control, sample, detail, now);
@@ -293,6 +330,7 @@ impl Subscriber for Controller {
             control.last.published = Some(now);
         }
         let sensor_errors = control.sensor_errors;
+        let idle_kib = control.decision.idle_bytes / 1024;
         drop(control);
         if full {
             self.relieve(now);
@@ -307,6 +345,7 @@ impl Subscriber for Controller {
             self.limiter.refuse_all(&self.bounds, Reason::Closed);
         }
         if full {
+            self.forgive(now);
             self.limiter.pass_on_unclaimed(now);
             if let Some(timeout) = self.config.body_timeout {
                 self.counters
@@ -315,7 +354,7 @@ impl Subscriber for Controller {
         }
         if probes > 0 {
             let used = (0..probes)
-                .take_while(|_| self.limiter.probe_oldest(&self.bounds))
+                .take_while(|_| self.limiter.probe_oldest(&self.bounds, idle_kib))
                 .count();
             self.bounds.set_probes(probes - used as u32);
         }

@@ -23,7 +23,8 @@ use crate::config::{self, Config, Mode, Source};
 use crate::delivery::Deliveries;
 use crate::error::Reason;
 use crate::estimate::Forecast;
-use crate::limiter::{Ask, Bounds, Limiter, MAX_KIB, Packed, kib};
+use crate::labels::Labels;
+use crate::limiter::{Bounds, Limiter, MAX_KIB, Packed, kib};
 use crate::logs;
 use crate::policy::ladder::Ladder;
 use crate::policy::predictive::Predictive;
@@ -33,12 +34,16 @@ use crate::release::Release;
 use crate::running::Running;
 use crate::sampler::{MemoryLevel, MemorySource, Sampler};
 use crate::stats::Counters;
+use crate::tenants::Tenants;
 
 /// One guard's state.
 #[derive(Debug)]
 pub(crate) struct Controller {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) bounds: Arc<Bounds>,
+    pub(crate) labels: Labels,
+    /// A bit for each priority that requests have had.
+    pub(crate) priorities: AtomicU8,
     board: Arc<Board>,
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) config: Config,
@@ -56,6 +61,9 @@ pub(crate) struct Controller {
     was_idle: AtomicBool,
     /// Mean time between two completions, in nanoseconds; 0: not known.
     drain_ns: AtomicU64,
+    /// What one more waiter may expect to wait; `u64::MAX`: not known.
+    backlog_ms: AtomicU64,
+    forgives_at_ms: AtomicU64,
     last_reject_log_ms: AtomicU64,
     unlogged_rejections: AtomicU64,
     control: Mutex<Control>,
@@ -73,6 +81,8 @@ struct Control {
     /// others share the group.
     own_bytes: u64,
     cancellations: Cancellations,
+    /// What a request reserves, on average.
+    request_bytes: u64,
     /// To be granted after the next full sample.
     probes: u32,
     /// As of the last full sample: it takes a look at many cache lines.
@@ -142,8 +152,11 @@ impl Controller {
             config.exceedance_target,
             accounted,
         );
+        let tenants = Tenants::new(config.tiers.clone());
         let controller: &'static Self = Box::leak(Box::new(Self {
-            bounds: limiter.join(),
+            bounds: limiter.join(Arc::clone(tenants.shares())),
+            labels: Labels::new(tenants),
+            priorities: AtomicU8::new(0),
             limiter,
             board,
             sampler,
@@ -158,6 +171,8 @@ impl Controller {
             percent_bits: AtomicU64::new(0),
             was_idle: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
+            backlog_ms: AtomicU64::new(u64::MAX),
+            forgives_at_ms: AtomicU64::new(0),
             last_reject_log_ms: AtomicU64::new(0),
             unlogged_rejections: AtomicU64::new(0),
             control: Mutex::new(Control {
@@ -176,6 +191,7 @@ impl Controller {
                 process_bytes: 0,
                 own_bytes: 0,
                 cancellations: Cancellations::default(),
+                request_bytes: config.estimated_bytes_per_request,
                 probes: 0,
                 completed: 0,
                 blind: false,
@@ -187,10 +203,16 @@ impl Controller {
             levels: watch::Sender::new(Pressure::Normal),
             config,
         }));
-        controller.bounds.set_estimate(Ask {
-            kib: kib(controller.config.estimated_bytes_per_request),
-            low_kib: 0,
-        });
+        let first_kib = kib(controller.config.estimated_bytes_per_request);
+        controller.bounds.set_unseen(first_kib, 0);
+        let millis = |duration: Duration| duration.as_millis() as u64;
+        controller.bounds.set_order(
+            millis(controller.config.wait_timeout),
+            controller
+                .config
+                .newest_first_after
+                .map_or(u64::MAX, millis),
+        );
         if controller.config.enabled {
             controller.sampler.subscribe(controller);
         }
@@ -241,13 +263,13 @@ impl Controller {
     /// Starts from what another process has learned.
     #[cfg(feature = "serde")]
     pub(crate) fn learn_from(&self, estimates: &crate::estimate::Estimates) {
-        self.control().forecast.load(estimates);
+        self.control().forecast.load(estimates, &self.labels);
         self.sampler.sample_now();
     }
 
     #[cfg(feature = "serde")]
     pub(crate) fn estimates(&self) -> crate::estimate::Estimates {
-        self.control().forecast.save()
+        self.control().forecast.save(&self.labels)
     }
 
     /// Every decision passes, whatever it is.
@@ -287,6 +309,7 @@ impl Controller {
     }
 
     fn shut(&self) {
+        self.bounds.set_portions(0, 0);
         self.bounds.publish(Packed::new(true, 0, 0), MAX_KIB, 0);
     }
 }

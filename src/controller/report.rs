@@ -6,30 +6,47 @@ use std::time::Duration;
 use super::{Control, Controller, Event};
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
+use crate::labels::Tag;
 use crate::limiter::MAX_COUNT;
 use crate::logs;
 use crate::policy::{Pressure, limit_bytes, worst_fraction};
 use crate::stats::{Stats, mib};
 
+/// The most that a tenant's Retry-After is doubled.
+const MOST_DOUBLINGS: u32 = 4;
 /// Shortest time between two publications of metrics, and two log lines of one kind.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// Counts a rejection, logs it (at most once a second), and says when to come back.
-    pub(crate) fn reject(&self, reason: Reason) -> Rejected {
+    pub(crate) fn reject(&self, reason: Reason, tag: Tag) -> Rejected {
+        self.reject_for(reason, tag, None)
+    }
+
+    /// [`reject`](Self::reject) for what would have waited for so long.
+    pub(crate) fn reject_for(
+        &self,
+        reason: Reason,
+        tag: Tag,
+        expected: Option<Duration>,
+    ) -> Rejected {
         self.counters.reject(reason);
-        let rejected = self.rejection(reason);
+        let mut rejected = self.rejection(reason);
+        if let Some(at_once) = &mut rejected.retry_after {
+            *at_once = self.retry_after(tag, expected);
+        }
         self.log_rejection(&rejected);
         rejected
     }
 
     /// A rejection that is neither counted nor logged.
     pub(crate) fn rejection(&self, reason: Reason) -> Rejected {
+        let retry_after = || self.jittered(self.backlog());
         Rejected {
             reason,
             pressure: self.pressure(),
             memory_percent: f64::from_bits(self.percent_bits.load(Ordering::Relaxed)),
-            retry_after: (!reason.is_permanent()).then(|| self.retry_after()),
+            retry_after: (!reason.is_permanent()).then(retry_after),
         }
     }
 
@@ -55,18 +72,40 @@ impl Controller {
         }
     }
 
-    /// The expected wait of one more waiter, with up to half of it added at
-    /// random so that those who were turned away together do not return together.
-    fn retry_after(&self) -> Duration {
-        let drain = Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed));
-        let backlog = self.limiter.waiting() as u32 + 1;
-        let wait = drain.saturating_mul(backlog).as_secs_f64().max(1.0);
-        let jittered = wait * (1.0 + fastrand::f64() / 2.0);
+    /// When to come back: later and later, if the tenant is over its retry budget.
+    fn retry_after(&self, tag: Tag, expected: Option<Duration>) -> Duration {
+        let wait = expected.unwrap_or_else(|| self.backlog());
+        let retry_after = self.jittered(wait);
+        let (Some(budget), Some(share)) =
+            (self.config.retry_budget, self.bounds.shares.get(tag.tenant))
+        else {
+            return retry_after;
+        };
+        let doublings = (share.strike() / budget.max(1)).min(MOST_DOUBLINGS);
+        retry_after * (1 << doublings)
+    }
+
+    /// The expected wait of one more waiter.
+    fn backlog(&self) -> Duration {
+        match self.backlog_ms.load(Ordering::Relaxed) {
+            u64::MAX => {
+                let drain = Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed));
+                drain.saturating_mul(self.limiter.waiting() as u32 + 1)
+            }
+            wait_ms => Duration::from_millis(wait_ms),
+        }
+    }
+
+    /// With up to half of it added at random, so that those who were turned away
+    /// together do not return together.
+    fn jittered(&self, wait: Duration) -> Duration {
+        let jittered = wait.as_secs_f64().max(1.0) * (1.0 + fastrand::f64() / 2.0);
         Duration::from_secs(jittered.ceil().clamp(1.0, 60.0) as u64)
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let control = self.control();
+        let waits = self.limiter.waits();
         let active = u64::from(self.limiter.in_flight(&self.bounds));
         let waiting = self.limiter.waiting_for(&self.bounds) as u64;
         let completed = self.counters.completed.total();
@@ -89,9 +128,12 @@ impl Controller {
             memory_sys_mb: mib(usage),
             memory_limit_mb: limit_bytes(&control.levels).map(mib),
             reserved_mb: mib(self.limiter.reserved().kib() * 1024),
-            estimated_mem_per_req_mb: mib(self.bounds.estimate().kib * 1024),
+            estimated_mem_per_req_mb: mib(control.request_bytes),
             level: self.pressure(),
             sensor_ok: !control.blind,
+            expected_wait_ms: self.backlog().as_secs_f64() * 1e3,
+            wait_error_ms: waits.error.as_secs_f64() * 1e3,
+            checked_waits: waits.checked,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
             stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
             outstanding_mb: self.outstanding_bytes(&control) as f64 / f64::from(1 << 20),

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::bins::{self, BINS};
 use super::calibration::Calibration;
 use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
+use super::kinds::{Kind, Kinds};
 use super::need::Need;
 use super::trajectory::Marks;
 use crate::running::{Held, Look, Running};
@@ -22,7 +22,7 @@ const GROWTH: f64 = 0.01;
 /// What is known of each request in flight, and of those before them.
 #[derive(Debug)]
 pub(crate) struct Book {
-    pub(super) class: ClassEstimate,
+    kinds: Kinds,
     pub(super) calibration: Calibration,
     /// By shard and place of the slot.
     tracks: Vec<Vec<Option<Track>>>,
@@ -30,11 +30,7 @@ pub(crate) struct Book {
     serial: u64,
     cases: Vec<Case>,
     case_opened: Option<Duration>,
-    /// Requests that ended unseen, as counted at the last look.
-    unseen: Box<[u32; BINS]>,
     sums: Sums,
-    /// What the next request was said to need after the look before.
-    next: Need,
     /// The forecast as it was made: new requests as they were admitted, before
     /// anything was seen of them.
     made: Made,
@@ -95,6 +91,21 @@ struct Case {
     peaks: f64,
 }
 
+impl Track {
+    fn begin(kind: &Kind, now: Duration) -> Self {
+        Self {
+            serial: 0,
+            expected_bytes: 0.0,
+            first_seen: now,
+            grew_at: now,
+            peak_bytes: 0,
+            marks: Marks::default(),
+            predicted_bytes: kind.class.learned().map(|need| need.bytes),
+            noted: false,
+        }
+    }
+}
+
 impl Sums {
     pub(super) fn need(&self) -> Need {
         Need {
@@ -109,15 +120,13 @@ impl Sums {
 impl Book {
     pub(super) fn new(prior_bytes: u64, target: f64) -> Self {
         Self {
-            class: ClassEstimate::new(prior_bytes),
+            kinds: Kinds::new(prior_bytes),
             calibration: Calibration::new(target),
             tracks: Vec::new(),
             serial: 0,
             cases: Vec::new(),
             case_opened: None,
-            unseen: Box::new([0; BINS]),
             sums: Sums::default(),
-            next: Need::default(),
             made: Made::default(),
         }
     }
@@ -126,32 +135,28 @@ impl Book {
         &self.sums
     }
 
+    /// What is known of each kind of requests.
+    pub(super) fn kinds(&self) -> &Kinds {
+        &self.kinds
+    }
+
+    pub(super) fn kinds_mut(&mut self) -> &mut Kinds {
+        &mut self.kinds
+    }
+
     /// Looks at all requests in flight, learns from those that ended, and adds up.
     pub(super) fn look(&mut self, running: &Running, now: Duration) {
-        self.learn_unseen(running);
+        self.kinds.learn_unseen(running);
         self.made = Made::default();
         let mut sums = Sums::default();
-        running.look(|look| self.visit(&look, now, &mut sums));
+        running.look(|look| self.visit(&look, running, now, &mut sums));
         self.sums = sums;
         self.close_cases(now);
         self.open_case(now);
-        self.next = self.class.next();
+        self.kinds.looked();
     }
 
-    fn learn_unseen(&mut self, running: &Running) {
-        let mut totals = Box::new([0; BINS]);
-        running.finished(&mut totals);
-        for (bin, (total, before)) in totals.iter().zip(self.unseen.iter()).enumerate() {
-            let more = total.wrapping_sub(*before);
-            if more > 0 {
-                let middle_bytes = bins::middle_bytes(bin);
-                self.class.ended_unseen(middle_bytes, f64::from(more));
-            }
-        }
-        self.unseen = totals;
-    }
-
-    fn visit(&mut self, look: &Look<'_>, now: Duration, sums: &mut Sums) {
+    fn visit(&mut self, look: &Look<'_>, running: &Running, now: Duration, sums: &mut Sums) {
         let (shard, place) = look.key;
         if self.tracks.len() <= shard {
             self.tracks.resize_with(shard + 1, Vec::new);
@@ -172,7 +177,11 @@ impl Book {
             }
             return;
         }
-        let mut track = known.unwrap_or_else(|| self.begin(now));
+        let number = look.slot.kind();
+        let critical = running.is_critical(number);
+        let kind = self.kinds.kind(usize::from(number), critical);
+        let scale = look.slot.scale();
+        let mut track = known.unwrap_or_else(|| Track::begin(kind, now));
         let reserved_bytes = (reserved_kib * 1024) as f64;
         let held = held_bytes as f64;
         sums.reserved_kib += reserved_kib;
@@ -195,7 +204,9 @@ impl Book {
         if is_new {
             self.serial += 1;
             track.serial = self.serial;
+            kind.saw(1.0, scale);
         }
+        let class = &mut kind.class;
         if peak_bytes as f64 > track.peak_bytes as f64 * (1.0 + GROWTH) {
             track.peak_bytes = peak_bytes;
             track.grew_at = now;
@@ -203,18 +214,18 @@ impl Book {
         let seen = Seen {
             age,
             flat: now.saturating_sub(track.grew_at),
-            peak_bytes,
-            held_bytes,
+            peak_bytes: (peak_bytes as f64 / scale) as u64,
+            held_bytes: (held_bytes as f64 / scale) as u64,
         };
         ClassEstimate::mark(&mut track.marks, &seen);
         if !track.noted {
-            track.noted = self.class.surprise(peak_bytes);
+            track.noted = class.surprise(seen.peak_bytes);
         }
         if !track.noted && seen.flat >= SETTLED_AFTER {
             track.noted = true;
-            self.class.settled(peak_bytes);
+            class.settled(seen.peak_bytes);
         }
-        let mut need = self.class.predict(&seen);
+        let mut need = class.predict(&seen).scaled(scale);
         if look.has_grown() {
             // It asked for so much, and was promised it.
             need.bytes = need.bytes.max(reserved_bytes);
@@ -225,23 +236,14 @@ impl Book {
         sums.variance += need.variance;
         sums.third += need.third;
         sums.room_bytes += need.room;
-        let made = if is_new { self.next } else { need };
+        let made = if is_new {
+            kind.next.scaled(scale)
+        } else {
+            need
+        };
         self.made.in_flight += 1;
         self.made.need = self.made.need.and(made);
         self.tracks[shard][place] = Some(track);
-    }
-
-    fn begin(&self, now: Duration) -> Track {
-        Track {
-            serial: 0,
-            expected_bytes: 0.0,
-            first_seen: now,
-            grew_at: now,
-            peak_bytes: 0,
-            marks: Marks::default(),
-            predicted_bytes: self.class.learned().map(|need| need.bytes),
-            noted: false,
-        }
     }
 
     fn ended(&mut self, track: &Track, look: &Look<'_>) {
@@ -264,8 +266,11 @@ impl Book {
         if !cut_short {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
             let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
-            self.class
-                .ended(&track.marks, peak_bytes, age_at_peak, predicted);
+            let unscaled_bytes = (peak_bytes as f64 / look.slot.scale()) as u64;
+            let kind = self.kinds.kind(usize::from(look.slot.kind()), false);
+            kind.class
+                .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
+            self.kinds.peaked(peak_bytes as f64, 1.0);
         }
     }
 

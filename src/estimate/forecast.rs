@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Evidence;
 use super::book::Book;
+use super::class::ClassEstimate;
 use super::need::Need;
 use super::retained::{BeforeTrim, Retained};
 use super::usage::UsageEstimate;
@@ -80,7 +81,7 @@ impl Forecast {
     pub(crate) fn look(&mut self, running: &Running, now: Duration) {
         let hidden_bytes = self.unexplained_bytes();
         if let Some(book) = &mut self.book {
-            book.class.set_hidden(hidden_bytes);
+            book.kinds_mut().set_hidden(hidden_bytes);
             book.look(running, now);
         }
     }
@@ -205,7 +206,7 @@ impl Forecast {
             return 0.0;
         };
         let unexplained = self.usage.request_bytes() as f64;
-        let explained = book.class.learned().map_or(0.0, |need| need.bytes);
+        let explained = book.kinds().peak_bytes();
         if unexplained > UNEXPLAINED_BYTES.max(explained * UNEXPLAINED_SHARE) {
             unexplained
         } else {
@@ -213,30 +214,66 @@ impl Forecast {
         }
     }
 
-    /// What the next request is to reserve: its mean, and by how much it widens
-    /// the margin.
-    pub(crate) fn request_bytes(&self) -> u64 {
-        let Some(book) = &self.book else {
-            return self.usage.request_bytes();
-        };
-        let next = book.class.next();
-        let sums = book.sums().need();
-        let margin = self.margin_bytes(sums.and(next)) - self.margin_bytes(sums);
-        (next.bytes + margin.max(0.0) + self.unexplained_bytes()) as u64
+    /// What a request of a kind that was never seen is to reserve, and is known to need
+    /// at least.
+    pub(crate) fn unseen(&self) -> (u64, u64) {
+        match &self.book {
+            None => (self.usage.request_bytes(), self.usage.low_bytes()),
+            Some(book) => {
+                let next = ClassEstimate::new(book.kinds().prior_bytes()).next();
+                (self.bytes_of(book, next, true), 0)
+            }
+        }
     }
 
-    /// What a request is known to need at least; 0 until requests have been seen.
-    pub(crate) fn low_bytes(&self) -> u64 {
+    /// What the next request of each kind is to reserve: its mean, and by how much it
+    /// widens the margin; and what it is known to need at least, 0 until such requests
+    /// have been seen. Without accounting no kinds are told apart.
+    pub(crate) fn by_kind(&self) -> impl Iterator<Item = (usize, u64, u64)> {
+        self.book.iter().flat_map(move |book| {
+            book.kinds().iter().map(move |(number, kind)| {
+                let plain = number % 2 == 0;
+                let request_bytes = self.bytes_of(book, kind.class.next(), plain);
+                let low_bytes = kind.class.low_bytes() + self.hidden_low_bytes(plain);
+                (number, request_bytes, low_bytes)
+            })
+        })
+    }
+
+    fn bytes_of(&self, book: &Book, next: Need, plain: bool) -> u64 {
+        let sums = book.sums().need();
+        let margin = self.margin_bytes(sums.and(next)) - self.margin_bytes(sums);
+        let hidden = if plain { self.unexplained_bytes() } else { 0.0 };
+        (next.bytes + margin.max(0.0) + hidden) as u64
+    }
+
+    fn hidden_low_bytes(&self, plain: bool) -> u64 {
+        match plain && self.unexplained_bytes() > 0.0 {
+            true => self.usage.low_bytes(),
+            false => 0,
+        }
+    }
+
+    /// What a request reserves on average, as requests lately were mixed; and what the
+    /// smallest kind of them needs at least.
+    pub(crate) fn mixed(&self) -> (u64, u64) {
         let Some(book) = &self.book else {
-            return self.usage.low_bytes();
+            return self.unseen();
         };
-        let unexplained = self.unexplained_bytes();
-        let hidden = if unexplained > 0.0 {
-            self.usage.low_bytes()
-        } else {
-            0
-        };
-        book.class.low_bytes() + hidden
+        let (mut bytes, mut low_bytes) = (0.0, u64::MAX);
+        for (number, share, scale) in book.kinds().mix() {
+            let of_kind = self.by_kind().find(|&(other, ..)| other == number);
+            let (_, request, low) = of_kind.unwrap_or_default();
+            bytes += request as f64 * scale * share;
+            low_bytes = low_bytes.min((low as f64 * scale) as u64);
+        }
+        match bytes > 0.0 {
+            true => (bytes as u64, low_bytes),
+            false => self
+                .by_kind()
+                .next()
+                .map_or(self.unseen(), |(_, bytes, low)| (bytes, low)),
+        }
     }
 
     /// Forecasts checked, and how many were exceeded.

@@ -12,6 +12,7 @@ mod calibration;
 mod class;
 mod forecast;
 mod histogram;
+mod kinds;
 mod need;
 #[cfg(feature = "serde")]
 mod record;

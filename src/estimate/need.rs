@@ -54,6 +54,16 @@ impl Need {
         }
     }
 
+    /// Of a request so many times as large.
+    pub(super) fn scaled(self, scale: f64) -> Need {
+        Need {
+            bytes: self.bytes * scale,
+            variance: self.variance * scale * scale,
+            third: self.third * scale * scale * scale,
+            room: self.room * scale,
+        }
+    }
+
     pub(super) fn and(self, other: Need) -> Need {
         Need {
             bytes: self.bytes + other.bytes,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::labels::Labels;
+
 /// What a guard has learned of its requests, to be saved and given to the next
 /// process, so that a restart does not start cold.
 ///
@@ -26,6 +28,8 @@ use serde::{Deserialize, Serialize};
 pub struct Estimates {
     /// By the name of the class; the empty name is of requests without one.
     pub(super) classes: BTreeMap<String, ClassRecord>,
+    /// The same of requests with a cost hint, as if their hint were 16 MiB.
+    pub(super) hinted_classes: BTreeMap<String, ClassRecord>,
     /// The margin of forecasts, in standard deviations.
     pub(super) margin_deviations: Option<f64>,
     /// Without accounting: bytes in use for each request in flight, and how many
@@ -44,23 +48,36 @@ pub(super) struct ClassRecord {
 }
 
 impl super::Forecast {
-    pub(crate) fn save(&self) -> Estimates {
+    pub(crate) fn save(&self, labels: &Labels) -> Estimates {
         let mut record = Estimates {
             usage_bytes_per_request: self.usage.save(),
             ..Estimates::default()
         };
         if let Some(book) = &self.book {
             record.margin_deviations = Some(book.calibration.deviations());
-            record.classes.insert(String::new(), book.class.save());
+            for (number, kind) in book.kinds().iter() {
+                let (name, hinted) = labels.name(number as u8);
+                let classes = match hinted {
+                    true => &mut record.hinted_classes,
+                    false => &mut record.classes,
+                };
+                classes.insert(name.to_owned(), kind.class.save());
+            }
         }
         record
     }
 
-    pub(crate) fn load(&mut self, record: &Estimates) {
+    pub(crate) fn load(&mut self, record: &Estimates, labels: &Labels) {
         match &mut self.book {
             Some(book) => {
-                if let Some(class) = record.classes.get("") {
-                    book.class.load(class);
+                let plain = record.classes.iter().map(|class| (class, false));
+                let hinted = record.hinted_classes.iter().map(|class| (class, true));
+                for ((name, class), hinted) in plain.chain(hinted) {
+                    let kind = labels.kind(name, hinted);
+                    book.kinds_mut()
+                        .kind(usize::from(kind), false)
+                        .class
+                        .load(class);
                 }
                 if let Some(deviations) = record.margin_deviations {
                     book.calibration.set_deviations(deviations);

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{Evidence, Forecast};
+use crate::labels::Tag;
 use crate::running::{Running, Slot};
 
 const MIB: f64 = (1u64 << 20) as f64;
@@ -100,12 +101,12 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
         let allowance = (reserved_kib * 1024) as f64 + LIMIT * THETA
             - usage
             - forecast.outstanding_bytes(reserved_kib * 1024) as f64;
-        let kib = forecast.request_bytes() / 1024;
+        let kib = forecast.mixed().0 / 1024;
         while ((reserved_kib + kib) * 1024) as f64 <= allowance || requests.is_empty() {
             reserved_kib += kib;
             begun += 1;
             requests.push(Request {
-                slot: running.take(kib, now).unwrap(),
+                slot: running.take(kib, Tag::default(), now).unwrap(),
                 began: now,
                 lasts: Duration::from_millis(600 + random.u64(0..800)),
                 bytes: sizes(&mut random, now.as_secs_f64()) * MIB,

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use super::Limiter;
 use super::bounds::{Bounds, Need};
-use super::queue::{Settled, Waiting};
+use super::queue::{CRITICAL, Queue, State, lane};
+use super::{Limiter, Wakers};
 use crate::error::Reason;
 use crate::sync::{Ordering, lock};
 
@@ -17,44 +18,65 @@ use crate::sync::{Ordering, lock};
 pub(crate) struct Ticket {
     limiter: Arc<Limiter>,
     bounds: Arc<Bounds>,
-    need: Need,
-    number: u64,
+    key: usize,
     /// The answer was handed out; nothing is left to give back.
     claimed: bool,
 }
 
+/// How one waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Most that wait for the guard.
+    pub(crate) most_waiting: usize,
+    /// Who would surely wait longer does not begin to.
+    pub(crate) deadline: Duration,
+}
+
+/// Why one may not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    /// How long the wait would have been, if that is known.
+    pub(crate) expected: Option<Duration>,
+}
+
 impl Ticket {
-    /// Joins the queue, unless `most_waiting` wait already.
+    /// Joins the queue.
+    ///
+    /// A queue that is full takes a waiter in the place of one that comes after it, or
+    /// of one whose tenant has more in the queue for its weight.
     pub(crate) fn join(
         limiter: &Arc<Limiter>,
         bounds: &Arc<Bounds>,
         need: Need,
-        most_waiting: usize,
-    ) -> Result<Self, Reason> {
-        let mut wake = Vec::new();
+        terms: Terms,
+    ) -> Result<Self, Refusal> {
+        let mut wakers = Wakers::default();
+        let now_ms = limiter.now_ms();
         let mut queue = lock(&limiter.queue);
-        let number = queue.next_ticket();
-        let waker = Waker::noop().clone();
+        let expected_ms = queue.expected_ms(bounds, need);
         // It joins first: another guard's waiters may be all that is in its way.
-        limiter.enqueue(&mut queue, number, bounds, need, waker, &mut wake);
-        let waits = queue.waiting.contains_key(&number);
-        let full = waits && limiter.shared_waiting(&queue, bounds) > most_waiting;
-        if full {
-            queue.waiting.remove(&number);
+        let key = queue.join(bounds, need, expected_ms, now_ms);
+        limiter.enqueued(&mut queue, &mut wakers);
+        let refused = limiter.turned_away(&mut queue, key, need, terms, &mut wakers);
+        if refused.is_some() {
+            queue.leave(key, now_ms);
             limiter.count_waiting(&queue);
         }
         drop(queue);
-        wake.into_iter().for_each(Waker::wake);
-        if full {
-            return Err(Reason::QueueFull);
+        wakers.wake();
+        match refused {
+            Some(reason) => Err(Refusal {
+                reason,
+                expected: expected_ms.map(Duration::from_millis),
+            }),
+            None => Ok(Self {
+                limiter: Arc::clone(limiter),
+                bounds: Arc::clone(bounds),
+                key,
+                claimed: false,
+            }),
         }
-        Ok(Self {
-            limiter: Arc::clone(limiter),
-            bounds: Arc::clone(bounds),
-            need,
-            number,
-            claimed: false,
-        })
     }
 
     /// What was decided at once, without waiting for it.
@@ -68,38 +90,27 @@ impl Ticket {
     /// Ready with `Ok` once so many KiB are reserved; the caller then owns the
     /// reservation. Must not be polled after it was ready.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Reason>> {
-        let mut wake = Vec::new();
+        let mut wakers = Wakers::default();
         let mut waker = cx.waker().clone();
+        let now_ms = self.limiter.now_ms();
         let mut queue = lock(&self.limiter.queue);
-        let mut settled = queue.take_settled(self.number);
-        if settled.is_none() {
-            match queue.waiting.get_mut(&self.number) {
-                Some(waiting) => std::mem::swap(&mut waiting.waker, &mut waker),
-                // A grant was passed on because nobody claimed it: wait again,
-                // in the same place, unless there is room at once.
-                None => {
-                    let waker = std::mem::replace(&mut waker, Waker::noop().clone());
-                    let (bounds, need) = (&self.bounds, self.need);
-                    self.limiter
-                        .enqueue(&mut queue, self.number, bounds, need, waker, &mut wake);
-                    settled = queue.take_settled(self.number);
-                }
-            }
+        if matches!(queue.waiters[self.key].state, State::PassedOn) {
+            queue.rejoin(self.key);
+            self.limiter.enqueued(&mut queue, &mut wakers);
         }
+        let settled = match queue.waiters[self.key].state {
+            State::Granted { kib, .. } => Some(Ok(kib)),
+            State::Refused(reason) => Some(Err(reason)),
+            State::Waiting | State::PassedOn => None,
+        };
+        std::mem::swap(&mut queue.waiters[self.key].waker, &mut waker);
+        let left = settled.map(|_| queue.leave(self.key, now_ms));
         drop(queue);
-        // The replaced waker is dropped, and others are woken, only now.
-        drop(waker);
-        wake.into_iter().for_each(Waker::wake);
-        match settled {
-            None => Poll::Pending,
-            Some(outcome) => {
-                self.claimed = true;
-                Poll::Ready(match outcome {
-                    Settled::Granted { kib, .. } => Ok(kib),
-                    Settled::Refused(reason) => Err(reason),
-                })
-            }
-        }
+        self.claimed = left.is_some();
+        // Wakers are dropped, and others are woken, only now.
+        drop((waker, left));
+        wakers.wake();
+        settled.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -108,50 +119,71 @@ impl Drop for Ticket {
         if self.claimed {
             return;
         }
-        let mut wake = Vec::new();
+        let mut wakers = Wakers::default();
+        let now_ms = self.limiter.now_ms();
         let mut queue = lock(&self.limiter.queue);
-        let left = queue.waiting.remove(&self.number);
-        if let Some(Settled::Granted { kib, .. }) = queue.take_settled(self.number) {
-            self.limiter.ledger.release(&self.bounds, kib);
+        let left = queue.leave(self.key, now_ms);
+        if let State::Granted { kib, .. } = left.state {
+            let tag = left.need.tag();
+            let released = self.limiter.ledger.release(&self.bounds, kib, tag);
+            if released.of_tenant {
+                queue.unpark(&self.bounds, tag.tenant);
+            }
         }
         // The next one may fit where this one did not.
-        self.limiter.pump_locked(&mut queue, &mut wake);
+        self.limiter.pump_locked(&mut queue, &mut wakers);
         drop(queue);
         drop(left);
-        wake.into_iter().for_each(Waker::wake);
+        wakers.wake();
     }
 }
 
 impl Limiter {
-    fn shared_waiting(&self, queue: &super::Queue, bounds: &Arc<Bounds>) -> usize {
-        if self.shared() {
-            queue.waiting_for(bounds)
-        } else {
-            queue.waiting.len()
-        }
-    }
-
-    fn enqueue(
-        &self,
-        queue: &mut super::Queue,
-        number: u64,
-        bounds: &Arc<Bounds>,
-        need: Need,
-        waker: Waker,
-        wake: &mut Vec<Waker>,
-    ) {
-        queue.waiting.insert(
-            number,
-            Waiting {
-                bounds: Arc::clone(bounds),
-                need,
-                waker,
-            },
-        );
+    /// Somebody has begun to wait.
+    fn enqueued(&self, queue: &mut Queue, wakers: &mut Wakers) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // The flag first, then the attempt: what was released before the flag
         // is seen by the attempt, what is released after it sees the flag.
         self.ledger.set_waiters();
-        self.pump_locked(queue, wake);
+        self.pump_locked(queue, wakers);
+    }
+
+    /// Why somebody who has just joined may not stay.
+    fn turned_away(
+        &self,
+        queue: &mut Queue,
+        key: usize,
+        need: Need,
+        terms: Terms,
+        wakers: &mut Wakers,
+    ) -> Option<Reason> {
+        if !matches!(queue.waiters[key].state, State::Waiting) || lane(need) <= CRITICAL {
+            return None;
+        }
+        let deadline_ms = terms.deadline.as_millis() as u64;
+        let least_ms = queue.least_wait_ms(key);
+        if least_ms > deadline_ms && !queue.is_newest_first(key, self.now_ms()) {
+            return Some(Reason::WaitTooLong);
+        }
+        if self.waiting_with(queue, key) <= terms.most_waiting {
+            return None;
+        }
+        match queue.displaced_by(key) {
+            Some(displaced) => {
+                wakers.push(queue.refuse(displaced, Reason::QueueFull));
+                self.count_waiting(queue);
+                None
+            }
+            None => Some(Reason::QueueFull),
+        }
+    }
+
+    /// How many wait for the guard of a waiter.
+    fn waiting_with(&self, queue: &Queue, key: usize) -> usize {
+        if self.shared() {
+            queue.waiting_for(&queue.waiters[key].bounds)
+        } else {
+            queue.len()
+        }
     }
 }

@@ -1,7 +1,17 @@
 //! What may be reserved, and what is asked for.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64 as Counter, AtomicUsize};
+
 use super::ledger::{MAX_COUNT, MAX_KIB, ONE, Packed};
+use super::queue::LANES;
+use super::shares::Shares;
+use crate::class::Priority;
+use crate::labels::{HINT_UNIT_KIB, KINDS, Tag};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// What critical work is expected to need until some has been seen.
+pub(crate) const CRITICAL_KIB: u64 = 1 << 10;
 
 /// What one request asks for.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +20,8 @@ pub(crate) struct Ask {
     pub(crate) kib: u64,
     /// What it is known to need at least: enough to start it when nothing else runs.
     pub(crate) low_kib: u64,
+    /// What asks.
+    pub(crate) tag: Tag,
 }
 
 /// What a waiter needs.
@@ -17,15 +29,21 @@ pub(crate) struct Ask {
 pub(crate) enum Need {
     /// What its guard estimates when its turn comes: estimates are corrected
     /// while it waits.
-    Estimated,
+    Estimated(Tag),
     Known(Ask),
 }
 
 impl Need {
-    pub(super) fn ask(self, bounds: &Bounds) -> Ask {
+    pub(crate) fn ask(self, bounds: &Bounds) -> Ask {
         match self {
-            Need::Estimated => bounds.estimate(),
+            Need::Estimated(tag) => bounds.estimate(tag),
             Need::Known(ask) => ask,
+        }
+    }
+
+    pub(crate) fn tag(self) -> Tag {
+        match self {
+            Need::Estimated(tag) | Need::Known(Ask { tag, .. }) => tag,
         }
     }
 }
@@ -40,10 +58,23 @@ pub(crate) struct Bounds {
     /// KiB free below the hard limit, for a request that comes when nothing runs.
     pub(super) idle_kib: AtomicU64,
     /// KiB that had ever been given back when the last sample was taken.
-    pub(super) settled_kib: std::sync::atomic::AtomicU64,
-    /// What a request is estimated to ask for.
-    request_kib: AtomicU64,
-    low_kib: AtomicU64,
+    pub(super) settled_kib: Counter,
+    /// What requests of each kind are estimated to ask for; of those with a cost hint,
+    /// one whose hint is the unit. 0: no such request has been seen.
+    estimates: Box<[Estimate]>,
+    /// What a request of a kind that was never seen is estimated to ask for.
+    unseen: Estimate,
+    /// KiB that are set aside for critical work; 0: it is not told from other work.
+    slice_kib: Counter,
+    /// KiB reserved for critical work.
+    critical_kib: Counter,
+    pub(crate) shares: Arc<Shares>,
+    /// Where the flows of those without a tenant stand in the queue.
+    flows: [AtomicUsize; LANES],
+    /// How long its waiters wait at most.
+    pub(super) patience_ms: Counter,
+    /// Once the oldest has waited for so long, the newest goes first.
+    pub(super) newest_after_ms: Counter,
     /// Requests that may be admitted past the bounds, to find out whether
     /// memory that looks full really is.
     probes: AtomicU32,
@@ -52,15 +83,28 @@ pub(crate) struct Bounds {
     pub(super) own_count: Option<AtomicU32>,
 }
 
+/// What one kind of requests asks for.
+#[derive(Debug, Default)]
+struct Estimate {
+    kib: Counter,
+    low_kib: Counter,
+}
+
 impl Bounds {
-    pub(crate) fn new(first: bool) -> Self {
+    pub(crate) fn new(first: bool, shares: Arc<Shares>) -> Self {
         Self {
             limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
             refresh_kib: AtomicU64::new(MAX_KIB),
             idle_kib: AtomicU64::new(MAX_KIB),
-            settled_kib: std::sync::atomic::AtomicU64::new(0),
-            request_kib: AtomicU64::new(1),
-            low_kib: AtomicU64::new(0),
+            settled_kib: Counter::new(0),
+            estimates: (0..KINDS).map(|_| Estimate::default()).collect(),
+            unseen: Estimate::default(),
+            slice_kib: Counter::new(0),
+            critical_kib: Counter::new(0),
+            shares,
+            flows: [const { AtomicUsize::new(0) }; LANES],
+            patience_ms: Counter::new(u64::MAX),
+            newest_after_ms: Counter::new(u64::MAX),
             probes: AtomicU32::new(0),
             own_count: (!first).then(|| AtomicU32::new(0)),
         }
@@ -83,18 +127,101 @@ impl Bounds {
         self.settled_kib.store(finished_kib, Ordering::Relaxed);
     }
 
+    /// How long waiters wait at most, and after how long the newest goes first.
+    pub(crate) fn set_order(&self, patience_ms: u64, newest_after_ms: u64) {
+        self.patience_ms.store(patience_ms, Ordering::Relaxed);
+        self.newest_after_ms
+            .store(newest_after_ms, Ordering::Relaxed);
+    }
+
+    /// Sets KiB aside for critical work; quotas are fractions of `limit_kib`.
+    pub(crate) fn set_portions(&self, slice_kib: u64, limit_kib: u64) {
+        self.slice_kib.store(slice_kib, Ordering::Relaxed);
+        self.shares.set_limit(limit_kib);
+    }
+
     /// What a request is estimated to ask for.
     #[inline]
-    pub(crate) fn estimate(&self) -> Ask {
+    pub(crate) fn estimate(&self, tag: Tag) -> Ask {
+        let estimate = &self.estimates[usize::from(tag.kind)];
+        let kib = estimate.kib.load(Ordering::Relaxed);
+        if kib == 0 {
+            return self.unseen_estimate(tag);
+        }
+        let low_kib = estimate.low_kib.load(Ordering::Relaxed);
+        if tag.hint_kib == 0 {
+            return Ask { kib, low_kib, tag };
+        }
+        let scaled = |kib: u64| kib.saturating_mul(u64::from(tag.hint_kib)) / HINT_UNIT_KIB;
         Ask {
-            kib: self.request_kib.load(Ordering::Relaxed),
-            low_kib: self.low_kib.load(Ordering::Relaxed),
+            kib: scaled(kib).clamp(1, MAX_KIB),
+            low_kib: scaled(low_kib).min(MAX_KIB),
+            tag,
         }
     }
 
-    pub(crate) fn set_estimate(&self, estimate: Ask) {
-        self.request_kib.store(estimate.kib, Ordering::Relaxed);
-        self.low_kib.store(estimate.low_kib, Ordering::Relaxed);
+    #[cold]
+    fn unseen_estimate(&self, tag: Tag) -> Ask {
+        let kib = self.unseen.kib.load(Ordering::Relaxed).max(1);
+        let low_kib = self.unseen.low_kib.load(Ordering::Relaxed);
+        match (tag.hint_kib, tag.priority) {
+            (0, Priority::Critical) => Ask {
+                kib: kib.min(CRITICAL_KIB),
+                low_kib: 0,
+                tag,
+            },
+            (0, _) => Ask { kib, low_kib, tag },
+            (hint_kib, _) => Ask {
+                kib: u64::from(hint_kib),
+                low_kib: u64::from(hint_kib),
+                tag,
+            },
+        }
+    }
+
+    /// What requests of a kind are estimated to ask for, at the least 1 KiB.
+    pub(crate) fn set_estimate(&self, kind: usize, kib: u64, low_kib: u64) {
+        self.estimates[kind].set(kib, low_kib);
+    }
+
+    /// What requests ask for whose kind has not been seen.
+    pub(crate) fn set_unseen(&self, kib: u64, low_kib: u64) {
+        self.unseen.set(kib, low_kib);
+    }
+
+    /// KiB that critical work may have whatever else is reserved, beside what is free.
+    #[inline]
+    pub(super) fn slice_kib(&self, tag: Tag) -> u64 {
+        match tag.priority {
+            Priority::Critical => self.slice_kib.load(Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+
+    pub(super) fn critical_kib(&self) -> u64 {
+        self.critical_kib.load(Ordering::Relaxed)
+    }
+
+    /// So much more is reserved for what a tag says.
+    #[inline]
+    pub(super) fn hold(&self, tag: Tag, kib: u64) {
+        if tag.priority == Priority::Critical {
+            self.critical_kib.fetch_add(kib, Ordering::Relaxed);
+        }
+    }
+
+    /// So much less.
+    #[inline]
+    pub(super) fn let_go(&self, tag: Tag, kib: u64) {
+        if tag.priority == Priority::Critical {
+            self.critical_kib.fetch_sub(kib, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the flow of a lane and a tenant stands in the queue.
+    pub(super) fn flow(&self, lane: usize, tenant: u16) -> &AtomicUsize {
+        let share = (tenant != 0).then(|| self.shares.get(tenant)).flatten();
+        share.map_or(&self.flows[lane], |share| share.flow(lane))
     }
 
     pub(crate) fn set_probes(&self, probes: u32) {
@@ -105,10 +232,13 @@ impl Bounds {
         self.probes.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn take_probe(&self) -> bool {
-        self.probes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-            .is_ok()
+    /// For a request that surely needs no more than what is free below the limit.
+    pub(crate) fn take_probe(&self, low_kib: u64) -> bool {
+        low_kib <= self.idle_kib.load(Ordering::Relaxed)
+            && self
+                .probes
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                .is_ok()
     }
 
     /// What one request of this guard adds to the count in the word.
@@ -119,5 +249,12 @@ impl Bounds {
     /// Its requests are counted in the ledger's word, not beside it.
     pub(crate) fn counts_in_word(&self) -> bool {
         self.own_count.is_none()
+    }
+}
+
+impl Estimate {
+    fn set(&self, kib: u64, low_kib: u64) {
+        self.low_kib.store(low_kib, Ordering::Relaxed);
+        self.kib.store(kib, Ordering::Relaxed);
     }
 }

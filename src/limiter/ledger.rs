@@ -15,6 +15,7 @@
 use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::{Ask, Bounds};
+use crate::labels::Tag;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 const FLAG: u64 = 1 << 63;
@@ -69,6 +70,8 @@ pub(crate) enum Refused {
     Waiters,
     /// As many requests in flight as the guard allows.
     Count,
+    /// As much as its tenant may have.
+    Quota,
     /// The bytes do not fit.
     Bytes,
     /// Enough was admitted since the last sample to look again first.
@@ -86,6 +89,14 @@ pub(crate) enum Mode {
     Waiter,
     /// Bounds do not apply: a probe, or a guard that only observes.
     Force,
+}
+
+/// Who waits for what was given back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Released {
+    pub(crate) somebody_waits: bool,
+    /// Somebody waits until its tenant gives something back.
+    pub(crate) of_tenant: bool,
 }
 
 /// The reservations of all guards that watch one source.
@@ -149,17 +160,32 @@ impl Ledger {
         // those who wait for its bytes: only the count binds.
         let nested = ask.kib == 0;
         let force = mode == Mode::Force;
-        if limits.flag() && !force && !nested {
+        let slice_kib = bounds.slice_kib(ask.tag);
+        let passes = force || slice_kib > 0;
+        if limits.flag() && !passes && !nested {
             return Err(Refused::Gate);
         }
-        let cap = if force { MAX_COUNT } else { limits.count() };
-        if !self.enter(bounds, cap) {
-            return Err(Refused::Count);
+        let tenant = ask.tag.tenant;
+        if !bounds.shares.enter(tenant, ask.kib, passes) {
+            return Err(Refused::Quota);
         }
-        let reserved = self.reserve_word(bounds, limits, cap, ask, mode);
+        let cap = if passes { MAX_COUNT } else { limits.count() };
+        let reserved = match self.enter(bounds, cap) {
+            true => {
+                let reserved = self.reserve_word(bounds, limits, cap, slice_kib, ask, mode);
+                if reserved.is_err() {
+                    self.leave(bounds);
+                }
+                reserved
+            }
+            false => Err(Refused::Count),
+        };
         if reserved.is_err() {
-            self.leave(bounds);
-        } else if nested {
+            bounds.shares.leave(tenant, ask.kib);
+            return reserved;
+        }
+        bounds.hold(ask.tag, ask.kib);
+        if nested {
             self.nested.fetch_add(1, Ordering::Relaxed);
         }
         reserved
@@ -171,6 +197,7 @@ impl Ledger {
         bounds: &Bounds,
         limits: Packed,
         cap: u32,
+        slice_kib: u64,
         ask: Ask,
         mode: Mode,
     ) -> Result<bool, Refused> {
@@ -179,7 +206,7 @@ impl Ledger {
         let mut current = self.word.load(Ordering::Acquire);
         loop {
             let word = Packed(current);
-            let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed);
+            let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed) && slice_kib == 0;
             if newcomer && word.flag() && ask.kib != 0 {
                 return Err(Refused::Waiters);
             }
@@ -191,11 +218,13 @@ impl Ledger {
                 // What was given back since the sample counts as if it were not.
                 let spent_kib = total_kib + self.unsettled_kib(bounds);
                 let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
-                if mode == Mode::Newcomer && spent_kib > refresh_kib && refresh_kib != MAX_KIB {
+                let stale = mode == Mode::Newcomer && slice_kib == 0;
+                if stale && spent_kib > refresh_kib && refresh_kib != MAX_KIB {
                     return Err(Refused::Stale);
                 }
-                let fits = spent_kib <= limits.kib()
+                let fits = spent_kib <= limits.kib() + slice_kib
                     || limits.kib() == MAX_KIB
+                    || (slice_kib > 0 && bounds.critical_kib() + ask.kib <= slice_kib)
                     // With nothing in flight there is nothing to wait for: the
                     // request runs if what it surely needs is free.
                     || (word.is_idle() && ask.low_kib <= bounds.idle_kib.load(Ordering::Relaxed));
@@ -243,26 +272,31 @@ impl Ledger {
         }
     }
 
-    /// Gives a reservation back. `true` if somebody waits: the caller pumps the queue.
+    /// Gives a reservation back. Says who waits: the caller pumps the queue.
     #[inline]
-    pub(crate) fn release(&self, bounds: &Bounds, kib: u64) -> bool {
+    pub(crate) fn release(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         self.leave(bounds);
+        bounds.let_go(tag, kib);
+        let of_tenant = bounds.shares.leave(tag.tenant, kib);
         if kib == 0 {
             self.nested.fetch_sub(1, Ordering::Relaxed);
         }
         // AcqRel: releases what this request did, and sees a flag set before.
         let before = self.word.fetch_sub(bounds.unit() + kib, Ordering::AcqRel);
         debug_assert!(Packed(before).kib() >= kib, "released more than reserved");
-        Packed(before).flag()
+        Released {
+            somebody_waits: Packed(before).flag(),
+            of_tenant,
+        }
     }
 
     /// [`release`](Self::release) of bytes that were used: they are free again
     /// for a guard once it has taken a sample.
     #[inline]
-    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64) -> bool {
+    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         // Before the release: whoever sees the one sees the other.
         self.finished_kib.fetch_add(kib, Ordering::AcqRel);
-        self.release(bounds, kib)
+        self.release(bounds, kib, tag)
     }
 
     /// KiB that were ever given back after use.
@@ -278,7 +312,7 @@ impl Ledger {
     }
 
     /// Reserves more for work that is admitted; within the bounds, unless `force`.
-    pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, force: bool) -> bool {
+    pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, tag: Tag, force: bool) -> bool {
         let limits = bounds.limits();
         let more = |current| {
             let total_kib = Packed(current).kib() + kib;
@@ -286,9 +320,33 @@ impl Ledger {
             let fits = force || spent_kib <= limits.kib() || limits.kib() == MAX_KIB;
             (fits && total_kib <= MAX_KIB).then_some(current + kib)
         };
-        self.word
+        let grown = self
+            .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-            .is_ok()
+            .is_ok();
+        if grown {
+            bounds.hold(tag, kib);
+            bounds.shares.grow(tag.tenant, kib);
+        }
+        grown
+    }
+
+    /// Makes a reservation of `kib`, made before it was known for what, one for `ask`.
+    /// `Ok(true)`: it became smaller, and somebody waits.
+    pub(crate) fn retag(&self, bounds: &Bounds, kib: u64, ask: Ask) -> Result<bool, Refused> {
+        let tag = ask.tag;
+        if !bounds.shares.enter(tag.tenant, ask.kib, false) {
+            return Err(Refused::Quota);
+        }
+        let more_kib = ask.kib.saturating_sub(kib);
+        if more_kib > 0 && !self.grow(bounds, more_kib, Tag::default(), false) {
+            bounds.shares.leave(tag.tenant, ask.kib);
+            return Err(Refused::Bytes);
+        }
+        bounds.hold(tag, ask.kib);
+        let less_kib = kib.saturating_sub(ask.kib);
+        let before = self.word.fetch_sub(less_kib, Ordering::AcqRel);
+        Ok(less_kib > 0 && Packed(before).flag())
     }
 
     /// Says that somebody waits. Only under the queue's lock.

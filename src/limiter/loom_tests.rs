@@ -7,9 +7,22 @@ use loom::thread;
 
 use super::*;
 
+const NOBODY: Tag = Tag {
+    kind: 0,
+    priority: crate::class::Priority::Normal,
+    tenant: 0,
+    hint_kib: 0,
+};
+
+const TERMS: Terms = Terms {
+    most_waiting: 8,
+    deadline: Duration::from_secs(10),
+};
+
 const ASK: Ask = Ask {
     kib: 10,
     low_kib: 10,
+    tag: NOBODY,
 };
 
 /// What a controller does after a sample.
@@ -21,7 +34,7 @@ fn publish(limiter: &Limiter, bounds: &Bounds, limits: Packed, refresh_kib: u64,
 /// Room for one request at a time.
 fn room_for_one() -> (Arc<Limiter>, Arc<Bounds>) {
     let limiter = Arc::new(Limiter::new());
-    let bounds = limiter.join();
+    let bounds = limiter.join(Arc::default());
     publish(&limiter, &bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
     (limiter, bounds)
 }
@@ -46,12 +59,12 @@ fn a_release_is_never_lost_to_somebody_who_begins_to_wait() {
         limiter.try_reserve(&bounds, ASK, Mode::Newcomer).unwrap();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.release(&bounds, ASK.kib))
+            thread::spawn(move || limiter.release(&bounds, ASK.kib, NOBODY))
         };
-        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();
+        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         other.join().unwrap();
         assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib);
+        limiter.release(&bounds, ASK.kib, NOBODY);
         drop(ticket);
         assert_empty(&limiter);
     });
@@ -68,7 +81,7 @@ fn two_newcomers_never_both_get_the_last_place() {
         let here = limiter.try_reserve(&bounds, ASK, Mode::Newcomer).is_ok();
         let there = other.join().unwrap();
         assert!(here ^ there, "exactly one gets it");
-        limiter.release(&bounds, ASK.kib);
+        limiter.release(&bounds, ASK.kib, NOBODY);
         assert_empty(&limiter);
     });
 }
@@ -78,16 +91,16 @@ fn a_grant_that_races_with_giving_up_goes_to_the_next() {
     loom::model(|| {
         let (limiter, bounds) = room_for_one();
         limiter.try_reserve(&bounds, ASK, Mode::Newcomer).unwrap();
-        let first = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();
-        let mut second = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();
+        let first = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
+        let mut second = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.release(&bounds, ASK.kib))
+            thread::spawn(move || limiter.release(&bounds, ASK.kib, NOBODY))
         };
         drop(first);
         other.join().unwrap();
         assert_eq!(poll(&mut second), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib);
+        limiter.release(&bounds, ASK.kib, NOBODY);
         drop(second);
         assert_empty(&limiter);
     });
@@ -97,7 +110,7 @@ fn a_grant_that_races_with_giving_up_goes_to_the_next() {
 fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
     loom::model(|| {
         let limiter = Arc::new(Limiter::new());
-        let bounds = limiter.join();
+        let bounds = limiter.join(Arc::default());
         publish(&limiter, &bounds, Packed::new(false, 1, 0), MAX_KIB, 0);
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
@@ -105,10 +118,10 @@ fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
                 publish(&limiter, &bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
             })
         };
-        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), 8).unwrap();
+        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         other.join().unwrap();
         assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib);
+        limiter.release(&bounds, ASK.kib, NOBODY);
         drop(ticket);
         assert_empty(&limiter);
     });

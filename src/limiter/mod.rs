@@ -13,26 +13,35 @@
 mod acquire;
 mod bounds;
 mod ledger;
+mod list;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod property_tests;
 mod queue;
+mod shares;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
+mod turns;
+mod wait;
+mod wakers;
 
 use std::sync::Arc;
-use std::task::Waker;
+use std::sync::atomic::AtomicU64 as Counter;
 use std::time::Duration;
 
-pub(crate) use acquire::Ticket;
-pub(crate) use bounds::{Ask, Bounds, Need};
+pub(crate) use acquire::{Refusal, Terms, Ticket};
+pub(crate) use bounds::{Ask, Bounds, CRITICAL_KIB, Need};
 pub(crate) use ledger::{MAX_COUNT, MAX_KIB, Mode, Packed, Refused, kib};
+pub(crate) use shares::{Quota, Share, Shares, TENANTS};
 
 use crate::error::Reason;
+use crate::labels::Tag;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
-use ledger::Ledger;
-use queue::{Queue, Settled};
+use ledger::{Ledger, Released};
+use queue::{COUNTED, LANES, Queue};
+use turns::Candidate;
+use wakers::Wakers;
 
 /// How long a grant may stay unclaimed before it passes on.
 const CLAIM_WITHIN: Duration = Duration::from_millis(500);
@@ -46,6 +55,17 @@ pub(crate) struct Limiter {
     /// 1 while a guard counts its requests in the ledger's word.
     first: AtomicU32,
     queue: Mutex<Queue>,
+    /// The time of the last sample, in milliseconds.
+    now_ms: Counter,
+}
+
+/// What is known of waits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Waits {
+    /// How far forecasts were off lately, on average.
+    pub(crate) error: Duration,
+    /// Forecasts checked.
+    pub(crate) checked: u64,
 }
 
 impl Limiter {
@@ -56,14 +76,15 @@ impl Limiter {
             guards: AtomicU32::new(0),
             first: AtomicU32::new(0),
             queue: Mutex::new(Queue::default()),
+            now_ms: Counter::new(0),
         }
     }
 
     /// Bounds for one more guard on this ledger.
-    pub(crate) fn join(&self) -> Arc<Bounds> {
+    pub(crate) fn join(&self, shares: Arc<Shares>) -> Arc<Bounds> {
         self.guards.fetch_add(1, Ordering::Relaxed);
         let first = self.first.swap(1, Ordering::Relaxed) == 0;
-        Arc::new(Bounds::new(first))
+        Arc::new(Bounds::new(first, shares))
     }
 
     /// A guard is gone, and with it all that it had in flight.
@@ -111,31 +132,71 @@ impl Limiter {
     ) -> Result<bool, Refused> {
         debug_assert!(mode != Mode::Waiter, "only the queue admits waiters");
         let reserved = self.ledger.try_reserve(bounds, ask, mode);
-        // A guard with a count of its own raised it for a moment; a waiter that
-        // was passed over because of that must be looked at again.
-        let own_count = !bounds.counts_in_word();
-        if own_count && matches!(reserved, Err(Refused::Waiters | Refused::Bytes)) {
-            self.pump();
+        if reserved.is_err() {
+            self.took_for_a_moment(bounds, ask.tag);
         }
         reserved
     }
 
+    /// A guard with a count of its own raised it for a moment, and so did a tenant's
+    /// account; a waiter that was passed over because of that is looked at again.
+    #[cold]
+    fn took_for_a_moment(&self, bounds: &Bounds, tag: Tag) {
+        let of_tenant = bounds.shares.is_parked(tag.tenant);
+        if of_tenant || (!bounds.counts_in_word() && self.waiting() > 0) {
+            self.released(
+                bounds,
+                tag,
+                Released {
+                    somebody_waits: true,
+                    of_tenant,
+                },
+            );
+        }
+    }
+
+    /// Makes a reservation of `kib`, made before it was known for what, one for `ask`.
+    /// `false`: that does not fit, and the reservation is as it was.
+    pub(crate) fn retag(&self, bounds: &Bounds, kib: u64, ask: Ask) -> bool {
+        let retagged = self.ledger.retag(bounds, kib, ask);
+        match retagged {
+            Ok(true) => self.pump(),
+            Ok(false) => {}
+            Err(_) => self.took_for_a_moment(bounds, ask.tag),
+        }
+        retagged.is_ok()
+    }
+
     #[inline]
-    pub(crate) fn release(&self, bounds: &Bounds, kib: u64) {
-        if self.ledger.release(bounds, kib) {
-            self.pump();
+    pub(crate) fn release(&self, bounds: &Bounds, kib: u64, tag: Tag) {
+        let released = self.ledger.release(bounds, kib, tag);
+        if released.somebody_waits {
+            self.released(bounds, tag, released);
         }
     }
 
     /// Gives back what was used. `true` if somebody waits who may need a new
     /// sample to get it.
     #[inline]
-    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64) -> bool {
-        if !self.ledger.finish(bounds, kib) {
+    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> bool {
+        let released = self.ledger.finish(bounds, kib, tag);
+        if !released.somebody_waits {
             return false;
         }
-        self.pump();
+        self.released(bounds, tag, released);
         self.waiting() > 0
+    }
+
+    #[cold]
+    fn released(&self, bounds: &Bounds, tag: Tag, released: Released) {
+        let mut wakers = Wakers::default();
+        let mut queue = lock(&self.queue);
+        if released.of_tenant {
+            queue.unpark(bounds, tag.tenant);
+        }
+        self.pump_locked(&mut queue, &mut wakers);
+        drop(queue);
+        wakers.wake();
     }
 
     /// KiB that were ever given back after use.
@@ -144,85 +205,104 @@ impl Limiter {
     }
 
     /// Reserves more for work that is admitted; within the bounds, unless `force`.
-    pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, force: bool) -> bool {
-        self.ledger.grow(bounds, kib, force)
+    pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, tag: Tag, force: bool) -> bool {
+        self.ledger.grow(bounds, kib, tag, force)
     }
 
-    /// Lets in everybody who fits, oldest first.
+    /// Lets in everybody who fits, in their order.
     #[cold]
     pub(crate) fn pump(&self) {
-        let mut wake = Vec::new();
-        self.pump_locked(&mut lock(&self.queue), &mut wake);
-        wake.into_iter().for_each(Waker::wake);
+        let mut wakers = Wakers::default();
+        self.pump_locked(&mut lock(&self.queue), &mut wakers);
+        wakers.wake();
     }
 
-    /// Admits the oldest waiter past the bounds. `false` if nobody waits.
-    pub(crate) fn probe_oldest(&self, bounds: &Arc<Bounds>) -> bool {
+    /// Time goes on: a full sample is taken. Measures how fast waiters are served.
+    pub(crate) fn tick(&self, now: Duration) {
+        let now_ms = now.as_millis() as u64;
+        self.now_ms.store(now_ms, Ordering::Relaxed);
+        let contended = self.waiting() > 0;
+        lock(&self.queue).forecast.measure(now_ms, contended);
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    /// What one more waiter may expect to wait. `None` if that is not known.
+    pub(crate) fn expected_wait(&self, bounds: &Arc<Bounds>, need: Need) -> Option<Duration> {
+        let expected_ms = lock(&self.queue).expected_ms(bounds, need);
+        expected_ms.map(Duration::from_millis)
+    }
+
+    /// How well waits are forecast.
+    pub(crate) fn waits(&self) -> Waits {
+        let (error, checked) = lock(&self.queue).forecast.errors();
+        Waits { error, checked }
+    }
+
+    /// Quotas may have changed.
+    pub(crate) fn unpark_all(&self) {
+        lock(&self.queue).unpark_all();
+    }
+
+    /// What the waiter of a guard asks for that is next. `None` if nobody waits.
+    pub(crate) fn next_ask(&self, bounds: &Arc<Bounds>) -> Option<Ask> {
+        if self.waiting() == 0 {
+            return None;
+        }
+        let oldest = lock(&self.queue).oldest_of(bounds, MAX_KIB);
+        oldest.map(|(_, ask)| ask)
+    }
+
+    /// Admits the oldest waiter past the bounds, of those that surely need no more
+    /// than `most_kib`. `false` if nobody waits.
+    pub(crate) fn probe_oldest(&self, bounds: &Arc<Bounds>, most_kib: u64) -> bool {
+        let now_ms = self.now_ms();
         let mut queue = lock(&self.queue);
-        let oldest = queue
-            .waiting
-            .iter()
-            .find(|(_, waiter)| Arc::ptr_eq(&waiter.bounds, bounds))
-            .map(|(&ticket, waiter)| (ticket, waiter.need.ask(bounds)));
-        let Some((ticket, ask)) = oldest else {
+        let Some((candidate, ask)) = queue.oldest_of(bounds, most_kib) else {
             return false;
         };
         if self.ledger.try_reserve(bounds, ask, Mode::Force).is_err() {
             return false;
         }
-        let waker = queue.grant(ticket, ask.kib);
+        let waker = queue.grant(candidate, ask.kib, now_ms);
         self.count_waiting(&queue);
         drop(queue);
-        waker.into_iter().for_each(Waker::wake);
+        waker.wake();
         true
     }
 
     /// Answers all waiters of one guard with `reason`.
     pub(crate) fn refuse_all(&self, bounds: &Arc<Bounds>, reason: Reason) {
+        let mut wakers = Wakers::default();
         let mut queue = lock(&self.queue);
-        let tickets: Vec<u64> = queue
-            .waiting
-            .iter()
-            .filter(|(_, waiter)| Arc::ptr_eq(&waiter.bounds, bounds))
-            .map(|(&ticket, _)| ticket)
-            .collect();
-        let mut wake: Vec<Waker> = tickets
-            .into_iter()
-            .filter_map(|ticket| queue.settle(ticket, Settled::Refused(reason)))
-            .collect();
-        self.pump_locked(&mut queue, &mut wake);
+        for key in queue.of_guard(bounds) {
+            wakers.push(queue.refuse(key, reason));
+        }
+        self.pump_locked(&mut queue, &mut wakers);
         drop(queue);
-        wake.into_iter().for_each(Waker::wake);
+        wakers.wake();
     }
 
     /// Passes on grants that nobody came for: a service that was parked after
     /// it asked keeps its place in the queue, but not the memory.
     pub(crate) fn pass_on_unclaimed(&self, now: Duration) {
         let mut queue = lock(&self.queue);
-        let mut late = Vec::new();
-        for (&ticket, (bounds, settled)) in &mut queue.settled {
-            if let Settled::Granted {
-                kib,
-                unclaimed_since,
-            } = settled
-            {
-                let since = *unclaimed_since.get_or_insert(now);
-                if now.saturating_sub(since) >= CLAIM_WITHIN {
-                    late.push((ticket, Arc::clone(bounds), *kib));
-                }
-            }
-        }
+        let late = queue.unclaimed(now, CLAIM_WITHIN);
         if late.is_empty() {
             return;
         }
-        for (ticket, bounds, kib) in late {
-            queue.settled.remove(&ticket);
-            self.ledger.release(&bounds, kib);
+        for (bounds, kib, tag) in late {
+            let released = self.ledger.release(&bounds, kib, tag);
+            if released.of_tenant {
+                queue.unpark(&bounds, tag.tenant);
+            }
         }
-        let mut wake = Vec::new();
-        self.pump_locked(&mut queue, &mut wake);
+        let mut wakers = Wakers::default();
+        self.pump_locked(&mut queue, &mut wakers);
         drop(queue);
-        wake.into_iter().for_each(Waker::wake);
+        wakers.wake();
     }
 
     /// More than one guard reserves here.
@@ -230,40 +310,71 @@ impl Limiter {
         self.guards.load(Ordering::Relaxed) > 1
     }
 
-    fn pump_locked(&self, queue: &mut Queue, wake: &mut Vec<Waker>) {
-        let mut blocked: Vec<*const Bounds> = Vec::new();
-        let mut admitted = Vec::new();
-        let mut no_bytes = false;
-        for (&ticket, waiter) in &queue.waiting {
-            let bounds = Arc::as_ptr(&waiter.bounds);
-            if blocked.contains(&bounds) {
-                continue;
+    fn pump_locked(&self, queue: &mut Queue, wakers: &mut Wakers) {
+        if queue.len() > 0 {
+            let mut aside = Vec::new();
+            for lane in COUNTED..LANES {
+                if !self.pump_lane(queue, lane, &mut aside, wakers) {
+                    break;
+                }
             }
-            let ask = waiter.need.ask(&waiter.bounds);
-            if no_bytes && ask.kib != 0 {
-                continue;
-            }
-            match self.ledger.try_reserve(&waiter.bounds, ask, Mode::Waiter) {
-                Ok(_) => admitted.push((ticket, ask.kib)),
-                // Its own guard holds it back: the waiters of others may pass it.
-                Err(Refused::Gate | Refused::Count) if self.shared() => blocked.push(bounds),
-                // Too large even with nothing in flight: no release can help it.
-                Err(Refused::Bytes) if self.ledger.is_idle() => {}
-                // Memory holds it back: nobody passes, or large requests would
-                // starve. But what has its bytes already does not wait for any.
-                Err(_) if self.shared() => no_bytes = true,
-                Err(_) => break,
-            }
-        }
-        for (ticket, kib) in admitted {
-            wake.extend(queue.grant(ticket, kib));
+            queue.put_back(aside);
         }
         self.count_waiting(queue);
     }
 
+    /// `false` if nothing is left for the lanes behind.
+    fn pump_lane(
+        &self,
+        queue: &mut Queue,
+        lane: usize,
+        aside: &mut Vec<usize>,
+        wakers: &mut Wakers,
+    ) -> bool {
+        let now_ms = self.now_ms();
+        let mut next = queue.next_in(lane, now_ms);
+        while let Some(candidate) = next {
+            let ask = queue.ask(candidate);
+            match self.try_waiter(queue, candidate, ask) {
+                Ok(()) => wakers.push(queue.grant(candidate, ask.kib, now_ms)),
+                Err(Refused::Quota) => queue.park(candidate),
+                // Its own guard holds it back: the waiters of others may pass it.
+                Err(Refused::Gate | Refused::Count) if self.shared() => {
+                    queue.set_aside(candidate, aside);
+                }
+                // Too large even with nothing in flight: no release can help it.
+                Err(Refused::Bytes) if self.ledger.is_idle() => {
+                    next = queue.behind(candidate);
+                    if next.is_some() {
+                        continue;
+                    }
+                    queue.set_aside(candidate, aside);
+                }
+                // Memory holds it back: nobody passes, or large requests would starve.
+                Err(_) => return false,
+            }
+            next = queue.next_in(lane, now_ms);
+        }
+        true
+    }
+
+    fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<(), Refused> {
+        let bounds = queue.bounds(candidate);
+        let attempt = || self.ledger.try_reserve(bounds, ask, Mode::Waiter).map(drop);
+        match attempt() {
+            Err(Refused::Quota) => {
+                // The flag first, then the attempt: what was given back before the flag
+                // is seen by the attempt, what is given back after it sees the flag.
+                bounds.shares.park(ask.tag.tenant);
+                attempt()
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Brings the count and the flag in the word in line with the queue.
     fn count_waiting(&self, queue: &Queue) {
-        let waiting = u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX);
+        let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
         let before = self.waiting.swap(waiting, Ordering::Relaxed);
         if waiting == 0 && before != 0 {
             self.ledger.clear_waiters();

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::tests::{Waiter, admit, limiter, publish};
+use super::tests::{NOBODY, Waiter, admit, limiter, publish};
 use super::{MAX_KIB, Packed};
 
 #[derive(Clone, Debug)]
@@ -60,12 +60,12 @@ proptest! {
                 },
                 Operation::GiveBack { nth } if !active.is_empty() => {
                     let kib = active.swap_remove(nth % active.len());
-                    limiter.release(&bounds, kib);
+                    limiter.release(&bounds, kib, NOBODY);
                 }
                 Operation::Finish { nth } if !active.is_empty() => {
                     let kib = active.swap_remove(nth % active.len());
                     unsettled_kib += kib;
-                    limiter.finish(&bounds, kib);
+                    limiter.finish(&bounds, kib, NOBODY);
                 }
                 Operation::Sample => {
                     bounds.settle(limiter.finished_kib());
@@ -103,7 +103,7 @@ proptest! {
         }
         drop(waiters);
         for kib in active {
-            limiter.release(&bounds, kib);
+            limiter.release(&bounds, kib, NOBODY);
         }
         prop_assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
         prop_assert_eq!(limiter.waiting(), 0);

@@ -1,26 +1,63 @@
-//! Those who wait, oldest first.
+//! Those who wait.
 //!
-//! A waiter is known by its ticket number. It is either waiting, or settled
-//! (granted or refused) and not yet told. Numbers rise, so the order of the
-//! map is the order of arrival, and a waiter that is put back keeps its place.
+//! Waiters stand in *flows*, first come first served: one for each guard, lane and
+//! tenant. A *lane* is a priority, and in it the flow whose tenant was served least
+//! (by its weight) is next. Everything is a list through the waiters or a heap of
+//! flows, so joining, leaving and being served take the time of a heap's depth in the
+//! number of flows, however many wait.
+//!
+//! Tenants take turns by start-time fair queueing (Goyal, Vin and Cheng, 1996): a flow
+//! that begins to wait starts at the virtual time of the one that was served last, and
+//! is moved on by what it is served, divided by its weight.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::bounds::{Bounds, Need};
+use slab::Slab;
+
+use super::bounds::{Ask, Bounds, Need};
+use super::list::{List, Node};
+use super::shares::Share;
+use super::turns::{AGEING_ONE_IN, Candidate};
+use super::wait::WaitForecast;
+use crate::class::Priority;
 use crate::error::Reason;
+use crate::labels::Tag;
+
+/// One for each priority, and before them one for those who need no bytes.
+pub(super) const LANES: usize = 1 + Priority::ALL.len();
+/// The lane of those whose bytes another guard holds already.
+pub(super) const COUNTED: usize = 0;
+/// The lane of [`Priority::Critical`].
+pub(super) const CRITICAL: usize = 1;
 
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Waiter {
     pub(super) bounds: Arc<Bounds>,
     pub(super) need: Need,
     pub(super) waker: Waker,
+    pub(super) state: State,
+    pub(super) flow: usize,
+    /// Rises with the order of arrival.
+    pub(super) number: u64,
+    pub(super) since_ms: u64,
+    /// What it was expected to need when it joined.
+    pub(super) kib: u64,
+    /// How long it was expected to wait.
+    expected_ms: Option<u64>,
+    /// In its flow, or among those that were granted and not told yet.
+    pub(super) in_flow: Node,
+    /// In its lane.
+    pub(super) in_lane: Node,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Settled {
+pub(super) enum State {
+    Waiting,
     /// So many KiB are reserved for it. `unclaimed_since`: when a sweep first
     /// saw it so.
     Granted {
@@ -28,50 +65,319 @@ pub(super) enum Settled {
         unclaimed_since: Option<Duration>,
     },
     Refused(Reason),
+    /// It was granted, nobody came for it, and it passed on.
+    PassedOn,
+}
+
+/// The waiters of one guard, lane and tenant.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) bounds: Arc<Bounds>,
+    pub(super) lane: usize,
+    pub(super) tenant: u16,
+    pub(super) waiting: List,
+    kib: u64,
+    /// It is in its lane's heap.
+    pub(super) in_heap: bool,
+    /// It waits until its tenant gives something back.
+    pub(super) is_parked: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// What each flow was served when it was put here, the number of its first
+    /// waiter, and the flow. May be out of date: what a flow was served only grows.
+    pub(super) heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    pub(super) waiting: List,
+    kib: u64,
+    /// Of the flows with waiters, together.
+    weights: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub(super) waiting: BTreeMap<u64, Waiting>,
-    pub(super) settled: HashMap<u64, (Arc<Bounds>, Settled)>,
-    next_ticket: u64,
+    pub(super) waiters: Slab<Waiter>,
+    /// Never removed: there are as many as guards, lanes and tenants.
+    pub(super) flows: Vec<Flow>,
+    pub(super) lanes: [Lane; LANES],
+    granted: List,
+    waiting: usize,
+    next_number: u64,
+    /// What the flow that was granted last had been served.
+    served: u64,
+    /// KiB that the oldest waiter of a lane behind may have.
+    pub(super) ageing_kib: u64,
+    pub(super) forecast: WaitForecast,
+}
+
+impl Flow {
+    pub(super) fn share(&self) -> Option<&Share> {
+        self.bounds.shares.get(self.tenant)
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.share().map_or(1, Share::weight)
+    }
+
+    pub(super) fn served(&self) -> u64 {
+        self.share().map_or(0, Share::served)
+    }
+}
+
+/// Those who need no bytes have a lane of their own.
+pub(super) fn lane(need: Need) -> usize {
+    match need {
+        Need::Known(ask) if ask.kib == 0 => COUNTED,
+        Need::Known(ask) => CRITICAL + ask.tag.priority as usize,
+        Need::Estimated(tag) => CRITICAL + tag.priority as usize,
+    }
 }
 
 impl Queue {
-    pub(super) fn next_ticket(&mut self) -> u64 {
-        self.next_ticket += 1;
-        self.next_ticket
-    }
-
-    /// Moves a waiter to the settled ones and hands out its waker.
-    pub(super) fn settle(&mut self, ticket: u64, outcome: Settled) -> Option<Waker> {
-        let waiter = self.waiting.remove(&ticket)?;
-        self.settled.insert(ticket, (waiter.bounds, outcome));
-        Some(waiter.waker)
-    }
-
-    /// [`settle`](Self::settle)s a waiter for whom `kib` were reserved.
-    pub(super) fn grant(&mut self, ticket: u64, kib: u64) -> Option<Waker> {
-        let unclaimed_since = None;
-        self.settle(
-            ticket,
-            Settled::Granted {
-                kib,
-                unclaimed_since,
-            },
-        )
-    }
-
-    /// What was decided on a ticket, once.
-    pub(super) fn take_settled(&mut self, ticket: u64) -> Option<Settled> {
-        self.settled.remove(&ticket).map(|(_, outcome)| outcome)
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
     }
 
     /// How many wait for the guard with these bounds.
     pub(super) fn waiting_for(&self, bounds: &Arc<Bounds>) -> usize {
-        self.waiting
-            .values()
-            .filter(|waiter| Arc::ptr_eq(&waiter.bounds, bounds))
-            .count()
+        let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));
+        theirs.map(|flow| flow.waiting.len()).sum()
+    }
+
+    /// What one more waiter may expect to wait: `None` as long as nobody knows.
+    pub(super) fn expected_ms(&self, bounds: &Arc<Bounds>, need: Need) -> Option<u64> {
+        let own_kib = need.ask(bounds).kib;
+        let own_lane = lane(need);
+        let before: u64 = self.lanes[..own_lane].iter().map(|lane| lane.kib).sum();
+        let lane = &self.lanes[own_lane];
+        // Its tenant's own backlog, at its tenant's part of the rate; or everybody's.
+        let share = bounds.shares.get(need.tag().tenant);
+        let flow = self.flow_of(bounds, own_lane, need.tag().tenant);
+        let (backlog_kib, weights) = match flow.map(|flow| &self.flows[flow]) {
+            Some(flow) if flow.waiting.len() > 0 => (flow.kib, lane.weights),
+            _ => (0, lane.weights + share.map_or(1, Share::weight)),
+        };
+        let weight = share.map_or(1, Share::weight);
+        let at_its_rate = (backlog_kib + own_kib).saturating_mul(weights) / weight.max(1);
+        let ahead_kib = before + at_its_rate.min(lane.kib + own_kib);
+        self.forecast.expected_ms(ahead_kib)
+    }
+
+    pub(super) fn flow_of(&self, bounds: &Bounds, lane: usize, tenant: u16) -> Option<usize> {
+        let at = bounds.flow(lane, tenant).load(Ordering::Relaxed);
+        at.checked_sub(1)
+    }
+
+    /// What a waiter will wait at least, but for one in a hundred; 0: not known.
+    pub(super) fn least_wait_ms(&self, key: usize) -> u64 {
+        let expected_ms = self.waiters[key].expected_ms;
+        expected_ms.map_or(0, |expected| self.forecast.at_least_ms(expected))
+    }
+
+    /// Joins the queue; its key.
+    pub(super) fn join(
+        &mut self,
+        bounds: &Arc<Bounds>,
+        need: Need,
+        expected_ms: Option<u64>,
+        now_ms: u64,
+    ) -> usize {
+        self.next_number += 1;
+        let key = self.waiters.insert(Waiter {
+            bounds: Arc::clone(bounds),
+            need,
+            waker: Waker::noop().clone(),
+            state: State::Waiting,
+            flow: 0,
+            number: self.next_number,
+            since_ms: now_ms,
+            kib: 0,
+            expected_ms,
+            in_flow: Node::default(),
+            in_lane: Node::default(),
+        });
+        self.enter(key);
+        key
+    }
+
+    /// A grant was passed on because nobody claimed it: wait again, in the same place.
+    pub(super) fn rejoin(&mut self, key: usize) {
+        self.waiters[key].state = State::Waiting;
+        self.enter(key);
+    }
+
+    fn enter(&mut self, key: usize) {
+        let waiter = &self.waiters[key];
+        let (need, number) = (waiter.need, waiter.number);
+        let bounds = Arc::clone(&waiter.bounds);
+        let kib = need.ask(&bounds).kib;
+        let (at, tenant) = (lane(need), need.tag().tenant);
+        let flow = self.flow_of(&bounds, at, tenant).unwrap_or_else(|| {
+            self.flows.push(Flow {
+                bounds: Arc::clone(&bounds),
+                lane: at,
+                tenant,
+                waiting: List::default(),
+                kib: 0,
+                in_heap: false,
+                is_parked: false,
+            });
+            let place = bounds.flow(at, tenant);
+            place.store(self.flows.len(), Ordering::Relaxed);
+            self.flows.len() - 1
+        });
+        let waiter = &mut self.waiters[key];
+        waiter.flow = flow;
+        waiter.kib = kib;
+        let older = |waiters: &Slab<Waiter>, other: usize| waiters[other].number > number;
+        self.lanes[at]
+            .waiting
+            .insert(&mut self.waiters, key, |w| &mut w.in_lane, older);
+        self.lanes[at].kib += kib;
+        let flow = &mut self.flows[flow];
+        flow.waiting
+            .insert(&mut self.waiters, key, |w| &mut w.in_flow, older);
+        flow.kib += kib;
+        if flow.waiting.len() == 1 {
+            self.lanes[at].weights += flow.weight();
+            if let Some(share) = flow.share() {
+                share.catch_up(self.served);
+            }
+        }
+        self.waiting += 1;
+        let flow = self.waiters[key].flow;
+        self.put_in_heap(flow);
+    }
+
+    /// Takes a waiter out of its flow and lane.
+    fn take_out(&mut self, key: usize) {
+        let waiter = &self.waiters[key];
+        let (at, kib) = (waiter.flow, waiter.kib);
+        let flow = &mut self.flows[at];
+        let lane = &mut self.lanes[flow.lane];
+        flow.waiting
+            .remove(&mut self.waiters, key, |w| &mut w.in_flow);
+        lane.waiting
+            .remove(&mut self.waiters, key, |w| &mut w.in_lane);
+        flow.kib -= kib;
+        lane.kib -= kib;
+        if lane.waiting.len() == 0 {
+            lane.weights = 0;
+        } else if flow.waiting.len() == 0 {
+            lane.weights = lane.weights.saturating_sub(flow.weight());
+        }
+        self.waiting -= 1;
+    }
+
+    /// Takes a waiter, or what was decided on it, out of the queue.
+    pub(super) fn leave(&mut self, key: usize, now_ms: u64) -> Waiter {
+        match self.waiters[key].state {
+            State::Waiting => {
+                let waiter = &self.waiters[key];
+                let waited_ms = now_ms.saturating_sub(waiter.since_ms);
+                self.forecast.gave_up(waiter.expected_ms, waited_ms);
+                self.take_out(key);
+            }
+            State::Granted { .. } => self.forget_grant(key),
+            State::Refused(_) | State::PassedOn => {}
+        }
+        self.waiters.remove(key)
+    }
+
+    /// Somebody who waits is told no.
+    pub(super) fn refuse(&mut self, key: usize, reason: Reason) -> Waker {
+        self.take_out(key);
+        let waiter = &mut self.waiters[key];
+        waiter.state = State::Refused(reason);
+        std::mem::replace(&mut waiter.waker, Waker::noop().clone())
+    }
+
+    /// So many KiB are reserved for a waiter.
+    pub(super) fn grant(&mut self, candidate: Candidate, kib: u64, now_ms: u64) -> Waker {
+        let Candidate {
+            key, lane, aged, ..
+        } = candidate;
+        let waiter = &self.waiters[key];
+        let waited_ms = now_ms.saturating_sub(waiter.since_ms);
+        self.forecast.granted(waiter.expected_ms, waited_ms, kib);
+        self.take_out(key);
+        let flow = &self.flows[self.waiters[key].flow];
+        if lane != COUNTED {
+            self.served = self.served.max(flow.served());
+            if let Some(share) = flow.share() {
+                share.charge(kib);
+            }
+            if aged {
+                self.ageing_kib = self.ageing_kib.saturating_sub(kib);
+            } else if self.lanes[lane + 1..].iter().any(|l| l.waiting.len() > 0) {
+                self.ageing_kib += kib.div_ceil(AGEING_ONE_IN);
+            } else {
+                self.ageing_kib = 0;
+            }
+        }
+        let waiter = &mut self.waiters[key];
+        waiter.state = State::Granted {
+            kib,
+            unclaimed_since: None,
+        };
+        let waker = std::mem::replace(&mut waiter.waker, Waker::noop().clone());
+        self.granted
+            .insert(&mut self.waiters, key, |w| &mut w.in_flow, |_, _| false);
+        waker
+    }
+
+    /// Nobody will come for a grant, or somebody did.
+    fn forget_grant(&mut self, key: usize) {
+        self.granted
+            .remove(&mut self.waiters, key, |w| &mut w.in_flow);
+    }
+
+    /// Grants that nobody came for since an earlier sweep, which now pass on.
+    pub(super) fn unclaimed(
+        &mut self,
+        now: Duration,
+        within: Duration,
+    ) -> Vec<(Arc<Bounds>, u64, Tag)> {
+        let mut late = Vec::new();
+        let mut next = self.granted.first();
+        while let Some(key) = next {
+            let waiter = &mut self.waiters[key];
+            next = waiter.in_flow.next();
+            if let State::Granted {
+                kib,
+                unclaimed_since,
+            } = &mut waiter.state
+            {
+                let since = *unclaimed_since.get_or_insert(now);
+                if now.saturating_sub(since) >= within {
+                    late.push((Arc::clone(&waiter.bounds), *kib, waiter.need.tag()));
+                    waiter.state = State::PassedOn;
+                    self.forget_grant(key);
+                }
+            }
+        }
+        late
+    }
+
+    /// Whose waiter it is.
+    pub(super) fn bounds(&self, candidate: Candidate) -> &Arc<Bounds> {
+        &self.waiters[candidate.key].bounds
+    }
+
+    /// What a waiter asks for now.
+    pub(super) fn ask(&self, candidate: Candidate) -> Ask {
+        let waiter = &self.waiters[candidate.key];
+        waiter.need.ask(&waiter.bounds)
+    }
+
+    /// The waiters of one guard, oldest first in each flow.
+    pub(super) fn of_guard(&self, bounds: &Arc<Bounds>) -> Vec<usize> {
+        let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));
+        let mut keys: Vec<usize> = theirs
+            .flat_map(|flow| flow.waiting.keys(&self.waiters, |w| &w.in_flow))
+            .collect();
+        keys.sort_by_key(|&key| self.waiters[key].number);
+        keys
     }
 }

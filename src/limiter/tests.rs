@@ -1,17 +1,35 @@
 use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};
-use std::task::{Context, Poll, Wake};
+use std::task::{Context, Poll, Wake, Waker};
 
 use super::*;
 
-const MANY: usize = 1 << 20;
+pub(super) const NOBODY: Tag = Tag {
+    kind: 0,
+    priority: crate::class::Priority::Normal,
+    tenant: 0,
+    hint_kib: 0,
+};
+
+const MANY: Terms = most(1 << 20);
+
+const fn most(most_waiting: usize) -> Terms {
+    Terms {
+        most_waiting,
+        deadline: Duration::from_secs(10),
+    }
+}
 
 fn ask(kib: u64) -> Ask {
-    Ask { kib, low_kib: kib }
+    Ask {
+        kib,
+        low_kib: kib,
+        tag: NOBODY,
+    }
 }
 
 pub(super) fn limiter(count: u32, kib: u64) -> (Arc<Limiter>, Arc<Bounds>) {
     let limiter = Arc::new(Limiter::new());
-    let bounds = limiter.join();
+    let bounds = limiter.join(Arc::default());
     publish(
         &limiter,
         &bounds,
@@ -103,8 +121,8 @@ fn count_and_bytes_each_bind() {
     assert_eq!(admit(&limiter, &bounds, 61), Err(Refused::Bytes));
     assert_eq!(admit(&limiter, &bounds, 60), Ok(false));
     assert_eq!(admit(&limiter, &bounds, 0), Err(Refused::Count));
-    limiter.release(&bounds, 60);
-    limiter.release(&bounds, 40);
+    limiter.release(&bounds, 60, NOBODY);
+    limiter.release(&bounds, 40, NOBODY);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
 }
 
@@ -115,6 +133,7 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
     let large = Ask {
         kib: 300,
         low_kib: 50,
+        tag: NOBODY,
     };
     assert_eq!(
         limiter.try_reserve(&bounds, large, Mode::Newcomer),
@@ -124,10 +143,11 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
         limiter.try_reserve(&bounds, large, Mode::Newcomer),
         Err(Refused::Bytes)
     );
-    limiter.release(&bounds, 300);
+    limiter.release(&bounds, 300, NOBODY);
     let too_large = Ask {
         kib: 300,
         low_kib: 51,
+        tag: NOBODY,
     };
     assert_eq!(
         limiter.try_reserve(&bounds, too_large, Mode::Newcomer),
@@ -156,7 +176,7 @@ fn nobody_overtakes_and_the_oldest_goes_first() {
     // It would fit, but somebody was here first.
     assert_eq!(admit(&limiter, &bounds, 10), Err(Refused::Waiters));
     assert_eq!(small.poll(), Poll::Pending);
-    limiter.release(&bounds, 80);
+    limiter.release(&bounds, 80, NOBODY);
     assert!(large.is_woken() && small.is_woken());
     assert_eq!(large.poll(), Poll::Ready(Ok(90)));
     assert_eq!(small.poll(), Poll::Ready(Ok(10)));
@@ -180,7 +200,7 @@ fn a_dropped_grant_goes_to_the_next() {
     admit(&limiter, &bounds, 10).unwrap();
     let first = Waiter::join(&limiter, &bounds, 10);
     let mut second = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10);
+    limiter.release(&bounds, 10, NOBODY);
     assert_eq!(second.poll(), Poll::Pending);
     drop(first);
     assert_eq!(second.poll(), Poll::Ready(Ok(10)));
@@ -192,7 +212,7 @@ fn an_unclaimed_grant_passes_on_and_its_owner_keeps_its_place() {
     admit(&limiter, &bounds, 10).unwrap();
     let mut parked = Waiter::join(&limiter, &bounds, 10);
     let mut next = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10);
+    limiter.release(&bounds, 10, NOBODY);
     limiter.pass_on_unclaimed(Duration::from_secs(1));
     limiter.pass_on_unclaimed(Duration::from_millis(1400));
     assert_eq!(next.poll(), Poll::Pending);
@@ -201,7 +221,7 @@ fn an_unclaimed_grant_passes_on_and_its_owner_keeps_its_place() {
 
     let mut last = Waiter::join(&limiter, &bounds, 10);
     assert_eq!(parked.poll(), Poll::Pending);
-    limiter.release(&bounds, 10);
+    limiter.release(&bounds, 10, NOBODY);
     assert_eq!(last.poll(), Poll::Pending);
     assert_eq!(parked.poll(), Poll::Ready(Ok(10)));
 }
@@ -211,7 +231,7 @@ fn a_parked_waiter_finds_free_memory_at_its_first_look() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
     let mut parked = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10);
+    limiter.release(&bounds, 10, NOBODY);
     limiter.pass_on_unclaimed(Duration::from_secs(1));
     limiter.pass_on_unclaimed(Duration::from_secs(2));
     assert_eq!(limiter.reserved().count(), 0);
@@ -221,12 +241,12 @@ fn a_parked_waiter_finds_free_memory_at_its_first_look() {
 #[test]
 fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
     let (limiter, bounds) = limiter(10, 100);
-    bounds.set_estimate(ask(80));
+    bounds.set_unseen(80, 80);
     admit(&limiter, &bounds, 80).unwrap();
-    let join = || Ticket::join(&limiter, &bounds, Need::Estimated, MANY).unwrap();
+    let join = || Ticket::join(&limiter, &bounds, Need::Estimated(NOBODY), MANY).unwrap();
     let (_first, _second) = (join(), join());
     // Requests turn out to be smaller.
-    bounds.set_estimate(ask(10));
+    bounds.set_estimate(0, 10, 10);
     limiter.pump();
     assert_eq!(limiter.reserved(), Packed::new(false, 3, 100));
 }
@@ -235,9 +255,11 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
 fn the_queue_is_bounded() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
-    let _one = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), 1).unwrap();
+    let _one = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), most(1)).unwrap();
     assert_eq!(
-        Ticket::join(&limiter, &bounds, Need::Known(ask(10)), 1).unwrap_err(),
+        Ticket::join(&limiter, &bounds, Need::Known(ask(10)), most(1))
+            .unwrap_err()
+            .reason,
         Reason::QueueFull
     );
 }
@@ -255,7 +277,7 @@ fn wider_bounds_let_waiters_in() {
 #[test]
 fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
     let (limiter, first) = limiter(2, 100);
-    let second = limiter.join();
+    let second = limiter.join(Arc::default());
     publish(&limiter, &second, Packed::new(false, 1, 100), MAX_KIB, 0);
     admit(&limiter, &first, 40).unwrap();
     admit(&limiter, &second, 40).unwrap();
@@ -268,14 +290,14 @@ fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
     let mut other = Waiter::join(&limiter, &first, 10);
     assert_eq!(held_up.poll(), Poll::Pending);
     assert_eq!(other.poll(), Poll::Ready(Ok(10)));
-    limiter.release(&second, 40);
+    limiter.release(&second, 40, NOBODY);
     assert_eq!(held_up.poll(), Poll::Ready(Ok(10)));
 }
 
 #[test]
 fn what_another_guard_admitted_does_not_wait_behind_those_who_wait_for_its_bytes() {
     let (limiter, outer) = limiter(10, 100);
-    let inner = limiter.join();
+    let inner = limiter.join(Arc::default());
     publish(&limiter, &inner, Packed::new(false, 1, 100), MAX_KIB, 0);
     admit(&limiter, &outer, 80).unwrap();
     let mut waiting = Waiter::join(&limiter, &outer, 80);
@@ -287,7 +309,7 @@ fn what_another_guard_admitted_does_not_wait_behind_those_who_wait_for_its_bytes
     assert_eq!(admit(&limiter, &inner, 0), Err(Refused::Count));
     let mut nested = Waiter::join(&limiter, &inner, 0);
     assert_eq!(nested.poll(), Poll::Pending);
-    limiter.release(&inner, 0);
+    limiter.release(&inner, 0, NOBODY);
     assert_eq!(nested.poll(), Poll::Ready(Ok(0)));
 }
 
@@ -304,13 +326,13 @@ fn what_can_never_fit_now_does_not_hold_up_an_idle_service() {
 #[test]
 fn waiters_of_one_guard_do_not_make_another_full() {
     let (limiter, first) = limiter(1, 100);
-    let second = limiter.join();
+    let second = limiter.join(Arc::default());
     publish(&limiter, &second, Packed::new(false, 5, 100), MAX_KIB, 0);
     admit(&limiter, &first, 10).unwrap();
     let mut held_up = Waiter::join(&limiter, &first, 10);
     assert_eq!(admit(&limiter, &second, 10), Err(Refused::Waiters));
     // Even where nobody may wait.
-    let ticket = Ticket::join(&limiter, &second, Need::Known(ask(10)), 0).unwrap();
+    let ticket = Ticket::join(&limiter, &second, Need::Known(ask(10)), most(0)).unwrap();
     assert_eq!(ticket.claim(), Some(10));
     assert_eq!(held_up.poll(), Poll::Pending);
 }
@@ -327,7 +349,7 @@ fn closing_answers_every_waiter_of_one_guard() {
         assert!(waiter.is_woken());
         assert_eq!(waiter.poll(), Poll::Ready(Err(Reason::Closed)));
     }
-    limiter.release(&bounds, 10);
+    limiter.release(&bounds, 10, NOBODY);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
 }
 
@@ -337,13 +359,16 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
     admit(&limiter, &bounds, 80).unwrap();
     let mut waiter = Waiter::join(&limiter, &bounds, 60);
     // The allocator may keep what was freed: nobody gets it yet.
-    assert!(limiter.finish(&bounds, 80), "somebody waits for a sample");
+    assert!(
+        limiter.finish(&bounds, 80, NOBODY),
+        "somebody waits for a sample"
+    );
     assert!(waiter.poll().is_pending());
     bounds.settle(limiter.finished_kib());
     limiter.pump();
     assert!(waiter.poll().is_ready());
     // What was never used is free at once.
-    limiter.release(&bounds, 60);
+    limiter.release(&bounds, 60, NOBODY);
     admit(&limiter, &bounds, 90).unwrap();
 }
 
@@ -351,10 +376,10 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
 fn a_reservation_grows_within_the_bounds_or_by_force() {
     let (limiter, bounds) = limiter(9, 100);
     admit(&limiter, &bounds, 60).unwrap();
-    assert!(limiter.grow(&bounds, 40, false));
-    assert!(!limiter.grow(&bounds, 1, false));
-    assert!(limiter.grow(&bounds, 50, true));
+    assert!(limiter.grow(&bounds, 40, NOBODY, false));
+    assert!(!limiter.grow(&bounds, 1, NOBODY, false));
+    assert!(limiter.grow(&bounds, 50, NOBODY, true));
     assert_eq!(limiter.reserved(), Packed::new(false, 1, 150));
-    limiter.finish(&bounds, 150);
+    limiter.finish(&bounds, 150, NOBODY);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
 }

@@ -89,7 +89,7 @@ impl Policy for Ladder {
         let rung = (u64::from(self.base) * self.quarters / 4).max(1) as u32;
         let allowance_bytes = allowance_bytes(o, self.theta());
         let idle_bytes = free_bytes(o.levels);
-        let blocked = gate || o.reserved_bytes.saturating_add(o.request_bytes) > allowance_bytes;
+        let blocked = gate || o.reserved_bytes.saturating_add(o.next_bytes) > allowance_bytes;
         let room = self.base.saturating_sub(o.active);
         let probes = self.latch.probes(&Look::new(o, blocked, room));
         Decision {
@@ -140,6 +140,7 @@ mod tests {
             reserved_bytes: 0,
             outstanding_bytes: 0,
             request_bytes: 1,
+            next_bytes: 1,
             low_bytes: 0,
         })
     }
@@ -232,6 +233,7 @@ mod tests {
             reserved_bytes: 0,
             outstanding_bytes: 0,
             request_bytes: 200 << 20,
+            next_bytes: 200 << 20,
             low_bytes: 0,
         });
         assert_eq!(decision.base_concurrency, 8);
@@ -258,6 +260,7 @@ mod tests {
             reserved_bytes: 0,
             outstanding_bytes: 0,
             request_bytes: 1,
+            next_bytes: 1,
             low_bytes: 0,
         };
         assert_eq!(ladder.decide(&observation).pressure, Pressure::High);

@@ -86,8 +86,10 @@ pub(crate) struct Observation<'a> {
     pub(crate) reserved_bytes: u64,
     /// By how much usage may still rise without another request.
     pub(crate) outstanding_bytes: i64,
-    /// What the next request reserves.
+    /// What a request reserves, on average.
     pub(crate) request_bytes: u64,
+    /// What the one that is next reserves.
+    pub(crate) next_bytes: u64,
     /// What a request is known to need at least.
     pub(crate) low_bytes: u64,
 }

@@ -50,7 +50,7 @@ impl Policy for Predictive {
         let pressure = self.levels.next(worst_fraction(o.levels));
         let gate = pressure == Pressure::Critical;
         let allowance_bytes = allowance_bytes(o, self.theta());
-        let blocked = gate || o.reserved_bytes.saturating_add(o.request_bytes) > allowance_bytes;
+        let blocked = gate || o.reserved_bytes.saturating_add(o.next_bytes) > allowance_bytes;
         let room = self.most_concurrent.saturating_sub(o.active);
         Decision {
             pressure,
@@ -95,6 +95,7 @@ mod tests {
             reserved_bytes,
             outstanding_bytes,
             request_bytes: 10,
+            next_bytes: 10,
             low_bytes: 0,
         })
     }

@@ -18,7 +18,9 @@ use slot::{
 };
 pub(crate) use slot::{Held, Slot};
 
+use crate::class::Priority;
 use crate::estimate::bins::{self, BINS};
+use crate::labels::{KINDS, Tag};
 use crate::stats::{OWNED_SHARDS, shard};
 
 /// Slots of one thread, in chunks of 64, 128, 256 …
@@ -43,11 +45,16 @@ struct Chunk {
 #[derive(Debug)]
 struct Finished([AtomicU32; BINS]);
 
+/// The same, by kind of request.
+type ByKind = Box<[OnceLock<Box<Finished>>]>;
+
 /// The requests of one guard in flight.
 #[derive(Debug)]
 pub(crate) struct Running {
     shards: Vec<Shard>,
-    finished: Vec<OnceLock<Box<Finished>>>,
+    finished: Vec<OnceLock<ByKind>>,
+    /// A bit for each kind that had critical requests.
+    critical: [AtomicU64; KINDS / 64],
 }
 
 impl Running {
@@ -59,16 +66,27 @@ impl Running {
         Self {
             shards: (0..=OWNED_SHARDS).map(|_| shard()).collect(),
             finished: (0..=OWNED_SHARDS).map(|_| OnceLock::new()).collect(),
+            critical: [const { AtomicU64::new(0) }; KINDS / 64],
         }
     }
 
     /// A slot for a request that begins. `None` beyond two million per thread.
     #[inline]
-    pub(crate) fn take(&self, reserved_kib: u64, now: Duration) -> Option<&Slot> {
+    pub(crate) fn take(&self, reserved_kib: u64, tag: Tag, now: Duration) -> Option<&Slot> {
         let number = shard();
         let slot = self.shards[number].take(number)?;
-        slot.begin(reserved_kib, now.as_millis() as u32);
+        if tag.priority == Priority::Critical && !self.is_critical(tag.kind) {
+            let bit = 1 << (tag.kind % 64);
+            self.critical[usize::from(tag.kind) / 64].fetch_or(bit, Ordering::Relaxed);
+        }
+        slot.begin(reserved_kib, tag, now.as_millis() as u32);
         Some(slot)
+    }
+
+    /// Of this kind there were critical requests.
+    pub(crate) fn is_critical(&self, kind: u8) -> bool {
+        let bits = self.critical[usize::from(kind) / 64].load(Ordering::Relaxed);
+        bits & (1 << (kind % 64)) != 0
     }
 
     /// A request is over.
@@ -87,7 +105,9 @@ impl Running {
         if unseen.is_ok() {
             // Work that no account shows would look as if it needed nothing.
             if flags & (CANCELLED | ABANDONED | DECLARED) == 0 && peak_bytes > 0 {
-                self.count(peak_bytes);
+                // As it would be with the unit for its hint.
+                let unscaled = (peak_bytes as f64 / slot.scale()) as u64;
+                self.count(slot.kind(), unscaled);
             }
             self.free(slot);
         } else {
@@ -106,9 +126,11 @@ impl Running {
         self.end(slot);
     }
 
-    fn count(&self, peak_bytes: u64) {
+    fn count(&self, kind: u8, peak_bytes: u64) {
         let number = shard();
-        let counts = self.finished[number]
+        let by_kind =
+            self.finished[number].get_or_init(|| (0..KINDS).map(|_| OnceLock::new()).collect());
+        let counts = by_kind[usize::from(kind)]
             .get_or_init(|| Box::new(Finished([const { AtomicU32::new(0) }; BINS])));
         let count = &counts.0[bins::of(peak_bytes)];
         if number < OWNED_SHARDS {
@@ -120,14 +142,19 @@ impl Running {
         }
     }
 
-    /// How many requests ended unseen so far, by the bin of their peak.
-    pub(crate) fn finished(&self, totals: &mut [u32; BINS]) {
+    /// How many requests of one kind ended unseen so far, by the bin of their peak.
+    /// `false`: none ever did.
+    pub(crate) fn finished(&self, kind: usize, totals: &mut [u32; BINS]) -> bool {
         totals.fill(0);
-        for finished in self.finished.iter().filter_map(OnceLock::get) {
+        let by_kind = self.finished.iter().filter_map(OnceLock::get);
+        let mut any = false;
+        for finished in by_kind.filter_map(|by_kind| by_kind[kind].get()) {
+            any = true;
             for (total, count) in totals.iter_mut().zip(&finished.0) {
                 *total = total.wrapping_add(count.load(Ordering::Relaxed));
             }
         }
+        any
     }
 
     /// Whom to cancel: the one that holds most beyond what was reserved for it, or

@@ -5,6 +5,8 @@ use std::task::Waker;
 
 use atomic_waker::AtomicWaker;
 
+use crate::labels::{HINT_UNIT_KIB, Tag};
+
 pub(super) const FREE: u8 = 0;
 /// Taken, and no look has found it yet.
 pub(super) const NEW: u8 = 1;
@@ -31,6 +33,9 @@ pub(crate) struct Slot {
     pub(super) flags: AtomicU8,
     pub(super) shard: u8,
     pub(super) index: u32,
+    /// What is known of the request.
+    kind: AtomicU8,
+    hint_kib: AtomicU32,
     /// When it began, by the sampler's last tick.
     pub(super) began_ms: AtomicU32,
     reserved_kib: AtomicU64,
@@ -58,6 +63,8 @@ impl Slot {
             flags: AtomicU8::new(0),
             shard: shard as u8,
             index: index as u32,
+            kind: AtomicU8::new(0),
+            hint_kib: AtomicU32::new(0),
             began_ms: AtomicU32::new(0),
             reserved_kib: AtomicU64::new(0),
             held_bytes: AtomicI64::new(0),
@@ -70,7 +77,9 @@ impl Slot {
 
     /// A request begins; the slot is taken.
     #[inline]
-    pub(super) fn begin(&self, reserved_kib: u64, now_ms: u32) {
+    pub(super) fn begin(&self, reserved_kib: u64, tag: Tag, now_ms: u32) {
+        self.kind.store(tag.kind, Ordering::Relaxed);
+        self.hint_kib.store(tag.hint_kib, Ordering::Relaxed);
         // A cancellation may have come too late for the request before.
         self.flags.store(0, Ordering::Relaxed);
         self.reserved_kib.store(reserved_kib, Ordering::Relaxed);
@@ -114,6 +123,25 @@ impl Slot {
     pub(crate) fn report(&self, bytes: u64) {
         self.reported_bytes.store(bytes, Ordering::Relaxed);
         self.raise_peak(self.held_bytes.load(Ordering::Relaxed).max(0) as u64);
+    }
+
+    /// Of which kind it is.
+    pub(crate) fn kind(&self) -> u8 {
+        self.kind.load(Ordering::Relaxed)
+    }
+
+    /// By how much it is larger than a request of its kind whose hint is the unit; 1
+    /// without a hint.
+    pub(crate) fn scale(&self) -> f64 {
+        match self.hint_kib.load(Ordering::Relaxed) {
+            0 => 1.0,
+            hint_kib => f64::from(hint_kib) / HINT_UNIT_KIB as f64,
+        }
+    }
+
+    /// When it began, in milliseconds.
+    pub(crate) fn began_ms(&self) -> u32 {
+        self.began_ms.load(Ordering::Relaxed)
     }
 
     fn raise_peak(&self, held_bytes: u64) {

@@ -1,18 +1,19 @@
 //! What a request is to the guard, before it is admitted.
 
-use crate::admission::Cost;
+use crate::class::Class;
+use crate::labels::{Entry, Labels};
 
 mod sealed {
     pub trait Sealed {}
 }
 
-/// Says what a request needs, or that the guard has nothing to do with it.
+/// Says what a request is, or that the guard has nothing to do with it.
 ///
-/// Implemented by [`Uniform`] and [`Skip`]; sealed, so that it can grow.
+/// Implemented by [`Uniform`], [`ByRequest`] and [`Skip`]; sealed, so that it can grow.
 pub trait Classify<Req>: sealed::Sealed {
     /// `None`: the request passes by the guard, uncounted.
     #[doc(hidden)]
-    fn cost(&self, request: &Req) -> Option<Cost>;
+    fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry>;
 }
 
 /// All requests are alike: each is expected to need what the guard estimates.
@@ -23,8 +24,37 @@ impl sealed::Sealed for Uniform {}
 
 impl<Req> Classify<Req> for Uniform {
     #[inline]
-    fn cost(&self, _: &Req) -> Option<Cost> {
-        Some(Cost::Estimated)
+    fn entry(&self, _: &Req, _: &Labels) -> Option<Entry> {
+        Some(Entry::default())
+    }
+}
+
+/// A function says what a request is; made by
+/// [`MemoryGuardLayer::classify`](crate::MemoryGuardLayer::classify).
+#[derive(Clone, Copy)]
+pub struct ByRequest<F>(F);
+
+impl<F> ByRequest<F> {
+    pub(crate) fn new(classify: F) -> Self {
+        Self(classify)
+    }
+}
+
+impl<F> std::fmt::Debug for ByRequest<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ByRequest").finish_non_exhaustive()
+    }
+}
+
+impl<F> sealed::Sealed for ByRequest<F> {}
+
+impl<Req, F> Classify<Req> for ByRequest<F>
+where
+    F: Fn(&Req) -> Class,
+{
+    #[inline]
+    fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry> {
+        Some(labels.entry(&(self.0)(request)))
     }
 }
 
@@ -58,11 +88,11 @@ where
     F: Fn(&Req) -> bool,
 {
     #[inline]
-    fn cost(&self, request: &Req) -> Option<Cost> {
+    fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry> {
         if (self.skips)(request) {
             None
         } else {
-            self.rest.cost(request)
+            self.rest.entry(request, labels)
         }
     }
 }

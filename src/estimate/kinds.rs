@@ -1,0 +1,148 @@
+//! What is known of each kind of requests.
+//!
+//! A kind is a class of requests with a cost hint, or without. Those with one are kept
+//! as if their hint were the unit: what is learned is how much they need for each byte
+//! of it.
+
+use super::bins::{self, BINS};
+use super::class::ClassEstimate;
+use super::need::Need;
+use crate::labels::{HINT_UNIT_KIB, KINDS};
+use crate::limiter::CRITICAL_KIB;
+use crate::running::Running;
+
+/// The mix of kinds is that of about so many requests.
+const MIXED_OVER: f64 = 512.0;
+/// Peaks are averaged over about so many requests.
+const PEAKS: f64 = 256.0;
+
+#[derive(Debug)]
+pub(super) struct Kinds {
+    prior_bytes: u64,
+    /// By number; `None`: no such request has been seen.
+    kinds: Vec<Option<Box<Kind>>>,
+    /// The mean peak of requests that ended, and from how many it is known.
+    peak_bytes: f64,
+    peaks: f64,
+}
+
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub(super) class: ClassEstimate,
+    /// What the next request was said to need after the look before.
+    pub(super) next: Need,
+    /// Of the requests seen lately, and how large they were beside the unit.
+    recent: f64,
+    scale: f64,
+    /// Requests that ended unseen, as counted at the last look.
+    unseen: Box<[u32; BINS]>,
+}
+
+impl Kind {
+    /// So many requests have come.
+    pub(super) fn saw(&mut self, count: f64, scale: f64) {
+        self.recent += count;
+        self.scale += (scale - self.scale) * (count / self.recent).min(1.0);
+    }
+}
+
+impl Kinds {
+    pub(super) fn new(prior_bytes: u64) -> Self {
+        Self {
+            prior_bytes,
+            kinds: (0..KINDS).map(|_| None).collect(),
+            peak_bytes: 0.0,
+            peaks: 0.0,
+        }
+    }
+
+    /// What a request is expected to need while nothing is known of its kind.
+    pub(super) fn prior_bytes(&self) -> u64 {
+        self.prior_bytes
+    }
+
+    pub(super) fn kind(&mut self, number: usize, is_critical: bool) -> &mut Kind {
+        let prior_bytes = match (number % 2, is_critical) {
+            (1, _) => HINT_UNIT_KIB * 1024,
+            (_, true) => self.prior_bytes.min(CRITICAL_KIB * 1024),
+            (_, false) => self.prior_bytes,
+        };
+        self.kinds[number].get_or_insert_with(|| {
+            let class = ClassEstimate::new(prior_bytes);
+            Box::new(Kind {
+                next: class.next(),
+                class,
+                recent: 0.0,
+                scale: 1.0,
+                unseen: Box::new([0; BINS]),
+            })
+        })
+    }
+
+    /// The kinds that have been seen, by number.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Kind)> {
+        let kinds = self.kinds.iter().enumerate();
+        kinds.filter_map(|(number, kind)| Some((number, kind.as_deref()?)))
+    }
+
+    /// The share of each kind in the requests seen lately, and their mean scale.
+    pub(super) fn mix(&self) -> impl Iterator<Item = (usize, f64, f64)> {
+        let all: f64 = self.iter().map(|(_, kind)| kind.recent).sum();
+        self.iter()
+            .filter(move |_| all > 0.0)
+            .map(move |(number, kind)| (number, kind.recent / all, kind.scale))
+    }
+
+    pub(super) fn learn_unseen(&mut self, running: &Running) {
+        let mut totals = Box::new([0; BINS]);
+        for number in 0..KINDS {
+            if !running.finished(number, &mut totals) {
+                continue;
+            }
+            let kind = self.kind(number, running.is_critical(number as u8));
+            let mut seen = (0.0, 0.0);
+            for (bin, (total, before)) in totals.iter().zip(kind.unseen.iter()).enumerate() {
+                let more = f64::from(total.wrapping_sub(*before));
+                if more > 0.0 {
+                    let middle_bytes = bins::middle_bytes(bin);
+                    kind.class.ended_unseen(middle_bytes, more);
+                    seen.0 += more;
+                    seen.1 += more * middle_bytes * kind.scale;
+                }
+            }
+            *kind.unseen = *totals;
+            let scale = kind.scale;
+            if seen.0 > 0.0 {
+                kind.saw(seen.0, scale);
+                self.peaked(seen.1 / seen.0, seen.0);
+            }
+        }
+    }
+
+    /// So many requests ended with peaks of so many bytes, on average.
+    pub(super) fn peaked(&mut self, bytes: f64, count: f64) {
+        self.peaks = (self.peaks + count).min(PEAKS);
+        self.peak_bytes += (bytes - self.peak_bytes) * (count / self.peaks).min(1.0);
+    }
+
+    /// The mean peak of requests, whatever they were.
+    pub(super) fn peak_bytes(&self) -> f64 {
+        self.peak_bytes
+    }
+
+    /// What requests without a hint need beside what their accounts show.
+    pub(super) fn set_hidden(&mut self, bytes: f64) {
+        let plain = self.kinds.iter_mut().step_by(2).flatten();
+        plain.for_each(|kind| kind.class.set_hidden(bytes));
+    }
+
+    /// All requests in flight have been looked at.
+    pub(super) fn looked(&mut self) {
+        let recent: f64 = self.iter().map(|(_, kind)| kind.recent).sum();
+        let left = if recent > MIXED_OVER { 0.5 } else { 1.0 };
+        for kind in self.kinds.iter_mut().flatten() {
+            kind.recent *= left;
+            kind.next = kind.class.next();
+        }
+    }
+}

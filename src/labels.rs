@@ -1,0 +1,104 @@
+//! A request's class as numbers, which is all that admission sees of it.
+
+use std::time::Duration;
+
+use crate::class::{Class, Priority};
+use crate::limiter::MAX_KIB;
+use crate::names::Names;
+use crate::tenants::Tenants;
+
+/// Classes that are told apart, the nameless one and the one for the rest included.
+const CLASSES: usize = 64;
+/// Kinds of requests: with a cost hint, and without, in each class.
+pub(crate) const KINDS: usize = 2 * CLASSES;
+/// Requests with a cost hint are learned as if their hint were this.
+pub(crate) const HINT_UNIT_KIB: u64 = 16 << 10;
+
+/// What a permit knows of its request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tag {
+    /// Class, and whether there is a cost hint.
+    pub(crate) kind: u8,
+    pub(crate) priority: Priority,
+    pub(crate) tenant: u16,
+    /// 0: none.
+    pub(crate) hint_kib: u32,
+}
+
+impl Tag {
+    /// It is told apart from requests that nobody classified.
+    #[inline]
+    pub(crate) fn is_classified(self) -> bool {
+        self.kind != 0 || self.tenant != 0
+    }
+}
+
+/// A request's class as numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entry {
+    pub(crate) tag: Tag,
+    pub(crate) deadline: Option<Duration>,
+}
+
+/// The names that a guard has met.
+#[derive(Debug)]
+pub struct Labels {
+    pub(crate) classes: Names,
+    pub(crate) tenants: Tenants,
+}
+
+impl Labels {
+    pub(crate) fn new(tenants: Tenants) -> Self {
+        Self {
+            classes: Names::new(CLASSES as u16),
+            tenants,
+        }
+    }
+
+    /// The numbers of `class`.
+    pub(crate) fn entry(&self, class: &Class) -> Entry {
+        let hint_kib = class.cost_bytes.map_or(0, hint_kib);
+        Entry {
+            tag: Tag {
+                kind: self.kind(&class.name, hint_kib > 0),
+                priority: class.priority,
+                tenant: self.tenants.number(&class.tenant, &class.tier),
+                hint_kib,
+            },
+            deadline: class.deadline,
+        }
+    }
+
+    pub(crate) fn kind(&self, class: &str, hinted: bool) -> u8 {
+        (self.classes.number(class) * 2) as u8 + u8::from(hinted)
+    }
+
+    /// The class's name, and whether its requests have a cost hint.
+    #[cfg(any(test, feature = "serde"))]
+    pub(crate) fn name(&self, kind: u8) -> (&str, bool) {
+        (self.classes.name(u16::from(kind / 2)), kind % 2 == 1)
+    }
+}
+
+/// Up to 4 TiB; at least 1, unless there are no bytes.
+fn hint_kib(bytes: u64) -> u32 {
+    let kib = bytes.div_ceil(1024).min(MAX_KIB);
+    u32::try_from(kib).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_is_a_kind_with_a_hint_and_one_without() {
+        let labels = Labels::new(Tenants::new(Vec::new()));
+        let plain = labels.entry(&Class::new("render"));
+        let sized = labels.entry(&Class::new("render").cost(1500));
+        assert_eq!((plain.tag.hint_kib, sized.tag.hint_kib), (0, 2));
+        assert_eq!(plain.tag.kind + 1, sized.tag.kind);
+        assert_eq!(labels.name(sized.tag.kind), ("render", true));
+        assert_eq!(labels.entry(&Class::default()).tag, Tag::default());
+        assert_eq!(labels.entry(&Class::new("").cost(0)).tag, Tag::default());
+    }
+}

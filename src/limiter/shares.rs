@@ -1,0 +1,328 @@
+//! What each tenant of a guard has, may have, and has had.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicU32 as Number, AtomicU64 as Counter, AtomicUsize};
+
+use super::ledger::{MAX_COUNT, MAX_KIB, ONE, Packed};
+use super::queue::LANES;
+use crate::sync::{AtomicU64, Ordering};
+
+/// Tenants that are told apart, the nameless one and the one for the rest included.
+pub(crate) const TENANTS: usize = 1024;
+/// A tenant's requests are taken to last so long until some have ended.
+const FIRST_HOLD_MS: u64 = 500;
+/// Durations are averaged over about so many requests.
+const HOLDS: u64 = 16;
+/// Parts of a millisecond that averages are kept in.
+const HOLD_PARTS: u64 = 256;
+/// Service counts in so many parts, so that it can be divided by a weight.
+const SERVICE_PARTS: u64 = 1024;
+/// What a tenant is entitled to by its tier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Quota {
+    pub(crate) weight: u32,
+    pub(crate) max_share: f64,
+    pub(crate) max_in_flight: u32,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            max_share: 1.0,
+            max_in_flight: u32::MAX,
+        }
+    }
+}
+
+/// The tenants of one guard; made when the first one is named.
+#[derive(Debug, Default)]
+pub(crate) struct Shares {
+    tenants: OnceLock<Box<[Share]>>,
+    /// What a tenant's largest share is a fraction of.
+    limit_kib: Counter,
+}
+
+/// One tenant.
+#[derive(Debug)]
+pub(crate) struct Share {
+    /// A flag (a flow of it waits until some of this is given back), requests in
+    /// flight, KiB reserved.
+    held: AtomicU64,
+    weight: Number,
+    max_in_flight: Number,
+    max_share_bits: Counter,
+    /// What it has had of contended memory, by its weight. Written under the queue's lock.
+    served: Counter,
+    /// Served beyond what was expected when it was granted: KiB × ms.
+    owed: AtomicI64,
+    /// How long its requests take, on average.
+    hold_parts: Counter,
+    /// Rejections since, halved from time to time.
+    strikes: Number,
+    /// Where its flows stand in the queue, one above; 0: it has none yet.
+    flows: [AtomicUsize; LANES],
+}
+
+impl Share {
+    fn new() -> Self {
+        let share = Self {
+            held: AtomicU64::new(0),
+            weight: Number::new(1),
+            max_in_flight: Number::new(u32::MAX),
+            max_share_bits: Counter::new(0),
+            served: Counter::new(0),
+            owed: AtomicI64::new(0),
+            hold_parts: Counter::new(FIRST_HOLD_MS * HOLD_PARTS),
+            strikes: Number::new(0),
+            flows: [const { AtomicUsize::new(0) }; LANES],
+        };
+        share.entitle(Quota::default());
+        share
+    }
+
+    /// Sets what it is entitled to. Told for each request, it seldom changes, so it
+    /// is looked at first.
+    #[inline]
+    pub(crate) fn entitle(&self, quota: Quota) {
+        let weight = quota.weight.max(1);
+        let bits = quota.max_share.to_bits();
+        if self.weight.load(Ordering::Relaxed) != weight {
+            self.weight.store(weight, Ordering::Relaxed);
+        }
+        if self.max_in_flight.load(Ordering::Relaxed) != quota.max_in_flight {
+            self.max_in_flight
+                .store(quota.max_in_flight, Ordering::Relaxed);
+        }
+        if self.max_share_bits.load(Ordering::Relaxed) != bits {
+            self.max_share_bits.store(bits, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        u64::from(self.weight.load(Ordering::Relaxed))
+    }
+
+    /// Requests in flight and KiB reserved.
+    pub(crate) fn held(&self) -> Packed {
+        Packed(self.held.load(Ordering::Relaxed))
+    }
+
+    /// One more request, if it stays within the quota.
+    fn enter(&self, kib: u64, limit_kib: u64, force: bool) -> bool {
+        let most = self.max_in_flight.load(Ordering::Relaxed).min(MAX_COUNT);
+        let max_share = f64::from_bits(self.max_share_bits.load(Ordering::Relaxed));
+        let most_kib = match max_share < 1.0 {
+            true => (limit_kib as f64 * max_share) as u64,
+            false => MAX_KIB,
+        };
+        let more = |current| {
+            let held = Packed(current);
+            let within = held.count() < most && held.kib() + kib <= most_kib;
+            // One request alone is not held back by the share: it could never run.
+            let alone = held.count() == 0;
+            let counted = held.count() < MAX_COUNT && held.kib() + kib <= MAX_KIB;
+            (counted && (force || within || alone)).then_some(current + ONE + kib)
+        };
+        self.held
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .is_ok()
+    }
+
+    /// One less. `true` if a flow waits for that.
+    fn leave(&self, kib: u64) -> bool {
+        let before = self.held.fetch_sub(ONE + kib, Ordering::AcqRel);
+        Packed(before).flag()
+    }
+
+    /// A flow will wait until something is given back. Under the queue's lock, and
+    /// before the attempt that decides whether it has to.
+    pub(super) fn set_parked(&self) {
+        self.held
+            .fetch_or(Packed::new(true, 0, 0).0, Ordering::AcqRel);
+    }
+
+    /// None waits any more. Under the queue's lock.
+    pub(super) fn clear_parked(&self) {
+        self.held
+            .fetch_and(!Packed::new(true, 0, 0).0, Ordering::AcqRel);
+    }
+
+    /// What it has had, by its weight. Under the queue's lock.
+    pub(super) fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// It wants something again: what others had meanwhile is not owed to it. Under
+    /// the queue's lock.
+    pub(super) fn catch_up(&self, now: u64) {
+        if self.served() < now {
+            self.served.store(now, Ordering::Relaxed);
+            self.owed.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It is granted `kib`: it pays for as long as its requests take, and for what
+    /// earlier ones took beyond that. Never less than nothing, so that what it was
+    /// served only grows. Under the queue's lock.
+    pub(super) fn charge(&self, kib: u64) {
+        let hold_ms = self.hold_ms();
+        let owed = self.owed.swap(0, Ordering::Relaxed);
+        let due = i64::try_from(kib.saturating_mul(hold_ms)).unwrap_or(i64::MAX);
+        let due = due.saturating_add(owed);
+        if due < 0 {
+            self.owed.fetch_add(due, Ordering::Relaxed);
+            return;
+        }
+        let served = (due as u64).saturating_mul(SERVICE_PARTS) / self.weight();
+        let now = self.served().saturating_add(served);
+        self.served.store(now, Ordering::Relaxed);
+    }
+
+    fn hold_ms(&self) -> u64 {
+        self.hold_parts.load(Ordering::Relaxed) / HOLD_PARTS
+    }
+
+    /// A request that was granted `kib` is over after so long.
+    fn settle(&self, kib: u64, elapsed_ms: u64) {
+        let beyond_ms = elapsed_ms as i64 - self.hold_ms() as i64;
+        self.owed
+            .fetch_add(kib as i64 * beyond_ms, Ordering::Relaxed);
+        let before = self.hold_parts.load(Ordering::Relaxed);
+        let after = before - before / HOLDS + elapsed_ms * HOLD_PARTS / HOLDS;
+        // Of two at once one may be lost: it is an average.
+        self.hold_parts.store(after, Ordering::Relaxed);
+    }
+
+    /// Where its flow of one lane stands.
+    pub(super) fn flow(&self, lane: usize) -> &AtomicUsize {
+        &self.flows[lane]
+    }
+
+    /// One more rejection; how many there were lately.
+    pub(crate) fn strike(&self) -> u32 {
+        self.strikes.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Half of its rejections are forgotten.
+    pub(crate) fn forgive(&self) {
+        let half = |strikes| Some(strikes / 2);
+        let _ = self
+            .strikes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, half);
+    }
+}
+
+impl Shares {
+    /// A tenant; the table is made if there is none yet.
+    pub(crate) fn make(&self, tenant: u16) -> &Share {
+        let tenants = self
+            .tenants
+            .get_or_init(|| (0..TENANTS).map(|_| Share::new()).collect());
+        &tenants[usize::from(tenant)]
+    }
+
+    /// A tenant, if any was ever named.
+    #[inline]
+    pub(crate) fn get(&self, tenant: u16) -> Option<&Share> {
+        self.tenants.get()?.get(usize::from(tenant))
+    }
+
+    /// All tenants that there may be.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Share> {
+        self.tenants.get().into_iter().flatten()
+    }
+
+    pub(super) fn set_limit(&self, limit_kib: u64) {
+        self.limit_kib.store(limit_kib, Ordering::Relaxed);
+    }
+
+    /// One more request of a tenant, if its quota allows it. The nameless tenant has
+    /// none, so it is not counted.
+    #[inline]
+    pub(super) fn enter(&self, tenant: u16, kib: u64, force: bool) -> bool {
+        if tenant == 0 {
+            return true;
+        }
+        let limit_kib = self.limit_kib.load(Ordering::Relaxed);
+        self.get(tenant)
+            .is_none_or(|share| share.enter(kib, limit_kib, force))
+    }
+
+    /// One request less. `true` if somebody waits for that.
+    #[inline]
+    pub(super) fn leave(&self, tenant: u16, kib: u64) -> bool {
+        tenant != 0 && self.get(tenant).is_some_and(|share| share.leave(kib))
+    }
+
+    /// Somebody waits until the tenant gives something back.
+    pub(super) fn is_parked(&self, tenant: u16) -> bool {
+        tenant != 0 && self.get(tenant).is_some_and(|share| share.held().flag())
+    }
+
+    /// Somebody will wait for that. Under the queue's lock.
+    pub(super) fn park(&self, tenant: u16) {
+        if let Some(share) = self.get(tenant) {
+            share.set_parked();
+        }
+    }
+
+    /// It reserved so much more for a request that runs.
+    pub(super) fn grow(&self, tenant: u16, kib: u64) {
+        if tenant != 0 {
+            if let Some(share) = self.get(tenant) {
+                share.held.fetch_add(kib, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A request that had waited is over.
+    pub(crate) fn settle(&self, tenant: u16, kib: u64, elapsed_ms: u64) {
+        if let Some(share) = self.get(tenant) {
+            share.settle(kib, elapsed_ms);
+        }
+    }
+}
+
+#[cfg(all(test, not(memory_guard_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_binds_unless_the_request_is_alone() {
+        let shares = Shares::default();
+        shares.set_limit(1000);
+        shares.make(1).entitle(Quota {
+            max_share: 0.5,
+            max_in_flight: 3,
+            ..Quota::default()
+        });
+        assert!(shares.enter(1, 800, false), "alone, whatever it needs");
+        assert!(!shares.enter(1, 1, false), "beyond its share");
+        assert!(!shares.leave(1, 800));
+        assert!((0..3).all(|_| shares.enter(1, 10, false)));
+        assert!(!shares.enter(1, 10, false), "beyond its count");
+        assert!(shares.enter(2, 900, false), "another tenant");
+        shares.make(1).set_parked();
+        assert!(shares.leave(1, 10), "somebody waits for it");
+    }
+
+    #[test]
+    fn what_lasts_longer_than_expected_is_paid_for_later() {
+        let share = Share::new();
+        share.entitle(Quota {
+            weight: 2,
+            ..Quota::default()
+        });
+        share.charge(10);
+        let expected = 10 * FIRST_HOLD_MS * SERVICE_PARTS / 2;
+        assert_eq!(share.served(), expected);
+        share.settle(10, 2 * FIRST_HOLD_MS);
+        share.charge(0);
+        assert_eq!(share.served(), 2 * expected);
+        // What was paid too much is taken off the next ones.
+        share.settle(10, 0);
+        share.charge(0);
+        assert_eq!(share.served(), 2 * expected);
+    }
+}

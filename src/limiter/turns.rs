@@ -1,0 +1,230 @@
+//! Whose turn it is.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::bounds::{Ask, Bounds};
+use super::queue::{CRITICAL, Flow, LANES, Queue};
+
+/// Out of this many KiB that a lane is granted, the lanes behind it get one, for their
+/// oldest waiter.
+pub(super) const AGEING_ONE_IN: u64 = 8;
+/// If that has waited for this part of its guard's deadline.
+const AGED_AFTER: u64 = 4;
+
+/// Who is to be tried next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub(super) key: usize,
+    pub(super) lane: usize,
+    pub(super) flow: usize,
+    /// The oldest of a lane behind.
+    pub(super) aged: bool,
+}
+
+impl Queue {
+    pub(super) fn put_in_heap(&mut self, at: usize) {
+        let flow = &mut self.flows[at];
+        let Some(first) = flow.waiting.first() else {
+            return;
+        };
+        if !flow.in_heap && !flow.is_parked {
+            flow.in_heap = true;
+            let place = (flow.served(), self.waiters[first].number, at);
+            self.lanes[flow.lane].heap.push(Reverse(place));
+        }
+    }
+
+    /// The first waiter of the flow that is next in a lane.
+    pub(super) fn next_in(&mut self, at: usize, now_ms: u64) -> Option<Candidate> {
+        if self.lanes[at].waiting.len() == 0 {
+            self.clear_heap(at);
+            return None;
+        }
+        if let Some(aged) = self.aged_behind(at, now_ms) {
+            return Some(aged);
+        }
+        loop {
+            let &Reverse((served, number, flow)) = self.lanes[at].heap.peek()?;
+            let Some(first) = self.flows[flow].waiting.first() else {
+                self.lanes[at].heap.pop();
+                self.flows[flow].in_heap = false;
+                continue;
+            };
+            let now = (self.flows[flow].served(), self.waiters[first].number);
+            if now != (served, number) {
+                self.lanes[at].heap.pop();
+                self.flows[flow].in_heap = false;
+                self.put_in_heap(flow);
+                continue;
+            }
+            return Some(Candidate {
+                key: self.first_of(flow, first, now_ms),
+                lane: at,
+                flow,
+                aged: false,
+            });
+        }
+    }
+
+    /// The oldest, or the newest if the oldest has waited too long for that.
+    fn first_of(&self, flow: usize, first: usize, now_ms: u64) -> usize {
+        match self.goes_newest_first(flow, first, now_ms) {
+            true => self.flows[flow].waiting.last().unwrap_or(first),
+            false => first,
+        }
+    }
+
+    /// The one behind it in its flow.
+    pub(super) fn behind(&self, candidate: Candidate) -> Option<Candidate> {
+        let key = self.waiters[candidate.key].in_flow.next()?;
+        Some(Candidate { key, ..candidate })
+    }
+
+    fn clear_heap(&mut self, at: usize) {
+        for Reverse((_, _, flow)) in self.lanes[at].heap.drain() {
+            self.flows[flow].in_heap = false;
+        }
+    }
+
+    /// The oldest waiter of the lanes behind, if it is its turn.
+    fn aged_behind(&self, at: usize, now_ms: u64) -> Option<Candidate> {
+        if at <= CRITICAL || self.ageing_kib == 0 {
+            return None;
+        }
+        let firsts = self.lanes[at + 1..]
+            .iter()
+            .filter_map(|lane| lane.waiting.first());
+        let key = firsts.min_by_key(|&key| self.waiters[key].number)?;
+        let waiter = &self.waiters[key];
+        let flow = &self.flows[waiter.flow];
+        let patience_ms = waiter.bounds.patience_ms.load(Ordering::Relaxed);
+        let aged = now_ms.saturating_sub(waiter.since_ms) >= patience_ms / AGED_AFTER;
+        let turn = aged && self.ageing_kib >= waiter.kib && !flow.is_parked;
+        turn.then_some(Candidate {
+            key,
+            lane: flow.lane,
+            flow: waiter.flow,
+            aged: true,
+        })
+    }
+
+    /// The flow waits until its tenant gives something back.
+    pub(super) fn park(&mut self, candidate: Candidate) {
+        let flow = &mut self.flows[candidate.flow];
+        flow.is_parked = true;
+        self.take_from_heap(candidate);
+    }
+
+    /// Not in this round: its guard holds it back.
+    pub(super) fn set_aside(&mut self, candidate: Candidate, aside: &mut Vec<usize>) {
+        self.take_from_heap(candidate);
+        aside.push(candidate.flow);
+    }
+
+    pub(super) fn put_back(&mut self, aside: Vec<usize>) {
+        aside.into_iter().for_each(|flow| self.put_in_heap(flow));
+    }
+
+    fn take_from_heap(&mut self, candidate: Candidate) {
+        if candidate.aged {
+            // It is not on top of its heap; there it is passed over when its turn comes.
+            self.ageing_kib = 0;
+        }
+        let lane = self.flows[candidate.flow].lane;
+        let top = self.lanes[lane].heap.peek();
+        if top.is_some_and(|&Reverse((_, _, flow))| flow == candidate.flow) {
+            self.lanes[lane].heap.pop();
+            self.flows[candidate.flow].in_heap = false;
+        }
+    }
+
+    /// A tenant gave something back: its flows are looked at again.
+    pub(super) fn unpark(&mut self, bounds: &Bounds, tenant: u16) {
+        for lane in 0..LANES {
+            if let Some(flow) = self.flow_of(bounds, lane, tenant) {
+                self.unpark_flow(flow);
+            }
+        }
+        if let Some(share) = bounds.shares.get(tenant) {
+            share.clear_parked();
+        }
+    }
+
+    fn unpark_flow(&mut self, flow: usize) {
+        if std::mem::take(&mut self.flows[flow].is_parked) {
+            self.put_in_heap(flow);
+        }
+    }
+
+    /// Quotas may have changed: all are looked at again.
+    pub(super) fn unpark_all(&mut self) {
+        (0..self.flows.len()).for_each(|flow| self.unpark_flow(flow));
+    }
+
+    /// The oldest of a guard's waiters in its foremost lane, of those that surely need
+    /// no more than `most_kib`.
+    pub(super) fn oldest_of(
+        &self,
+        bounds: &Arc<Bounds>,
+        most_kib: u64,
+    ) -> Option<(Candidate, Ask)> {
+        let flows = self.flows.iter().enumerate();
+        let theirs = flows.filter(|(_, flow)| Arc::ptr_eq(&flow.bounds, bounds));
+        let firsts = theirs.filter_map(|(at, flow)| {
+            let key = flow.waiting.first()?;
+            let ask = self.waiters[key].need.ask(bounds);
+            let candidate = Candidate {
+                key,
+                lane: flow.lane,
+                flow: at,
+                aged: false,
+            };
+            (ask.low_kib <= most_kib).then_some((candidate, ask))
+        });
+        firsts.min_by_key(|(first, _)| (first.lane, self.waiters[first.key].number))
+    }
+
+    /// Whose place a waiter may take that comes to a full queue: the newest of the
+    /// flow that is longest for its weight, if it is behind it or in its lane. `None`:
+    /// the one that comes is it.
+    pub(super) fn displaced_by(&self, key: usize) -> Option<usize> {
+        let comes = &self.flows[self.waiters[key].flow];
+        let theirs = self.flows.iter().filter(|flow| {
+            Arc::ptr_eq(&flow.bounds, &comes.bounds)
+                && flow.lane >= comes.lane
+                && flow.waiting.len() > 0
+        });
+        // The products order as the quotients do.
+        let longest = theirs.max_by(|a, b| {
+            let length = |flow: &Flow, other: &Flow| flow.waiting.len() as u64 * other.weight();
+            let by_length = length(a, b).cmp(&length(b, a));
+            a.lane.cmp(&b.lane).then(by_length)
+        })?;
+        let is_own = longest.lane == comes.lane && longest.tenant == comes.tenant;
+        let shorter = |flow: &Flow, other: &Flow| {
+            flow.waiting.len() as u64 * other.weight() <= other.waiting.len() as u64 * flow.weight()
+        };
+        let no_longer = longest.lane == comes.lane && shorter(longest, comes);
+        if is_own || no_longer {
+            return None;
+        }
+        longest.waiting.last()
+    }
+
+    /// The oldest of a waiter's flow has waited so long that the newest goes first.
+    pub(super) fn is_newest_first(&self, key: usize, now_ms: u64) -> bool {
+        let flow = self.waiters[key].flow;
+        let first = self.flows[flow].waiting.first();
+        first.is_some_and(|first| self.goes_newest_first(flow, first, now_ms))
+    }
+
+    fn goes_newest_first(&self, flow: usize, first: usize, now_ms: u64) -> bool {
+        let newest_after_ms = self.flows[flow]
+            .bounds
+            .newest_after_ms
+            .load(Ordering::Relaxed);
+        now_ms.saturating_sub(self.waiters[first].since_ms) > newest_after_ms
+    }
+}

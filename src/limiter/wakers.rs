@@ -1,0 +1,25 @@
+//! Wakers that are to be woken once no lock is held.
+
+use std::task::Waker;
+
+/// Most rounds wake one waiter, which costs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct Wakers {
+    first: Option<Waker>,
+    others: Vec<Waker>,
+}
+
+impl Wakers {
+    pub(super) fn push(&mut self, waker: Waker) {
+        if self.first.is_none() {
+            self.first = Some(waker);
+        } else {
+            self.others.push(waker);
+        }
+    }
+
+    pub(super) fn wake(self) {
+        self.first.into_iter().for_each(Waker::wake);
+        self.others.into_iter().for_each(Waker::wake);
+    }
+}
