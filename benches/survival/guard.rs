@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::error_handling::HandleErrorLayer;
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -15,13 +16,15 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower_memlim::layer::MemoryLimitLayer;
 use tower_memlim::memory::{AvailableMemory, Threshold};
-use tower_memory_guard::{BoxError, Estimates, Guard, MemoryGuardLayer};
+use tower_memory_guard::{BoxError, Class, Estimates, Guard, MemoryGuardLayer};
 
 use super::LIMIT_BYTES;
 use super::cage;
 
 /// Chosen knowing what a request needs: twenty of 20 MiB fit well.
 const FIXED_LIMIT: usize = 20;
+/// What tells the classes apart.
+const LARGE_MIB: f64 = 50.0;
 const MEMLIM_FRACTION: f64 = 0.8;
 /// What callers wait, less the longest work and some time to travel.
 const WAIT_TIMEOUT_SECONDS: &str = "8.5";
@@ -35,17 +38,20 @@ pub(crate) enum GuardKind {
     Memlim,
     Ladder,
     Predictive,
+    /// Predictive, and told which requests are large.
+    Classified,
     Unaccounted,
 }
 
 impl GuardKind {
-    pub(crate) const ALL: [GuardKind; 7] = [
+    pub(crate) const ALL: [GuardKind; 8] = [
         GuardKind::None,
         GuardKind::Fixed,
         GuardKind::Shed,
         GuardKind::Memlim,
         GuardKind::Ladder,
         GuardKind::Predictive,
+        GuardKind::Classified,
         GuardKind::Unaccounted,
     ];
 
@@ -57,20 +63,21 @@ impl GuardKind {
             GuardKind::Memlim => "memlim",
             GuardKind::Ladder => "ladder",
             GuardKind::Predictive => "predictive",
+            GuardKind::Classified => "classified",
             GuardKind::Unaccounted => "unaccounted",
         }
     }
 
     /// Its server's allocations are counted.
     pub(crate) fn is_accounted(self) -> bool {
-        self == GuardKind::Predictive
+        matches!(self, GuardKind::Predictive | GuardKind::Classified)
     }
 
     /// What its server finds in the environment beside what this process has.
     pub(crate) fn environment(self) -> Vec<(&'static str, &'static str)> {
         let policy = match self {
             GuardKind::Ladder => "ladder",
-            GuardKind::Predictive | GuardKind::Unaccounted => "predictive",
+            GuardKind::Predictive | GuardKind::Classified | GuardKind::Unaccounted => "predictive",
             _ => return Vec::new(),
         };
         vec![
@@ -84,7 +91,10 @@ impl GuardKind {
     pub(crate) fn learns(self) -> bool {
         matches!(
             self,
-            GuardKind::Ladder | GuardKind::Predictive | GuardKind::Unaccounted
+            GuardKind::Ladder
+                | GuardKind::Predictive
+                | GuardKind::Classified
+                | GuardKind::Unaccounted
         )
     }
 
@@ -116,13 +126,19 @@ impl GuardKind {
                         )),
                 )
             }
-            GuardKind::Ladder | GuardKind::Predictive | GuardKind::Unaccounted => {
+            GuardKind::Ladder
+            | GuardKind::Predictive
+            | GuardKind::Classified
+            | GuardKind::Unaccounted => {
                 let mut builder = MemoryGuardLayer::builder().read_env();
                 if let Some(estimates) = estimates {
                     builder = builder.estimates(estimates);
                 }
                 let layer = builder.build()?;
                 let guard = layer.guard().clone();
+                if self == GuardKind::Classified {
+                    return Ok((app.layer(layer.classify(class)), Some(guard)));
+                }
                 return Ok((app.layer(layer), Some(guard)));
             }
         };
@@ -139,6 +155,18 @@ impl FromStr for GuardKind {
             let words = GuardKind::ALL.map(GuardKind::word).join(", ");
             format!("{word}: expected one of {words}")
         })
+    }
+}
+
+/// As two routes would be.
+fn class(request: &Request) -> Class {
+    let mib = request.uri().query().and_then(|query| {
+        let mut pairs = query.split('&');
+        pairs.find_map(|pair| pair.strip_prefix("mib=")?.parse::<f64>().ok())
+    });
+    match mib {
+        Some(mib) if mib > LARGE_MIB => Class::new("large"),
+        _ => Class::new("small"),
     }
 }
 

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, interval, sleep_until, timeout};
+use tower_memory_guard::Reason;
 
 use super::MIB;
 use super::door;
@@ -34,25 +35,32 @@ pub(crate) struct Tally {
     pub(crate) given_up: u64,
     pub(crate) lost: u64,
     pub(crate) goodput_byte_seconds: f64,
+    /// Told that their wait would be too long, although the oracle answers them.
+    pub(crate) misjudged_byte_seconds: f64,
     pub(crate) light_sent: u64,
     pub(crate) light_in_time: u64,
 }
 
 enum Outcome {
     Answered,
-    Rejected,
+    Rejected { waits_too_long: bool },
     GivenUp,
     Lost,
 }
 
 impl Tally {
-    fn count(&mut self, arrival: &Arrival, outcome: &Outcome) {
+    fn count(&mut self, arrival: &Arrival, answerable: bool, outcome: &Outcome) {
         match outcome {
             Outcome::Answered => {
                 self.answered += 1;
                 self.goodput_byte_seconds += oracle::work_byte_seconds(arrival);
             }
-            Outcome::Rejected => self.rejected += 1,
+            Outcome::Rejected { waits_too_long } => {
+                self.rejected += 1;
+                if *waits_too_long && answerable {
+                    self.misjudged_byte_seconds += oracle::work_byte_seconds(arrival);
+                }
+            }
             Outcome::GivenUp => self.given_up += 1,
             Outcome::Lost => self.lost += 1,
         }
@@ -77,7 +85,13 @@ impl Caller {
     }
 
     /// Sends all of it, and returns when all of it is answered or given up.
-    pub(crate) async fn drive(&mut self, arrivals: &[Arrival]) -> Result<Tally, JoinError> {
+    ///
+    /// `answerable` says of each whether the oracle answers it.
+    pub(crate) async fn drive(
+        &mut self,
+        arrivals: &[Arrival],
+        answerable: &[bool],
+    ) -> Result<Tally, JoinError> {
         // An error means that nobody starts the server any more.
         let _ = self.address.wait_for(Option::is_some).await;
         let started = Instant::now();
@@ -85,15 +99,18 @@ impl Caller {
         let mut requests = JoinSet::new();
         let mut lights = JoinSet::new();
         let mut light = interval(LIGHT_INTERVAL);
-        let mut coming = arrivals.iter().copied().peekable();
+        let both = arrivals.iter().copied().zip(answerable.iter().copied());
+        let mut coming = both.peekable();
         while coming.peek().is_some() || !requests.is_empty() {
-            let due = started + coming.peek().map_or(Duration::ZERO, |next| next.at);
+            let due = started + coming.peek().map_or(Duration::ZERO, |(next, _)| next.at);
             tokio::select! {
                 () = sleep_until(due), if coming.peek().is_some() => {
                     let now = started.elapsed();
-                    while let Some(arrival) = coming.next_if(|next| next.at <= now) {
+                    while let Some((arrival, answerable)) = coming.next_if(|(next, _)| next.at <= now) {
                         let caller = self.clone();
-                        requests.spawn(async move { (arrival, caller.work(&arrival).await) });
+                        requests.spawn(async move {
+                            (arrival, answerable, caller.work(&arrival).await)
+                        });
                     }
                 }
                 _ = light.tick() => {
@@ -102,8 +119,8 @@ impl Caller {
                     lights.spawn(async move { caller.light().await });
                 }
                 Some(done) = requests.join_next() => {
-                    let (arrival, outcome) = done?;
-                    tally.count(&arrival, &outcome);
+                    let (arrival, answerable, outcome) = done?;
+                    tally.count(&arrival, answerable, &outcome);
                 }
             }
         }
@@ -126,7 +143,11 @@ impl Caller {
         let path = format!("/work?mib={mib}&ms={}", arrival.work.as_millis());
         match timeout(PATIENCE, self.get(&path)).await {
             Ok(Some((StatusCode::OK, _))) => Outcome::Answered,
-            Ok(Some((status, _))) if door::is_rejection(status) => Outcome::Rejected,
+            Ok(Some((status, body))) if door::is_rejection(status) => {
+                let reason = Reason::WaitTooLong.as_str().as_bytes();
+                let waits_too_long = body.windows(reason.len()).any(|part| part == reason);
+                Outcome::Rejected { waits_too_long }
+            }
             Ok(_) => Outcome::Lost,
             Err(_) => Outcome::GivenUp,
         }

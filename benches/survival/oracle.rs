@@ -4,20 +4,16 @@ use std::time::Duration;
 
 use super::pattern::Arrival;
 
-/// Bytes × seconds of the requests that are answered in time when each, in the
-/// order of arrival, starts as soon as all of its bytes fit beside those that run.
+/// Which requests are answered in time when each, in the order of arrival, starts as
+/// soon as all of its bytes fit beside those that run.
 ///
 /// Nobody overtakes. A request that could not be answered within `patience` is
 /// skipped and holds up nobody.
-pub(crate) fn goodput_byte_seconds(
-    arrivals: &[Arrival],
-    capacity_bytes: u64,
-    patience: Duration,
-) -> f64 {
+pub(crate) fn answers(arrivals: &[Arrival], capacity_bytes: u64, patience: Duration) -> Vec<bool> {
     let mut running: Vec<Running> = Vec::new();
     let mut last_start = Duration::ZERO;
-    let mut goodput = 0.0;
-    for arrival in arrivals {
+    let mut answered = vec![false; arrivals.len()];
+    for (arrival, answered) in arrivals.iter().zip(&mut answered) {
         if arrival.bytes > capacity_bytes {
             continue;
         }
@@ -32,9 +28,17 @@ pub(crate) fn goodput_byte_seconds(
         let place = running.partition_point(|other| other.end <= end);
         let bytes = arrival.bytes;
         running.insert(place, Running { end, bytes });
-        goodput += work_byte_seconds(arrival);
+        *answered = true;
     }
-    goodput
+    answered
+}
+
+/// Bytes × seconds of what is answered.
+pub(crate) fn goodput_byte_seconds(arrivals: &[Arrival], answered: &[bool]) -> f64 {
+    let both = arrivals.iter().zip(answered);
+    both.filter(|&(_, &answered)| answered)
+        .map(|(arrival, _)| work_byte_seconds(arrival))
+        .sum()
 }
 
 /// What answering a request is worth.

@@ -66,6 +66,12 @@ impl Record {
         100.0 * self.tally.goodput_byte_seconds / self.oracle_byte_seconds.max(1.0)
     }
 
+    /// What was told at once that its wait would be too long, although the oracle
+    /// answers it, as a share of what the oracle answers.
+    pub(crate) fn misjudged_percent(&self) -> f64 {
+        100.0 * self.tally.misjudged_byte_seconds / self.oracle_byte_seconds.max(1.0)
+    }
+
     pub(crate) fn peak_mib(&self) -> f64 {
         self.memory.iter().map(|at| at.mib).fold(0.0, f64::max)
     }
@@ -82,8 +88,8 @@ pub(crate) async fn bounded(case: Case, files: Files) -> Result<Record, BoxError
 
 async fn run(case: Case, files: Files) -> Result<Record, BoxError> {
     let arrivals = case.pattern.arrivals(case.seed, case.seconds);
-    let oracle_byte_seconds =
-        oracle::goodput_byte_seconds(&arrivals, LIMIT_BYTES - ORACLE_SPARE_BYTES, PATIENCE);
+    let answerable = oracle::answers(&arrivals, LIMIT_BYTES - ORACLE_SPARE_BYTES, PATIENCE);
+    let oracle_byte_seconds = oracle::goodput_byte_seconds(&arrivals, &answerable);
     // Before the server in the order of declaration: dropped, and removed, after it.
     let cage = Cage::new(LIMIT_BYTES)?;
     let quota = case.cpu_percent.map(CpuQuota::new).transpose()?;
@@ -104,7 +110,7 @@ async fn run(case: Case, files: Files) -> Result<Record, BoxError> {
     let mut caller = Caller::new(address_seen);
     let (tally, report) = tokio::select! {
         outcome = async {
-            let tally = caller.drive(&arrivals).await?;
+            let tally = caller.drive(&arrivals, &answerable).await?;
             Ok::<_, BoxError>((tally, caller.report().await))
         } => outcome?,
         outcome = child::keep_running(&arguments, &address, &kills) => match outcome? {},

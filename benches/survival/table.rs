@@ -8,13 +8,14 @@ use super::run::Record;
 
 /// Names the words of [`result_line`].
 pub(crate) const RESULT_HEADER: &str = "# RESULT pattern guard seed kills goodput_percent answered \
-     rejected given_up lost light_in_time_percent door_p99_ms peak_mib rejections_by_reason";
+     rejected given_up lost light_in_time_percent door_p99_ms peak_mib misjudged_percent \
+     rejections_by_reason";
 
 /// One run for machines to read; `-` is what is not known.
 pub(crate) fn result_line(record: &Record) -> String {
     let tally = &record.tally;
     format!(
-        "RESULT {} {} {} {} {:.1} {} {} {} {} {:.1} {} {:.0} {}",
+        "RESULT {} {} {} {} {:.1} {} {} {} {} {:.1} {} {:.0} {:.2} {}",
         record.case.pattern.word(),
         record.case.guard.word(),
         record.case.seed,
@@ -27,6 +28,7 @@ pub(crate) fn result_line(record: &Record) -> String {
         light_percent([record].into_iter()),
         door_p99_ms([record].into_iter()),
         record.peak_mib(),
+        record.misjudged_percent(),
         reasons(record)
     )
 }
@@ -39,8 +41,8 @@ pub(crate) fn of_pattern<'a>(
 ) -> String {
     let mut table = format!(
         "{}\n\n| guard | kills | goodput % of oracle: median | least | answered | rejected | given up \
-         | lost | light in 250 ms % | p99 ms at the door | peak MiB |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n",
+         | lost | light in 250 ms % | p99 ms at the door | peak MiB | misjudged % |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
         pattern.word()
     );
     for &guard in guards {
@@ -53,7 +55,7 @@ pub(crate) fn of_pattern<'a>(
         let total = |count: fn(&Record) -> u64| of_guard.clone().map(count).sum::<u64>();
         let _ = writeln!(
             table,
-            "| {} | {} | {:.0} | {least:.0} | {} | {} | {} | {} | {:.1} | {} | {:.0} |",
+            "| {} | {} | {:.0} | {least:.0} | {} | {} | {} | {} | {:.1} | {} | {:.0} | {:.1} |",
             guard.word(),
             total(|record| record.kills),
             median(&scores),
@@ -64,6 +66,10 @@ pub(crate) fn of_pattern<'a>(
             light_percent(of_guard.clone()),
             door_p99_ms(of_guard.clone()),
             of_guard.clone().map(Record::peak_mib).fold(0.0, f64::max),
+            of_guard
+                .clone()
+                .map(Record::misjudged_percent)
+                .fold(0.0, f64::max),
         );
     }
     table

@@ -22,6 +22,8 @@ mod queue;
 mod shares;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod turn_tests;
 mod turns;
 mod wait;
 mod wakers;
@@ -217,12 +219,13 @@ impl Limiter {
         wakers.wake();
     }
 
-    /// Time goes on: a full sample is taken. Measures how fast waiters are served.
+    /// Time goes on: a full sample is taken. Measures how long work takes.
     pub(crate) fn tick(&self, now: Duration) {
         let now_ms = now.as_millis() as u64;
         self.now_ms.store(now_ms, Ordering::Relaxed);
-        let contended = self.waiting() > 0;
-        lock(&self.queue).forecast.measure(now_ms, contended);
+        let (reserved_kib, finished_kib) = (self.reserved().kib(), self.finished_kib());
+        let mut queue = lock(&self.queue);
+        queue.forecast.measure(now_ms, reserved_kib, finished_kib);
     }
 
     fn now_ms(&self) -> u64 {
@@ -231,7 +234,8 @@ impl Limiter {
 
     /// What one more waiter may expect to wait. `None` if that is not known.
     pub(crate) fn expected_wait(&self, bounds: &Arc<Bounds>, need: Need) -> Option<Duration> {
-        let expected_ms = lock(&self.queue).expected_ms(bounds, need);
+        let reserved_kib = self.reserved().kib();
+        let expected_ms = lock(&self.queue).expected_ms(bounds, need, reserved_kib);
         expected_ms.map(Duration::from_millis)
     }
 

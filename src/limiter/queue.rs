@@ -146,7 +146,12 @@ impl Queue {
     }
 
     /// What one more waiter may expect to wait: `None` as long as nobody knows.
-    pub(super) fn expected_ms(&self, bounds: &Arc<Bounds>, need: Need) -> Option<u64> {
+    pub(super) fn expected_ms(
+        &self,
+        bounds: &Arc<Bounds>,
+        need: Need,
+        reserved_kib: u64,
+    ) -> Option<u64> {
         let own_kib = need.ask(bounds).kib;
         let own_lane = lane(need);
         let before: u64 = self.lanes[..own_lane].iter().map(|lane| lane.kib).sum();
@@ -161,7 +166,7 @@ impl Queue {
         let weight = share.map_or(1, Share::weight);
         let at_its_rate = (backlog_kib + own_kib).saturating_mul(weights) / weight.max(1);
         let ahead_kib = before + at_its_rate.min(lane.kib + own_kib);
-        self.forecast.expected_ms(ahead_kib)
+        self.forecast.expected_ms(ahead_kib, reserved_kib)
     }
 
     pub(super) fn flow_of(&self, bounds: &Bounds, lane: usize, tenant: u16) -> Option<usize> {
@@ -300,7 +305,7 @@ impl Queue {
         } = candidate;
         let waiter = &self.waiters[key];
         let waited_ms = now_ms.saturating_sub(waiter.since_ms);
-        self.forecast.granted(waiter.expected_ms, waited_ms, kib);
+        self.forecast.granted(waiter.expected_ms, waited_ms);
         self.take_out(key);
         let flow = &self.flows[self.waiters[key].flow];
         if lane != COUNTED {

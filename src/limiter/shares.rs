@@ -36,7 +36,7 @@ impl Default for Quota {
 }
 
 /// The tenants of one guard; made when the first one is named.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Shares {
     tenants: OnceLock<Box<[Share]>>,
     /// What a tenant's largest share is a fraction of.
@@ -281,6 +281,12 @@ impl Shares {
         if let Some(share) = self.get(tenant) {
             share.settle(kib, elapsed_ms);
         }
+    }
+}
+
+impl std::fmt::Debug for Shares {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shares").finish_non_exhaustive()
     }
 }
 

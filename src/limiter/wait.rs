@@ -2,20 +2,26 @@
 
 use std::time::Duration;
 
-/// Rates are averaged over about so long.
-const AVERAGED_OVER: Duration = Duration::from_secs(3);
-/// KiB per millisecond are not known before so much was granted.
-const KNOWN_AFTER: Duration = Duration::from_secs(1);
+/// What is measured is averaged over about so long.
+const AVERAGED_OVER: Duration = Duration::from_secs(5);
+/// How long work takes is known once so many times that has been measured: work that
+/// has begun together has not ended at first.
+const KNOWN_AFTER: f64 = 4.0;
 /// One in so many waits may turn out shorter than the bound that rejects.
 const SHORTER_ONE_IN: f64 = 100.0;
 /// How far one observation moves the bound.
 const STEP: f64 = 0.02;
+/// A wait is at least this part of its forecast, at first and at the very least. At
+/// three times what can be served, two of three give up before their turn, so waits
+/// are a third of what all of those ahead would take.
+const FIRST_BOUND: f64 = 0.25;
 const LEAST_BOUND: f64 = 0.05;
 /// Errors are averaged over about so many waits.
 const ERRORS: f64 = 64.0;
 
-/// From the KiB that are granted in a second while somebody waits, how long it takes
-/// until a waiter's turn comes.
+/// How long it takes until a waiter's turn comes: those ahead of it need so many KiB,
+/// and by Little's law (1961) what is reserved now is given back once in the time that
+/// work takes, which is what was reserved over time for each KiB that was given back.
 ///
 /// A wait is rejected beforehand only if even the shortest of a hundred like it would
 /// be too long: the share of the forecast that one in a hundred waits falls short of is
@@ -23,11 +29,11 @@ const ERRORS: f64 = 64.0;
 /// count, too: they waited at least so long.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WaitForecast {
-    kib_per_ms: f64,
-    /// Time in which somebody waited, that the rate is known from.
-    known_ms: f64,
-    granted_kib: u64,
-    measured_ms: Option<u64>,
+    /// Means of late, for each millisecond: KiB reserved, and KiB given back.
+    reserved_kib: f64,
+    finished_kib: f64,
+    measured_ms: f64,
+    last: Option<(u64, u64)>,
     bound: f64,
     error_ms: f64,
     checked: u64,
@@ -36,11 +42,11 @@ pub(super) struct WaitForecast {
 impl Default for WaitForecast {
     fn default() -> Self {
         Self {
-            kib_per_ms: 0.0,
-            known_ms: 0.0,
-            granted_kib: 0,
-            measured_ms: None,
-            bound: 0.5,
+            reserved_kib: 0.0,
+            finished_kib: 0.0,
+            measured_ms: 0.0,
+            last: None,
+            bound: FIRST_BOUND,
             error_ms: 0.0,
             checked: 0,
         }
@@ -48,10 +54,20 @@ impl Default for WaitForecast {
 }
 
 impl WaitForecast {
-    /// When the last of so many KiB is granted. `None`: not known.
-    pub(super) fn expected_ms(&self, ahead_kib: u64) -> Option<u64> {
-        let known = self.known_ms >= KNOWN_AFTER.as_millis() as f64 && self.kib_per_ms > 0.0;
-        known.then(|| (ahead_kib as f64 / self.kib_per_ms) as u64)
+    /// How long work takes, on average over its KiB. `None`: not known.
+    fn hold_ms(&self) -> Option<f64> {
+        if self.finished_kib <= 0.0 {
+            return None;
+        }
+        let hold_ms = self.reserved_kib / self.finished_kib;
+        (self.measured_ms >= hold_ms * KNOWN_AFTER).then_some(hold_ms)
+    }
+
+    /// When the last of so many KiB is granted, while so many are reserved. `None`: not
+    /// known.
+    pub(super) fn expected_ms(&self, ahead_kib: u64, reserved_kib: u64) -> Option<u64> {
+        let turns = ahead_kib as f64 / reserved_kib.max(1) as f64;
+        self.hold_ms().map(|hold_ms| (hold_ms * turns) as u64)
     }
 
     /// A wait that is expected to be so long will be at least this, but for one in a
@@ -60,27 +76,30 @@ impl WaitForecast {
         (expected_ms as f64 * self.bound) as u64
     }
 
-    /// Measures the rate. `contended`: somebody waited since the last time.
-    pub(super) fn measure(&mut self, now_ms: u64, contended: bool) {
-        let granted_kib = std::mem::take(&mut self.granted_kib) as f64;
-        let before = self.measured_ms.replace(now_ms);
-        let Some(elapsed) = before.and_then(|before| now_ms.checked_sub(before)) else {
+    /// Now so many KiB are reserved, and so many were ever given back.
+    pub(super) fn measure(&mut self, now_ms: u64, reserved_kib: u64, finished_kib: u64) {
+        let before = self.last.replace((now_ms, finished_kib));
+        let Some((last_ms, last_kib)) = before else {
             return;
         };
-        if !contended && granted_kib == 0.0 {
+        let elapsed_ms = now_ms.saturating_sub(last_ms) as f64;
+        let finished_kib = finished_kib.saturating_sub(last_kib) as f64;
+        // While nothing runs, time says nothing.
+        if elapsed_ms == 0.0 {
+            self.last = before;
             return;
         }
-        let elapsed = elapsed as f64;
-        let over = (AVERAGED_OVER.as_millis() as f64).min(self.known_ms + elapsed);
-        // A mean weighted by time: so much of it is new.
-        let step = elapsed / over.max(1.0);
-        let latest = granted_kib / elapsed.max(1.0);
-        self.kib_per_ms += (latest - self.kib_per_ms) * step.min(1.0);
-        self.known_ms += elapsed;
+        if reserved_kib == 0 && finished_kib == 0.0 {
+            return;
+        }
+        self.measured_ms += elapsed_ms;
+        let over_ms = self.measured_ms.min(AVERAGED_OVER.as_millis() as f64);
+        let step = (elapsed_ms / over_ms).min(1.0);
+        self.reserved_kib += (reserved_kib as f64 - self.reserved_kib) * step;
+        self.finished_kib += (finished_kib / elapsed_ms - self.finished_kib) * step;
     }
 
-    pub(super) fn granted(&mut self, expected_ms: Option<u64>, waited_ms: u64, kib: u64) {
-        self.granted_kib += kib;
+    pub(super) fn granted(&mut self, expected_ms: Option<u64>, waited_ms: u64) {
         let Some(expected_ms) = expected_ms else {
             return;
         };
@@ -116,17 +135,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_what_is_granted_while_somebody_waits() {
+    fn what_is_reserved_is_given_back_once_in_the_time_that_work_takes() {
         let mut wait = WaitForecast::default();
-        assert_eq!(wait.expected_ms(1000), None);
-        for step in 0..100 {
-            wait.granted(None, 0, 500);
-            wait.measure(step * 50, true);
+        assert_eq!(wait.expected_ms(1000, 500), None);
+        // 500 KiB of work that takes 400 ms.
+        for step in 1..=100 {
+            wait.measure(step * 50, 500, (step * 50).saturating_sub(400) * 500 / 400);
+            assert!(step > 20 || wait.expected_ms(1, 1).is_none(), "{step}");
         }
-        // Nobody waits, so nothing is granted: that says nothing.
-        wait.measure(60_000, false);
-        let expected = wait.expected_ms(10_000).unwrap();
-        assert!((950..1050).contains(&expected), "{expected}");
+        // Nothing runs: that says nothing.
+        wait.measure(60_000, 0, 4600 * 500 / 400);
+        let expected = wait.expected_ms(1_000, 500).unwrap();
+        assert!((780..1000).contains(&expected), "{expected}");
     }
 
     #[test]
@@ -142,7 +162,7 @@ mod tests {
                 continue;
             }
             shorter += u64::from(step >= 2_000 && waited < bound);
-            wait.granted(Some(1000), waited, 1);
+            wait.granted(Some(1000), waited);
         }
         assert!((90..360).contains(&shorter), "{shorter} of 18,000");
     }
