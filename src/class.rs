@@ -6,7 +6,8 @@ use std::time::Duration;
 /// What kind of work a request is.
 ///
 /// Made by the function given to
-/// [`MemoryGuardLayer::classify`](crate::MemoryGuardLayer::classify), for each request:
+/// [`MemoryGuardLayer::classify`](crate::MemoryGuardLayer::classify), for each request;
+/// or once for each route, with [`RequestClasses`](crate::RequestClasses).
 ///
 /// ```
 /// use std::time::Duration;

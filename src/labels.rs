@@ -40,6 +40,31 @@ pub struct Entry {
     pub(crate) deadline: Option<Duration>,
 }
 
+/// A class whose names may be a request's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) priority: Priority,
+    pub(crate) tenant: &'a str,
+    pub(crate) tier: &'a str,
+    pub(crate) cost_bytes: Option<u64>,
+    pub(crate) deadline: Option<Duration>,
+}
+
+impl<'a> From<&'a Class> for Parts<'a> {
+    #[inline]
+    fn from(class: &'a Class) -> Self {
+        Self {
+            name: &class.name,
+            priority: class.priority,
+            tenant: &class.tenant,
+            tier: &class.tier,
+            cost_bytes: class.cost_bytes,
+            deadline: class.deadline,
+        }
+    }
+}
+
 /// The names that a guard has met.
 #[derive(Debug)]
 pub struct Labels {
@@ -55,14 +80,15 @@ impl Labels {
         }
     }
 
-    /// The numbers of `class`.
-    pub(crate) fn entry(&self, class: &Class) -> Entry {
+    /// The numbers of a class.
+    pub(crate) fn entry<'a>(&self, class: impl Into<Parts<'a>>) -> Entry {
+        let class = class.into();
         let hint_kib = class.cost_bytes.map_or(0, hint_kib);
         Entry {
             tag: Tag {
-                kind: self.kind(&class.name, hint_kib > 0),
+                kind: self.kind(class.name, hint_kib > 0),
                 priority: class.priority,
-                tenant: self.tenants.number(&class.tenant, &class.tier),
+                tenant: self.tenants.number(class.tenant, class.tier),
                 hint_kib,
             },
             deadline: class.deadline,

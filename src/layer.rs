@@ -117,6 +117,16 @@ impl<R> MemoryGuardLayer<R, Uniform> {
             classify: ByRequest::new(classify),
         }
     }
+
+    /// As [`classify`](Self::classify), by what says it without a function:
+    /// [`RequestClasses`](crate::RequestClasses), for HTTP.
+    pub fn classify_with<C>(self, classify: C) -> MemoryGuardLayer<R, C> {
+        MemoryGuardLayer {
+            guard: self.guard,
+            responder: self.responder,
+            classify,
+        }
+    }
 }
 
 impl<R, C> MemoryGuardLayer<R, C> {

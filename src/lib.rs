@@ -131,7 +131,7 @@ mod tenants;
 pub use admission::Cost;
 pub use body::GuardedBody;
 pub use class::{Class, Priority, Tier};
-pub use classify::{ByRequest, Classify, Skip, Uniform};
+pub use classify::{ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Uniform};
 pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy, Source};
 pub use error::{BoxError, ConfigError, PeerStalled, Problem, Reason, Rejected};
 pub use error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};

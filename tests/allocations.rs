@@ -10,12 +10,13 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use support::with;
 use tower::{Layer, Service};
 use tower_memory_guard::account::TrackingAllocator;
+use tower_memory_guard::{Class, RequestClasses};
 
 struct Counting;
 
@@ -133,6 +134,43 @@ fn the_response_flavour_allocates_no_more_than_the_inner_service() {
     run();
     assert_eq!(allocations(|| (0..100).for_each(|_| run())), 0);
     assert_eq!(layer.guard().stats().completed_requests, 101);
+}
+
+#[test]
+fn classes_by_method_path_and_headers_allocate_nothing() {
+    let (layer, _) = with(|builder| {
+        builder
+            .estimated_bytes_per_request(1024)
+            .permit_in_extensions(false)
+    });
+    let classes = RequestClasses::builder()
+        .route("/users/me", Class::new("me"))
+        .route("GET /users/{id}", Class::new("user"))
+        .route("/users/me/{part}/a", Class::new("part"))
+        .route("/{*rest}", Class::new("rest"))
+        .tenant_header(HeaderName::from_static("x-tenant"))
+        .priority_header(HeaderName::from_static("x-priority"))
+        .cost_per_content_byte(2.0)
+        .build()
+        .unwrap();
+    let service = layer.classify_with(classes).layer(Inner);
+    let requests = || -> Vec<Request<()>> {
+        let paths = ["/users/me", "/users/7", "/users/me/x/a", "/users/me/x/b"];
+        let request = |path: &str| {
+            let request = Request::get(path).header("x-tenant", "acme");
+            let request = request.header("x-priority", "high");
+            request.header("content-length", "100").body(()).unwrap()
+        };
+        paths.map(request).into()
+    };
+    let run = |requests: Vec<Request<()>>| {
+        for request in requests {
+            respond_to(&service, request);
+        }
+    };
+    run(requests());
+    let requests = requests();
+    assert_eq!(allocations(|| run(requests)), 0);
 }
 
 #[test]

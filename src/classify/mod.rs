@@ -1,7 +1,12 @@
 //! What a request is to the guard, before it is admitted.
 
+mod requests;
+mod routes;
+
 use crate::class::Class;
 use crate::labels::{Entry, Labels};
+
+pub use requests::{RequestClasses, RequestClassesBuilder};
 
 mod sealed {
     pub trait Sealed {}
@@ -9,7 +14,8 @@ mod sealed {
 
 /// Says what a request is, or that the guard has nothing to do with it.
 ///
-/// Implemented by [`Uniform`], [`ByRequest`] and [`Skip`]; sealed, so that it can grow.
+/// Implemented by [`Uniform`], [`ByRequest`], [`RequestClasses`] and [`Skip`]; sealed, so
+/// that it can grow.
 pub trait Classify<Req>: sealed::Sealed {
     /// `None`: the request passes by the guard, uncounted.
     #[doc(hidden)]
