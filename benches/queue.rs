@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower_memory_guard::account::TrackingAllocator;
-use tower_memory_guard::{Class, Guard, ManualSource, MemoryGuardLayer, Policy};
+use tower_memory_guard::{Class, Guard, MemoryGuardLayer, Policy};
 
 #[global_allocator]
 static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
@@ -36,7 +36,6 @@ type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl Contender {
     fn guard(classes: Arc<[Class]>) -> Self {
         let layer = MemoryGuardLayer::builder()
-            .memory_source(ManualSource::new(1 << 30))
             .policy(Policy::Predictive)
             .max_concurrent(1)
             .estimated_bytes_per_request(1024)

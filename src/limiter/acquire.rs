@@ -123,6 +123,7 @@ impl Drop for Ticket {
         let mut wakers = Wakers::default();
         let now_ms = self.limiter.now_ms();
         let mut queue = lock(&self.limiter.queue);
+        let was_first = queue.is_first(self.key);
         let left = queue.leave(self.key, now_ms);
         if let State::Granted { kib, .. } = left.state {
             let tag = left.need.tag();
@@ -132,7 +133,11 @@ impl Drop for Ticket {
             }
         }
         // The next one may fit where this one did not.
-        self.limiter.pump_locked(&mut queue, &mut wakers);
+        if was_first || matches!(left.state, State::Granted { .. }) {
+            self.limiter.pump_locked(&mut queue, &mut wakers);
+        } else {
+            self.limiter.count_waiting(&queue);
+        }
         drop(queue);
         drop(left);
         wakers.wake();

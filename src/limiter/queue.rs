@@ -275,6 +275,15 @@ impl Queue {
         self.waiting -= 1;
     }
 
+    /// Others wait for this one: it is the next of its flow.
+    pub(super) fn is_first(&self, key: usize) -> bool {
+        let waiter = &self.waiters[key];
+        match waiter.state {
+            State::Waiting => self.flows[waiter.flow].waiting.first() == Some(key),
+            _ => false,
+        }
+    }
+
     /// Takes a waiter, or what was decided on it, out of the queue.
     pub(super) fn leave(&mut self, key: usize, now_ms: u64) -> Waiter {
         match self.waiters[key].state {

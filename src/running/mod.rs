@@ -145,11 +145,12 @@ impl Running {
     /// How many requests of one kind ended unseen so far, by the bin of their peak.
     /// `false`: none ever did.
     pub(crate) fn finished(&self, kind: usize, totals: &mut [u32; BINS]) -> bool {
-        totals.fill(0);
         let by_kind = self.finished.iter().filter_map(OnceLock::get);
         let mut any = false;
         for finished in by_kind.filter_map(|by_kind| by_kind[kind].get()) {
-            any = true;
+            if !std::mem::replace(&mut any, true) {
+                totals.fill(0);
+            }
             for (total, count) in totals.iter_mut().zip(&finished.0) {
                 *total = total.wrapping_add(count.load(Ordering::Relaxed));
             }
