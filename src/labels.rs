@@ -38,6 +38,8 @@ impl Tag {
 pub struct Entry {
     pub(crate) tag: Tag,
     pub(crate) deadline: Option<Duration>,
+    /// What is reserved until its body has been read; 0: all that it needs, at once.
+    pub(crate) body_kib: u64,
 }
 
 /// The names that a guard has met.
@@ -66,6 +68,7 @@ impl Labels {
                 hint_kib,
             },
             deadline: class.deadline,
+            body_kib: 0,
         }
     }
 

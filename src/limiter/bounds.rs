@@ -31,6 +31,12 @@ pub(crate) enum Need {
     /// while it waits.
     Estimated(Tag),
     Known(Ask),
+    /// What its guard estimates when its turn comes, beyond the KiB that it has: it was
+    /// admitted for its body alone.
+    More {
+        tag: Tag,
+        held_kib: u64,
+    },
 }
 
 impl Need {
@@ -38,12 +44,20 @@ impl Need {
         match self {
             Need::Estimated(tag) => bounds.estimate(tag),
             Need::Known(ask) => ask,
+            Need::More { tag, held_kib } => {
+                let whole = bounds.estimate(tag);
+                Ask {
+                    kib: whole.kib.saturating_sub(held_kib),
+                    low_kib: whole.low_kib.saturating_sub(held_kib),
+                    tag,
+                }
+            }
         }
     }
 
     pub(crate) fn tag(self) -> Tag {
         match self {
-            Need::Estimated(tag) | Need::Known(Ask { tag, .. }) => tag,
+            Need::Estimated(tag) | Need::Known(Ask { tag, .. }) | Need::More { tag, .. } => tag,
         }
     }
 }

@@ -12,11 +12,14 @@
 //! a few loads and comparisons and one compare-and-swap, and a release is two
 //! additions.
 
+mod more;
+
 use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::{Ask, Bounds};
 use crate::labels::Tag;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use more::Staged;
 
 const FLAG: u64 = 1 << 63;
 const COUNT_SHIFT: u32 = 43;
@@ -111,6 +114,8 @@ pub(crate) struct Ledger {
     beside: AtomicU32,
     /// Admissions without bytes: another guard holds them for the same request.
     nested: AtomicU32,
+    /// Requests that were admitted for their bodies alone, so far.
+    staged: more::Counts,
 }
 
 impl Ledger {
@@ -120,6 +125,7 @@ impl Ledger {
             finished_kib: Counter::new(0),
             beside: AtomicU32::new(0),
             nested: AtomicU32::new(0),
+            staged: more::Counts::default(),
         }
     }
 
