@@ -44,8 +44,8 @@ pub(crate) enum Admission {
 /// What a request asks for, and how long it may wait for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
-    need: Need,
-    deadline: Option<Duration>,
+    pub(crate) need: Need,
+    pub(crate) deadline: Option<Duration>,
 }
 
 impl From<Entry> for Request {
@@ -78,7 +78,7 @@ impl From<Cost> for Request {
 }
 
 /// What a request's caller has said of how long it waits: asked only if it has to.
-type CallersDeadline<'a> = &'a dyn Fn() -> Option<Duration>;
+pub(crate) type CallersDeadline<'a> = &'a dyn Fn() -> Option<Duration>;
 
 /// Its caller has not said.
 pub(crate) fn no_deadline() -> Option<Duration> {
@@ -109,7 +109,7 @@ impl Controller {
 
     /// Takes note of a priority; says whether such work is not taken at the moment.
     #[cold]
-    fn sheds(&self, tag: Tag) -> bool {
+    pub(crate) fn sheds(&self, tag: Tag) -> bool {
         let bit = 1 << tag.priority as u8;
         if self.priorities.load(Ordering::Relaxed) & bit == 0 {
             self.priorities.fetch_or(bit, Ordering::Relaxed);
@@ -308,7 +308,7 @@ impl Controller {
         }
     }
 
-    fn wait(&'static self, request: Request, callers: CallersDeadline<'_>) -> Admission {
+    pub(crate) fn wait(&'static self, request: Request, callers: CallersDeadline<'_>) -> Admission {
         let Request { need, .. } = request;
         let deadline = self.deadline(&request, callers());
         let terms = Terms {
@@ -345,15 +345,11 @@ pub(crate) struct Waiting {
     controller: &'static Controller,
 }
 
-impl Future for Waiting {
-    type Output = Result<Permit, Rejected>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+impl Waiting {
+    /// Ready with `Ok` once so many KiB are reserved, which the caller then owns.
+    pub(crate) fn poll_kib(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Rejected>> {
         match self.ticket.poll(cx) {
-            Poll::Ready(Ok(kib)) => {
-                let permit = Permit::queued(self.controller, kib, self.tag);
-                return Poll::Ready(Ok(permit));
-            }
+            Poll::Ready(Ok(kib)) => return Poll::Ready(Ok(kib)),
             Poll::Ready(Err(reason)) => {
                 return Poll::Ready(Err(self.controller.reject(reason, self.tag)));
             }
@@ -365,5 +361,14 @@ impl Future for Waiting {
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl Future for Waiting {
+    type Output = Result<Permit, Rejected>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let granted = std::task::ready!(self.poll_kib(cx));
+        Poll::Ready(granted.map(|kib| Permit::queued(self.controller, kib, self.tag)))
     }
 }

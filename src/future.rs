@@ -14,9 +14,12 @@ use tower_service::Service;
 use crate::admission::Waiting;
 use crate::body::GuardedBody;
 use crate::error::{BoxError, Rejected};
+use crate::fallback::Fallback;
 use crate::held::Held;
+use crate::labels::Entry;
 use crate::permit::Permit;
 use crate::respond::Respond;
+use crate::staged;
 
 pin_project! {
     /// The future of [`MemoryGuard`](crate::MemoryGuard): waits for memory,
@@ -44,42 +47,12 @@ pin_project! {
     }
 }
 
-/// What it takes to answer a request that is cancelled after it was passed on.
-pub(crate) struct Fallback<R> {
-    responder: R,
-    head: Request<()>,
-}
-
-impl<R: Respond> Fallback<R> {
-    /// Only for what can be cancelled: it copies the request's head.
-    #[inline]
-    pub(crate) fn keep<B>(
-        permit: Option<&Permit>,
-        responder: &R,
-        request: &Request<B>,
-    ) -> Option<Box<Self>> {
-        if permit.is_some_and(Permit::can_be_cancelled) {
-            return Some(Self::copy(responder, request));
-        }
-        None
-    }
-
-    #[cold]
-    fn copy<B>(responder: &R, request: &Request<B>) -> Box<Self> {
-        let mut head = Request::new(());
-        *head.method_mut() = request.method().clone();
-        *head.uri_mut() = request.uri().clone();
-        *head.version_mut() = request.version();
-        *head.headers_mut() = request.headers().clone();
-        let responder = responder.clone();
-        Box::new(Self { responder, head })
-    }
-}
-
 /// A request that could not be passed on at once.
 pub(crate) struct Slow<S, R, Req> {
     /// For memory; `None` once it is there.
     pub(crate) waiting: Option<Waiting>,
+    /// What it is, until then.
+    pub(crate) entry: Entry,
     pub(crate) outer: Option<Permit>,
     pub(crate) permit: Option<Permit>,
     pub(crate) inner: S,
@@ -164,7 +137,7 @@ where
                     return Poll::Ready(Ok(Outcome::Rejected(response)));
                 }
                 Poll::Ready(Ok(permit)) => {
-                    let permit = permit.start();
+                    let permit = staged::begin(permit, self.entry, &mut request);
                     enter(&permit, self.outer.take(), &mut request);
                     self.permit = Some(permit);
                     self.waiting = None;
@@ -212,13 +185,32 @@ where
                 Some(response) => return Poll::Ready(Ok(response.map(GuardedBody::rejection))),
             }
         }
-        let StateProj::Calling { future, held, .. } = state.project() else {
+        let StateProj::Calling {
+            future,
+            held,
+            fallback,
+        } = state.as_mut().project()
+        else {
             unreachable!("it has advanced");
         };
         let result = {
             let _scope = held.permit().map(Permit::enter);
-            ready!(future.poll(cx))
+            future.poll(cx)
         };
+        let turned_away = fallback.as_ref().and_then(|fallback| {
+            let status = |result: &Result<Response<_>, _>| Some(result.as_ref().ok()?.status());
+            fallback.polled(match &result {
+                Poll::Ready(result) => Poll::Ready(status(result)),
+                Poll::Pending => Poll::Pending,
+            })
+        });
+        if let Some(response) = turned_away {
+            // Calling → rejected, whatever the inner service has made of it.
+            state.set(State::Rejected { response: None });
+            return Poll::Ready(Ok(response.map(GuardedBody::rejection)));
+        }
+        let result = ready!(result);
+        *fallback = None;
         match result {
             Ok(response) => {
                 held.answered();
@@ -249,7 +241,7 @@ where
                 ..
             } if held.is_cancelled(cx) => {
                 let rejected = held.permit()?.reject_cancelled();
-                fallback.responder.respond(&rejected, &fallback.head)
+                fallback.respond(&rejected)
             }
             _ => return None,
         };

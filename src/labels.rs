@@ -38,6 +38,8 @@ impl Tag {
 pub struct Entry {
     pub(crate) tag: Tag,
     pub(crate) deadline: Option<Duration>,
+    /// What is reserved until its body has been read; 0: all that it needs, at once.
+    pub(crate) body_kib: u64,
 }
 
 /// A class whose names may be a request's own.
@@ -92,6 +94,7 @@ impl Labels {
                 hint_kib,
             },
             deadline: class.deadline,
+            body_kib: 0,
         }
     }
 

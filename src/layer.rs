@@ -3,7 +3,7 @@
 use tower_layer::Layer;
 
 use crate::class::Class;
-use crate::classify::{ByRequest, Skip, Uniform};
+use crate::classify::{ByRequest, Skip, Staged, Uniform};
 use crate::config::MemoryGuardBuilder;
 use crate::error::ConfigError;
 use crate::error_service::MemoryGuardErrorLayer;
@@ -180,6 +180,29 @@ impl<R, C> MemoryGuardLayer<R, C> {
             guard: self.guard,
             responder: self.responder,
             classify: Skip::new(self.classify, skips),
+        }
+    }
+
+    /// Admits a request for the size of its body first, and for what it is estimated to
+    /// need once the body is there: while a slow client uploads, only the body is in
+    /// memory. Default: requests are admitted for all that they need.
+    ///
+    /// A [`StagedBodyLayer`](crate::StagedBodyLayer) has to be inside of the guard: see
+    /// there for what it does, and for an example. Without it requests would work on what
+    /// was reserved for their bodies; that is logged once.
+    ///
+    /// `unknown_bytes` is what is reserved for a body that has no Content-Length and whose
+    /// size is not known otherwise; 64 KiB does, since it grows as it is read. At least
+    /// 1 KiB. A request whose body is empty is admitted at once for all that it needs, and
+    /// so is one that a guard further out has reserved memory for.
+    ///
+    /// Comes after [`classify`](Self::classify), if both are used. The error flavour waits
+    /// in `poll_ready`, before it knows of a body: there it changes nothing.
+    pub fn stage_bodies(self, unknown_bytes: u64) -> MemoryGuardLayer<R, Staged<C>> {
+        MemoryGuardLayer {
+            guard: self.guard,
+            responder: self.responder,
+            classify: Staged::new(self.classify, unknown_bytes),
         }
     }
 

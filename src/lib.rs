@@ -76,6 +76,9 @@
 //!       └ handler
 //! ```
 //!
+//! Where clients upload slowly, [`StagedBodyLayer`] has a request hold only its body's
+//! size until the body is there; it belongs inside of what decompresses.
+//!
 //! # Features
 //!
 //! | feature | default | adds |
@@ -104,6 +107,7 @@ mod delivery;
 mod error;
 mod error_service;
 mod estimate;
+mod fallback;
 mod future;
 mod guard;
 mod held;
@@ -124,6 +128,7 @@ pub mod result_size;
 mod running;
 mod sampler;
 mod service;
+mod staged;
 mod stats;
 mod sync;
 mod tenants;
@@ -131,7 +136,9 @@ mod tenants;
 pub use admission::Cost;
 pub use body::GuardedBody;
 pub use class::{Class, Priority, Tier};
-pub use classify::{ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Uniform};
+pub use classify::{
+    ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Staged, Uniform,
+};
 pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy, Source};
 pub use error::{BoxError, ConfigError, PeerStalled, Problem, Reason, Rejected};
 pub use error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};
@@ -146,4 +153,5 @@ pub use release::PressureContext;
 pub use respond::{HttpResponder, Respond};
 pub use sampler::{Detail, ManualSource, MemoryLevel, MemorySource, Sample};
 pub use service::MemoryGuard;
+pub use staged::{StagedBody, StagedBodyLayer, StagedBodyService};
 pub use stats::Stats;

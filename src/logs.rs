@@ -92,6 +92,14 @@ mod imp {
         );
     }
 
+    pub(crate) fn not_staged() {
+        tracing::warn!(
+            target: TARGET,
+            "the memory guard stages bodies, and a request was answered that no \
+             StagedBodyLayer had seen; it has to be inside of the guard"
+        );
+    }
+
     pub(crate) fn sensor_failed(error: &std::io::Error, closed: bool, counts: bool) {
         let consequence = match (closed, counts) {
             (true, _) => "new work is rejected",
@@ -126,6 +134,7 @@ mod imp {
     pub(crate) fn warnings(_: &[String]) {}
     pub(crate) fn no_limit() {}
     pub(crate) fn host_limit(_: f64) {}
+    pub(crate) fn not_staged() {}
     pub(crate) fn sensor_failed(_: &std::io::Error, _: bool, _: bool) {}
     pub(crate) fn sensor_recovered() {}
     pub(crate) fn limit_changed(_: f64, _: f64) {}

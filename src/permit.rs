@@ -94,6 +94,21 @@ impl Permit {
         self
     }
 
+    /// [`start`](Self::start) for a request that is admitted for its body first.
+    pub(crate) fn start_staged(mut self) -> Self {
+        self.slot = self.controller.track(self.kib, self.tag);
+        if let Some(slot) = self.slot {
+            slot.stage();
+        }
+        self
+    }
+
+    /// Its body is not there yet.
+    #[inline]
+    pub(crate) fn is_staged(&self) -> bool {
+        self.slot.is_some_and(Slot::is_staged)
+    }
+
     /// [`start`](Self::start) for work whose cost may have been declared.
     pub(crate) fn start_work(self, cost: Cost) -> Self {
         let started = self.start();

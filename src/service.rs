@@ -8,15 +8,18 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Request as Asked};
 use crate::body::GuardedBody;
 use crate::classify::{Classify, Uniform};
 use crate::deadline;
 use crate::error::BoxError;
-use crate::future::{Fallback, ResponseFuture, Slow, enter};
+use crate::fallback::Fallback;
+use crate::future::{ResponseFuture, Slow, enter};
 use crate::guard::Guard;
+use crate::labels::Entry;
 use crate::permit::Permit;
 use crate::respond::{HttpResponder, Respond};
+use crate::staged;
 
 /// A service behind a guard that answers rejections with a response.
 ///
@@ -113,7 +116,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let ready = std::mem::take(&mut self.inner_ready);
         let controller = self.guard.controller;
-        let Some(entry) = self.classify.entry(&request, &controller.labels) else {
+        let Some(mut entry) = self.classify.entry(&request, &controller.labels) else {
             return self.pass(request, ready, None);
         };
         // A guard further out may have admitted it already.
@@ -122,17 +125,21 @@ where
             Some(outer) if outer.covers(controller) => Some(outer.clone()),
             _ => None,
         };
+        if entry.body_kib > 0 && (outer.is_some() || staged::of(&request).is_some()) {
+            // Another guard has its bytes, or stages it.
+            entry.body_kib = 0;
+        }
         let admission = match outer {
             None => {
                 let own = &controller.config.deadline_headers;
                 let callers = || deadline::of_caller(request.headers(), own);
-                controller.admit(entry.into(), &callers)
+                controller.admit(Asked::first(entry), &callers)
             }
             Some(_) => controller.admit_counted(entry),
         };
         match admission {
             Admission::Admitted(permit) => {
-                let permit = permit.start();
+                let permit = staged::begin(permit, entry, &mut request);
                 enter(&permit, outer, &mut request);
                 self.pass(request, ready, Some(permit))
             }
@@ -141,6 +148,7 @@ where
             }
             Admission::Waiting(waiting) => ResponseFuture::slow(Slow {
                 waiting: Some(waiting),
+                entry,
                 outer,
                 permit: None,
                 inner: self.take_inner(),
@@ -177,6 +185,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
         // in between, or the request is one that passes by.
         ResponseFuture::slow(Slow {
             waiting: None,
+            entry: Entry::default(),
             outer: None,
             permit,
             inner: self.inner.clone(),

@@ -144,6 +144,8 @@ pub(crate) struct Counters {
     pub(crate) observed: AtomicU64,
     pub(crate) queued: AtomicU64,
     pub(crate) stalled: AtomicU64,
+    /// Of the rejected, those that were admitted before, for their bodies.
+    pub(crate) turned_away_late: AtomicU64,
     rejected: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -154,6 +156,10 @@ impl Counters {
 
     pub(crate) fn stalled(&self, responses: usize) {
         self.stalled.fetch_add(responses as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn turned_away_late(&self) {
+        self.turned_away_late.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn rejected(&self, reason: Reason) -> u64 {

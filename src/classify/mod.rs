@@ -3,8 +3,13 @@
 mod requests;
 mod routes;
 
+use http::Request;
+use http::header::CONTENT_LENGTH;
+use http_body::Body;
+
 use crate::class::Class;
 use crate::labels::{Entry, Labels};
+use crate::limiter::kib;
 
 pub use requests::{RequestClasses, RequestClassesBuilder};
 
@@ -14,8 +19,8 @@ mod sealed {
 
 /// Says what a request is, or that the guard has nothing to do with it.
 ///
-/// Implemented by [`Uniform`], [`ByRequest`], [`RequestClasses`] and [`Skip`]; sealed, so
-/// that it can grow.
+/// Implemented by [`Uniform`], [`ByRequest`], [`RequestClasses`], [`Skip`] and [`Staged`];
+/// sealed, so that it can grow.
 pub trait Classify<Req>: sealed::Sealed {
     /// `None`: the request passes by the guard, uncounted.
     #[doc(hidden)]
@@ -100,5 +105,49 @@ where
         } else {
             self.rest.entry(request, labels)
         }
+    }
+}
+
+/// Requests are admitted for their bodies first; made by
+/// [`MemoryGuardLayer::stage_bodies`](crate::MemoryGuardLayer::stage_bodies).
+#[derive(Clone, Copy, Debug)]
+pub struct Staged<C> {
+    rest: C,
+    unknown_bytes: u64,
+}
+
+impl<C> Staged<C> {
+    pub(crate) fn new(rest: C, unknown_bytes: u64) -> Self {
+        Self {
+            rest,
+            unknown_bytes,
+        }
+    }
+
+    fn body_bytes<B: Body>(&self, request: &Request<B>) -> u64 {
+        let announced = || {
+            let length = request.headers().get(CONTENT_LENGTH)?;
+            length.to_str().ok()?.parse().ok()
+        };
+        let exact = || request.body().size_hint().exact();
+        announced().or_else(exact).unwrap_or(self.unknown_bytes)
+    }
+}
+
+impl<C: sealed::Sealed> sealed::Sealed for Staged<C> {}
+
+impl<B, C> Classify<Request<B>> for Staged<C>
+where
+    B: Body,
+    C: Classify<Request<B>>,
+{
+    #[inline]
+    fn entry(&self, request: &Request<B>, labels: &Labels) -> Option<Entry> {
+        let mut entry = self.rest.entry(request, labels)?;
+        // Without a body there is nothing to wait for.
+        if !request.body().is_end_stream() {
+            entry.body_kib = kib(self.body_bytes(request));
+        }
+        Some(entry)
     }
 }

@@ -11,7 +11,7 @@ use crate::config::OnSensorFailure;
 use crate::error::Reason;
 use crate::estimate::Evidence;
 use crate::labels::Tag;
-use crate::limiter::{MAX_KIB, Need, Packed, Share, kib};
+use crate::limiter::{MAX_KIB, Need, Packed, Share, Staged, kib};
 use crate::policy::{Decision, Observation, Pressure, limit_bytes, worst_fraction};
 use crate::sampler::{Detail, MemoryLevel, Sample, Subscriber};
 
@@ -128,12 +128,18 @@ impl Controller {
                 control.forecast.set_slack((limit as f64 * slack) as u64);
                 let active = self.limiter.in_flight(&self.bounds);
                 if detail == Detail::Full {
+                    let staged = match self.accounted {
+                        true => Staged::default(),
+                        false => self.limiter.staged(),
+                    };
                     control.forecast.observe(Evidence {
                         now,
                         usage_bytes,
                         allocated_bytes: self.allocated_bytes().unwrap_or(0),
-                        own_in_flight: active,
-                        all_in_flight: self.limiter.all_in_flight(),
+                        own_in_flight: active.saturating_sub(staged.requests),
+                        all_in_flight: (self.limiter.all_in_flight())
+                            .saturating_sub(staged.requests),
+                        body_bytes: staged.read_bytes,
                         waiting: self.limiter.waiting() as u32,
                         completed: control.completed,
                     });

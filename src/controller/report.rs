@@ -115,7 +115,8 @@ impl Controller {
             total_requests: (completed + active + waiting + rejected)
                 // Admitted first, and among the completed too.
                 .saturating_sub(self.counters.rejected(Reason::ResultTooLarge))
-                .saturating_sub(self.counters.rejected(Reason::Cancelled)),
+                .saturating_sub(self.counters.rejected(Reason::Cancelled))
+                .saturating_sub(self.counters.turned_away_late.load(Ordering::Relaxed)),
             rejected_requests: rejected,
             completed_requests: completed,
             active_tasks: active,

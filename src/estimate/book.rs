@@ -58,6 +58,8 @@ struct Track {
     predicted_bytes: Option<f64>,
     /// It has been learned from already.
     noted: bool,
+    /// Its work had not begun when it was last seen.
+    staged: bool,
 }
 
 /// What the requests in flight have and will need, together.
@@ -102,6 +104,7 @@ impl Track {
             marks: Marks::default(),
             predicted_bytes: kind.class.learned().map(|need| need.bytes),
             noted: false,
+            staged: false,
         }
     }
 }
@@ -186,8 +189,13 @@ impl Book {
         let held = held_bytes as f64;
         sums.reserved_kib += reserved_kib;
         sums.held_bytes += held;
+        if std::mem::replace(&mut track.staged, look.is_staged()) && !track.staged {
+            // Its age counts from where its work begins.
+            track.first_seen = now;
+            track.grew_at = now;
+        }
         let age = now.saturating_sub(track.first_seen);
-        if !look.is_visible() || look.is_declared() {
+        if !look.is_visible() || look.is_declared() || track.staged {
             // Nothing is known but what was reserved for it.
             let rest = (reserved_bytes - held).max(0.0);
             if age < INVISIBLE_AFTER {
@@ -248,7 +256,7 @@ impl Book {
 
     fn ended(&mut self, track: &Track, look: &Look<'_>) {
         let peak_bytes = look.held.peak_bytes;
-        if track.serial == 0 || look.is_declared() {
+        if track.serial == 0 || look.is_declared() || look.is_staged() {
             return;
         }
         let cut_short = look.was_cut_short();

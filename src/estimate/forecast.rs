@@ -104,10 +104,13 @@ impl Forecast {
         self.now = evidence.now;
         let left = 0.5_f64.powf(elapsed / BESIDE_HALF_LIFE.as_secs_f64());
         self.beside_bytes = beside_bytes + (self.beside_bytes - beside_bytes) * left;
+        let working_bytes = (beside_bytes as u64).saturating_sub(evidence.body_bytes);
         self.usage.observe(Evidence {
-            usage_bytes: beside_bytes as u64,
+            usage_bytes: working_bytes,
             ..evidence
         });
+        // What is reserved for the bodies counts, so they do as well.
+        self.usage.see_usage(beside_bytes as u64);
     }
 
     /// A fresher figure of the usage alone. It may contain page cache that the
@@ -319,5 +322,26 @@ mod tests {
         assert_eq!(beside_another_guard(known), 6 * MIB as i64);
         // Of what nobody has looked at yet, everything is still to come.
         assert_eq!(beside_another_guard(Portion::default()), 256 * MIB as i64);
+    }
+
+    #[test]
+    fn bodies_of_work_that_has_not_begun_are_not_what_requests_need() {
+        let mut forecast = Forecast::new(MIB, 0.001, false);
+        let at = |seconds, working: u32, bodies_mib: u64| Evidence {
+            now: Duration::from_secs(seconds),
+            usage_bytes: (100 + 40 * u64::from(working) + bodies_mib) * MIB,
+            own_in_flight: working,
+            all_in_flight: working,
+            body_bytes: bodies_mib * MIB,
+            ..Evidence::default()
+        };
+        for evidence in [at(0, 0, 0), at(1, 0, 200), at(2, 1, 200), at(3, 1, 200)] {
+            forecast.observe(evidence);
+        }
+        let (request_bytes, _) = forecast.unseen();
+        // One and a half times 40, less 2 of noise.
+        assert_eq!(request_bytes, 57 * MIB);
+        // Reserved for both, and in use: nothing of it is still to come.
+        assert_eq!(forecast.outstanding_bytes(240 * MIB), 0);
     }
 }

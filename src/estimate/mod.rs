@@ -46,6 +46,9 @@ pub(crate) struct Evidence {
     pub(crate) all_in_flight: u32,
     /// Requests that wait for memory: their connections take some, too.
     pub(crate) waiting: u32,
+    /// Without accounting, bytes in use for bodies of requests whose work has not begun;
+    /// these requests are not among those in flight.
+    pub(crate) body_bytes: u64,
     /// Requests of this guard that have finished since it began.
     pub(crate) completed: u64,
 }

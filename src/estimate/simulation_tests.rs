@@ -96,6 +96,7 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
             own_in_flight: requests.len() as u32,
             all_in_flight: requests.len() as u32,
             waiting: 0,
+            body_bytes: 0,
             completed,
         });
         let allowance = (reserved_kib * 1024) as f64 + LIMIT * THETA

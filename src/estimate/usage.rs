@@ -251,6 +251,7 @@ mod tests {
                 usage_bytes,
                 own_in_flight: in_flight,
                 all_in_flight: in_flight,
+                body_bytes: 0,
                 completed: self.completed,
                 allocated_bytes: 0,
                 waiting: 0,

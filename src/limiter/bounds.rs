@@ -31,6 +31,12 @@ pub(crate) enum Need {
     /// while it waits.
     Estimated(Tag),
     Known(Ask),
+    /// What its guard estimates when its turn comes, beyond the KiB that it has: it was
+    /// admitted for its body alone.
+    More {
+        tag: Tag,
+        held_kib: u64,
+    },
 }
 
 impl Need {
@@ -38,12 +44,20 @@ impl Need {
         match self {
             Need::Estimated(tag) => bounds.estimate(tag),
             Need::Known(ask) => ask,
+            Need::More { tag, held_kib } => {
+                let whole = bounds.estimate(tag);
+                Ask {
+                    kib: whole.kib.saturating_sub(held_kib),
+                    low_kib: whole.low_kib.saturating_sub(held_kib),
+                    tag,
+                }
+            }
         }
     }
 
     pub(crate) fn tag(self) -> Tag {
         match self {
-            Need::Estimated(tag) | Need::Known(Ask { tag, .. }) => tag,
+            Need::Estimated(tag) | Need::Known(Ask { tag, .. }) | Need::More { tag, .. } => tag,
         }
     }
 }
@@ -58,7 +72,9 @@ pub(crate) struct Bounds {
     /// KiB free below the hard limit, for a request that comes when nothing runs.
     pub(super) idle_kib: AtomicU64,
     /// KiB that had ever been given back when the last sample was taken.
-    pub(super) settled_kib: Counter,
+    settled_kib: Counter,
+    /// The same for the sample that is being taken.
+    settling_kib: Counter,
     /// What requests of each kind are estimated to ask for; of those with a cost hint,
     /// one whose hint is the unit. 0: no such request has been seen.
     estimates: Box<[Estimate]>,
@@ -97,6 +113,7 @@ impl Bounds {
             refresh_kib: AtomicU64::new(MAX_KIB),
             idle_kib: AtomicU64::new(MAX_KIB),
             settled_kib: Counter::new(0),
+            settling_kib: Counter::new(0),
             estimates: (0..KINDS).map(|_| Estimate::default()).collect(),
             unseen: Estimate::default(),
             slice_kib: Counter::new(0),
@@ -120,11 +137,22 @@ impl Bounds {
         self.refresh_kib.store(refresh_kib, Ordering::Relaxed);
         self.idle_kib.store(idle_kib, Ordering::Relaxed);
         self.limits.store(limits.0, Ordering::Release);
+        // What was given back is free under these limits, and not before.
+        let settled_kib = self.settling_kib.load(Ordering::Relaxed);
+        self.settled_kib.store(settled_kib, Ordering::Release);
+    }
+
+    /// KiB that had ever been given back when the last sample was taken. To be read
+    /// before the limits: with older limits it would count as free what was given back
+    /// since, and may not be.
+    #[inline]
+    pub(super) fn settled_kib(&self) -> u64 {
+        self.settled_kib.load(Ordering::Acquire)
     }
 
     /// A sample is about to be taken, when so many KiB have been given back.
     pub(crate) fn settle(&self, finished_kib: u64) {
-        self.settled_kib.store(finished_kib, Ordering::Relaxed);
+        self.settling_kib.store(finished_kib, Ordering::Relaxed);
     }
 
     /// How long waiters wait at most, and after how long the newest goes first.

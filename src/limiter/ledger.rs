@@ -12,11 +12,14 @@
 //! a few loads and comparisons and one compare-and-swap, and a release is two
 //! additions.
 
+mod more;
+
 use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::{Ask, Bounds};
 use crate::labels::Tag;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use more::Staged;
 
 const FLAG: u64 = 1 << 63;
 const COUNT_SHIFT: u32 = 43;
@@ -111,6 +114,8 @@ pub(crate) struct Ledger {
     beside: AtomicU32,
     /// Admissions without bytes: another guard holds them for the same request.
     nested: AtomicU32,
+    /// Requests that were admitted for their bodies alone, so far.
+    staged: more::Counts,
 }
 
 impl Ledger {
@@ -120,6 +125,7 @@ impl Ledger {
             finished_kib: Counter::new(0),
             beside: AtomicU32::new(0),
             nested: AtomicU32::new(0),
+            staged: more::Counts::default(),
         }
     }
 
@@ -154,6 +160,7 @@ impl Ledger {
         ask: Ask,
         mode: Mode,
     ) -> Result<bool, Refused> {
+        let settled_kib = bounds.settled_kib();
         // Acquire: pairs with `publish`, whose other fields are read below.
         let limits = bounds.limits();
         // What another guard on this ledger has admitted must not wait behind
@@ -172,7 +179,8 @@ impl Ledger {
         let cap = if passes { MAX_COUNT } else { limits.count() };
         let reserved = match self.enter(bounds, cap) {
             true => {
-                let reserved = self.reserve_word(bounds, limits, cap, slice_kib, ask, mode);
+                let reserved =
+                    self.reserve_word(bounds, (settled_kib, limits), cap, slice_kib, ask, mode);
                 if reserved.is_err() {
                     self.leave(bounds);
                 }
@@ -195,7 +203,7 @@ impl Ledger {
     fn reserve_word(
         &self,
         bounds: &Bounds,
-        limits: Packed,
+        (settled_kib, limits): (u64, Packed),
         cap: u32,
         slice_kib: u64,
         ask: Ask,
@@ -216,7 +224,7 @@ impl Ledger {
             let total_kib = word.kib() + ask.kib;
             if mode != Mode::Force && ask.kib != 0 {
                 // What was given back since the sample counts as if it were not.
-                let spent_kib = total_kib + self.unsettled_kib(bounds);
+                let spent_kib = total_kib + self.unsettled_kib(settled_kib);
                 let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
                 let stale = mode == Mode::Newcomer && slice_kib == 0;
                 if stale && spent_kib > refresh_kib && refresh_kib != MAX_KIB {
@@ -304,8 +312,7 @@ impl Ledger {
         self.finished_kib.load(Ordering::Acquire)
     }
 
-    fn unsettled_kib(&self, bounds: &Bounds) -> u64 {
-        let settled_kib = bounds.settled_kib.load(Ordering::Relaxed);
+    fn unsettled_kib(&self, settled_kib: u64) -> u64 {
         // A sample may have been begun since the word was read.
         let unsettled = self.finished_kib().wrapping_sub(settled_kib);
         if unsettled > MAX_KIB { 0 } else { unsettled }
@@ -313,10 +320,11 @@ impl Ledger {
 
     /// Reserves more for work that is admitted; within the bounds, unless `force`.
     pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, tag: Tag, force: bool) -> bool {
+        let settled_kib = bounds.settled_kib();
         let limits = bounds.limits();
         let more = |current| {
             let total_kib = Packed(current).kib() + kib;
-            let spent_kib = total_kib + self.unsettled_kib(bounds);
+            let spent_kib = total_kib + self.unsettled_kib(settled_kib);
             let fits = force || spent_kib <= limits.kib() || limits.kib() == MAX_KIB;
             (fits && total_kib <= MAX_KIB).then_some(current + kib)
         };

@@ -20,6 +20,7 @@ mod loom_tests;
 mod property_tests;
 mod queue;
 mod shares;
+mod staged;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
 #[cfg(all(test, not(memory_guard_loom)))]
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 pub(crate) use acquire::{Refusal, Terms, Ticket};
 pub(crate) use bounds::{Ask, Bounds, CRITICAL_KIB, Need};
-pub(crate) use ledger::{MAX_COUNT, MAX_KIB, Mode, Packed, Refused, kib};
+pub(crate) use ledger::{MAX_COUNT, MAX_KIB, Mode, Packed, Refused, Staged, kib};
 pub(crate) use shares::{Quota, Share, Shares, TENANTS};
 
 use crate::error::Reason;
@@ -267,7 +268,7 @@ impl Limiter {
         let Some((candidate, ask)) = queue.oldest_of(bounds, most_kib) else {
             return false;
         };
-        if self.ledger.try_reserve(bounds, ask, Mode::Force).is_err() {
+        if self.attempt(&queue, candidate, ask, Mode::Force).is_err() {
             return false;
         }
         let waker = queue.grant(candidate, ask.kib, now_ms);
@@ -297,10 +298,10 @@ impl Limiter {
         if late.is_empty() {
             return;
         }
-        for (bounds, kib, tag) in late {
-            let released = self.ledger.release(&bounds, kib, tag);
+        for (bounds, kib, need) in late {
+            let released = self.ledger.undo(&bounds, kib, need);
             if released.of_tenant {
-                queue.unpark(&bounds, tag.tenant);
+                queue.unpark(&bounds, need.tag().tenant);
             }
         }
         let mut wakers = Wakers::default();
@@ -347,7 +348,7 @@ impl Limiter {
                     queue.set_aside(candidate, aside);
                 }
                 // Too large even with nothing in flight: no release can help it.
-                Err(Refused::Bytes) if self.ledger.is_idle() => {
+                Err(Refused::Bytes) if self.nothing_will_end(queue.need(candidate)) => {
                     next = queue.behind(candidate);
                     if next.is_some() {
                         continue;
@@ -364,7 +365,7 @@ impl Limiter {
 
     fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<(), Refused> {
         let bounds = queue.bounds(candidate);
-        let attempt = || self.ledger.try_reserve(bounds, ask, Mode::Waiter).map(drop);
+        let attempt = || self.attempt(queue, candidate, ask, Mode::Waiter);
         match attempt() {
             Err(Refused::Quota) => {
                 // The flag first, then the attempt: what was given back before the flag

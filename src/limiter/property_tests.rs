@@ -69,7 +69,7 @@ proptest! {
                 }
                 Operation::Sample => {
                     bounds.settle(limiter.finished_kib());
-                    limiter.pump();
+                    publish(&limiter, &bounds, allowed, MAX_KIB, 0);
                     unsettled_kib = 0;
                 }
                 Operation::Poll { nth } if !waiters.is_empty() => {

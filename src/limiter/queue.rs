@@ -26,10 +26,12 @@ use super::turns::{AGEING_ONE_IN, Candidate};
 use super::wait::WaitForecast;
 use crate::class::Priority;
 use crate::error::Reason;
-use crate::labels::Tag;
 
-/// One for each priority, and before them one for those who need no bytes.
-pub(super) const LANES: usize = 1 + Priority::ALL.len();
+/// One for each priority, and before them one for those who need no bytes. Between
+/// critical work and the rest, one for each priority of those who need more than they
+/// have: what they hold is free only after their turn, so others wait for them anyway.
+pub(super) const LANES: usize = 1 + Priority::ALL.len() + NEED_MORE;
+const NEED_MORE: usize = Priority::ALL.len() - 1;
 /// The lane of those whose bytes another guard holds already.
 pub(super) const COUNTED: usize = 0;
 /// The lane of [`Priority::Critical`].
@@ -128,8 +130,11 @@ impl Flow {
 pub(super) fn lane(need: Need) -> usize {
     match need {
         Need::Known(ask) if ask.kib == 0 => COUNTED,
-        Need::Known(ask) => CRITICAL + ask.tag.priority as usize,
-        Need::Estimated(tag) => CRITICAL + tag.priority as usize,
+        Need::More { tag, .. } => CRITICAL + tag.priority as usize,
+        Need::Known(Ask { tag, .. }) | Need::Estimated(tag) => match tag.priority {
+            Priority::Critical => CRITICAL,
+            other => CRITICAL + NEED_MORE + other as usize,
+        },
     }
 }
 
@@ -352,7 +357,7 @@ impl Queue {
         &mut self,
         now: Duration,
         within: Duration,
-    ) -> Vec<(Arc<Bounds>, u64, Tag)> {
+    ) -> Vec<(Arc<Bounds>, u64, Need)> {
         let mut late = Vec::new();
         let mut next = self.granted.first();
         while let Some(key) = next {
@@ -365,7 +370,7 @@ impl Queue {
             {
                 let since = *unclaimed_since.get_or_insert(now);
                 if now.saturating_sub(since) >= within {
-                    late.push((Arc::clone(&waiter.bounds), *kib, waiter.need.tag()));
+                    late.push((Arc::clone(&waiter.bounds), *kib, waiter.need));
                     waiter.state = State::PassedOn;
                     self.forget_grant(key);
                 }
@@ -377,6 +382,11 @@ impl Queue {
     /// Whose waiter it is.
     pub(super) fn bounds(&self, candidate: Candidate) -> &Arc<Bounds> {
         &self.waiters[candidate.key].bounds
+    }
+
+    /// What it waits for.
+    pub(super) fn need(&self, candidate: Candidate) -> Need {
+        self.waiters[candidate.key].need
     }
 
     /// What a waiter asks for now.

@@ -111,11 +111,7 @@ impl Share {
     /// One more request, if it stays within the quota.
     fn enter(&self, kib: u64, limit_kib: u64, force: bool) -> bool {
         let most = self.max_in_flight.load(Ordering::Relaxed).min(MAX_COUNT);
-        let max_share = f64::from_bits(self.max_share_bits.load(Ordering::Relaxed));
-        let most_kib = match max_share < 1.0 {
-            true => (limit_kib as f64 * max_share) as u64,
-            false => MAX_KIB,
-        };
+        let most_kib = self.most_kib(limit_kib);
         let more = |current| {
             let held = Packed(current);
             let within = held.count() < most && held.kib() + kib <= most_kib;
@@ -123,6 +119,29 @@ impl Share {
             let alone = held.count() == 0;
             let counted = held.count() < MAX_COUNT && held.kib() + kib <= MAX_KIB;
             (counted && (force || within || alone)).then_some(current + ONE + kib)
+        };
+        self.held
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .is_ok()
+    }
+
+    fn most_kib(&self, limit_kib: u64) -> u64 {
+        let max_share = f64::from_bits(self.max_share_bits.load(Ordering::Relaxed));
+        match max_share < 1.0 {
+            true => (limit_kib as f64 * max_share) as u64,
+            false => MAX_KIB,
+        }
+    }
+
+    /// More for a request that is counted, if it stays within the quota.
+    fn enter_more(&self, kib: u64, limit_kib: u64, force: bool) -> bool {
+        let most_kib = self.most_kib(limit_kib);
+        let more = |current| {
+            let held = Packed(current);
+            let total_kib = held.kib() + kib;
+            let alone = held.count() <= 1;
+            let within = force || alone || total_kib <= most_kib;
+            (within && total_kib <= MAX_KIB).then_some(current + kib)
         };
         self.held
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
@@ -253,6 +272,22 @@ impl Shares {
     #[inline]
     pub(super) fn leave(&self, tenant: u16, kib: u64) -> bool {
         tenant != 0 && self.get(tenant).is_some_and(|share| share.leave(kib))
+    }
+
+    /// More for a request of a tenant's that is counted, if its quota allows it.
+    pub(super) fn enter_more(&self, tenant: u16, kib: u64, force: bool) -> bool {
+        if tenant == 0 {
+            return true;
+        }
+        let limit_kib = self.limit_kib.load(Ordering::Relaxed);
+        self.get(tenant)
+            .is_none_or(|share| share.enter_more(kib, limit_kib, force))
+    }
+
+    /// So much less for one. `true` if somebody waits for that.
+    pub(super) fn leave_more(&self, tenant: u16, kib: u64) -> bool {
+        let left = |share: &Share| Packed(share.held.fetch_sub(kib, Ordering::AcqRel)).flag();
+        tenant != 0 && self.get(tenant).is_some_and(left)
     }
 
     /// Somebody waits until the tenant gives something back.

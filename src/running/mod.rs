@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use slot::{
-    ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, GROWN, LEAVING, NEW, SEEN, WATCHED,
+    ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, GROWN, LEAVING, NEW, SEEN, STAGED,
+    WATCHED,
 };
 pub(crate) use slot::{Held, Slot};
 
@@ -104,7 +105,7 @@ impl Running {
             .compare_exchange(NEW, LEAVING, Ordering::AcqRel, Ordering::Relaxed);
         if unseen.is_ok() {
             // Work that no account shows would look as if it needed nothing.
-            if flags & (CANCELLED | ABANDONED | DECLARED) == 0 && peak_bytes > 0 {
+            if flags & (CANCELLED | ABANDONED | DECLARED | STAGED) == 0 && peak_bytes > 0 {
                 // As it would be with the unit for its hint.
                 let unscaled = (peak_bytes as f64 / slot.scale()) as u64;
                 self.count(slot.kind(), unscaled);
@@ -235,6 +236,11 @@ impl Look<'_> {
     /// Its need was declared, not estimated.
     pub(crate) fn is_declared(&self) -> bool {
         self.slot.is(DECLARED)
+    }
+
+    /// Its work has not begun: only its body is there.
+    pub(crate) fn is_staged(&self) -> bool {
+        self.slot.is_staged()
     }
 
     /// It ended before its time.

@@ -24,6 +24,7 @@ pub(super) const ABANDONED: u8 = 4;
 pub(super) const WATCHED: u8 = 8;
 pub(super) const DECLARED: u8 = 16;
 pub(super) const GROWN: u8 = 32;
+pub(super) const STAGED: u8 = 64;
 
 /// One request in flight.
 #[derive(Debug)]
@@ -170,6 +171,11 @@ impl Slot {
         self.flag(GROWN);
     }
 
+    /// More is reserved for it, as was foreseen.
+    pub(crate) fn top_up(&self, kib: u64) {
+        self.reserved_kib.fetch_add(kib, Ordering::Relaxed);
+    }
+
     /// What is reserved for it now.
     pub(crate) fn reserved_kib(&self) -> u64 {
         self.reserved_kib.load(Ordering::Relaxed)
@@ -221,6 +227,25 @@ impl Slot {
     /// Its response has begun: too late to cancel it.
     pub(crate) fn answered(&self) {
         self.flag(ANSWERED);
+    }
+
+    /// Until its body is there, its memory says nothing about others.
+    pub(crate) fn stage(&self) {
+        self.flag(STAGED);
+    }
+
+    /// Its work begins.
+    pub(crate) fn unstage(&self) {
+        self.flags.fetch_and(!STAGED, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_staged(&self) -> bool {
+        self.is(STAGED)
+    }
+
+    /// Has the response future polled, if it has been before.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
     }
 
     /// Its need was declared: it says nothing about others.

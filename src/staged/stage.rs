@@ -1,0 +1,234 @@
+//! [`Stage`]: what a request has of its memory, and how it comes to have the rest.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use http::{Extensions, Request};
+use tokio::time::Instant;
+
+use super::admit::Rest;
+use crate::admission::Waiting;
+use crate::controller::Controller;
+use crate::deadline;
+use crate::error::{Reason, Rejected};
+use crate::labels::Entry;
+use crate::limiter::kib;
+use crate::logs;
+use crate::permit::Permit;
+use crate::running::Slot;
+
+/// The body is read; only its bytes are reserved.
+const READING: u8 = 0;
+/// The body was dropped before its end; nobody will wait for the rest.
+const LET_GO: u8 = 1;
+/// The rest is reserved, or the request turned away.
+const SETTLED: u8 = 2;
+
+/// Somebody was told that the layer is missing.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// In a request's extensions, from its guard to the layer that takes it.
+#[derive(Clone)]
+struct Left(Arc<Stage>);
+
+/// One staged request.
+///
+/// The body reads and settles; the response future looks at what came of it.
+pub(crate) struct Stage {
+    permit: Permit,
+    slot: &'static Slot,
+    entry: Entry,
+    /// When the request's caller gives up.
+    callers: Option<Instant>,
+    state: AtomicU8,
+    taken: AtomicBool,
+    read_bytes: AtomicU64,
+    rejected: OnceLock<Rejected>,
+}
+
+/// The work of a request begins, or its body comes first.
+#[inline]
+pub(crate) fn begin<B>(permit: Permit, entry: Entry, request: &mut Request<B>) -> Permit {
+    match entry.body_kib {
+        0 => permit.start(),
+        _ => begin_staged(permit, entry, request),
+    }
+}
+
+#[cold]
+fn begin_staged<B>(permit: Permit, entry: Entry, request: &mut Request<B>) -> Permit {
+    let permit = permit.start_staged();
+    let controller = permit.controller();
+    let Some(slot) = permit.slot() else {
+        // More than can be in flight.
+        return permit;
+    };
+    let left = deadline::of_caller(request.headers(), &controller.config.deadline_headers);
+    controller.limiter.stage();
+    let stage = Stage {
+        permit: permit.clone(),
+        slot,
+        entry,
+        callers: left.and_then(|left| Instant::now().checked_add(left)),
+        state: AtomicU8::new(READING),
+        taken: AtomicBool::new(false),
+        read_bytes: AtomicU64::new(0),
+        rejected: OnceLock::new(),
+    };
+    request.extensions_mut().insert(Left(Arc::new(stage)));
+    permit
+}
+
+/// The stage of a request on its way to the layer.
+pub(crate) fn of<B>(request: &Request<B>) -> Option<Arc<Stage>> {
+    let left = request.extensions().get::<Left>();
+    left.map(|Left(stage)| Arc::clone(stage))
+}
+
+/// Takes it for the body.
+pub(super) fn take(extensions: &mut Extensions) -> Option<Arc<Stage>> {
+    let Left(stage) = extensions.remove::<Left>()?;
+    stage.taken.store(true, Ordering::Relaxed);
+    Some(stage)
+}
+
+impl Stage {
+    fn controller(&self) -> &'static Controller {
+        self.permit.controller()
+    }
+
+    /// So many bytes of the body are there; the reservation grows if it has to.
+    pub(super) fn read(&self, bytes: usize) -> Result<(), Rejected> {
+        let controller = self.controller();
+        let bytes = bytes as u64;
+        let total_bytes = self.read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        controller.limiter.stage_read(bytes);
+        let missing_kib = kib(total_bytes).saturating_sub(self.slot.reserved_kib());
+        if missing_kib == 0 {
+            return Ok(());
+        }
+        if let Some(reason) = self.outgrows(total_bytes, missing_kib) {
+            return Err(self.reject(controller.reject(reason, self.entry.tag)));
+        }
+        let grown_kib = controller.force_more(missing_kib, self.entry.tag);
+        self.slot.top_up(grown_kib);
+        Ok(())
+    }
+
+    /// Why a body may not grow further.
+    fn outgrows(&self, total_bytes: u64, missing_kib: u64) -> Option<Reason> {
+        let controller = self.controller();
+        let limit_bytes = controller.limit_bytes();
+        if controller.only_observes() {
+            return None;
+        }
+        if total_bytes > limit_bytes {
+            return Some(Reason::NeverFits);
+        }
+        let reserved_kib = controller.limiter.reserved().kib() + missing_kib;
+        let full = reserved_kib > limit_bytes.div_ceil(1024) || controller.turns_away();
+        full.then_some(Reason::CriticalPressure)
+    }
+
+    /// The body is there: ready once the rest is reserved. Settled when it is ready.
+    pub(super) fn poll_rest(
+        &self,
+        waiting: &mut Option<Box<Waiting>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejected>> {
+        let waits = match waiting {
+            Some(waits) => waits,
+            None => match self.ask() {
+                Ok(Rest::Reserved(kib)) => return Poll::Ready(self.settle(Ok(kib))),
+                Ok(Rest::Waiting(waits)) => waiting.insert(Box::new(waits)),
+                Err(rejected) => return Poll::Ready(self.settle(Err(rejected))),
+            },
+        };
+        let reserved = ready!(waits.poll_kib(cx));
+        *waiting = None;
+        Poll::Ready(self.settle(reserved))
+    }
+
+    fn ask(&self) -> Result<Rest, Rejected> {
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        let held_kib = self.slot.reserved_kib();
+        self.controller()
+            .admit_rest(self.entry, held_kib, self.callers.map(left))
+    }
+
+    /// Reading → settled.
+    fn settle(&self, reserved: Result<u64, Rejected>) -> Result<(), Rejected> {
+        match reserved {
+            Ok(kib) => {
+                self.slot.top_up(kib);
+                self.end(READING);
+                Ok(())
+            }
+            Err(rejected) => Err(self.reject(rejected)),
+        }
+    }
+
+    /// Leaves the rejection to the response future.
+    fn reject(&self, rejected: Rejected) -> Rejected {
+        self.controller().counters.turned_away_late();
+        let _ = self.rejected.set(rejected.clone());
+        // Before the future is woken, so that it sees the rejection.
+        self.end(READING);
+        self.slot.wake();
+        rejected
+    }
+
+    /// Why the request is to be turned away.
+    pub(crate) fn rejected(&self) -> Option<&Rejected> {
+        self.rejected.get()
+    }
+
+    /// Reading → let go: the body is dropped before its end.
+    pub(super) fn let_go(&self) {
+        let _ = self
+            .state
+            .compare_exchange(READING, LET_GO, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Let go → settled: the handler works on without its body.
+    pub(crate) fn catch_up(&self) {
+        if self.state.load(Ordering::Acquire) == LET_GO && self.end(LET_GO) {
+            let tag = self.entry.tag;
+            let held_kib = self.slot.reserved_kib();
+            self.slot
+                .top_up(self.controller().force_rest(tag, held_kib));
+        }
+    }
+
+    /// The handler has answered.
+    pub(crate) fn answered(&self) {
+        let missing = !self.taken.load(Ordering::Relaxed);
+        if missing && !TOLD.swap(true, Ordering::Relaxed) {
+            logs::not_staged();
+        }
+    }
+
+    /// To settled; `false` if it was not in the state `from`.
+    fn end(&self, from: u8) -> bool {
+        let ended = self
+            .state
+            .compare_exchange(from, SETTLED, Ordering::AcqRel, Ordering::Acquire);
+        if ended.is_ok() {
+            self.slot.unstage();
+            let read_bytes = self.read_bytes.load(Ordering::Relaxed);
+            self.controller().limiter.unstage(read_bytes);
+        }
+        ended.is_ok()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if *self.state.get_mut() != SETTLED {
+            // Its slot says so to the last: it has shown nothing of the work.
+            let read_bytes = *self.read_bytes.get_mut();
+            self.controller().limiter.unstage(read_bytes);
+        }
+    }
+}
