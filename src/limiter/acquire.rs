@@ -58,7 +58,7 @@ impl Ticket {
         let expected_ms = queue.expected_ms(bounds, need, reserved_kib);
         // It joins first: another guard's waiters may be all that is in its way.
         let key = queue.join(bounds, need, expected_ms, now_ms);
-        limiter.enqueued(&mut queue, &mut wakers);
+        limiter.enqueued(&mut queue, key, &mut wakers);
         let refused = limiter.turned_away(&mut queue, key, need, terms, &mut wakers);
         if refused.is_some() {
             queue.leave(key, now_ms);
@@ -97,7 +97,7 @@ impl Ticket {
         let mut queue = lock(&self.limiter.queue);
         if matches!(queue.waiters[self.key].state, State::PassedOn) {
             queue.rejoin(self.key);
-            self.limiter.enqueued(&mut queue, &mut wakers);
+            self.limiter.enqueued(&mut queue, self.key, &mut wakers);
         }
         let settled = match queue.waiters[self.key].state {
             State::Granted { kib, .. } => Some(Ok(kib)),
@@ -146,12 +146,17 @@ impl Drop for Ticket {
 
 impl Limiter {
     /// Somebody has begun to wait.
-    fn enqueued(&self, queue: &mut Queue, wakers: &mut Wakers) {
+    fn enqueued(&self, queue: &mut Queue, key: usize, wakers: &mut Wakers) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // The flag first, then the attempt: what was released before the flag
         // is seen by the attempt, what is released after it sees the flag.
         self.ledger.set_waiters();
-        self.pump_locked(queue, wakers);
+        // Behind others it is not its turn, unless nobody's end will help those.
+        if queue.is_first(key) || self.ledger.only_staged() {
+            self.pump_locked(queue, wakers);
+        } else {
+            self.count_waiting(queue);
+        }
     }
 
     /// Why somebody who has just joined may not stay.
@@ -171,7 +176,7 @@ impl Limiter {
         if least_ms > deadline_ms && !queue.is_newest_first(key, self.now_ms()) {
             return Some(Reason::WaitTooLong);
         }
-        if self.waiting_with(queue, key) <= terms.most_waiting {
+        if self.waiting_for(&queue.waiters[key].bounds) <= terms.most_waiting {
             return None;
         }
         match queue.displaced_by(key) {
@@ -181,15 +186,6 @@ impl Limiter {
                 None
             }
             None => Some(Reason::QueueFull),
-        }
-    }
-
-    /// How many wait for the guard of a waiter.
-    fn waiting_with(&self, queue: &Queue, key: usize) -> usize {
-        if self.shared() {
-            queue.waiting_for(&queue.waiters[key].bounds)
-        } else {
-            queue.len()
         }
     }
 }

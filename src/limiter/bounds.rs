@@ -87,6 +87,8 @@ pub(crate) struct Bounds {
     pub(crate) shares: Arc<Shares>,
     /// Where the flows of those without a tenant stand in the queue.
     flows: [AtomicUsize; LANES],
+    /// How many wait for the guard. Written under the queue's lock.
+    pub(super) waiting: AtomicUsize,
     /// How long its waiters wait at most.
     pub(super) patience_ms: Counter,
     /// Once the oldest has waited for so long, the newest goes first.
@@ -120,6 +122,7 @@ impl Bounds {
             critical_kib: Counter::new(0),
             shares,
             flows: [const { AtomicUsize::new(0) }; LANES],
+            waiting: AtomicUsize::new(0),
             patience_ms: Counter::new(u64::MAX),
             newest_after_ms: Counter::new(u64::MAX),
             probes: AtomicU32::new(0),

@@ -30,7 +30,7 @@ mod wait;
 mod wakers;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64 as Counter;
+use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::time::Duration;
 
 pub(crate) use acquire::{Refusal, Terms, Ticket};
@@ -60,6 +60,8 @@ pub(crate) struct Limiter {
     queue: Mutex<Queue>,
     /// The time of the last sample, in milliseconds.
     now_ms: Counter,
+    /// What those who wait were found to wait for last is bytes.
+    lacks_bytes: AtomicBool,
 }
 
 /// What is known of waits.
@@ -80,6 +82,7 @@ impl Limiter {
             first: AtomicU32::new(0),
             queue: Mutex::new(Queue::default()),
             now_ms: Counter::new(0),
+            lacks_bytes: AtomicBool::new(false),
         }
     }
 
@@ -119,11 +122,8 @@ impl Limiter {
     }
 
     /// How many wait for one guard.
-    pub(crate) fn waiting_for(&self, bounds: &Arc<Bounds>) -> usize {
-        if self.guards.load(Ordering::Relaxed) <= 1 {
-            return self.waiting();
-        }
-        lock(&self.queue).waiting_for(bounds)
+    pub(crate) fn waiting_for(&self, bounds: &Bounds) -> usize {
+        bounds.waiting.load(Ordering::Relaxed)
     }
 
     /// `Ok(true)` if nothing was in flight before.
@@ -178,8 +178,8 @@ impl Limiter {
         }
     }
 
-    /// Gives back what was used. `true` if somebody waits who may need a new
-    /// sample to get it.
+    /// Gives back what was used. `true` if somebody waits for bytes, who may need a new
+    /// sample to get them.
     #[inline]
     pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> bool {
         let released = self.ledger.finish(bounds, kib, tag);
@@ -187,7 +187,7 @@ impl Limiter {
             return false;
         }
         self.released(bounds, tag, released);
-        self.waiting() > 0
+        self.waiting() > 0 && self.lacks_bytes.load(Ordering::Relaxed)
     }
 
     #[cold]
@@ -319,7 +319,7 @@ impl Limiter {
         if queue.len() > 0 {
             let mut aside = Vec::new();
             for lane in COUNTED..LANES {
-                if !self.pump_lane(queue, lane, &mut aside, wakers) {
+                if queue.has_waiters(lane) && !self.pump_lane(queue, lane, &mut aside, wakers) {
                     break;
                 }
             }
@@ -356,7 +356,11 @@ impl Limiter {
                     queue.set_aside(candidate, aside);
                 }
                 // Memory holds it back: nobody passes, or large requests would starve.
-                Err(_) => return false,
+                Err(refused) => {
+                    let lacks_bytes = refused == Refused::Bytes;
+                    self.lacks_bytes.store(lacks_bytes, Ordering::Relaxed);
+                    return false;
+                }
             }
             next = queue.next_in(lane, now_ms);
         }

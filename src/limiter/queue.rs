@@ -144,12 +144,6 @@ impl Queue {
         self.waiting
     }
 
-    /// How many wait for the guard with these bounds.
-    pub(super) fn waiting_for(&self, bounds: &Arc<Bounds>) -> usize {
-        let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));
-        theirs.map(|flow| flow.waiting.len()).sum()
-    }
-
     /// What one more waiter may expect to wait: `None` as long as nobody knows.
     pub(super) fn expected_ms(
         &self,
@@ -256,6 +250,7 @@ impl Queue {
             }
         }
         self.waiting += 1;
+        bounds.waiting.fetch_add(1, Ordering::Relaxed);
         let flow = self.waiters[key].flow;
         self.put_in_heap(flow);
     }
@@ -278,6 +273,7 @@ impl Queue {
             lane.weights = lane.weights.saturating_sub(flow.weight());
         }
         self.waiting -= 1;
+        flow.bounds.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Others wait for this one: it is the next of its flow.

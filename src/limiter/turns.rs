@@ -36,12 +36,12 @@ impl Queue {
         }
     }
 
+    pub(super) fn has_waiters(&self, lane: usize) -> bool {
+        self.lanes[lane].waiting.len() > 0
+    }
+
     /// The first waiter of the flow that is next in a lane.
     pub(super) fn next_in(&mut self, at: usize, now_ms: u64) -> Option<Candidate> {
-        if self.lanes[at].waiting.len() == 0 {
-            self.clear_heap(at);
-            return None;
-        }
         if let Some(aged) = self.aged_behind(at, now_ms) {
             return Some(aged);
         }
@@ -80,12 +80,6 @@ impl Queue {
     pub(super) fn behind(&self, candidate: Candidate) -> Option<Candidate> {
         let key = self.waiters[candidate.key].in_flow.next()?;
         Some(Candidate { key, ..candidate })
-    }
-
-    fn clear_heap(&mut self, at: usize) {
-        for Reverse((_, _, flow)) in self.lanes[at].heap.drain() {
-            self.flows[flow].in_heap = false;
-        }
     }
 
     /// The oldest waiter of the lanes behind, if it is its turn.

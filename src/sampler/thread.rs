@@ -46,6 +46,8 @@ pub(crate) struct Sampler {
     tick_ms: AtomicU64,
     /// The thread parks for long; a kick gets it up.
     dozing: AtomicBool,
+    /// A sample has been asked for that has not begun.
+    asked: AtomicBool,
     background: bool,
     thread: Mutex<Option<Thread>>,
     /// The process that has the thread: a forked child does not.
@@ -92,6 +94,7 @@ impl Sampler {
             started: Instant::now(),
             tick_ms: AtomicU64::new(0),
             dozing: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             background,
             thread: Mutex::new(None),
             process: AtomicU32::new(std::process::id()),
@@ -131,6 +134,7 @@ impl Sampler {
     /// A full sample, waiting for one that is under way. Says when the next is due.
     pub(crate) fn sample_now(&self) -> Duration {
         let mut reader = self.reader();
+        self.asked.store(false, Ordering::SeqCst);
         let now = self.started.elapsed();
         self.tick_ms
             .store(now.as_millis() as u64, Ordering::Relaxed);
@@ -189,6 +193,11 @@ impl Sampler {
     /// it is free. Without a thread, it is taken here.
     #[cold]
     pub(crate) fn settle(&self) {
+        // SeqCst, here and where it is cleared: a sample that clears it sees what was
+        // given back before.
+        if self.asked.swap(true, Ordering::SeqCst) {
+            return;
+        }
         if !self.unpark() {
             self.sample_now();
         }
