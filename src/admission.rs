@@ -16,6 +16,7 @@ use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket, kib};
 use crate::permit::Permit;
 use crate::policy::Pressure;
 use crate::running::Slot;
+use crate::sampler::Moment;
 
 /// How much memory a piece of work needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -177,13 +178,13 @@ impl Controller {
 
     /// The work is over, and its memory free unless the allocator keeps it.
     #[inline]
-    pub(crate) fn finish(&self, kib: u64, tag: Tag, was_queued: bool, slot: Option<&Slot>) {
+    pub(crate) fn finish(&self, kib: u64, tag: Tag, granted_at: Moment, slot: Option<&Slot>) {
         self.counters.completed.increment();
         let mut held_kib = kib;
+        if granted_at != Moment::NONE {
+            self.settle(kib, tag, granted_at);
+        }
         if let Some(slot) = slot {
-            if was_queued {
-                self.settle(kib, tag, slot);
-            }
             // It may have grown.
             held_kib = slot.reserved_kib();
             self.running.end(slot);
@@ -195,11 +196,12 @@ impl Controller {
 
     /// Its tenant pays for the time that it took.
     #[cold]
-    fn settle(&self, kib: u64, tag: Tag, slot: &Slot) {
-        let now_ms = self.sampler.tick().as_millis() as u32;
-        let elapsed_ms = now_ms.wrapping_sub(slot.began_ms());
+    fn settle(&self, kib: u64, tag: Tag, granted_at: Moment) {
         let shares = &self.bounds.shares;
-        shares.settle(tag.tenant, kib, u64::from(elapsed_ms));
+        if shares.get(tag.tenant).is_some() {
+            let elapsed = granted_at.until(self.sampler.moment());
+            shares.settle(tag.tenant, kib, elapsed);
+        }
     }
 
     #[inline]

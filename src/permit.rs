@@ -10,6 +10,7 @@ use crate::error::{Reason, Rejected};
 use crate::labels::Tag;
 use crate::limiter::kib;
 use crate::running::Slot;
+use crate::sampler::Moment;
 
 /// Memory that is reserved for one piece of work.
 ///
@@ -39,8 +40,8 @@ pub struct Permit {
     controller: &'static Controller,
     kib: u64,
     tag: Tag,
-    /// It had waited, and its tenant was charged for it beforehand.
-    was_queued: bool,
+    /// If it had waited: its tenant was charged for it then.
+    granted_at: Moment,
     /// What the work holds, where the guard keeps track of it.
     slot: Option<&'static Slot>,
     /// Made by the first clone, so that a permit nobody clones allocates nothing.
@@ -56,7 +57,7 @@ struct Shared {
     controller: &'static Controller,
     kib: u64,
     tag: Tag,
-    was_queued: bool,
+    granted_at: Moment,
     slot: OnceLock<&'static Slot>,
     cancelled: AtomicBool,
     /// The permit of a guard further out, which this one took the place of.
@@ -71,7 +72,7 @@ impl Permit {
             controller,
             kib,
             tag,
-            was_queued: false,
+            granted_at: Moment::NONE,
             slot: None,
             shared: OnceLock::new(),
         }
@@ -80,7 +81,7 @@ impl Permit {
     /// [`new`](Self::new), for what had waited.
     pub(crate) fn queued(controller: &'static Controller, kib: u64, tag: Tag) -> Self {
         let mut permit = Self::new(controller, kib, tag);
-        permit.was_queued = true;
+        permit.granted_at = controller.sampler.moment();
         permit
     }
 
@@ -348,7 +349,7 @@ impl Permit {
                 controller: self.controller,
                 kib: self.kib,
                 tag: self.tag,
-                was_queued: self.was_queued,
+                granted_at: self.granted_at,
                 slot: self.slot.map_or_else(OnceLock::new, OnceLock::from),
                 cancelled: AtomicBool::new(false),
                 outer: OnceLock::new(),
@@ -363,7 +364,7 @@ impl Clone for Permit {
             controller: self.controller,
             kib: self.kib,
             tag: self.tag,
-            was_queued: self.was_queued,
+            granted_at: self.granted_at,
             slot: self.slot,
             shared: OnceLock::from(Arc::clone(self.share())),
         }
@@ -376,7 +377,7 @@ impl Drop for Permit {
         // With clones, the last one releases.
         if self.shared.get().is_none() {
             self.controller
-                .finish(self.kib, self.tag, self.was_queued, self.slot);
+                .finish(self.kib, self.tag, self.granted_at, self.slot);
         }
     }
 }
@@ -385,7 +386,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let slot = self.slot.get().copied();
         self.controller
-            .finish(self.kib, self.tag, self.was_queued, slot);
+            .finish(self.kib, self.tag, self.granted_at, slot);
     }
 }
 

@@ -122,11 +122,19 @@ pub(crate) fn shard() -> usize {
 impl ShardedCounter {
     #[inline]
     pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds to this thread's count.
+    #[inline]
+    pub(crate) fn add(&self, more: u64) {
         match self.owned.get(shard()) {
             // No other thread writes here, so this loses nothing.
-            Some(Shard(count)) => count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed),
+            Some(Shard(count)) => {
+                count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+            }
             None => {
-                self.shared.0.fetch_add(1, Ordering::Relaxed);
+                self.shared.0.fetch_add(more, Ordering::Relaxed);
             }
         }
     }

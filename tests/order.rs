@@ -22,8 +22,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tower_memory_guard::{
-    ByRequest, Class, Cost, Guard, HttpResponder, ManualSource, MemoryGuardLayer, Policy, Pressure,
-    Priority, Tier,
+    ByRequest, Class, Cost, Detail, Guard, HttpResponder, ManualSource, MemoryGuardBuilder,
+    MemoryGuardLayer, MemoryLevel, MemorySource, Policy, Pressure, Priority, Sample, Tier,
 };
 
 type HttpClient = Client<HttpConnector, Body>;
@@ -56,18 +56,20 @@ fn by_path<B>(request: &axum::http::Request<B>) -> Class {
 type Classified = MemoryGuardLayer<HttpResponder, ByRequest<fn(&Request) -> Class>>;
 
 /// Twenty requests at a time.
+fn tiered(builder: MemoryGuardBuilder) -> MemoryGuardBuilder {
+    builder
+        .policy(Policy::Predictive)
+        .max_concurrent(20)
+        .estimated_bytes_per_request(MIB)
+        .tier(Tier::new("bronze").weight(1))
+        .tier(Tier::new("silver").weight(2))
+        .tier(Tier::new("gold").weight(4))
+        .max_waiting(200)
+        .wait_timeout(Duration::from_secs(20))
+}
+
 fn classified() -> (Classified, Guard, ManualSource) {
-    let (layer, memory) = with(|builder| {
-        builder
-            .policy(Policy::Predictive)
-            .max_concurrent(20)
-            .estimated_bytes_per_request(MIB)
-            .tier(Tier::new("bronze").weight(1))
-            .tier(Tier::new("silver").weight(2))
-            .tier(Tier::new("gold").weight(4))
-            .max_waiting(200)
-            .wait_timeout(Duration::from_secs(20))
-    });
+    let (layer, memory) = with(tiered);
     let guard = layer.guard().clone();
     (
         layer.classify(by_path as fn(&Request) -> Class),
@@ -76,8 +78,25 @@ fn classified() -> (Classified, Guard, ManualSource) {
     )
 }
 
+/// Memory that stays as it is, sampled by a thread: time goes on with its samples.
+struct Steady;
+
+impl MemorySource for Steady {
+    fn read(&mut self, _: Detail, sample: &mut Sample) -> std::io::Result<()> {
+        sample.push(MemoryLevel::new(100 * MIB, Some(1000 * MIB)));
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "steady".to_owned()
+    }
+}
+
 async fn slow_server() -> (SocketAddr, Guard) {
-    let (layer, guard, _) = classified();
+    let builder = MemoryGuardLayer::builder().memory_source(Steady);
+    let layer = tiered(builder).build().unwrap();
+    let guard = layer.guard().clone();
+    let layer = layer.classify(by_path::<Body>);
     let app = Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .fallback(|| async {
@@ -155,7 +174,7 @@ async fn tenants_get_their_shares_under_three_times_what_fits() {
     let (outcomes, over) = (Outcomes::default(), Arc::default());
     let mut all = Vec::new();
     for path in ["/bronze/normal", "/silver/normal", "/gold/normal"] {
-        all.extend(callers(20, path, address, &outcomes, &over));
+        all.extend(callers(50, path, address, &outcomes, &over));
     }
     all.extend(callers(1, "/gold/high", address, &outcomes, &over));
     all.extend(callers(1, "/bronze/low", address, &outcomes, &over));

@@ -219,6 +219,13 @@ impl Controller {
         }
     }
 
+    /// What had been given back when the sample was begun is free under the limits that
+    /// follow from it, and not before they are published.
+    fn settle_ended(&self) {
+        self.limiter
+            .settle(self.settling_kib.load(Ordering::Relaxed));
+    }
+
     /// Tenants' rejections count less as time goes by.
     fn forgive(&self, now: Duration) {
         let due_ms = self.forgives_at_ms.load(Ordering::Relaxed);
@@ -290,7 +297,8 @@ impl Controller {
 impl Subscriber for Controller {
     fn before_sample(&self, detail: Detail, now: Duration) {
         // What is given back from here on, this sample may not show.
-        self.bounds.settle(self.limiter.finished_kib());
+        self.settling_kib
+            .store(self.limiter.finished_kib(), Ordering::Relaxed);
         if detail == Detail::Full && self.accounted {
             let forecast = &mut self.control().forecast;
             forecast.look(&self.running, now);
@@ -311,10 +319,16 @@ impl Subscriber for Controller {
             control.completed = self.counters.completed.total();
         }
         self.decide(&mut control, sample, detail, now);
-        !control.events.is_empty() || self.limiter.waiting() > 0
+        let shared = self.limiter.shared();
+        if !shared {
+            self.settle_ended();
+        }
+        shared || !control.events.is_empty() || self.limiter.waiting() > 0
     }
 
     fn after_sample(&'static self, full: bool, now: Duration) -> Duration {
+        // All guards on the ledger have published by now.
+        self.settle_ended();
         let mut control = self.control();
         let events = std::mem::take(&mut control.events);
         let probes = if full {

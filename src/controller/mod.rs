@@ -63,6 +63,8 @@ pub(crate) struct Controller {
     drain_ns: AtomicU64,
     /// What one more waiter may expect to wait; `u64::MAX`: not known.
     backlog_ms: AtomicU64,
+    /// KiB that had ever been given back when the last sample was begun.
+    settling_kib: AtomicU64,
     forgives_at_ms: AtomicU64,
     last_reject_log_ms: AtomicU64,
     unlogged_rejections: AtomicU64,
@@ -172,6 +174,7 @@ impl Controller {
             was_idle: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
             backlog_ms: AtomicU64::new(u64::MAX),
+            settling_kib: AtomicU64::new(0),
             forgives_at_ms: AtomicU64::new(0),
             last_reject_log_ms: AtomicU64::new(0),
             unlogged_rejections: AtomicU64::new(0),

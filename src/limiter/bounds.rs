@@ -71,10 +71,6 @@ pub(crate) struct Bounds {
     pub(super) refresh_kib: AtomicU64,
     /// KiB free below the hard limit, for a request that comes when nothing runs.
     pub(super) idle_kib: AtomicU64,
-    /// KiB that had ever been given back when the last sample was taken.
-    settled_kib: Counter,
-    /// The same for the sample that is being taken.
-    settling_kib: Counter,
     /// What requests of each kind are estimated to ask for; of those with a cost hint,
     /// one whose hint is the unit. 0: no such request has been seen.
     estimates: Box<[Estimate]>,
@@ -114,8 +110,6 @@ impl Bounds {
             limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
             refresh_kib: AtomicU64::new(MAX_KIB),
             idle_kib: AtomicU64::new(MAX_KIB),
-            settled_kib: Counter::new(0),
-            settling_kib: Counter::new(0),
             estimates: (0..KINDS).map(|_| Estimate::default()).collect(),
             unseen: Estimate::default(),
             slice_kib: Counter::new(0),
@@ -140,22 +134,6 @@ impl Bounds {
         self.refresh_kib.store(refresh_kib, Ordering::Relaxed);
         self.idle_kib.store(idle_kib, Ordering::Relaxed);
         self.limits.store(limits.0, Ordering::Release);
-        // What was given back is free under these limits, and not before.
-        let settled_kib = self.settling_kib.load(Ordering::Relaxed);
-        self.settled_kib.store(settled_kib, Ordering::Release);
-    }
-
-    /// KiB that had ever been given back when the last sample was taken. To be read
-    /// before the limits: with older limits it would count as free what was given back
-    /// since, and may not be.
-    #[inline]
-    pub(super) fn settled_kib(&self) -> u64 {
-        self.settled_kib.load(Ordering::Acquire)
-    }
-
-    /// A sample is about to be taken, when so many KiB have been given back.
-    pub(crate) fn settle(&self, finished_kib: u64) {
-        self.settling_kib.store(finished_kib, Ordering::Relaxed);
     }
 
     /// How long waiters wait at most, and after how long the newest goes first.

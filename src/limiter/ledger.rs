@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::{Ask, Bounds};
 use crate::labels::Tag;
+use crate::stats::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 pub(crate) use more::Staged;
 
@@ -56,11 +57,6 @@ impl Packed {
 
     pub(crate) fn kib(self) -> u64 {
         self.0 & MAX_KIB
-    }
-
-    /// Nothing in flight, whether or not somebody waits.
-    fn is_idle(self) -> bool {
-        self.0 & !FLAG == 0
     }
 }
 
@@ -106,10 +102,11 @@ pub(crate) struct Released {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     word: AtomicU64,
-    /// KiB whose work is over, ever. What was given back since a guard's last
-    /// sample is not free for it yet: the allocator may keep it. Not model-checked: it only
-    /// rises, and hands nothing over.
-    finished_kib: Counter,
+    /// KiB whose work is over, ever, and how many of them are off the word. The rest
+    /// still counts as reserved, until a sample has shown what the allocator keeps.
+    /// Not model-checked: they only rise, and hand nothing over.
+    finished_kib: ShardedCounter,
+    settled_kib: Counter,
     /// Requests of the guards that have a count of their own, together.
     beside: AtomicU32,
     /// Admissions without bytes: another guard holds them for the same request.
@@ -122,7 +119,8 @@ impl Ledger {
     pub(crate) fn new() -> Self {
         Self {
             word: AtomicU64::new(0),
-            finished_kib: Counter::new(0),
+            finished_kib: ShardedCounter::default(),
+            settled_kib: Counter::new(0),
             beside: AtomicU32::new(0),
             nested: AtomicU32::new(0),
             staged: more::Counts::default(),
@@ -135,9 +133,13 @@ impl Ledger {
         admissions.saturating_sub(self.nested.load(Ordering::Relaxed))
     }
 
-    /// Nothing is reserved by anybody.
+    /// Nothing of anybody's is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.load().is_idle()
+        self.is_idle_at(self.load())
+    }
+
+    fn is_idle_at(&self, word: Packed) -> bool {
+        word.count() == 0 && self.beside.load(Ordering::Relaxed) == 0
     }
 
     pub(crate) fn load(&self) -> Packed {
@@ -160,7 +162,6 @@ impl Ledger {
         ask: Ask,
         mode: Mode,
     ) -> Result<bool, Refused> {
-        let settled_kib = bounds.settled_kib();
         // Acquire: pairs with `publish`, whose other fields are read below.
         let limits = bounds.limits();
         // What another guard on this ledger has admitted must not wait behind
@@ -179,8 +180,7 @@ impl Ledger {
         let cap = if passes { MAX_COUNT } else { limits.count() };
         let reserved = match self.enter(bounds, cap) {
             true => {
-                let reserved =
-                    self.reserve_word(bounds, (settled_kib, limits), cap, slice_kib, ask, mode);
+                let reserved = self.reserve_word(bounds, limits, cap, slice_kib, ask, mode);
                 if reserved.is_err() {
                     self.leave(bounds);
                 }
@@ -203,7 +203,7 @@ impl Ledger {
     fn reserve_word(
         &self,
         bounds: &Bounds,
-        (settled_kib, limits): (u64, Packed),
+        limits: Packed,
         cap: u32,
         slice_kib: u64,
         ask: Ask,
@@ -223,19 +223,17 @@ impl Ledger {
             }
             let total_kib = word.kib() + ask.kib;
             if mode != Mode::Force && ask.kib != 0 {
-                // What was given back since the sample counts as if it were not.
-                let spent_kib = total_kib + self.unsettled_kib(settled_kib);
                 let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
                 let stale = mode == Mode::Newcomer && slice_kib == 0;
-                if stale && spent_kib > refresh_kib && refresh_kib != MAX_KIB {
+                if stale && total_kib > refresh_kib && refresh_kib != MAX_KIB {
                     return Err(Refused::Stale);
                 }
-                let fits = spent_kib <= limits.kib() + slice_kib
+                let fits = total_kib <= limits.kib() + slice_kib
                     || limits.kib() == MAX_KIB
                     || (slice_kib > 0 && bounds.critical_kib() + ask.kib <= slice_kib)
                     // With nothing in flight there is nothing to wait for: the
                     // request runs if what it surely needs is free.
-                    || (word.is_idle() && ask.low_kib <= bounds.idle_kib.load(Ordering::Relaxed));
+                    || (self.is_idle_at(word) && ask.low_kib <= bounds.idle_kib.load(Ordering::Relaxed));
                 if !fits {
                     return Err(Refused::Bytes);
                 }
@@ -250,7 +248,7 @@ impl Ledger {
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => return Ok(word.is_idle()),
+                Ok(_) => return Ok(self.is_idle_at(word)),
                 Err(actual) => current = actual,
             }
         }
@@ -298,34 +296,60 @@ impl Ledger {
         }
     }
 
-    /// [`release`](Self::release) of bytes that were used: they are free again
-    /// for a guard once it has taken a sample.
+    /// [`release`](Self::release) of bytes that were used: they count as reserved until
+    /// they are [settled](Self::settle). Where no bytes are bounded, nothing needs to be
+    /// settled.
     #[inline]
     pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
+        if kib == 0 || bounds.limits().kib() == MAX_KIB {
+            return self.release(bounds, kib, tag);
+        }
+        self.leave(bounds);
+        bounds.let_go(tag, kib);
+        let of_tenant = bounds.shares.leave(tag.tenant, kib);
         // Before the release: whoever sees the one sees the other.
-        self.finished_kib.fetch_add(kib, Ordering::AcqRel);
-        self.release(bounds, kib, tag)
+        self.finished_kib.add(kib);
+        let before = self.word.fetch_sub(bounds.unit(), Ordering::AcqRel);
+        Released {
+            somebody_waits: Packed(before).flag(),
+            of_tenant,
+        }
     }
 
     /// KiB that were ever given back after use.
     pub(crate) fn finished_kib(&self) -> u64 {
-        self.finished_kib.load(Ordering::Acquire)
+        self.finished_kib.total()
     }
 
-    fn unsettled_kib(&self, settled_kib: u64) -> u64 {
-        // A sample may have been begun since the word was read.
-        let unsettled = self.finished_kib().wrapping_sub(settled_kib);
-        if unsettled > MAX_KIB { 0 } else { unsettled }
+    /// What had been given back when it was so much is free: a sample was begun then,
+    /// and the limits that follow from it are published.
+    pub(crate) fn settle(&self, finished_kib: u64) {
+        let more = |settled_kib| (finished_kib > settled_kib).then_some(finished_kib);
+        let before = self
+            .settled_kib
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if let Ok(settled_kib) = before {
+            self.word
+                .fetch_sub(finished_kib - settled_kib, Ordering::AcqRel);
+        }
+    }
+
+    /// What is in flight, without what has ended and is not settled.
+    pub(crate) fn in_use(&self) -> Packed {
+        // In this order, so that it is never too little: what ends in between counts.
+        let settled_kib = self.settled_kib.load(Ordering::Relaxed);
+        let ended_kib = self.finished_kib().saturating_sub(settled_kib);
+        let word = self.load();
+        let kib = word.kib().saturating_sub(ended_kib);
+        Packed::new(word.flag(), word.count(), kib)
     }
 
     /// Reserves more for work that is admitted; within the bounds, unless `force`.
     pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, tag: Tag, force: bool) -> bool {
-        let settled_kib = bounds.settled_kib();
         let limits = bounds.limits();
         let more = |current| {
             let total_kib = Packed(current).kib() + kib;
-            let spent_kib = total_kib + self.unsettled_kib(settled_kib);
-            let fits = force || spent_kib <= limits.kib() || limits.kib() == MAX_KIB;
+            let fits = force || total_kib <= limits.kib() || limits.kib() == MAX_KIB;
             (fits && total_kib <= MAX_KIB).then_some(current + kib)
         };
         let grown = self

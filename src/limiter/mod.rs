@@ -103,7 +103,7 @@ impl Limiter {
 
     /// All requests in flight, in all guards, and what they have reserved.
     pub(crate) fn reserved(&self) -> Packed {
-        self.ledger.load()
+        self.ledger.in_use()
     }
 
     /// Requests of all guards in flight.
@@ -194,6 +194,7 @@ impl Limiter {
     fn released(&self, bounds: &Bounds, tag: Tag, released: Released) {
         let mut wakers = Wakers::default();
         let mut queue = lock(&self.queue);
+        queue.account(bounds, tag.tenant);
         if released.of_tenant {
             queue.unpark(bounds, tag.tenant);
         }
@@ -205,6 +206,11 @@ impl Limiter {
     /// KiB that were ever given back after use.
     pub(crate) fn finished_kib(&self) -> u64 {
         self.ledger.finished_kib()
+    }
+
+    /// What had been given back after use when it was so much is free from now on.
+    pub(crate) fn settle(&self, finished_kib: u64) {
+        self.ledger.settle(finished_kib);
     }
 
     /// Reserves more for work that is admitted; within the bounds, unless `force`.
@@ -311,7 +317,7 @@ impl Limiter {
     }
 
     /// More than one guard reserves here.
-    fn shared(&self) -> bool {
+    pub(crate) fn shared(&self) -> bool {
         self.guards.load(Ordering::Relaxed) > 1
     }
 

@@ -68,8 +68,8 @@ proptest! {
                     limiter.finish(&bounds, kib, NOBODY);
                 }
                 Operation::Sample => {
-                    bounds.settle(limiter.finished_kib());
-                    publish(&limiter, &bounds, allowed, MAX_KIB, 0);
+                    limiter.settle(limiter.finished_kib());
+                    limiter.pump();
                     unsettled_kib = 0;
                 }
                 Operation::Poll { nth } if !waiters.is_empty() => {

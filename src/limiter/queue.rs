@@ -2,16 +2,15 @@
 //!
 //! Waiters stand in *flows*, first come first served: one for each guard, lane and
 //! tenant. A *lane* is a priority, and in it the flow whose tenant was served least
-//! (by its weight) is next. Everything is a list through the waiters or a heap of
-//! flows, so joining, leaving and being served take the time of a heap's depth in the
+//! (by its weight) is next. Everything is a list through the waiters or a tree of
+//! flows, so joining, leaving and being served take the time of a tree's depth in the
 //! number of flows, however many wait.
 //!
 //! Tenants take turns by start-time fair queueing (Goyal, Vin and Cheng, 1996): a flow
 //! that begins to wait starts at the virtual time of the one that was served last, and
 //! is moved on by what it is served, divided by its weight.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -79,17 +78,19 @@ pub(super) struct Flow {
     pub(super) tenant: u16,
     pub(super) waiting: List,
     kib: u64,
-    /// It is in its lane's heap.
-    pub(super) in_heap: bool,
+    /// Where it stands in its lane: what its tenant was served, and the number of its
+    /// first waiter. `None`: nobody waits, or it is not to be looked at.
+    pub(super) place: Option<(i64, u64)>,
     /// It waits until its tenant gives something back.
     pub(super) is_parked: bool,
+    /// Not to be looked at in this round.
+    pub(super) is_aside: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// What each flow was served when it was put here, the number of its first
-    /// waiter, and the flow. May be out of date: what a flow was served only grows.
-    pub(super) heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    /// The places of its flows, and the flows.
+    pub(super) order: BTreeSet<(i64, u64, usize)>,
     pub(super) waiting: List,
     kib: u64,
     /// Of the flows with waiters, together.
@@ -106,7 +107,7 @@ pub(super) struct Queue {
     waiting: usize,
     next_number: u64,
     /// What the flow that was granted last had been served.
-    served: u64,
+    served: i64,
     /// KiB that the oldest waiter of a lane behind may have.
     pub(super) ageing_kib: u64,
     pub(super) forecast: WaitForecast,
@@ -121,7 +122,7 @@ impl Flow {
         self.share().map_or(1, Share::weight)
     }
 
-    pub(super) fn served(&self) -> u64 {
+    pub(super) fn served(&self) -> i64 {
         self.share().map_or(0, Share::served)
     }
 }
@@ -224,8 +225,9 @@ impl Queue {
                 tenant,
                 waiting: List::default(),
                 kib: 0,
-                in_heap: false,
+                place: None,
                 is_parked: false,
+                is_aside: false,
             });
             let place = bounds.flow(at, tenant);
             place.store(self.flows.len(), Ordering::Relaxed);
@@ -252,7 +254,7 @@ impl Queue {
         self.waiting += 1;
         bounds.waiting.fetch_add(1, Ordering::Relaxed);
         let flow = self.waiters[key].flow;
-        self.put_in_heap(flow);
+        self.place(flow);
     }
 
     /// Takes a waiter out of its flow and lane.
@@ -274,6 +276,7 @@ impl Queue {
         }
         self.waiting -= 1;
         flow.bounds.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.place(at);
     }
 
     /// Others wait for this one: it is the next of its flow.
@@ -319,9 +322,11 @@ impl Queue {
         self.take_out(key);
         let flow = &self.flows[self.waiters[key].flow];
         if lane != COUNTED {
-            self.served = self.served.max(flow.served());
+            self.served = flow.served();
             if let Some(share) = flow.share() {
                 share.charge(kib);
+                let (bounds, tenant) = (Arc::clone(&flow.bounds), flow.tenant);
+                self.place_all(&bounds, tenant);
             }
             if aged {
                 self.ageing_kib = self.ageing_kib.saturating_sub(kib);

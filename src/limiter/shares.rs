@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU32 as Number, AtomicU64 as Counter, AtomicUsize};
+use std::time::Duration;
 
 use super::ledger::{MAX_COUNT, MAX_KIB, ONE, Packed};
 use super::queue::LANES;
@@ -16,7 +17,7 @@ const HOLDS: u64 = 16;
 /// Parts of a millisecond that averages are kept in.
 const HOLD_PARTS: u64 = 256;
 /// Service counts in so many parts, so that it can be divided by a weight.
-const SERVICE_PARTS: u64 = 1024;
+const SERVICE_PARTS: i64 = 1024;
 /// What a tenant is entitled to by its tier.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Quota {
@@ -53,7 +54,7 @@ pub(crate) struct Share {
     max_in_flight: Number,
     max_share_bits: Counter,
     /// What it has had of contended memory, by its weight. Written under the queue's lock.
-    served: Counter,
+    served: AtomicI64,
     /// Served beyond what was expected when it was granted: KiB × ms.
     owed: AtomicI64,
     /// How long its requests take, on average.
@@ -71,7 +72,7 @@ impl Share {
             weight: Number::new(1),
             max_in_flight: Number::new(u32::MAX),
             max_share_bits: Counter::new(0),
-            served: Counter::new(0),
+            served: AtomicI64::new(0),
             owed: AtomicI64::new(0),
             hold_parts: Counter::new(FIRST_HOLD_MS * HOLD_PARTS),
             strikes: Number::new(0),
@@ -168,47 +169,49 @@ impl Share {
     }
 
     /// What it has had, by its weight. Under the queue's lock.
-    pub(super) fn served(&self) -> u64 {
+    pub(super) fn served(&self) -> i64 {
         self.served.load(Ordering::Relaxed)
+    }
+
+    /// Takes account of what its requests took beyond what was expected, or less. Says
+    /// whether that changes anything. Under the queue's lock.
+    pub(super) fn fold(&self) -> bool {
+        let owed = self.owed.swap(0, Ordering::Relaxed);
+        self.serve(owed);
+        owed != 0
+    }
+
+    fn serve(&self, due: i64) {
+        let by_weight = due.saturating_mul(SERVICE_PARTS) / i64::from(self.weight() as u32);
+        let served = self.served().saturating_add(by_weight);
+        self.served.store(served, Ordering::Relaxed);
     }
 
     /// It wants something again: what others had meanwhile is not owed to it. Under
     /// the queue's lock.
-    pub(super) fn catch_up(&self, now: u64) {
+    pub(super) fn catch_up(&self, now: i64) {
+        self.fold();
         if self.served() < now {
             self.served.store(now, Ordering::Relaxed);
-            self.owed.store(0, Ordering::Relaxed);
         }
     }
 
-    /// It is granted `kib`: it pays for as long as its requests take, and for what
-    /// earlier ones took beyond that. Never less than nothing, so that what it was
-    /// served only grows. Under the queue's lock.
+    /// It is granted `kib`, for as long as its requests take. Under the queue's lock.
     pub(super) fn charge(&self, kib: u64) {
-        let hold_ms = self.hold_ms();
-        let owed = self.owed.swap(0, Ordering::Relaxed);
-        let due = i64::try_from(kib.saturating_mul(hold_ms)).unwrap_or(i64::MAX);
-        let due = due.saturating_add(owed);
-        if due < 0 {
-            self.owed.fetch_add(due, Ordering::Relaxed);
-            return;
-        }
-        let served = (due as u64).saturating_mul(SERVICE_PARTS) / self.weight();
-        let now = self.served().saturating_add(served);
-        self.served.store(now, Ordering::Relaxed);
-    }
-
-    fn hold_ms(&self) -> u64 {
-        self.hold_parts.load(Ordering::Relaxed) / HOLD_PARTS
+        let parts = u128::from(kib) * u128::from(self.hold_parts.load(Ordering::Relaxed));
+        let due = parts / u128::from(HOLD_PARTS);
+        self.serve(i64::try_from(due).unwrap_or(i64::MAX / 4));
     }
 
     /// A request that was granted `kib` is over after so long.
-    fn settle(&self, kib: u64, elapsed_ms: u64) {
-        let beyond_ms = elapsed_ms as i64 - self.hold_ms() as i64;
-        self.owed
-            .fetch_add(kib as i64 * beyond_ms, Ordering::Relaxed);
+    fn settle(&self, kib: u64, elapsed: Duration) {
+        let elapsed_parts = (elapsed.as_micros() as u64).saturating_mul(HOLD_PARTS) / 1000;
         let before = self.hold_parts.load(Ordering::Relaxed);
-        let after = before - before / HOLDS + elapsed_ms * HOLD_PARTS / HOLDS;
+        let beyond_parts = i128::from(elapsed_parts) - i128::from(before);
+        let beyond = i128::from(kib) * beyond_parts / i128::from(HOLD_PARTS);
+        let beyond = beyond.clamp(i128::from(i64::MIN / 4), i128::from(i64::MAX / 4));
+        self.owed.fetch_add(beyond as i64, Ordering::Relaxed);
+        let after = before - before / HOLDS + elapsed_parts / HOLDS;
         // Of two at once one may be lost: it is an average.
         self.hold_parts.store(after, Ordering::Relaxed);
     }
@@ -312,9 +315,9 @@ impl Shares {
     }
 
     /// A request that had waited is over.
-    pub(crate) fn settle(&self, tenant: u16, kib: u64, elapsed_ms: u64) {
+    pub(crate) fn settle(&self, tenant: u16, kib: u64, elapsed: Duration) {
         if let Some(share) = self.get(tenant) {
-            share.settle(kib, elapsed_ms);
+            share.settle(kib, elapsed);
         }
     }
 }
@@ -356,14 +359,17 @@ mod tests {
             ..Quota::default()
         });
         share.charge(10);
-        let expected = 10 * FIRST_HOLD_MS * SERVICE_PARTS / 2;
+        let expected = 10 * FIRST_HOLD_MS as i64 * SERVICE_PARTS / 2;
         assert_eq!(share.served(), expected);
-        share.settle(10, 2 * FIRST_HOLD_MS);
-        share.charge(0);
+        share.settle(10, Duration::from_millis(2 * FIRST_HOLD_MS));
+        assert!(share.fold());
         assert_eq!(share.served(), 2 * expected);
-        // What was paid too much is taken off the next ones.
-        share.settle(10, 0);
-        share.charge(0);
-        assert_eq!(share.served(), 2 * expected);
+        // And what it did not take it gets back.
+        share
+            .hold_parts
+            .store(FIRST_HOLD_MS * HOLD_PARTS, Ordering::Relaxed);
+        share.settle(10, Duration::ZERO);
+        assert!(share.fold() && !share.fold());
+        assert_eq!(share.served(), expected);
     }
 }

@@ -213,8 +213,8 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
             let over = step - began >= lasts[tenant];
             if over {
                 let (tag, kib) = of(tenant);
-                let elapsed_ms = u64::from(step - began) * 100;
-                bed.bounds.shares.settle(tag.tenant, kib, elapsed_ms);
+                let elapsed = Duration::from_millis(100) * (step - began);
+                bed.bounds.shares.settle(tag.tenant, kib, elapsed);
                 bed.limiter.release(&bed.bounds, kib, tag);
                 waiting.push((tenant, bed.join(tag, kib)));
             }
@@ -349,8 +349,8 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
         bed.tick(f64::from(step) * 0.01);
         waiting.push(bed.join(NOBODY, 10));
         bed.limiter.finish(&bed.bounds, 10, NOBODY);
-        bed.bounds.settle(bed.limiter.finished_kib());
-        bed.allow(1000);
+        bed.limiter.settle(bed.limiter.finished_kib());
+        bed.limiter.pump();
         waiting.retain_mut(|ticket| !is_granted(ticket));
     }
     assert_eq!(waiting.len(), 100);

@@ -1,11 +1,11 @@
 //! Whose turn it is.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::bounds::{Ask, Bounds};
 use super::queue::{CRITICAL, Flow, LANES, Queue};
+use super::shares::Share;
 
 /// Out of this many KiB that a lane is granted, the lanes behind it get one, for their
 /// oldest waiter.
@@ -24,15 +24,38 @@ pub(super) struct Candidate {
 }
 
 impl Queue {
-    pub(super) fn put_in_heap(&mut self, at: usize) {
+    /// Brings a flow's place in its lane in line with what it was served and who waits.
+    pub(super) fn place(&mut self, at: usize) {
         let flow = &mut self.flows[at];
-        let Some(first) = flow.waiting.first() else {
+        let shown = !flow.is_parked && !flow.is_aside;
+        let first = flow.waiting.first().filter(|_| shown);
+        let place = first.map(|first| (flow.served(), self.waiters[first].number));
+        if place == flow.place {
             return;
-        };
-        if !flow.in_heap && !flow.is_parked {
-            flow.in_heap = true;
-            let place = (flow.served(), self.waiters[first].number, at);
-            self.lanes[flow.lane].heap.push(Reverse(place));
+        }
+        let order = &mut self.lanes[flow.lane].order;
+        if let Some((served, number)) = std::mem::replace(&mut flow.place, place) {
+            order.remove(&(served, number, at));
+        }
+        if let Some((served, number)) = place {
+            order.insert((served, number, at));
+        }
+    }
+
+    /// A tenant was served more, or less.
+    pub(super) fn place_all(&mut self, bounds: &Bounds, tenant: u16) {
+        for lane in 0..LANES {
+            if let Some(flow) = self.flow_of(bounds, lane, tenant) {
+                self.place(flow);
+            }
+        }
+    }
+
+    /// A request of a tenant's has ended: what it took more or less than was expected
+    /// counts from now on.
+    pub(super) fn account(&mut self, bounds: &Bounds, tenant: u16) {
+        if bounds.shares.get(tenant).is_some_and(Share::fold) {
+            self.place_all(bounds, tenant);
         }
     }
 
@@ -45,27 +68,14 @@ impl Queue {
         if let Some(aged) = self.aged_behind(at, now_ms) {
             return Some(aged);
         }
-        loop {
-            let &Reverse((served, number, flow)) = self.lanes[at].heap.peek()?;
-            let Some(first) = self.flows[flow].waiting.first() else {
-                self.lanes[at].heap.pop();
-                self.flows[flow].in_heap = false;
-                continue;
-            };
-            let now = (self.flows[flow].served(), self.waiters[first].number);
-            if now != (served, number) {
-                self.lanes[at].heap.pop();
-                self.flows[flow].in_heap = false;
-                self.put_in_heap(flow);
-                continue;
-            }
-            return Some(Candidate {
-                key: self.first_of(flow, first, now_ms),
-                lane: at,
-                flow,
-                aged: false,
-            });
-        }
+        let &(_, _, flow) = self.lanes[at].order.first()?;
+        let first = self.flows[flow].waiting.first()?;
+        Some(Candidate {
+            key: self.first_of(flow, first, now_ms),
+            lane: at,
+            flow,
+            aged: false,
+        })
     }
 
     /// The oldest, or the newest if the oldest has waited too long for that.
@@ -95,7 +105,7 @@ impl Queue {
         let flow = &self.flows[waiter.flow];
         let patience_ms = waiter.bounds.patience_ms.load(Ordering::Relaxed);
         let aged = now_ms.saturating_sub(waiter.since_ms) >= patience_ms / AGED_AFTER;
-        let turn = aged && self.ageing_kib >= waiter.kib && !flow.is_parked;
+        let turn = aged && self.ageing_kib >= waiter.kib && flow.place.is_some();
         turn.then_some(Candidate {
             key,
             lane: flow.lane,
@@ -106,32 +116,29 @@ impl Queue {
 
     /// The flow waits until its tenant gives something back.
     pub(super) fn park(&mut self, candidate: Candidate) {
-        let flow = &mut self.flows[candidate.flow];
-        flow.is_parked = true;
-        self.take_from_heap(candidate);
+        self.flows[candidate.flow].is_parked = true;
+        self.passed_over(candidate);
     }
 
     /// Not in this round: its guard holds it back.
     pub(super) fn set_aside(&mut self, candidate: Candidate, aside: &mut Vec<usize>) {
-        self.take_from_heap(candidate);
+        self.flows[candidate.flow].is_aside = true;
+        self.passed_over(candidate);
         aside.push(candidate.flow);
     }
 
     pub(super) fn put_back(&mut self, aside: Vec<usize>) {
-        aside.into_iter().for_each(|flow| self.put_in_heap(flow));
+        for flow in aside {
+            self.flows[flow].is_aside = false;
+            self.place(flow);
+        }
     }
 
-    fn take_from_heap(&mut self, candidate: Candidate) {
+    fn passed_over(&mut self, candidate: Candidate) {
         if candidate.aged {
-            // It is not on top of its heap; there it is passed over when its turn comes.
             self.ageing_kib = 0;
         }
-        let lane = self.flows[candidate.flow].lane;
-        let top = self.lanes[lane].heap.peek();
-        if top.is_some_and(|&Reverse((_, _, flow))| flow == candidate.flow) {
-            self.lanes[lane].heap.pop();
-            self.flows[candidate.flow].in_heap = false;
-        }
+        self.place(candidate.flow);
     }
 
     /// A tenant gave something back: its flows are looked at again.
@@ -148,7 +155,7 @@ impl Queue {
 
     fn unpark_flow(&mut self, flow: usize) {
         if std::mem::take(&mut self.flows[flow].is_parked) {
-            self.put_in_heap(flow);
+            self.place(flow);
         }
     }
 

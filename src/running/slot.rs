@@ -140,11 +140,6 @@ impl Slot {
         }
     }
 
-    /// When it began, in milliseconds.
-    pub(crate) fn began_ms(&self) -> u32 {
-        self.began_ms.load(Ordering::Relaxed)
-    }
-
     fn raise_peak(&self, held_bytes: u64) {
         let bytes = held_bytes.saturating_add(self.reported_bytes.load(Ordering::Relaxed));
         if bytes > self.peak_bytes.load(Ordering::Relaxed) {

@@ -27,7 +27,7 @@ use std::io;
 
 pub(crate) use container::in_container;
 pub use manual::ManualSource;
-pub(crate) use thread::{Sampler, Subscriber};
+pub(crate) use thread::{Moment, Sampler, Subscriber};
 
 use crate::config::Config;
 

@@ -63,6 +63,23 @@ struct Reader {
     subscribers: Arc<[&'static dyn Subscriber]>,
 }
 
+/// A point in time, as sixteenths of a millisecond since the sampler began; they begin
+/// anew after three days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(u32);
+
+impl Moment {
+    pub(crate) const NONE: Self = Self(0);
+    /// Parts of a millisecond.
+    const PARTS: u32 = 16;
+
+    /// From one to a later one.
+    pub(crate) fn until(self, later: Self) -> Duration {
+        let parts = u64::from(later.0.wrapping_sub(self.0));
+        Duration::from_micros(parts * 1000 / u64::from(Self::PARTS))
+    }
+}
+
 /// How many quick samples without a full one raise the question whether there
 /// is a thread at all.
 const CHECK_PROCESS_EVERY: u32 = 64;
@@ -118,6 +135,12 @@ impl Sampler {
     /// Time since the sampler began, as of the last sample.
     pub(crate) fn tick(&self) -> Duration {
         Duration::from_millis(self.tick_ms.load(Ordering::Relaxed))
+    }
+
+    /// Now, by the clock.
+    pub(crate) fn moment(&self) -> Moment {
+        let parts = self.started.elapsed().as_micros() * u128::from(Moment::PARTS) / 1000;
+        Moment((parts as u32).max(1))
     }
 
     /// A thread samples, not only those who ask.

@@ -110,17 +110,15 @@ impl Ledger {
         if mode == Mode::Force {
             return None;
         }
-        let settled_kib = bounds.settled_kib();
         let limits = bounds.limits();
         let slice_kib = bounds.slice_kib(ask.tag);
         let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed) && slice_kib == 0;
         if newcomer && word.flag() {
             return Some(Refused::Waiters);
         }
-        let spent_kib = total_kib + self.unsettled_kib(settled_kib);
         let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
         let stale = mode == Mode::Newcomer && slice_kib == 0;
-        if stale && spent_kib > refresh_kib && refresh_kib != MAX_KIB {
+        if stale && total_kib > refresh_kib && refresh_kib != MAX_KIB {
             return Some(Refused::Stale);
         }
         // Where no work has begun there is no end of work to wait for: it runs if what it
@@ -128,7 +126,7 @@ impl Ledger {
         // so usage shows it.
         let others_kib = word.kib().saturating_sub(held_kib);
         let idle_kib = bounds.idle_kib.load(Ordering::Relaxed);
-        let fits = spent_kib <= limits.kib() + slice_kib
+        let fits = total_kib <= limits.kib() + slice_kib
             || limits.kib() == MAX_KIB
             || (slice_kib > 0 && bounds.critical_kib() + ask.kib <= slice_kib)
             || (self.only_staged() && others_kib + ask.low_kib <= idle_kib);
