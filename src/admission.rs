@@ -102,7 +102,7 @@ impl Controller {
             return self.rejected(Reason::LowPriority, tag);
         }
         let ask = request.need.ask(&self.bounds);
-        match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+        match self.limiter.try_admit(&self.bounds, ask) {
             Ok(first) => self.admitted(ask, first),
             Err(refused) => self.admit_slowly(request, ask, refused, callers),
         }

@@ -105,9 +105,10 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     }
 
     /// Nobody will call for what `poll_ready` got.
-    #[inline]
+    #[inline(always)]
     fn give_back(&mut self) {
-        if let State::Admitted { kib } = std::mem::replace(&mut self.state, State::Idle) {
+        if let State::Admitted { kib } = self.state {
+            self.state = State::Idle;
             self.guard.controller.release(kib);
         }
     }

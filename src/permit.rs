@@ -85,10 +85,10 @@ impl Permit {
         permit
     }
 
-    /// The work begins: from now on the guard keeps track of what it holds.
-    #[inline]
+    /// The work begins: from now on the guard keeps track of what it holds. Without bytes
+    /// of its own it is another permit's work, and tracked there.
+    #[inline(always)]
     pub(crate) fn start(mut self) -> Self {
-        // Without bytes of its own it is another permit's work, and tracked there.
         if self.kib > 0 && (self.controller.tracks() || self.tag.is_classified()) {
             self.slot = self.controller.track(self.kib, self.tag);
         }
@@ -165,8 +165,7 @@ impl Permit {
             return;
         };
         slot.report(bytes);
-        let needed_kib = kib(slot.peak_bytes());
-        let missing_kib = needed_kib.saturating_sub(slot.reserved_kib());
+        let missing_kib = kib(slot.peak_bytes()).saturating_sub(slot.reserved_kib());
         if missing_kib > 0 {
             holder.grow(slot, missing_kib, true);
         }
@@ -193,16 +192,16 @@ impl Permit {
             .is_some_and(|slot| holder.grow(slot, kib(bytes), controller.only_observes()));
         match grown {
             true => Ok(()),
-            // The work goes on, so it is no request that was turned away.
+            // The work goes on: nobody was turned away.
             false => Err(controller.rejection(Reason::WaitTimeout)),
         }
     }
 
     fn grow(&self, slot: &Slot, kib: u64, force: bool) -> bool {
-        let controller = self.controller;
-        let grown = controller
-            .limiter
-            .grow(&controller.bounds, kib, self.tag, force);
+        let Controller {
+            limiter, bounds, ..
+        } = self.controller;
+        let grown = limiter.grow(bounds, kib, self.tag, force);
         if grown {
             slot.grow(kib);
         }
@@ -244,6 +243,7 @@ impl Permit {
     }
 
     /// What is charged.
+    #[inline]
     pub(crate) fn slot(&self) -> Option<&'static Slot> {
         self.slot.or_else(|| {
             let shared = self.shared.get()?;

@@ -10,22 +10,9 @@ use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::error::Reason;
 use crate::estimate::Evidence;
-use crate::labels::Tag;
-use crate::limiter::{MAX_KIB, Need, Packed, Share, Staged, kib};
+use crate::limiter::{MAX_KIB, Packed, Staged, kib};
 use crate::policy::{Decision, Observation, Pressure, limit_bytes, worst_fraction};
 use crate::sampler::{Detail, MemoryLevel, Sample, Subscriber};
-
-/// Shortest time between samples.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
-/// Longest time between samples while somebody waits, or memory cannot be read.
-pub(crate) const WAITING_INTERVAL: Duration = Duration::from_millis(50);
-const BLIND_INTERVAL: Duration = Duration::from_secs(1);
-/// Half of each tenant's rejections are forgotten this often.
-const FORGIVES_EVERY: Duration = Duration::from_secs(10);
-/// Memory is taken to grow at least this fast (bytes per second) while
-/// requests run, and while none does.
-const BUSY_RATE: f64 = (1u64 << 30) as f64;
-const IDLE_RATE: f64 = (1u64 << 25) as f64;
 
 impl Controller {
     /// What counts here: the sampled levels, with one's own limit and share.
@@ -153,6 +140,11 @@ impl Controller {
                 let (unseen_bytes, unseen_low_bytes) = control.forecast.unseen();
                 self.bounds
                     .set_unseen(kib(unseen_bytes), unseen_low_bytes / 1024);
+                if !self.accounted {
+                    // No kinds are told apart: the first is found sooner.
+                    self.bounds
+                        .set_estimate(0, kib(unseen_bytes), unseen_low_bytes / 1024);
+                }
                 let (request_bytes, low_bytes) = control.forecast.mixed();
                 let next = self.limiter.next_ask(&self.bounds);
                 control.request_bytes = request_bytes;
@@ -224,73 +216,6 @@ impl Controller {
     fn settle_ended(&self) {
         self.limiter
             .settle(self.settling_kib.load(Ordering::Relaxed));
-    }
-
-    /// Tenants' rejections count less as time goes by.
-    fn forgive(&self, now: Duration) {
-        let due_ms = self.forgives_at_ms.load(Ordering::Relaxed);
-        let now_ms = now.as_millis() as u64;
-        if self.config.retry_budget.is_some() && now_ms >= due_ms {
-            let next_ms = now_ms + FORGIVES_EVERY.as_millis() as u64;
-            self.forgives_at_ms.store(next_ms, Ordering::Relaxed);
-            self.bounds.shares.all().for_each(Share::forgive);
-        }
-    }
-
-    /// Keeps the mean time between completions, for `Retry-After`.
-    /// Says whether there were any.
-    fn measure_drain(&self, control: &mut Control, now: Duration) -> bool {
-        let completed = control.completed;
-        let finished = completed.saturating_sub(control.last.completed);
-        let elapsed = now.saturating_sub(control.last.counted_at).as_nanos() as u64;
-        if let Some(latest) = elapsed.checked_div(finished) {
-            let known = self.drain_ns.load(Ordering::Relaxed);
-            let smoothed = if known == 0 {
-                latest
-            } else {
-                (known / 8) * 7 + latest / 8
-            };
-            self.drain_ns.store(smoothed, Ordering::Relaxed);
-            control.last.completed = completed;
-        }
-        // While nothing runs, time says nothing about completions.
-        if finished > 0 || self.limiter.in_flight(&self.bounds) == 0 {
-            control.last.counted_at = now;
-        }
-        let need = Need::Estimated(Tag::default());
-        let expected = self.limiter.expected_wait(&self.bounds, need);
-        let backlog_ms = expected.map_or(u64::MAX, |wait| wait.as_millis() as u64);
-        self.backlog_ms.store(backlog_ms, Ordering::Relaxed);
-        finished > 0
-    }
-
-    /// When the next full sample is due, from how fast memory can fill what is free.
-    fn next_interval(&self, control: &mut Control, now: Duration) -> Duration {
-        let usage_bytes = control.levels.first().map_or(0, |level| level.usage_bytes);
-        let last = control.last;
-        let elapsed = now.saturating_sub(last.at).as_secs_f64();
-        let rise = usage_bytes.saturating_sub(last.usage_bytes) as f64 / elapsed.max(1e-4);
-        control.last.at = now;
-        control.last.usage_bytes = usage_bytes;
-        let finished = self.measure_drain(control, now);
-        let busy = finished || self.has_work();
-        self.was_idle.store(!busy, Ordering::Relaxed);
-        let floor = if busy { BUSY_RATE } else { IDLE_RATE };
-        let free = control.decision.idle_bytes.min(1 << 50) as f64;
-        let mut longest = self.config.check_interval;
-        if control.blind {
-            longest = longest.min(BLIND_INTERVAL);
-        } else if self.limiter.waiting() > 0 {
-            // Each look at requests makes the forecast sharper.
-            longest = longest.min(if self.accounted {
-                SHORTEST_INTERVAL
-            } else {
-                WAITING_INTERVAL
-            });
-        }
-        // A quarter of the time it would take.
-        let due = Duration::from_secs_f64(free / rise.max(floor) / 4.0);
-        due.clamp(SHORTEST_INTERVAL.min(longest), longest)
     }
 }
 

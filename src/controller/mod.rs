@@ -6,6 +6,7 @@
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
 
 mod decide;
+mod pace;
 mod relieve;
 mod report;
 
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub(crate) use decide::WAITING_INTERVAL;
+pub(crate) use pace::WAITING_INTERVAL;
 use relieve::Cancellations;
 
 use crate::config::{self, Config, Mode, Source};

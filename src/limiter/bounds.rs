@@ -40,6 +40,7 @@ pub(crate) enum Need {
 }
 
 impl Need {
+    #[inline(always)]
     pub(crate) fn ask(self, bounds: &Bounds) -> Ask {
         match self {
             Need::Estimated(tag) => bounds.estimate(tag),
@@ -55,6 +56,7 @@ impl Need {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn tag(self) -> Tag {
         match self {
             Need::Estimated(tag) | Need::Known(Ask { tag, .. }) | Need::More { tag, .. } => tag,
@@ -124,6 +126,7 @@ impl Bounds {
         }
     }
 
+    #[inline]
     pub(crate) fn limits(&self) -> Packed {
         Packed(self.limits.load(Ordering::Acquire))
     }
@@ -150,7 +153,7 @@ impl Bounds {
     }
 
     /// What a request is estimated to ask for.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn estimate(&self, tag: Tag) -> Ask {
         let estimate = &self.estimates[usize::from(tag.kind)];
         let kib = estimate.kib.load(Ordering::Relaxed);
@@ -251,11 +254,13 @@ impl Bounds {
     }
 
     /// What one request of this guard adds to the count in the word.
+    #[inline]
     pub(super) fn unit(&self) -> u64 {
         if self.counts_in_word() { ONE } else { 0 }
     }
 
     /// Its requests are counted in the ledger's word, not beside it.
+    #[inline]
     pub(crate) fn counts_in_word(&self) -> bool {
         self.own_count.is_none()
     }

@@ -12,6 +12,7 @@
 //! a few loads and comparisons and one compare-and-swap, and a release is two
 //! additions.
 
+mod ended;
 mod more;
 
 use std::sync::atomic::AtomicU64 as Counter;
@@ -155,8 +156,19 @@ impl Ledger {
     }
 
     /// Reserves what `ask` says. `Ok(true)` if nothing was in flight before.
-    #[inline]
     pub(crate) fn try_reserve(
+        &self,
+        bounds: &Bounds,
+        ask: Ask,
+        mode: Mode,
+    ) -> Result<bool, Refused> {
+        self.try_reserve_inline(bounds, ask, mode)
+    }
+
+    /// [`try_reserve`](Self::try_reserve), for where what is asked is partly known when
+    /// it is compiled: the rest of the questions go away there.
+    #[inline(always)]
+    pub(crate) fn try_reserve_inline(
         &self,
         bounds: &Bounds,
         ask: Ask,
@@ -199,7 +211,7 @@ impl Ledger {
         reserved
     }
 
-    #[inline]
+    #[inline(always)]
     fn reserve_word(
         &self,
         bounds: &Bounds,
@@ -294,54 +306,6 @@ impl Ledger {
             somebody_waits: Packed(before).flag(),
             of_tenant,
         }
-    }
-
-    /// [`release`](Self::release) of bytes that were used: they count as reserved until
-    /// they are [settled](Self::settle). Where no bytes are bounded, nothing needs to be
-    /// settled.
-    #[inline]
-    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
-        if kib == 0 || bounds.limits().kib() == MAX_KIB {
-            return self.release(bounds, kib, tag);
-        }
-        self.leave(bounds);
-        bounds.let_go(tag, kib);
-        let of_tenant = bounds.shares.leave(tag.tenant, kib);
-        // Before the release: whoever sees the one sees the other.
-        self.finished_kib.add(kib);
-        let before = self.word.fetch_sub(bounds.unit(), Ordering::AcqRel);
-        Released {
-            somebody_waits: Packed(before).flag(),
-            of_tenant,
-        }
-    }
-
-    /// KiB that were ever given back after use.
-    pub(crate) fn finished_kib(&self) -> u64 {
-        self.finished_kib.total()
-    }
-
-    /// What had been given back when it was so much is free: a sample was begun then,
-    /// and the limits that follow from it are published.
-    pub(crate) fn settle(&self, finished_kib: u64) {
-        let more = |settled_kib| (finished_kib > settled_kib).then_some(finished_kib);
-        let before = self
-            .settled_kib
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        if let Ok(settled_kib) = before {
-            self.word
-                .fetch_sub(finished_kib - settled_kib, Ordering::AcqRel);
-        }
-    }
-
-    /// What is in flight, without what has ended and is not settled.
-    pub(crate) fn in_use(&self) -> Packed {
-        // In this order, so that it is never too little: what ends in between counts.
-        let settled_kib = self.settled_kib.load(Ordering::Relaxed);
-        let ended_kib = self.finished_kib().saturating_sub(settled_kib);
-        let word = self.load();
-        let kib = word.kib().saturating_sub(ended_kib);
-        Packed::new(word.flag(), word.count(), kib)
     }
 
     /// Reserves more for work that is admitted; within the bounds, unless `force`.

@@ -18,6 +18,7 @@ mod list;
 mod loom_tests;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod property_tests;
+mod pump;
 mod queue;
 mod shares;
 mod staged;
@@ -42,8 +43,7 @@ use crate::error::Reason;
 use crate::labels::Tag;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
 use ledger::{Ledger, Released};
-use queue::{COUNTED, LANES, Queue};
-use turns::Candidate;
+use queue::Queue;
 use wakers::Wakers;
 
 /// How long a grant may stay unclaimed before it passes on.
@@ -124,6 +124,16 @@ impl Limiter {
     /// How many wait for one guard.
     pub(crate) fn waiting_for(&self, bounds: &Bounds) -> usize {
         bounds.waiting.load(Ordering::Relaxed)
+    }
+
+    /// [`try_reserve`](Self::try_reserve) for a newcomer, on the fast path.
+    #[inline(always)]
+    pub(crate) fn try_admit(&self, bounds: &Bounds, ask: Ask) -> Result<bool, Refused> {
+        let reserved = self.ledger.try_reserve_inline(bounds, ask, Mode::Newcomer);
+        if reserved.is_err() {
+            self.took_for_a_moment(bounds, ask.tag);
+        }
+        reserved
     }
 
     /// `Ok(true)` if nothing was in flight before.
@@ -319,80 +329,5 @@ impl Limiter {
     /// More than one guard reserves here.
     pub(crate) fn shared(&self) -> bool {
         self.guards.load(Ordering::Relaxed) > 1
-    }
-
-    fn pump_locked(&self, queue: &mut Queue, wakers: &mut Wakers) {
-        if queue.len() > 0 {
-            let mut aside = Vec::new();
-            for lane in COUNTED..LANES {
-                if queue.has_waiters(lane) && !self.pump_lane(queue, lane, &mut aside, wakers) {
-                    break;
-                }
-            }
-            queue.put_back(aside);
-        }
-        self.count_waiting(queue);
-    }
-
-    /// `false` if nothing is left for the lanes behind.
-    fn pump_lane(
-        &self,
-        queue: &mut Queue,
-        lane: usize,
-        aside: &mut Vec<usize>,
-        wakers: &mut Wakers,
-    ) -> bool {
-        let now_ms = self.now_ms();
-        let mut next = queue.next_in(lane, now_ms);
-        while let Some(candidate) = next {
-            let ask = queue.ask(candidate);
-            match self.try_waiter(queue, candidate, ask) {
-                Ok(()) => wakers.push(queue.grant(candidate, ask.kib, now_ms)),
-                Err(Refused::Quota) => queue.park(candidate),
-                // Its own guard holds it back: the waiters of others may pass it.
-                Err(Refused::Gate | Refused::Count) if self.shared() => {
-                    queue.set_aside(candidate, aside);
-                }
-                // Too large even with nothing in flight: no release can help it.
-                Err(Refused::Bytes) if self.nothing_will_end(queue.need(candidate)) => {
-                    next = queue.behind(candidate);
-                    if next.is_some() {
-                        continue;
-                    }
-                    queue.set_aside(candidate, aside);
-                }
-                // Memory holds it back: nobody passes, or large requests would starve.
-                Err(refused) => {
-                    let lacks_bytes = refused == Refused::Bytes;
-                    self.lacks_bytes.store(lacks_bytes, Ordering::Relaxed);
-                    return false;
-                }
-            }
-            next = queue.next_in(lane, now_ms);
-        }
-        true
-    }
-
-    fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<(), Refused> {
-        let bounds = queue.bounds(candidate);
-        let attempt = || self.attempt(queue, candidate, ask, Mode::Waiter);
-        match attempt() {
-            Err(Refused::Quota) => {
-                // The flag first, then the attempt: what was given back before the flag
-                // is seen by the attempt, what is given back after it sees the flag.
-                bounds.shares.park(ask.tag.tenant);
-                attempt()
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// Brings the count and the flag in the word in line with the queue.
-    fn count_waiting(&self, queue: &Queue) {
-        let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
-        let before = self.waiting.swap(waiting, Ordering::Relaxed);
-        if waiting == 0 && before != 0 {
-            self.ledger.clear_waiters();
-        }
     }
 }

@@ -103,7 +103,7 @@ pub(super) struct Queue {
     /// Never removed: there are as many as guards, lanes and tenants.
     pub(super) flows: Vec<Flow>,
     pub(super) lanes: [Lane; LANES],
-    granted: List,
+    pub(super) granted: List,
     waiting: usize,
     next_number: u64,
     /// What the flow that was granted last had been served.
@@ -348,36 +348,9 @@ impl Queue {
     }
 
     /// Nobody will come for a grant, or somebody did.
-    fn forget_grant(&mut self, key: usize) {
+    pub(super) fn forget_grant(&mut self, key: usize) {
         self.granted
             .remove(&mut self.waiters, key, |w| &mut w.in_flow);
-    }
-
-    /// Grants that nobody came for since an earlier sweep, which now pass on.
-    pub(super) fn unclaimed(
-        &mut self,
-        now: Duration,
-        within: Duration,
-    ) -> Vec<(Arc<Bounds>, u64, Need)> {
-        let mut late = Vec::new();
-        let mut next = self.granted.first();
-        while let Some(key) = next {
-            let waiter = &mut self.waiters[key];
-            next = waiter.in_flow.next();
-            if let State::Granted {
-                kib,
-                unclaimed_since,
-            } = &mut waiter.state
-            {
-                let since = *unclaimed_since.get_or_insert(now);
-                if now.saturating_sub(since) >= within {
-                    late.push((Arc::clone(&waiter.bounds), *kib, waiter.need));
-                    waiter.state = State::PassedOn;
-                    self.forget_grant(key);
-                }
-            }
-        }
-        late
     }
 
     /// Whose waiter it is.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::bounds::{Ask, Bounds};
-use super::queue::{CRITICAL, Flow, LANES, Queue};
+use super::bounds::{Ask, Bounds, Need};
+use super::queue::{CRITICAL, Flow, LANES, Queue, State};
 use super::shares::Share;
 
 /// Out of this many KiB that a lane is granted, the lanes behind it get one, for their
@@ -227,5 +228,32 @@ impl Queue {
             .newest_after_ms
             .load(Ordering::Relaxed);
         now_ms.saturating_sub(self.waiters[first].since_ms) > newest_after_ms
+    }
+
+    /// Grants that nobody came for since an earlier sweep, which now pass on.
+    pub(super) fn unclaimed(
+        &mut self,
+        now: Duration,
+        within: Duration,
+    ) -> Vec<(Arc<Bounds>, u64, Need)> {
+        let mut late = Vec::new();
+        let mut next = self.granted.first();
+        while let Some(key) = next {
+            let waiter = &mut self.waiters[key];
+            next = waiter.in_flow.next();
+            if let State::Granted {
+                kib,
+                unclaimed_since,
+            } = &mut waiter.state
+            {
+                let since = *unclaimed_since.get_or_insert(now);
+                if now.saturating_sub(since) >= within {
+                    late.push((Arc::clone(&waiter.bounds), *kib, waiter.need));
+                    waiter.state = State::PassedOn;
+                    self.forget_grant(key);
+                }
+            }
+        }
+        late
     }
 }

@@ -1,0 +1,56 @@
+//! What has ended: it counts as reserved until a sample has shown what is left of it.
+
+use super::{Ledger, MAX_KIB, Packed, Released};
+use crate::labels::Tag;
+use crate::limiter::bounds::Bounds;
+use crate::sync::Ordering;
+
+impl Ledger {
+    /// [`release`](Self::release) of bytes that were used: they count as reserved until
+    /// they are [settled](Self::settle). Where no bytes are bounded, nothing needs to be
+    /// settled.
+    #[inline]
+    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
+        if kib == 0 || bounds.limits().kib() == MAX_KIB {
+            return self.release(bounds, kib, tag);
+        }
+        self.leave(bounds);
+        bounds.let_go(tag, kib);
+        let of_tenant = bounds.shares.leave(tag.tenant, kib);
+        // Before the release: whoever sees the one sees the other.
+        self.finished_kib.add(kib);
+        let before = self.word.fetch_sub(bounds.unit(), Ordering::AcqRel);
+        Released {
+            somebody_waits: Packed(before).flag(),
+            of_tenant,
+        }
+    }
+
+    /// KiB that were ever given back after use.
+    pub(crate) fn finished_kib(&self) -> u64 {
+        self.finished_kib.total()
+    }
+
+    /// What had been given back when it was so much is free: a sample was begun then,
+    /// and the limits that follow from it are published.
+    pub(crate) fn settle(&self, finished_kib: u64) {
+        let more = |settled_kib| (finished_kib > settled_kib).then_some(finished_kib);
+        let before = self
+            .settled_kib
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if let Ok(settled_kib) = before {
+            self.word
+                .fetch_sub(finished_kib - settled_kib, Ordering::AcqRel);
+        }
+    }
+
+    /// What is in flight, without what has ended and is not settled.
+    pub(crate) fn in_use(&self) -> Packed {
+        // In this order, so that it is never too little: what ends in between counts.
+        let settled_kib = self.settled_kib.load(Ordering::Relaxed);
+        let ended_kib = self.finished_kib().saturating_sub(settled_kib);
+        let word = self.load();
+        let kib = word.kib().saturating_sub(ended_kib);
+        Packed::new(word.flag(), word.count(), kib)
+    }
+}

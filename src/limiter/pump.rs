@@ -1,0 +1,85 @@
+//! Letting waiters in, in their turn.
+
+use super::bounds::Ask;
+use super::ledger::{Mode, Refused};
+use super::queue::{COUNTED, LANES, Queue};
+use super::turns::Candidate;
+use super::{Limiter, Wakers};
+use crate::sync::Ordering;
+
+impl Limiter {
+    pub(super) fn pump_locked(&self, queue: &mut Queue, wakers: &mut Wakers) {
+        if queue.len() > 0 {
+            let mut aside = Vec::new();
+            for lane in COUNTED..LANES {
+                if queue.has_waiters(lane) && !self.pump_lane(queue, lane, &mut aside, wakers) {
+                    break;
+                }
+            }
+            queue.put_back(aside);
+        }
+        self.count_waiting(queue);
+    }
+
+    /// `false` if nothing is left for the lanes behind.
+    fn pump_lane(
+        &self,
+        queue: &mut Queue,
+        lane: usize,
+        aside: &mut Vec<usize>,
+        wakers: &mut Wakers,
+    ) -> bool {
+        let now_ms = self.now_ms();
+        let mut next = queue.next_in(lane, now_ms);
+        while let Some(candidate) = next {
+            let ask = queue.ask(candidate);
+            match self.try_waiter(queue, candidate, ask) {
+                Ok(()) => wakers.push(queue.grant(candidate, ask.kib, now_ms)),
+                Err(Refused::Quota) => queue.park(candidate),
+                // Its own guard holds it back: the waiters of others may pass it.
+                Err(Refused::Gate | Refused::Count) if self.shared() => {
+                    queue.set_aside(candidate, aside);
+                }
+                // Too large even with nothing in flight: no release can help it.
+                Err(Refused::Bytes) if self.nothing_will_end(queue.need(candidate)) => {
+                    next = queue.behind(candidate);
+                    if next.is_some() {
+                        continue;
+                    }
+                    queue.set_aside(candidate, aside);
+                }
+                // Memory holds it back: nobody passes, or large requests would starve.
+                Err(refused) => {
+                    let lacks_bytes = refused == Refused::Bytes;
+                    self.lacks_bytes.store(lacks_bytes, Ordering::Relaxed);
+                    return false;
+                }
+            }
+            next = queue.next_in(lane, now_ms);
+        }
+        true
+    }
+
+    fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<(), Refused> {
+        let bounds = queue.bounds(candidate);
+        let attempt = || self.attempt(queue, candidate, ask, Mode::Waiter);
+        match attempt() {
+            Err(Refused::Quota) => {
+                // The flag first, then the attempt: what was given back before the flag
+                // is seen by the attempt, what is given back after it sees the flag.
+                bounds.shares.park(ask.tag.tenant);
+                attempt()
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Brings the count and the flag in the word in line with the queue.
+    pub(super) fn count_waiting(&self, queue: &Queue) {
+        let waiting = u32::try_from(queue.len()).unwrap_or(u32::MAX);
+        let before = self.waiting.swap(waiting, Ordering::Relaxed);
+        if waiting == 0 && before != 0 {
+            self.ledger.clear_waiters();
+        }
+    }
+}
