@@ -356,12 +356,15 @@ async fn tonic_answers() {
     command.arg("127.0.0.1:0");
     let server = Server::start(command);
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address));
-    let mut client = HealthClient::new(endpoint.unwrap().connect().await.unwrap());
-    let request = HealthCheckRequest {
-        service: String::new(),
-    };
-    assert_eq!(client.check(request).await.unwrap().into_inner().status, 1);
-    drop(client);
+    let endpoint = endpoint.unwrap();
+    // Twice: once the second is accepted, the server listens for signals, too.
+    for _ in 0..2 {
+        let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+        let request = HealthCheckRequest {
+            service: String::new(),
+        };
+        assert_eq!(client.check(request).await.unwrap().into_inner().status, 1);
+    }
     assert_eq!(server.interrupt(), Some(0));
 }
 
