@@ -54,8 +54,7 @@ impl Ticket {
         let mut wakers = Wakers::default();
         let now_ms = limiter.now_ms();
         let mut queue = lock(&limiter.queue);
-        let reserved_kib = limiter.ledger.load().kib();
-        let expected_ms = queue.expected_ms(bounds, need, reserved_kib);
+        let expected_ms = queue.expected_ms(bounds, need);
         // It joins first: another guard's waiters may be all that is in its way.
         let key = queue.join(bounds, need, expected_ms, now_ms);
         limiter.enqueued(&mut queue, key, &mut wakers);

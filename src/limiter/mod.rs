@@ -251,8 +251,7 @@ impl Limiter {
 
     /// What one more waiter may expect to wait. `None` if that is not known.
     pub(crate) fn expected_wait(&self, bounds: &Arc<Bounds>, need: Need) -> Option<Duration> {
-        let reserved_kib = self.reserved().kib();
-        let expected_ms = lock(&self.queue).expected_ms(bounds, need, reserved_kib);
+        let expected_ms = lock(&self.queue).expected_ms(bounds, need);
         expected_ms.map(Duration::from_millis)
     }
 

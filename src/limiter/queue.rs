@@ -146,12 +146,7 @@ impl Queue {
     }
 
     /// What one more waiter may expect to wait: `None` as long as nobody knows.
-    pub(super) fn expected_ms(
-        &self,
-        bounds: &Arc<Bounds>,
-        need: Need,
-        reserved_kib: u64,
-    ) -> Option<u64> {
+    pub(super) fn expected_ms(&self, bounds: &Arc<Bounds>, need: Need) -> Option<u64> {
         let own_kib = need.ask(bounds).kib;
         let own_lane = lane(need);
         let before: u64 = self.lanes[..own_lane].iter().map(|lane| lane.kib).sum();
@@ -166,7 +161,7 @@ impl Queue {
         let weight = share.map_or(1, Share::weight);
         let at_its_rate = (backlog_kib + own_kib).saturating_mul(weights) / weight.max(1);
         let ahead_kib = before + at_its_rate.min(lane.kib + own_kib);
-        self.forecast.expected_ms(ahead_kib, reserved_kib)
+        self.forecast.expected_ms(ahead_kib)
     }
 
     pub(super) fn flow_of(&self, bounds: &Bounds, lane: usize, tenant: u16) -> Option<usize> {

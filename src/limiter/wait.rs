@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// What is measured is averaged over about so long.
 const AVERAGED_OVER: Duration = Duration::from_secs(5);
+/// The most that was reserved at once counts half after so long.
+const HALF_LIFE: Duration = Duration::from_secs(30);
 /// How long work takes is known once so many times that has been measured: work that
 /// has begun together has not ended at first.
 const KNOWN_AFTER: f64 = 4.0;
@@ -20,8 +22,10 @@ const LEAST_BOUND: f64 = 0.05;
 const ERRORS: f64 = 64.0;
 
 /// How long it takes until a waiter's turn comes: those ahead of it need so many KiB,
-/// and by Little's law (1961) what is reserved now is given back once in the time that
-/// work takes, which is what was reserved over time for each KiB that was given back.
+/// and by Little's law (1961) as much as can be reserved at once is given back in the time
+/// that work takes, which is what was reserved over time for each KiB that was given back.
+/// What can be reserved at once is the most that lately was: what is reserved at the moment
+/// may be little because much was turned away.
 ///
 /// A wait is rejected beforehand only if even the shortest of a hundred like it would
 /// be too long: the share of the forecast that one in a hundred waits falls short of is
@@ -33,6 +37,8 @@ pub(super) struct WaitForecast {
     reserved_kib: f64,
     finished_kib: f64,
     measured_ms: f64,
+    /// The most that was reserved, decayed.
+    most_kib: f64,
     last: Option<(u64, u64)>,
     bound: f64,
     error_ms: f64,
@@ -45,6 +51,7 @@ impl Default for WaitForecast {
             reserved_kib: 0.0,
             finished_kib: 0.0,
             measured_ms: 0.0,
+            most_kib: 0.0,
             last: None,
             bound: FIRST_BOUND,
             error_ms: 0.0,
@@ -63,10 +70,9 @@ impl WaitForecast {
         (self.measured_ms >= hold_ms * KNOWN_AFTER).then_some(hold_ms)
     }
 
-    /// When the last of so many KiB is granted, while so many are reserved. `None`: not
-    /// known.
-    pub(super) fn expected_ms(&self, ahead_kib: u64, reserved_kib: u64) -> Option<u64> {
-        let turns = ahead_kib as f64 / reserved_kib.max(1) as f64;
+    /// When the last of so many KiB is granted. `None`: not known.
+    pub(super) fn expected_ms(&self, ahead_kib: u64) -> Option<u64> {
+        let turns = ahead_kib as f64 / self.most_kib.max(1.0);
         self.hold_ms().map(|hold_ms| (hold_ms * turns) as u64)
     }
 
@@ -92,6 +98,8 @@ impl WaitForecast {
         if reserved_kib == 0 && finished_kib == 0.0 {
             return;
         }
+        let half_lives = elapsed_ms / HALF_LIFE.as_millis() as f64;
+        self.most_kib = (self.most_kib * 0.5_f64.powf(half_lives)).max(reserved_kib as f64);
         self.measured_ms += elapsed_ms;
         let over_ms = self.measured_ms.min(AVERAGED_OVER.as_millis() as f64);
         let step = (elapsed_ms / over_ms).min(1.0);
@@ -137,15 +145,15 @@ mod tests {
     #[test]
     fn what_is_reserved_is_given_back_once_in_the_time_that_work_takes() {
         let mut wait = WaitForecast::default();
-        assert_eq!(wait.expected_ms(1000, 500), None);
+        assert_eq!(wait.expected_ms(1000), None);
         // 500 KiB of work that takes 400 ms.
         for step in 1..=100 {
             wait.measure(step * 50, 500, (step * 50).saturating_sub(400) * 500 / 400);
-            assert!(step > 20 || wait.expected_ms(1, 1).is_none(), "{step}");
+            assert!(step > 20 || wait.expected_ms(1).is_none(), "{step}");
         }
         // Nothing runs: that says nothing.
         wait.measure(60_000, 0, 4600 * 500 / 400);
-        let expected = wait.expected_ms(1_000, 500).unwrap();
+        let expected = wait.expected_ms(1_000).unwrap();
         assert!((780..1000).contains(&expected), "{expected}");
     }
 
