@@ -16,8 +16,8 @@ const STEP: f64 = 0.02;
 /// A wait is at least this part of its forecast, at first and at the very least. At
 /// three times what can be served, two of three give up before their turn, so waits
 /// are a third of what all of those ahead would take.
-const FIRST_BOUND: f64 = 0.25;
-const LEAST_BOUND: f64 = 0.05;
+const FIRST_BOUND: f64 = 0.1;
+const LEAST_BOUND: f64 = 0.02;
 /// Errors are averaged over about so many waits.
 const ERRORS: f64 = 64.0;
 
