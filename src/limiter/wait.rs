@@ -13,9 +13,9 @@ const KNOWN_AFTER: f64 = 4.0;
 const SHORTER_ONE_IN: f64 = 100.0;
 /// How far one observation moves the bound.
 const STEP: f64 = 0.02;
-/// A wait is at least this part of its forecast, at first and at the very least. At
-/// three times what can be served, two of three give up before their turn, so waits
-/// are a third of what all of those ahead would take.
+/// A wait is at least this part of its forecast, at first and at the very least. In
+/// overload most give up before their turn, so waits are a part of what all of those
+/// ahead would take.
 const FIRST_BOUND: f64 = 0.1;
 const LEAST_BOUND: f64 = 0.02;
 /// Errors are averaged over about so many waits.
