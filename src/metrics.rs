@@ -24,6 +24,9 @@ const FORECASTS: &str = "memory_guard_forecasts_total";
 const EXCEEDED: &str = "memory_guard_forecast_exceedances_total";
 const RELEASES: &str = "memory_guard_releases_total";
 const RELEASED: &str = "memory_guard_released_bytes_total";
+const EXPECTED_WAIT: &str = "memory_guard_expected_wait_seconds";
+const WAIT_ERROR: &str = "memory_guard_wait_forecast_error_seconds";
+const WAITS: &str = "memory_guard_wait_forecasts_total";
 const SENSOR_ERRORS: &str = "memory_guard_sensor_errors_total";
 
 const MIB: f64 = (1 << 20) as f64;
@@ -50,6 +53,9 @@ pub(crate) fn publish(name: Option<&str>, stats: &Stats, counters: &Counters, se
     counter!(RELEASES, labels(None)).absolute(stats.releases);
     counter!(RELEASED, labels(None)).absolute((stats.released_mb * MIB) as u64);
     gauge!(FORECAST, labels(None)).set((stats.memory_sys_mb + stats.outstanding_mb) * MIB);
+    counter!(WAITS, labels(None)).absolute(stats.checked_waits);
+    gauge!(EXPECTED_WAIT, labels(None)).set(stats.expected_wait_ms / 1e3);
+    gauge!(WAIT_ERROR, labels(None)).set(stats.wait_error_ms / 1e3);
     gauge!(ACTIVE, labels(None)).set(stats.active_tasks as f64);
     gauge!(WAITING, labels(None)).set(stats.waiting_requests as f64);
     gauge!(CONCURRENCY, labels(None)).set(stats.current_concurrency as f64);
@@ -85,6 +91,21 @@ fn describe() {
         FORECAST,
         Unit::Bytes,
         "Memory forecast to be in use if nobody else is admitted."
+    );
+    describe_counter!(
+        WAITS,
+        Unit::Count,
+        "Forecasts of waits checked against how long they were."
+    );
+    describe_gauge!(
+        EXPECTED_WAIT,
+        Unit::Seconds,
+        "What one more request may expect to wait."
+    );
+    describe_gauge!(
+        WAIT_ERROR,
+        Unit::Seconds,
+        "How far forecasts of waits were off lately, on average."
     );
     describe_counter!(SENSOR_ERRORS, Unit::Count, "Samples that failed.");
     describe_gauge!(ACTIVE, Unit::Count, "Requests that hold a permit.");

@@ -99,4 +99,7 @@ fn metrics_have_the_published_names_also_with_a_recorder_that_came_late() {
     );
     assert_eq!(values["memory_guard_limit_bytes{}"], LIMIT as f64);
     assert_eq!(values["memory_guard_sensor_errors_total{}"], 0.0);
+    assert_eq!(values["memory_guard_wait_forecasts_total{}"], 0.0);
+    assert_eq!(values["memory_guard_wait_forecast_error_seconds{}"], 0.0);
+    assert!(values.contains_key("memory_guard_expected_wait_seconds{}"));
 }
