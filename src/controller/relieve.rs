@@ -112,12 +112,15 @@ impl Controller {
         self.control().forecast.before_trim()
     }
 
-    /// The allocators have given back what they kept, and so much is in use.
-    pub(crate) fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) {
-        if let Some(allocated_bytes) = self.allocated_bytes() {
-            let forecast = &mut self.control().forecast;
-            forecast.trimmed(before, usage_bytes, allocated_bytes);
-        }
+    /// The allocators have given back what they kept, and so much is in use. Says how
+    /// much was freed meanwhile, as far as it is known.
+    pub(crate) fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) -> u64 {
+        let Some(allocated_bytes) = self.allocated_bytes() else {
+            return 0;
+        };
+        let forecast = &mut self.control().forecast;
+        forecast.trimmed(before, usage_bytes, allocated_bytes);
+        before.freed_since(allocated_bytes)
     }
 }
 

@@ -48,18 +48,23 @@ impl Retained {
         BeforeTrim {
             beside_bytes: self.usage_bytes - self.allocated_bytes,
             kept_bytes: self.kept_bytes(),
+            allocated_bytes: self.allocated_bytes,
         }
     }
 
     /// Memory was trimmed, and this is what is left.
+    ///
+    /// What was freed meanwhile may have been freed behind the trim, which takes some
+    /// time: the allocator may keep it, and the trim is not to blame.
     pub(super) fn trimmed(&mut self, before: BeforeTrim, usage_bytes: f64, allocated_bytes: f64) {
-        let after = usage_bytes - allocated_bytes;
+        let most_bytes = allocated_bytes.max(before.allocated_bytes);
+        let after = usage_bytes - most_bytes;
         if before.kept_bytes >= LEAST_BYTES {
             let share = (before.beside_bytes - after) / before.kept_bytes;
             self.effect += (share.clamp(0.0, 1.0) - self.effect) * STEP;
         }
         self.floor_bytes = Some(after);
-        self.high_water_bytes = allocated_bytes;
+        self.high_water_bytes = most_bytes;
         self.observe(usage_bytes, allocated_bytes);
     }
 }
@@ -69,6 +74,14 @@ impl Retained {
 pub(crate) struct BeforeTrim {
     beside_bytes: f64,
     kept_bytes: f64,
+    allocated_bytes: f64,
+}
+
+impl BeforeTrim {
+    /// What has been freed since, if so much is allocated now.
+    pub(crate) fn freed_since(self, allocated_bytes: u64) -> u64 {
+        (self.allocated_bytes as u64).saturating_sub(allocated_bytes)
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +106,21 @@ mod tests {
         assert_eq!(retained.bytes(), 0.0);
         retained.observe(310.0 * MIB, 200.0 * MIB);
         assert!((retained.bytes() / MIB - 90.0).abs() < 5.0, "{retained:?}");
+    }
+
+    #[test]
+    fn what_is_freed_while_memory_is_trimmed_is_still_the_allocators() {
+        let mut retained = Retained {
+            effect: 1.0,
+            ..Retained::default()
+        };
+        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        retained.observe(410.0 * MIB, 400.0 * MIB);
+        let before = retained.before_trim();
+        // All of it, behind the trim: usage still shows it.
+        retained.trimmed(before, 410.0 * MIB, 10.0 * MIB);
+        assert!(retained.bytes() > 300.0 * MIB, "{retained:?}");
+        assert_eq!(before.freed_since(10 << 20), 390 << 20);
     }
 
     #[test]

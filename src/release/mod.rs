@@ -209,13 +209,15 @@ impl Release {
             ffi::give_back();
             let took = started.elapsed();
             let after_bytes = controller.usage_now();
-            controller.trimmed(before, after_bytes);
+            let meanwhile_bytes = controller.trimmed(before, after_bytes);
             let freed_bytes = before_bytes.saturating_sub(after_bytes);
             self.note(freed_bytes);
             self.longest_us
                 .fetch_max(took.as_micros() as u64, Ordering::Relaxed);
             let rest = &mut self.state().trim;
-            rest.after(took, freed_bytes, Instant::now());
+            // What was freed meanwhile is there for the next one.
+            let useful_bytes = freed_bytes.max(meanwhile_bytes);
+            rest.after(took, useful_bytes, Instant::now());
         }
     }
 
