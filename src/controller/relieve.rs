@@ -107,6 +107,11 @@ impl Controller {
         self.control().own_bytes
     }
 
+    /// The allocator may have something to give back.
+    pub(crate) fn is_worth_a_trim(&self) -> bool {
+        self.control().forecast.is_worth_a_trim()
+    }
+
     /// What allocators keep, as of the last full sample.
     pub(crate) fn before_trim(&self) -> BeforeTrim {
         self.control().forecast.before_trim()

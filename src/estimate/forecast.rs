@@ -138,6 +138,11 @@ impl Forecast {
         }
     }
 
+    /// A trim may give something back. Without accounting nobody can tell.
+    pub(crate) fn is_worth_a_trim(&self) -> bool {
+        self.book.is_none() || self.retained.is_worth_a_trim()
+    }
+
     pub(crate) fn before_trim(&self) -> BeforeTrim {
         self.retained.before_trim()
     }

@@ -43,6 +43,14 @@ impl Retained {
         self.kept_bytes() * self.effect.min(MOST_EFFECTIVE)
     }
 
+    /// A trim has something to give back, as far as can be told: one that has not takes
+    /// its time all the same, and the next has to wait for that.
+    pub(super) fn is_worth_a_trim(&self) -> bool {
+        let beside = self.usage_bytes - self.allocated_bytes - self.floor_bytes.unwrap_or(0.0);
+        let freed = self.high_water_bytes - self.allocated_bytes;
+        beside.min(freed) >= LEAST_BYTES
+    }
+
     /// What there is before a trim.
     pub(super) fn before_trim(&self) -> BeforeTrim {
         BeforeTrim {
@@ -120,6 +128,9 @@ mod tests {
         // All of it, behind the trim: usage still shows it.
         retained.trimmed(before, 410.0 * MIB, 10.0 * MIB);
         assert!(retained.bytes() > 300.0 * MIB, "{retained:?}");
+        assert!(retained.is_worth_a_trim());
+        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        assert!(!retained.is_worth_a_trim());
         assert_eq!(before.freed_since(10 << 20), 390 << 20);
     }
 

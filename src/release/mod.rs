@@ -202,7 +202,8 @@ impl Release {
             let rest = &mut self.state().hooks[index].rest;
             rest.after(took, freed_bytes, Instant::now());
         }
-        if shortage > Shortage::None && self.state().trim.is_over(now) {
+        let due = shortage > Shortage::None && self.state().trim.is_over(now);
+        if due && controller.is_worth_a_trim() {
             let before_bytes = controller.usage_now();
             let before = controller.before_trim();
             let started = Instant::now();
