@@ -16,8 +16,8 @@ pub(super) struct Retained {
     floor_bytes: Option<f64>,
     /// The most that was allocated since the last trim.
     high_water_bytes: f64,
-    /// What trims gave back, as a share of what was expected of them.
-    effect: f64,
+    /// What trims gave back, as a share of what was expected of them; `None`: not known.
+    effect: Option<f64>,
     usage_bytes: f64,
     allocated_bytes: f64,
 }
@@ -30,25 +30,20 @@ impl Retained {
     }
 
     fn kept_bytes(&self) -> f64 {
-        let Some(floor_bytes) = self.floor_bytes else {
-            return 0.0;
-        };
-        let beside = self.usage_bytes - self.allocated_bytes - floor_bytes;
+        let beside = self.usage_bytes - self.allocated_bytes - self.floor_bytes.unwrap_or(0.0);
         let freed = self.high_water_bytes - self.allocated_bytes;
         beside.min(freed).max(0.0)
     }
 
     /// What a trim is expected to give back.
     pub(super) fn bytes(&self) -> f64 {
-        self.kept_bytes() * self.effect.min(MOST_EFFECTIVE)
+        self.kept_bytes() * self.effect.unwrap_or(0.0).min(MOST_EFFECTIVE)
     }
 
     /// A trim has something to give back, as far as can be told: one that has not takes
     /// its time all the same, and the next has to wait for that.
     pub(super) fn is_worth_a_trim(&self) -> bool {
-        let beside = self.usage_bytes - self.allocated_bytes - self.floor_bytes.unwrap_or(0.0);
-        let freed = self.high_water_bytes - self.allocated_bytes;
-        beside.min(freed) >= LEAST_BYTES
+        self.kept_bytes() >= LEAST_BYTES
     }
 
     /// What there is before a trim.
@@ -69,7 +64,9 @@ impl Retained {
         let after = usage_bytes - most_bytes;
         if before.kept_bytes >= LEAST_BYTES {
             let share = (before.beside_bytes - after) / before.kept_bytes;
-            self.effect += (share.clamp(0.0, 1.0) - self.effect) * STEP;
+            let share = share.clamp(0.0, 1.0);
+            let known = self.effect.unwrap_or(share);
+            self.effect = Some(known + (share - known) * STEP);
         }
         self.floor_bytes = Some(after);
         self.high_water_bytes = most_bytes;
@@ -119,7 +116,7 @@ mod tests {
     #[test]
     fn what_is_freed_while_memory_is_trimmed_is_still_the_allocators() {
         let mut retained = Retained {
-            effect: 1.0,
+            effect: Some(1.0),
             ..Retained::default()
         };
         retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
@@ -137,7 +134,7 @@ mod tests {
     #[test]
     fn memory_that_was_never_allocated_is_not_the_allocators() {
         let mut retained = Retained {
-            effect: 1.0,
+            effect: Some(1.0),
             ..Retained::default()
         };
         retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
@@ -149,7 +146,7 @@ mod tests {
     #[test]
     fn an_allocator_that_gives_nothing_back_is_not_counted_on() {
         let mut retained = Retained {
-            effect: 1.0,
+            effect: Some(1.0),
             ..Retained::default()
         };
         retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
@@ -159,6 +156,6 @@ mod tests {
             retained.trimmed(retained.before_trim(), 400.0 * MIB, 10.0 * MIB);
             retained.floor_bytes = Some(10.0 * MIB);
         }
-        assert!(retained.effect < 0.02);
+        assert!(retained.effect.unwrap() < 0.02);
     }
 }
