@@ -1,22 +1,19 @@
 //! From a request to a permit, a place in the queue, or a rejection.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
-
-use tokio::time::Sleep;
 
 use crate::class::Priority;
 use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
-use crate::labels::{Entry, Tag};
+use crate::labels::Entry;
 use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket, kib};
 use crate::permit::Permit;
 use crate::policy::Pressure;
 use crate::running::Slot;
 use crate::sampler::Moment;
+use crate::tag::Tag;
+use crate::waiting::Waiting;
 
 /// How much memory a piece of work needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,7 +58,7 @@ impl From<Entry> for Request {
 
 impl From<Cost> for Request {
     fn from(cost: Cost) -> Self {
-        let tag = Tag::default();
+        let tag = Tag::NONE;
         let need = match cost {
             Cost::Estimated => Need::Estimated(tag),
             // A declared cost is known, so it is also the least.
@@ -76,6 +73,14 @@ impl From<Cost> for Request {
             deadline: None,
         }
     }
+}
+
+/// What becomes of a request that does not fit now.
+pub(crate) enum Verdict {
+    /// It is admitted past the bounds.
+    Force,
+    Reject(Reason),
+    Wait,
 }
 
 /// What a request's caller has said of how long it waits: asked only if it has to.
@@ -98,7 +103,7 @@ impl Controller {
         callers: CallersDeadline<'_>,
     ) -> Admission {
         let tag = request.need.tag();
-        if tag.priority != Priority::Normal && self.sheds(tag) {
+        if self.sheds(tag) {
             return self.rejected(Reason::LowPriority, tag);
         }
         let ask = request.need.ask(&self.bounds);
@@ -109,8 +114,12 @@ impl Controller {
     }
 
     /// Takes note of a priority; says whether such work is not taken at the moment.
-    #[cold]
+    #[inline(always)]
     pub(crate) fn sheds(&self, tag: Tag) -> bool {
+        tag.priority != Priority::Normal && self.sheds_priority(tag)
+    }
+
+    fn sheds_priority(&self, tag: Tag) -> bool {
         let bit = 1 << tag.priority as u8;
         if self.priorities.load(Ordering::Relaxed) & bit == 0 {
             self.priorities.fetch_or(bit, Ordering::Relaxed);
@@ -154,9 +163,8 @@ impl Controller {
     /// Makes what was reserved before the request was known fit the request.
     pub(crate) fn admit_reserved(&'static self, kib: u64, entry: Entry) -> Admission {
         let tag = entry.tag;
-        let shed = tag.priority != Priority::Normal && self.sheds(tag);
         let ask = self.bounds.estimate(tag);
-        if !shed && self.limiter.retag(&self.bounds, kib, ask) {
+        if !self.sheds(tag) && self.limiter.retag(&self.bounds, kib, ask) {
             return Admission::Admitted(Permit::new(self, ask.kib, tag));
         }
         self.release(kib);
@@ -173,7 +181,7 @@ impl Controller {
     #[inline]
     pub(crate) fn release(&self, kib: u64) {
         self.counters.completed.increment();
-        self.limiter.release(&self.bounds, kib, Tag::default());
+        self.limiter.release(&self.bounds, kib, Tag::NONE);
     }
 
     /// The work is over, and its memory free unless the allocator keeps it.
@@ -222,7 +230,7 @@ impl Controller {
     pub(crate) fn admit_now(&'static self, request: Request) -> Result<Permit, Rejected> {
         let ask = request.need.ask(&self.bounds);
         let tag = ask.tag;
-        if tag.priority != Priority::Normal && self.sheds(tag) {
+        if self.sheds(tag) {
             return Err(self.reject(Reason::LowPriority, tag));
         }
         let refused = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
@@ -268,21 +276,37 @@ impl Controller {
                 Err(again) => refused = again,
             }
         }
+        match self.judge(ask, 0, refused) {
+            Verdict::Force => {
+                if self.only_observes() {
+                    self.counters.observed.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(self.forced(ask))
+            }
+            Verdict::Reject(reason) => Some(self.rejected(reason, tag)),
+            Verdict::Wait => None,
+        }
+    }
+
+    /// What becomes of a request that does not fit now, and has `held_kib` already.
+    pub(crate) fn judge(&self, ask: Ask, held_kib: u64, refused: Refused) -> Verdict {
         if self.is_closed() {
-            return Some(self.rejected(Reason::Closed, tag));
+            return Verdict::Reject(Reason::Closed);
         }
         if self.only_observes() {
-            self.counters.observed.fetch_add(1, Ordering::Relaxed);
-            return Some(self.forced(ask));
+            return Verdict::Force;
         }
-        if ask.low_kib > self.limit_bytes().div_ceil(1024) {
-            return Some(self.rejected(Reason::NeverFits, tag));
+        if ask.low_kib.saturating_add(held_kib) > self.limit_bytes().div_ceil(1024) {
+            return Verdict::Reject(Reason::NeverFits);
         }
         let held_back = matches!(refused, Refused::Gate | Refused::Bytes);
         if held_back && self.bounds.take_probe(ask.low_kib) {
-            return Some(self.forced(ask));
+            return Verdict::Force;
         }
-        (refused == Refused::Gate).then(|| self.rejected(Reason::CriticalPressure, tag))
+        match refused {
+            Refused::Gate => Verdict::Reject(Reason::CriticalPressure),
+            _ => Verdict::Wait,
+        }
     }
 
     /// Admits past the bounds, as long as the ledger's word can count it.
@@ -321,56 +345,13 @@ impl Controller {
             Ok(ticket) => {
                 self.counters.queued.fetch_add(1, Ordering::Relaxed);
                 self.sampler.wake_if_older(WAITING_INTERVAL);
-                Admission::Waiting(Waiting {
-                    ticket,
-                    tag: need.tag(),
-                    sleep: Box::pin(tokio::time::sleep(deadline)),
-                    controller: self,
-                })
+                let waiting = Waiting::new(self, ticket, need.tag(), deadline);
+                Admission::Waiting(waiting)
             }
             Err(Refusal { reason, expected }) => {
                 let rejected = self.reject_for(reason, need.tag(), expected);
                 Admission::Rejected(rejected)
             }
         }
-    }
-}
-
-/// A request in the queue, with its deadline.
-///
-/// Cancel safety: dropping it leaves the queue.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    ticket: Ticket,
-    tag: Tag,
-    sleep: Pin<Box<Sleep>>,
-    controller: &'static Controller,
-}
-
-impl Waiting {
-    /// Ready with `Ok` once so many KiB are reserved, which the caller then owns.
-    pub(crate) fn poll_kib(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Rejected>> {
-        match self.ticket.poll(cx) {
-            Poll::Ready(Ok(kib)) => return Poll::Ready(Ok(kib)),
-            Poll::Ready(Err(reason)) => {
-                return Poll::Ready(Err(self.controller.reject(reason, self.tag)));
-            }
-            Poll::Pending => {}
-        }
-        match self.sleep.as_mut().poll(cx) {
-            Poll::Ready(()) => {
-                Poll::Ready(Err(self.controller.reject(Reason::WaitTimeout, self.tag)))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl Future for Waiting {
-    type Output = Result<Permit, Rejected>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let granted = std::task::ready!(self.poll_kib(cx));
-        Poll::Ready(granted.map(|kib| Permit::queued(self.controller, kib, self.tag)))
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::admission::{Admission, Waiting, no_deadline};
+use crate::admission::{Admission, no_deadline};
 use crate::class::Priority;
 use crate::classify::{Classify, Uniform};
 use crate::error::{BoxError, Rejected};
@@ -16,6 +16,7 @@ use crate::future::ErrorFuture;
 use crate::guard::Guard;
 use crate::labels::Entry;
 use crate::permit::Permit;
+use crate::waiting::Waiting;
 
 /// The error flavour of [`MemoryGuardLayer`](crate::MemoryGuardLayer), made by
 /// its [`into_error_layer`](crate::MemoryGuardLayer::into_error_layer).

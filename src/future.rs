@@ -11,7 +11,6 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::admission::Waiting;
 use crate::body::GuardedBody;
 use crate::error::{BoxError, Rejected};
 use crate::fallback::Fallback;
@@ -20,6 +19,7 @@ use crate::labels::Entry;
 use crate::permit::Permit;
 use crate::respond::Respond;
 use crate::staged;
+use crate::waiting::Waiting;
 
 pin_project! {
     /// The future of [`MemoryGuard`](crate::MemoryGuard): waits for memory,

@@ -10,13 +10,13 @@ use crate::class::Class;
 use crate::config::{Config, Settings};
 use crate::controller::Controller;
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::labels::Tag;
 use crate::logs;
 use crate::permit::Permit;
 use crate::policy::Pressure;
 use crate::release::PressureContext;
 use crate::sampler::MemorySource;
 use crate::stats::Stats;
+use crate::tag::Tag;
 
 /// The guard that the environment describes: one for the whole process.
 static FROM_ENV: Mutex<Option<&'static Controller>> = Mutex::new(None);
@@ -217,8 +217,7 @@ impl Guard {
 
     /// A rejection because a result is too large, counted and logged like every other.
     pub fn reject_result(&self) -> Rejected {
-        self.controller
-            .reject(Reason::ResultTooLarge, Tag::default())
+        self.controller.reject(Reason::ResultTooLarge, Tag::NONE)
     }
 }
 

@@ -1,37 +1,12 @@
-//! A request's class as numbers, which is all that admission sees of it.
+//! From a request's class to numbers, which are all that admission sees of it.
 
 use std::time::Duration;
 
 use crate::class::{Class, Priority};
 use crate::limiter::MAX_KIB;
 use crate::names::Names;
+use crate::tag::{CLASSES, Tag};
 use crate::tenants::Tenants;
-
-/// Classes that are told apart, the nameless one and the one for the rest included.
-const CLASSES: usize = 64;
-/// Kinds of requests: with a cost hint, and without, in each class.
-pub(crate) const KINDS: usize = 2 * CLASSES;
-/// Requests with a cost hint are learned as if their hint were this.
-pub(crate) const HINT_UNIT_KIB: u64 = 16 << 10;
-
-/// What a permit knows of its request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tag {
-    /// Class, and whether there is a cost hint.
-    pub(crate) kind: u8,
-    pub(crate) priority: Priority,
-    pub(crate) tenant: u16,
-    /// 0: none.
-    pub(crate) hint_kib: u32,
-}
-
-impl Tag {
-    /// It is told apart from requests that nobody classified.
-    #[inline]
-    pub(crate) fn is_classified(self) -> bool {
-        self.kind != 0 || self.tenant != 0
-    }
-}
 
 /// A request's class as numbers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,7 +102,7 @@ mod tests {
         assert_eq!((plain.tag.hint_kib, sized.tag.hint_kib), (0, 2));
         assert_eq!(plain.tag.kind + 1, sized.tag.kind);
         assert_eq!(labels.name(sized.tag.kind), ("render", true));
-        assert_eq!(labels.entry(&Class::default()).tag, Tag::default());
-        assert_eq!(labels.entry(&Class::new("").cost(0)).tag, Tag::default());
+        assert_eq!(labels.entry(&Class::default()).tag, Tag::NONE);
+        assert_eq!(labels.entry(&Class::new("").cost(0)).tag, Tag::NONE);
     }
 }

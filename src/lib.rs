@@ -59,6 +59,9 @@
 //! setting one of its thresholds or `MAX_CONCURRENT`. See `docs/architecture.md`
 //! for the formulas.
 //!
+//! Requests that differ are told apart by [classes](Class): each has an estimate of its
+//! own, a [priority](Priority), a tenant with a share by its [tier](Tier), and a deadline.
+//!
 //! When memory is short, the guard has allocators give back what they keep and
 //! calls the hooks of [`Guard::on_pressure`]; as a last resort it may
 //! [cancel](MemoryGuardBuilder::cancel) requests, if it is allowed to.
@@ -131,7 +134,9 @@ mod service;
 mod staged;
 mod stats;
 mod sync;
+mod tag;
 mod tenants;
+mod waiting;
 
 pub use admission::Cost;
 pub use body::GuardedBody;

@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use crate::admission::Cost;
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
-use crate::labels::Tag;
 use crate::limiter::kib;
 use crate::running::Slot;
 use crate::sampler::Moment;
+use crate::tag::Tag;
 
 /// Memory that is reserved for one piece of work.
 ///

@@ -369,6 +369,30 @@ async fn each_class_has_its_own_estimate_in_the_error_flavour_too() {
 }
 
 #[tokio::test]
+async fn critical_work_of_no_name_gets_its_slice_and_gives_it_back() {
+    use tower::{Service, ServiceBuilder, ServiceExt};
+    let (layer, memory) = with(|builder| builder.max_waiting(0));
+    let guard = layer.guard().clone();
+    let mut service = ServiceBuilder::new()
+        .layer(
+            layer
+                .classify(|_: &u64| Class::default().priority(Priority::Critical))
+                .into_error_layer(),
+        )
+        .service_fn(|n: u64| async move { Ok::<_, std::io::Error>(n) });
+    for percent in [10, 99] {
+        fill(&guard, &memory, percent);
+        for n in 0..3 {
+            let answer = service.ready().await.unwrap().call(n).await;
+            assert_eq!(answer.unwrap(), n, "at {percent} %");
+        }
+    }
+    drop(service);
+    guard.sample_now();
+    assert_empty(&guard);
+}
+
+#[tokio::test]
 async fn a_tenant_that_does_not_give_up_is_sent_away_for_longer() {
     let (layer, _memory) = with(|builder| builder.retry_budget(4).max_waiting(0));
     let guard = layer.guard().clone();

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Controller};
-use crate::labels::Tag;
 use crate::limiter::{Need, Share};
 use crate::sampler::Subscriber;
+use crate::tag::Tag;
 
 /// Shortest time between samples.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
@@ -52,7 +52,7 @@ impl Controller {
         if finished > 0 || self.limiter.in_flight(&self.bounds) == 0 {
             control.last.counted_at = now;
         }
-        let need = Need::Estimated(Tag::default());
+        let need = Need::Estimated(Tag::NONE);
         let expected = self.limiter.expected_wait(&self.bounds, need);
         let backlog_ms = expected.map_or(u64::MAX, |wait| wait.as_millis() as u64);
         self.backlog_ms.store(backlog_ms, Ordering::Relaxed);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::{Control, Controller, Event};
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
-use crate::labels::Tag;
 use crate::limiter::MAX_COUNT;
 use crate::logs;
 use crate::policy::{Pressure, limit_bytes, worst_fraction};
 use crate::stats::{Stats, mib};
+use crate::tag::Tag;
 
 /// The most that a tenant's Retry-After is doubled.
 const MOST_DOUBLINGS: u32 = 4;

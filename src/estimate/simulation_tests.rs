@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{Evidence, Forecast};
-use crate::labels::Tag;
 use crate::running::{Running, Slot};
+use crate::tag::Tag;
 
 const MIB: f64 = (1u64 << 20) as f64;
 const LIMIT: f64 = 1024.0 * MIB;
@@ -107,7 +107,7 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
             reserved_kib += kib;
             begun += 1;
             requests.push(Request {
-                slot: running.take(kib, Tag::default(), now).unwrap(),
+                slot: running.take(kib, Tag::NONE, now).unwrap(),
                 began: now,
                 lasts: Duration::from_millis(600 + random.u64(0..800)),
                 bytes: sizes(&mut random, now.as_secs_f64()) * MIB,

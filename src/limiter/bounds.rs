@@ -7,11 +7,8 @@ use super::ledger::{MAX_COUNT, MAX_KIB, ONE, Packed};
 use super::queue::LANES;
 use super::shares::Shares;
 use crate::class::Priority;
-use crate::labels::{HINT_UNIT_KIB, KINDS, Tag};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-
-/// What critical work is expected to need until some has been seen.
-pub(crate) const CRITICAL_KIB: u64 = 1 << 10;
+use crate::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
 
 /// What one request asks for.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +69,7 @@ pub(crate) struct Bounds {
     /// Above this many reserved KiB an admission refreshes the sample first.
     pub(super) refresh_kib: AtomicU64,
     /// KiB free below the hard limit, for a request that comes when nothing runs.
-    pub(super) idle_kib: AtomicU64,
+    idle_kib: AtomicU64,
     /// What requests of each kind are estimated to ask for; of those with a cost hint,
     /// one whose hint is the unit. 0: no such request has been seen.
     estimates: Box<[Estimate]>,
@@ -210,6 +207,12 @@ impl Bounds {
         }
     }
 
+    /// KiB free below the hard limit.
+    #[inline]
+    pub(super) fn idle_kib(&self) -> u64 {
+        self.idle_kib.load(Ordering::Relaxed)
+    }
+
     pub(super) fn critical_kib(&self) -> u64 {
         self.critical_kib.load(Ordering::Relaxed)
     }
@@ -246,7 +249,7 @@ impl Bounds {
 
     /// For a request that surely needs no more than what is free below the limit.
     pub(crate) fn take_probe(&self, low_kib: u64) -> bool {
-        low_kib <= self.idle_kib.load(Ordering::Relaxed)
+        low_kib <= self.idle_kib()
             && self
                 .probes
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))

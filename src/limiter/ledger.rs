@@ -18,9 +18,9 @@ mod more;
 use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::{Ask, Bounds};
-use crate::labels::Tag;
 use crate::stats::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::tag::Tag;
 pub(crate) use more::Staged;
 
 const FLAG: u64 = 1 << 63;
@@ -114,6 +114,41 @@ pub(crate) struct Ledger {
     nested: AtomicU32,
     /// Requests that were admitted for their bodies alone, so far.
     staged: more::Counts,
+}
+
+/// Why bytes are not to be had, if they are not. `alone`: there is nothing to wait for,
+/// and what is surely needed is free.
+#[inline(always)]
+fn refuses(
+    word: Packed,
+    bounds: &Bounds,
+    limits: Packed,
+    slice_kib: u64,
+    ask: Ask,
+    mode: Mode,
+    alone: impl FnOnce() -> bool,
+) -> Option<Refused> {
+    let total_kib = word.kib() + ask.kib;
+    if total_kib > MAX_KIB {
+        return Some(Refused::Bytes);
+    }
+    if mode == Mode::Force || ask.kib == 0 {
+        return None;
+    }
+    let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed) && slice_kib == 0;
+    if newcomer && word.flag() {
+        return Some(Refused::Waiters);
+    }
+    let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
+    let stale = mode == Mode::Newcomer && slice_kib == 0;
+    if stale && total_kib > refresh_kib && refresh_kib != MAX_KIB {
+        return Some(Refused::Stale);
+    }
+    let fits = total_kib <= limits.kib() + slice_kib
+        || limits.kib() == MAX_KIB
+        || (slice_kib > 0 && bounds.critical_kib() + ask.kib <= slice_kib)
+        || alone();
+    (!fits).then_some(Refused::Bytes)
 }
 
 impl Ledger {
@@ -226,32 +261,14 @@ impl Ledger {
         let mut current = self.word.load(Ordering::Acquire);
         loop {
             let word = Packed(current);
-            let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed) && slice_kib == 0;
-            if newcomer && word.flag() && ask.kib != 0 {
-                return Err(Refused::Waiters);
-            }
             if unit != 0 && word.count() >= cap {
                 return Err(Refused::Count);
             }
-            let total_kib = word.kib() + ask.kib;
-            if mode != Mode::Force && ask.kib != 0 {
-                let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
-                let stale = mode == Mode::Newcomer && slice_kib == 0;
-                if stale && total_kib > refresh_kib && refresh_kib != MAX_KIB {
-                    return Err(Refused::Stale);
-                }
-                let fits = total_kib <= limits.kib() + slice_kib
-                    || limits.kib() == MAX_KIB
-                    || (slice_kib > 0 && bounds.critical_kib() + ask.kib <= slice_kib)
-                    // With nothing in flight there is nothing to wait for: the
-                    // request runs if what it surely needs is free.
-                    || (self.is_idle_at(word) && ask.low_kib <= bounds.idle_kib.load(Ordering::Relaxed));
-                if !fits {
-                    return Err(Refused::Bytes);
-                }
-            }
-            if total_kib > MAX_KIB {
-                return Err(Refused::Bytes);
+            // With nothing in flight there is nothing to wait for: the request runs if
+            // what it surely needs is free.
+            let alone = || self.is_idle_at(word) && ask.low_kib <= bounds.idle_kib();
+            if let Some(refused) = refuses(word, bounds, limits, slice_kib, ask, mode, alone) {
+                return Err(refused);
             }
             // AcqRel: an admission sees what the releases before it did.
             match self.word.compare_exchange_weak(
@@ -335,7 +352,7 @@ impl Ledger {
             return Err(Refused::Quota);
         }
         let more_kib = ask.kib.saturating_sub(kib);
-        if more_kib > 0 && !self.grow(bounds, more_kib, Tag::default(), false) {
+        if more_kib > 0 && !self.grow(bounds, more_kib, Tag::NONE, false) {
             bounds.shares.leave(tag.tenant, ask.kib);
             return Err(Refused::Bytes);
         }

@@ -7,13 +7,6 @@ use loom::thread;
 
 use super::*;
 
-const NOBODY: Tag = Tag {
-    kind: 0,
-    priority: crate::class::Priority::Normal,
-    tenant: 0,
-    hint_kib: 0,
-};
-
 const TERMS: Terms = Terms {
     most_waiting: 8,
     deadline: Duration::from_secs(10),
@@ -22,7 +15,7 @@ const TERMS: Terms = Terms {
 const ASK: Ask = Ask {
     kib: 10,
     low_kib: 10,
-    tag: NOBODY,
+    tag: Tag::NONE,
 };
 
 /// What a controller does after a sample.
@@ -59,12 +52,12 @@ fn a_release_is_never_lost_to_somebody_who_begins_to_wait() {
         limiter.try_reserve(&bounds, ASK, Mode::Newcomer).unwrap();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.release(&bounds, ASK.kib, NOBODY))
+            thread::spawn(move || limiter.release(&bounds, ASK.kib, Tag::NONE))
         };
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         other.join().unwrap();
         assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib, NOBODY);
+        limiter.release(&bounds, ASK.kib, Tag::NONE);
         drop(ticket);
         assert_empty(&limiter);
     });
@@ -81,7 +74,7 @@ fn two_newcomers_never_both_get_the_last_place() {
         let here = limiter.try_reserve(&bounds, ASK, Mode::Newcomer).is_ok();
         let there = other.join().unwrap();
         assert!(here ^ there, "exactly one gets it");
-        limiter.release(&bounds, ASK.kib, NOBODY);
+        limiter.release(&bounds, ASK.kib, Tag::NONE);
         assert_empty(&limiter);
     });
 }
@@ -95,12 +88,12 @@ fn a_grant_that_races_with_giving_up_goes_to_the_next() {
         let mut second = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.release(&bounds, ASK.kib, NOBODY))
+            thread::spawn(move || limiter.release(&bounds, ASK.kib, Tag::NONE))
         };
         drop(first);
         other.join().unwrap();
         assert_eq!(poll(&mut second), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib, NOBODY);
+        limiter.release(&bounds, ASK.kib, Tag::NONE);
         drop(second);
         assert_empty(&limiter);
     });
@@ -121,7 +114,7 @@ fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         other.join().unwrap();
         assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib, NOBODY);
+        limiter.release(&bounds, ASK.kib, Tag::NONE);
         drop(ticket);
         assert_empty(&limiter);
     });

@@ -35,13 +35,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::time::Duration;
 
 pub(crate) use acquire::{Refusal, Terms, Ticket};
-pub(crate) use bounds::{Ask, Bounds, CRITICAL_KIB, Need};
+pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use ledger::{MAX_COUNT, MAX_KIB, Mode, Packed, Refused, Staged, kib};
 pub(crate) use shares::{Quota, Share, Shares, TENANTS};
 
 use crate::error::Reason;
-use crate::labels::Tag;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
+use crate::tag::Tag;
 use ledger::{Ledger, Released};
 use queue::Queue;
 use wakers::Wakers;

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::tests::{NOBODY, Waiter, admit, limiter, publish};
+use super::tests::{Waiter, admit, limiter, publish};
 use super::{MAX_KIB, Packed};
+use crate::tag::Tag;
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -60,12 +61,12 @@ proptest! {
                 },
                 Operation::GiveBack { nth } if !active.is_empty() => {
                     let kib = active.swap_remove(nth % active.len());
-                    limiter.release(&bounds, kib, NOBODY);
+                    limiter.release(&bounds, kib, Tag::NONE);
                 }
                 Operation::Finish { nth } if !active.is_empty() => {
                     let kib = active.swap_remove(nth % active.len());
                     unsettled_kib += kib;
-                    limiter.finish(&bounds, kib, NOBODY);
+                    limiter.finish(&bounds, kib, Tag::NONE);
                 }
                 Operation::Sample => {
                     limiter.settle(limiter.finished_kib());
@@ -103,7 +104,7 @@ proptest! {
         }
         drop(waiters);
         for kib in active {
-            limiter.release(&bounds, kib, NOBODY);
+            limiter.release(&bounds, kib, Tag::NONE);
         }
         prop_assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
         prop_assert_eq!(limiter.waiting(), 0);

@@ -244,6 +244,7 @@ impl Queue {
             self.lanes[at].weights += flow.weight();
             if let Some(share) = flow.share() {
                 share.catch_up(self.served);
+                self.place_all(&bounds, tenant);
             }
         }
         self.waiting += 1;
@@ -325,7 +326,7 @@ impl Queue {
             }
             if aged {
                 self.ageing_kib = self.ageing_kib.saturating_sub(kib);
-            } else if self.lanes[lane + 1..].iter().any(|l| l.waiting.len() > 0) {
+            } else if self.aged_behind(lane, now_ms).is_some() {
                 self.ageing_kib += kib.div_ceil(AGEING_ONE_IN);
             } else {
                 self.ageing_kib = 0;

@@ -3,13 +3,6 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::*;
 
-pub(super) const NOBODY: Tag = Tag {
-    kind: 0,
-    priority: crate::class::Priority::Normal,
-    tenant: 0,
-    hint_kib: 0,
-};
-
 const MANY: Terms = most(1 << 20);
 
 const fn most(most_waiting: usize) -> Terms {
@@ -23,7 +16,7 @@ fn ask(kib: u64) -> Ask {
     Ask {
         kib,
         low_kib: kib,
-        tag: NOBODY,
+        tag: Tag::NONE,
     }
 }
 
@@ -121,8 +114,8 @@ fn count_and_bytes_each_bind() {
     assert_eq!(admit(&limiter, &bounds, 61), Err(Refused::Bytes));
     assert_eq!(admit(&limiter, &bounds, 60), Ok(false));
     assert_eq!(admit(&limiter, &bounds, 0), Err(Refused::Count));
-    limiter.release(&bounds, 60, NOBODY);
-    limiter.release(&bounds, 40, NOBODY);
+    limiter.release(&bounds, 60, Tag::NONE);
+    limiter.release(&bounds, 40, Tag::NONE);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
 }
 
@@ -133,7 +126,7 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
     let large = Ask {
         kib: 300,
         low_kib: 50,
-        tag: NOBODY,
+        tag: Tag::NONE,
     };
     assert_eq!(
         limiter.try_reserve(&bounds, large, Mode::Newcomer),
@@ -143,11 +136,11 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
         limiter.try_reserve(&bounds, large, Mode::Newcomer),
         Err(Refused::Bytes)
     );
-    limiter.release(&bounds, 300, NOBODY);
+    limiter.release(&bounds, 300, Tag::NONE);
     let too_large = Ask {
         kib: 300,
         low_kib: 51,
-        tag: NOBODY,
+        tag: Tag::NONE,
     };
     assert_eq!(
         limiter.try_reserve(&bounds, too_large, Mode::Newcomer),
@@ -176,7 +169,7 @@ fn nobody_overtakes_and_the_oldest_goes_first() {
     // It would fit, but somebody was here first.
     assert_eq!(admit(&limiter, &bounds, 10), Err(Refused::Waiters));
     assert_eq!(small.poll(), Poll::Pending);
-    limiter.release(&bounds, 80, NOBODY);
+    limiter.release(&bounds, 80, Tag::NONE);
     assert!(large.is_woken() && small.is_woken());
     assert_eq!(large.poll(), Poll::Ready(Ok(90)));
     assert_eq!(small.poll(), Poll::Ready(Ok(10)));
@@ -200,7 +193,7 @@ fn a_dropped_grant_goes_to_the_next() {
     admit(&limiter, &bounds, 10).unwrap();
     let first = Waiter::join(&limiter, &bounds, 10);
     let mut second = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10, NOBODY);
+    limiter.release(&bounds, 10, Tag::NONE);
     assert_eq!(second.poll(), Poll::Pending);
     drop(first);
     assert_eq!(second.poll(), Poll::Ready(Ok(10)));
@@ -212,7 +205,7 @@ fn an_unclaimed_grant_passes_on_and_its_owner_keeps_its_place() {
     admit(&limiter, &bounds, 10).unwrap();
     let mut parked = Waiter::join(&limiter, &bounds, 10);
     let mut next = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10, NOBODY);
+    limiter.release(&bounds, 10, Tag::NONE);
     limiter.pass_on_unclaimed(Duration::from_secs(1));
     limiter.pass_on_unclaimed(Duration::from_millis(1400));
     assert_eq!(next.poll(), Poll::Pending);
@@ -221,7 +214,7 @@ fn an_unclaimed_grant_passes_on_and_its_owner_keeps_its_place() {
 
     let mut last = Waiter::join(&limiter, &bounds, 10);
     assert_eq!(parked.poll(), Poll::Pending);
-    limiter.release(&bounds, 10, NOBODY);
+    limiter.release(&bounds, 10, Tag::NONE);
     assert_eq!(last.poll(), Poll::Pending);
     assert_eq!(parked.poll(), Poll::Ready(Ok(10)));
 }
@@ -231,7 +224,7 @@ fn a_parked_waiter_finds_free_memory_at_its_first_look() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
     let mut parked = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10, NOBODY);
+    limiter.release(&bounds, 10, Tag::NONE);
     limiter.pass_on_unclaimed(Duration::from_secs(1));
     limiter.pass_on_unclaimed(Duration::from_secs(2));
     assert_eq!(limiter.reserved().count(), 0);
@@ -243,7 +236,7 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
     let (limiter, bounds) = limiter(10, 100);
     bounds.set_unseen(80, 80);
     admit(&limiter, &bounds, 80).unwrap();
-    let join = || Ticket::join(&limiter, &bounds, Need::Estimated(NOBODY), MANY).unwrap();
+    let join = || Ticket::join(&limiter, &bounds, Need::Estimated(Tag::NONE), MANY).unwrap();
     let (_first, _second) = (join(), join());
     // Requests turn out to be smaller.
     bounds.set_estimate(0, 10, 10);
@@ -290,7 +283,7 @@ fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
     let mut other = Waiter::join(&limiter, &first, 10);
     assert_eq!(held_up.poll(), Poll::Pending);
     assert_eq!(other.poll(), Poll::Ready(Ok(10)));
-    limiter.release(&second, 40, NOBODY);
+    limiter.release(&second, 40, Tag::NONE);
     assert_eq!(held_up.poll(), Poll::Ready(Ok(10)));
 }
 
@@ -309,7 +302,7 @@ fn what_another_guard_admitted_does_not_wait_behind_those_who_wait_for_its_bytes
     assert_eq!(admit(&limiter, &inner, 0), Err(Refused::Count));
     let mut nested = Waiter::join(&limiter, &inner, 0);
     assert_eq!(nested.poll(), Poll::Pending);
-    limiter.release(&inner, 0, NOBODY);
+    limiter.release(&inner, 0, Tag::NONE);
     assert_eq!(nested.poll(), Poll::Ready(Ok(0)));
 }
 
@@ -349,7 +342,7 @@ fn closing_answers_every_waiter_of_one_guard() {
         assert!(waiter.is_woken());
         assert_eq!(waiter.poll(), Poll::Ready(Err(Reason::Closed)));
     }
-    limiter.release(&bounds, 10, NOBODY);
+    limiter.release(&bounds, 10, Tag::NONE);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
 }
 
@@ -360,7 +353,7 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
     let mut waiter = Waiter::join(&limiter, &bounds, 60);
     // The allocator may keep what was freed: nobody gets it yet.
     assert!(
-        limiter.finish(&bounds, 80, NOBODY),
+        limiter.finish(&bounds, 80, Tag::NONE),
         "somebody waits for a sample"
     );
     assert!(waiter.poll().is_pending());
@@ -372,7 +365,7 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
     limiter.pump();
     assert!(waiter.poll().is_ready());
     // What was never used is free at once.
-    limiter.release(&bounds, 60, NOBODY);
+    limiter.release(&bounds, 60, Tag::NONE);
     admit(&limiter, &bounds, 90).unwrap();
 }
 
@@ -380,10 +373,10 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
 fn a_reservation_grows_within_the_bounds_or_by_force() {
     let (limiter, bounds) = limiter(9, 100);
     admit(&limiter, &bounds, 60).unwrap();
-    assert!(limiter.grow(&bounds, 40, NOBODY, false));
-    assert!(!limiter.grow(&bounds, 1, NOBODY, false));
-    assert!(limiter.grow(&bounds, 50, NOBODY, true));
+    assert!(limiter.grow(&bounds, 40, Tag::NONE, false));
+    assert!(!limiter.grow(&bounds, 1, Tag::NONE, false));
+    assert!(limiter.grow(&bounds, 50, Tag::NONE, true));
     assert_eq!(limiter.reserved(), Packed::new(false, 1, 150));
-    limiter.finish(&bounds, 150, NOBODY);
+    limiter.finish(&bounds, 150, Tag::NONE);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::tests::{NOBODY, publish};
+use super::tests::publish;
 use super::{
     Ask, Bounds, Limiter, MAX_KIB, Mode, Need, Packed, Quota, Refusal, Refused, Terms, Ticket,
 };
 use crate::class::Priority;
 use crate::error::Reason;
-use crate::labels::Tag;
+use crate::tag::Tag;
 
 const TERMS: Terms = Terms {
     most_waiting: 1 << 20,
@@ -63,7 +63,7 @@ impl Bed {
 
     /// Frees `kib` of what nobody's permit holds, and says who got it.
     fn free(&self, kib: u64, waiters: &mut Vec<(&'static str, Ticket)>) -> Vec<&'static str> {
-        self.limiter.release(&self.bounds, kib, NOBODY);
+        self.limiter.release(&self.bounds, kib, Tag::NONE);
         granted(waiters)
     }
 
@@ -85,7 +85,7 @@ fn tag(priority: Priority, tenant: u16) -> Tag {
     Tag {
         priority,
         tenant,
-        ..NOBODY
+        ..Tag::NONE
     }
 }
 
@@ -137,7 +137,7 @@ fn nobody_starves_behind_a_higher_priority() {
     let mut high = bed.join(tag(Priority::High, 0), 10);
     for round in 0..40 {
         let next = bed.join(tag(Priority::High, 0), 10);
-        bed.limiter.release(&bed.bounds, 10, NOBODY);
+        bed.limiter.release(&bed.bounds, 10, Tag::NONE);
         assert!(granted(&mut waiters).is_empty(), "not before it has aged");
         assert!(is_granted(&mut high), "round {round}");
         high = next;
@@ -145,7 +145,7 @@ fn nobody_starves_behind_a_higher_priority() {
     bed.tick(2.0);
     while granted(&mut waiters).is_empty() {
         let next = bed.join(tag(Priority::High, 0), 10);
-        bed.limiter.release(&bed.bounds, 10, NOBODY);
+        bed.limiter.release(&bed.bounds, 10, Tag::NONE);
         if is_granted(&mut high) {
             high = next;
         }
@@ -167,7 +167,7 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
         MAX_KIB,
         0,
     );
-    assert_eq!(bed.reserve(NOBODY, 1), Err(Refused::Gate));
+    assert_eq!(bed.reserve(Tag::NONE, 1), Err(Refused::Gate));
     assert!(bed.reserve(critical, 15).is_ok());
     assert_eq!(bed.reserve(critical, 10), Err(Refused::Bytes));
     bed.limiter.release(&bed.bounds, 15, critical);
@@ -189,7 +189,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
     }
     let of = |tenant: usize| (tag(Priority::Normal, tenant as u16 + 1), kib[tenant]);
     let full: u64 = 100;
-    bed.reserve(NOBODY, full).unwrap();
+    bed.reserve(Tag::NONE, full).unwrap();
     let mut waiting: Vec<(usize, Ticket)> = Vec::new();
     for _ in 0..50 {
         for tenant in 0..2 {
@@ -197,7 +197,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
             waiting.push((tenant, bed.join(tag, kib)));
         }
     }
-    bed.limiter.release(&bed.bounds, full, NOBODY);
+    bed.limiter.release(&bed.bounds, full, Tag::NONE);
     let mut running: Vec<(usize, u32)> = Vec::new();
     let mut had = [0.0; 2];
     for step in 0..4_000_u32 {
@@ -285,7 +285,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     let mut waiters = vec![("one", bed.join(one, 10)), ("two", bed.join(two, 20))];
     assert!(granted(&mut waiters).is_empty());
     // Somebody else may pass them.
-    let mut other = bed.join(NOBODY, 10);
+    let mut other = bed.join(Tag::NONE, 10);
     assert!(is_granted(&mut other));
     bed.limiter.release(&bed.bounds, 10, one);
     assert_eq!(granted(&mut waiters), ["one"]);
@@ -331,9 +331,9 @@ fn a_full_queue_makes_room_at_the_expense_of_who_fills_it() {
 fn the_newest_goes_first_once_the_oldest_has_waited_too_long() {
     let bed = Bed::full(100);
     bed.bounds.set_order(10_000, 1_000);
-    let mut waiters = vec![("oldest", bed.join(NOBODY, 10))];
-    waiters.push(("middle", bed.join(NOBODY, 10)));
-    waiters.push(("newest", bed.join(NOBODY, 10)));
+    let mut waiters = vec![("oldest", bed.join(Tag::NONE, 10))];
+    waiters.push(("middle", bed.join(Tag::NONE, 10)));
+    waiters.push(("newest", bed.join(Tag::NONE, 10)));
     bed.tick(0.5);
     assert_eq!(bed.free(10, &mut waiters), ["oldest"]);
     bed.tick(1.5);
@@ -343,12 +343,12 @@ fn the_newest_goes_first_once_the_oldest_has_waited_too_long() {
 #[test]
 fn who_would_surely_wait_too_long_is_told_at_once() {
     let bed = Bed::full(1000);
-    let mut waiting: Vec<Ticket> = (0..100).map(|_| bed.join(NOBODY, 10)).collect();
+    let mut waiting: Vec<Ticket> = (0..100).map(|_| bed.join(Tag::NONE, 10)).collect();
     // A hundred requests at a time, each for a second.
     for step in 0..600 {
         bed.tick(f64::from(step) * 0.01);
-        waiting.push(bed.join(NOBODY, 10));
-        bed.limiter.finish(&bed.bounds, 10, NOBODY);
+        waiting.push(bed.join(Tag::NONE, 10));
+        bed.limiter.finish(&bed.bounds, 10, Tag::NONE);
         bed.limiter.settle(bed.limiter.finished_kib());
         bed.limiter.pump();
         waiting.retain_mut(|ticket| !is_granted(ticket));
@@ -358,11 +358,11 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
         deadline: Duration::from_millis(millis),
         ..TERMS
     };
-    let told = bed.join_on(NOBODY, 10, within(100)).err().unwrap();
+    let told = bed.join_on(Tag::NONE, 10, within(100)).err().unwrap();
     assert_eq!(told.reason, Reason::WaitTooLong);
     let expected = told.expected.unwrap().as_secs_f64();
     assert!((0.8..1.2).contains(&expected), "{expected}");
-    assert!(bed.join_on(NOBODY, 10, within(3000)).is_ok());
+    assert!(bed.join_on(Tag::NONE, 10, within(3000)).is_ok());
     // A higher priority does not wait behind them.
     let high = bed.join_on(tag(Priority::High, 0), 10, within(100));
     assert!(high.is_ok());

@@ -66,7 +66,11 @@ impl Queue {
 
     /// The first waiter of the flow that is next in a lane.
     pub(super) fn next_in(&mut self, at: usize, now_ms: u64) -> Option<Candidate> {
-        if let Some(aged) = self.aged_behind(at, now_ms) {
+        let aged = match self.ageing_kib {
+            0 => None,
+            _ => self.aged_behind(at, now_ms),
+        };
+        if let Some(aged) = aged.filter(|aged| self.ageing_kib >= self.waiters[aged.key].kib) {
             return Some(aged);
         }
         let &(_, _, flow) = self.lanes[at].order.first()?;
@@ -93,9 +97,9 @@ impl Queue {
         Some(Candidate { key, ..candidate })
     }
 
-    /// The oldest waiter of the lanes behind, if it is its turn.
-    fn aged_behind(&self, at: usize, now_ms: u64) -> Option<Candidate> {
-        if at <= CRITICAL || self.ageing_kib == 0 {
+    /// The oldest waiter of the lanes behind, if it has waited for long.
+    pub(super) fn aged_behind(&self, at: usize, now_ms: u64) -> Option<Candidate> {
+        if at <= CRITICAL {
             return None;
         }
         let firsts = self.lanes[at + 1..]
@@ -106,8 +110,7 @@ impl Queue {
         let flow = &self.flows[waiter.flow];
         let patience_ms = waiter.bounds.patience_ms.load(Ordering::Relaxed);
         let aged = now_ms.saturating_sub(waiter.since_ms) >= patience_ms / AGED_AFTER;
-        let turn = aged && self.ageing_kib >= waiter.kib && flow.place.is_some();
-        turn.then_some(Candidate {
+        (aged && flow.place.is_some()).then_some(Candidate {
             key,
             lane: flow.lane,
             flow: waiter.flow,

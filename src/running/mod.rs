@@ -21,8 +21,8 @@ pub(crate) use slot::{Held, Slot};
 
 use crate::class::Priority;
 use crate::estimate::bins::{self, BINS};
-use crate::labels::{KINDS, Tag};
 use crate::stats::{OWNED_SHARDS, shard};
+use crate::tag::{KINDS, Tag};
 
 /// Slots of one thread, in chunks of 64, 128, 256 …
 #[derive(Debug)]

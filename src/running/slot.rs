@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use atomic_waker::AtomicWaker;
 
-use crate::labels::{HINT_UNIT_KIB, Tag};
+use crate::tag::{HINT_UNIT_KIB, Tag};
 
 pub(super) const FREE: u8 = 0;
 /// Taken, and no look has found it yet.

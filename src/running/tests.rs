@@ -1,4 +1,4 @@
-use crate::labels::Tag;
+use crate::tag::Tag;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
@@ -16,14 +16,14 @@ fn looks(running: &Running) -> Vec<(u64, bool, bool)> {
 fn slots_are_used_again_and_as_many_as_are_needed() {
     let running = Running::new();
     let taken: Vec<_> = (0..10_000)
-        .map(|_| running.take(1, Tag::default(), Duration::ZERO).unwrap())
+        .map(|_| running.take(1, Tag::NONE, Duration::ZERO).unwrap())
         .collect();
     assert_eq!(looks(&running).len(), 10_000);
     taken.iter().for_each(|slot| running.end(slot));
     assert_eq!(looks(&running).len(), 10_000);
     assert_eq!(looks(&running).len(), 0);
     for _ in 0..100_000 {
-        running.end(running.take(1, Tag::default(), Duration::ZERO).unwrap());
+        running.end(running.take(1, Tag::NONE, Duration::ZERO).unwrap());
     }
     let chunks = running.shards.iter().flat_map(|shard| &shard.chunks);
     let chunks = chunks.filter_map(std::sync::OnceLock::get);
@@ -34,7 +34,7 @@ fn slots_are_used_again_and_as_many_as_are_needed() {
 #[test]
 fn a_request_that_no_look_found_is_counted_by_its_peak() {
     let running = Running::new();
-    let slot = running.take(1, Tag::default(), Duration::ZERO).unwrap();
+    let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
     slot.charge(5 << 20, 1);
     slot.charge(-(5 << 20), 0);
     running.end(slot);
@@ -47,7 +47,7 @@ fn a_request_that_no_look_found_is_counted_by_its_peak() {
 #[test]
 fn a_request_that_a_look_found_is_found_once_more_at_its_end() {
     let running = Running::new();
-    let slot = running.take(1, Tag::default(), Duration::ZERO).unwrap();
+    let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
     slot.charge(100, 1);
     assert_eq!(looks(&running), [(100, true, false)]);
     slot.charge(100, 1);
@@ -62,7 +62,7 @@ fn the_one_that_went_furthest_beyond_is_cancelled_or_the_youngest() {
     let running = Running::new();
     let begin = |kib, second| {
         let slot = running
-            .take(kib, Tag::default(), Duration::from_secs(second))
+            .take(kib, Tag::NONE, Duration::from_secs(second))
             .unwrap();
         slot.register(Waker::noop());
         slot
@@ -80,7 +80,7 @@ fn the_one_that_went_furthest_beyond_is_cancelled_or_the_youngest() {
 #[test]
 fn freeing_the_memory_of_others_hides_no_peak() {
     let running = Running::new();
-    let slot = running.take(1, Tag::default(), Duration::ZERO).unwrap();
+    let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
     slot.charge(-1000, 0);
     slot.charge(300, 1);
     assert_eq!((slot.held_bytes(), slot.peak_bytes()), (300, 300));
@@ -96,7 +96,7 @@ fn threads_take_and_end_slots_while_looks_go_on() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..5_000 {
-                    let slot = running.take(1, Tag::default(), Duration::ZERO).unwrap();
+                    let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
                     slot.charge(1 << 20, 1);
                     running.end(slot);
                 }

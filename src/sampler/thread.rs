@@ -159,8 +159,9 @@ impl Sampler {
         let mut reader = self.reader();
         self.asked.store(false, Ordering::SeqCst);
         let now = self.started.elapsed();
+        // Never back: where tests have paused tokio's clock, other threads have another.
         self.tick_ms
-            .store(now.as_millis() as u64, Ordering::Relaxed);
+            .fetch_max(now.as_millis() as u64, Ordering::Relaxed);
         reader.refreshes = 0;
         self.sample(reader, Detail::Full, now)
     }

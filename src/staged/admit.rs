@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::admission::{Admission, Request, Waiting};
+use crate::admission::{Admission, Request, Verdict};
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
-use crate::labels::{Entry, Tag};
+use crate::labels::Entry;
 use crate::limiter::{Ask, Mode, Need, Refused};
+use crate::tag::Tag;
+use crate::waiting::Waiting;
 
 /// The rest of a request's estimate: reserved, or waited for.
 pub(super) enum Rest {
@@ -60,21 +62,10 @@ impl Controller {
             Ok(kib) => return Ok(Rest::Reserved(kib)),
             Err(refused) => refused,
         };
-        if self.is_closed() {
-            return Err(self.reject(Reason::Closed, tag));
-        }
-        if self.only_observes() {
-            return Ok(Rest::Reserved(self.force_more(ask.kib, tag)));
-        }
-        if ask.low_kib.saturating_add(held_kib) > self.limit_bytes().div_ceil(1024) {
-            return Err(self.reject(Reason::NeverFits, tag));
-        }
-        let held_back = matches!(refused, Refused::Gate | Refused::Bytes);
-        if held_back && self.bounds.take_probe(ask.low_kib) {
-            return Ok(Rest::Reserved(self.force_more(ask.kib, tag)));
-        }
-        if refused == Refused::Gate {
-            return Err(self.reject(Reason::CriticalPressure, tag));
+        match self.judge(ask, held_kib, refused) {
+            Verdict::Force => return Ok(Rest::Reserved(self.force_more(ask.kib, tag))),
+            Verdict::Reject(reason) => return Err(self.reject(reason, tag)),
+            Verdict::Wait => {}
         }
         let request = Request {
             need,

@@ -10,8 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::stage::Stage;
-use crate::admission::Waiting;
 use crate::error::BoxError;
+use crate::waiting::Waiting;
 
 pin_project! {
     /// The body of a request behind a [`StagedBodyLayer`](crate::StagedBodyLayer).

@@ -8,7 +8,6 @@ use http::{Extensions, Request};
 use tokio::time::Instant;
 
 use super::admit::Rest;
-use crate::admission::Waiting;
 use crate::controller::Controller;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
@@ -17,6 +16,7 @@ use crate::limiter::kib;
 use crate::logs;
 use crate::permit::Permit;
 use crate::running::Slot;
+use crate::waiting::Waiting;
 
 /// The body is read; only its bytes are reserved.
 const READING: u8 = 0;

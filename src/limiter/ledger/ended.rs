@@ -1,9 +1,9 @@
 //! What has ended: it counts as reserved until a sample has shown what is left of it.
 
 use super::{Ledger, MAX_KIB, Packed, Released};
-use crate::labels::Tag;
 use crate::limiter::bounds::Bounds;
 use crate::sync::Ordering;
+use crate::tag::Tag;
 
 impl Ledger {
     /// [`release`](Self::release) of bytes that were used: they count as reserved until
@@ -46,10 +46,10 @@ impl Ledger {
 
     /// What is in flight, without what has ended and is not settled.
     pub(crate) fn in_use(&self) -> Packed {
-        // In this order, so that it is never too little: what ends in between counts.
+        // In this order: what is settled in between is on the word still, and counts.
+        let word = self.load();
         let settled_kib = self.settled_kib.load(Ordering::Relaxed);
         let ended_kib = self.finished_kib().saturating_sub(settled_kib);
-        let word = self.load();
         let kib = word.kib().saturating_sub(ended_kib);
         Packed::new(word.flag(), word.count(), kib)
     }

@@ -3,9 +3,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use super::{Ledger, Mode, Packed, Refused, Released};
+use super::{Ledger, Mode, Packed, Refused, Released, refuses};
 use crate::limiter::bounds::{Ask, Bounds, Need};
-use crate::limiter::ledger::MAX_KIB;
 use crate::sync::Ordering;
 
 /// Requests whose work has not begun. Not model-checked: they hand nothing over.
@@ -75,8 +74,13 @@ impl Ledger {
         }
         let mut current = self.load().0;
         loop {
-            let refused = self.refuses_more(Packed(current), bounds, ask, held_kib, mode);
-            if let Some(refused) = refused {
+            let word = Packed(current);
+            // Where no work has begun there is no end of work to wait for: it runs if what
+            // it surely needs is free, beside the bodies of the others. Its own has been
+            // read, so usage shows it.
+            let others_kib = word.kib().saturating_sub(held_kib);
+            let alone = || self.only_staged() && others_kib + ask.low_kib <= bounds.idle_kib();
+            if let Some(refused) = refuses(word, bounds, limits, slice_kib, ask, mode, alone) {
                 bounds.shares.leave_more(ask.tag.tenant, ask.kib);
                 return Err(refused);
             }
@@ -93,44 +97,6 @@ impl Ledger {
         }
         bounds.hold(ask.tag, ask.kib);
         Ok(())
-    }
-
-    fn refuses_more(
-        &self,
-        word: Packed,
-        bounds: &Bounds,
-        ask: Ask,
-        held_kib: u64,
-        mode: Mode,
-    ) -> Option<Refused> {
-        let total_kib = word.kib() + ask.kib;
-        if total_kib > MAX_KIB {
-            return Some(Refused::Bytes);
-        }
-        if mode == Mode::Force {
-            return None;
-        }
-        let limits = bounds.limits();
-        let slice_kib = bounds.slice_kib(ask.tag);
-        let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed) && slice_kib == 0;
-        if newcomer && word.flag() {
-            return Some(Refused::Waiters);
-        }
-        let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
-        let stale = mode == Mode::Newcomer && slice_kib == 0;
-        if stale && total_kib > refresh_kib && refresh_kib != MAX_KIB {
-            return Some(Refused::Stale);
-        }
-        // Where no work has begun there is no end of work to wait for: it runs if what it
-        // surely needs is free, beside the bodies of the others. Its own has been read,
-        // so usage shows it.
-        let others_kib = word.kib().saturating_sub(held_kib);
-        let idle_kib = bounds.idle_kib.load(Ordering::Relaxed);
-        let fits = total_kib <= limits.kib() + slice_kib
-            || limits.kib() == MAX_KIB
-            || (slice_kib > 0 && bounds.critical_kib() + ask.kib <= slice_kib)
-            || (self.only_staged() && others_kib + ask.low_kib <= idle_kib);
-        (!fits).then_some(Refused::Bytes)
     }
 
     /// Gives back what was reserved for a need, and never used.
@@ -156,8 +122,8 @@ mod tests {
 
     use super::*;
     use crate::class::Priority;
-    use crate::labels::Tag;
     use crate::limiter::shares::{Quota, Shares};
+    use crate::tag::Tag;
 
     #[test]
     fn what_is_not_used_is_given_back_and_the_request_goes_on() {
@@ -171,7 +137,7 @@ mod tests {
         let tag = Tag {
             tenant: 1,
             priority: Priority::Critical,
-            ..Tag::default()
+            ..Tag::NONE
         };
         let ask = |kib| Ask {
             kib,

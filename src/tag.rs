@@ -1,0 +1,39 @@
+//! [`Tag`]: what a permit, and the ledger, know of a request.
+
+use crate::class::Priority;
+
+/// Classes that are told apart, the nameless one and the one for the rest included.
+pub(crate) const CLASSES: usize = 64;
+/// Kinds of requests: with a cost hint, and without, in each class.
+pub(crate) const KINDS: usize = 2 * CLASSES;
+/// Requests with a cost hint are learned as if their hint were this.
+pub(crate) const HINT_UNIT_KIB: u64 = 16 << 10;
+/// What critical work is expected to need until some has been seen.
+pub(crate) const CRITICAL_KIB: u64 = 1 << 10;
+
+/// A request's class as numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tag {
+    /// Class, and whether there is a cost hint.
+    pub(crate) kind: u8,
+    pub(crate) priority: Priority,
+    pub(crate) tenant: u16,
+    /// 0: none.
+    pub(crate) hint_kib: u32,
+}
+
+impl Tag {
+    /// Of requests that nobody classified.
+    pub(crate) const NONE: Self = Self {
+        kind: 0,
+        priority: Priority::Normal,
+        tenant: 0,
+        hint_kib: 0,
+    };
+
+    /// It is told apart from requests that nobody classified.
+    #[inline]
+    pub(crate) fn is_classified(self) -> bool {
+        self != Self::NONE
+    }
+}
