@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Evidence;
 use super::book::Book;
-use super::class::ClassEstimate;
+use super::kinds::Kind;
 use super::need::Need;
 use super::retained::{BeforeTrim, Retained};
 use super::usage::UsageEstimate;
@@ -228,7 +228,10 @@ impl Forecast {
         match &self.book {
             None => (self.usage.request_bytes(), self.usage.low_bytes()),
             Some(book) => {
-                let next = ClassEstimate::new(book.kinds().prior_bytes()).next();
+                let next = Need {
+                    bytes: book.kinds().prior_bytes() as f64,
+                    ..Need::default()
+                };
                 (self.bytes_of(book, next, true), 0)
             }
         }
@@ -240,12 +243,17 @@ impl Forecast {
     pub(crate) fn by_kind(&self) -> impl Iterator<Item = (usize, u64, u64)> {
         self.book.iter().flat_map(move |book| {
             book.kinds().iter().map(move |(number, kind)| {
-                let plain = number % 2 == 0;
-                let request_bytes = self.bytes_of(book, kind.class.next(), plain);
-                let low_bytes = kind.class.low_bytes() + self.hidden_low_bytes(plain);
+                let (request_bytes, low_bytes) = self.of_kind(book, number, kind);
                 (number, request_bytes, low_bytes)
             })
         })
+    }
+
+    fn of_kind(&self, book: &Book, number: usize, kind: &Kind) -> (u64, u64) {
+        let plain = number % 2 == 0;
+        let request_bytes = self.bytes_of(book, kind.class.next(), plain);
+        let low_bytes = kind.class.low_bytes() + self.hidden_low_bytes(plain);
+        (request_bytes, low_bytes)
     }
 
     fn bytes_of(&self, book: &Book, next: Need, plain: bool) -> u64 {
@@ -269,19 +277,20 @@ impl Forecast {
             return self.unseen();
         };
         let (mut bytes, mut low_bytes) = (0.0, u64::MAX);
-        for (number, share, scale) in book.kinds().mix() {
-            let of_kind = self.by_kind().find(|&(other, ..)| other == number);
-            let (_, request, low) = of_kind.unwrap_or_default();
-            bytes += request as f64 * scale * share;
-            low_bytes = low_bytes.min((low as f64 * scale) as u64);
+        for (number, kind, share) in book.kinds().mix() {
+            let (request, low) = self.of_kind(book, number, kind);
+            bytes += request as f64 * kind.scale() * share;
+            low_bytes = low_bytes.min((low as f64 * kind.scale()) as u64);
         }
-        match bytes > 0.0 {
-            true => (bytes as u64, low_bytes),
-            false => self
-                .by_kind()
-                .next()
-                .map_or(self.unseen(), |(_, bytes, low)| (bytes, low)),
+        if bytes > 0.0 {
+            return (bytes as u64, low_bytes);
         }
+        // Learned elsewhere, and none has come yet.
+        let first = book.kinds().iter().next();
+        first.map_or_else(
+            || self.unseen(),
+            |(number, kind)| self.of_kind(book, number, kind),
+        )
     }
 
     /// Forecasts checked, and how many were exceeded.

@@ -38,6 +38,11 @@ pub(super) struct Kind {
 }
 
 impl Kind {
+    /// How large its requests are beside the unit, on average.
+    pub(super) fn scale(&self) -> f64 {
+        self.scale
+    }
+
     /// So many requests have come.
     pub(super) fn saw(&mut self, count: f64, scale: f64) {
         self.recent += count;
@@ -84,12 +89,11 @@ impl Kinds {
         kinds.filter_map(|(number, kind)| Some((number, kind.as_deref()?)))
     }
 
-    /// The share of each kind in the requests seen lately, and their mean scale.
-    pub(super) fn mix(&self) -> impl Iterator<Item = (usize, f64, f64)> {
+    /// The kinds of the requests seen lately, with the share of each.
+    pub(super) fn mix(&self) -> impl Iterator<Item = (usize, &Kind, f64)> {
         let all: f64 = self.iter().map(|(_, kind)| kind.recent).sum();
-        self.iter()
-            .filter(move |_| all > 0.0)
-            .map(move |(number, kind)| (number, kind.recent / all, kind.scale))
+        let seen = self.iter().filter(|(_, kind)| kind.recent > 0.0);
+        seen.map(move |(number, kind)| (number, kind, kind.recent / all))
     }
 
     pub(super) fn learn_unseen(&mut self, running: &Running) {
