@@ -127,9 +127,12 @@ impl Controller {
             self.sampler.wake_if_older(WAITING_INTERVAL);
         }
         let short = |level: Pressure| self.pressure() >= level;
-        tag.priority == Priority::Low
-            && self.config.shed_low_at.is_some_and(short)
-            && !self.only_observes()
+        let sheds = tag.priority == Priority::Low && self.config.shed_low_at.is_some_and(short);
+        if sheds && self.only_observes() {
+            self.observe("reject: low_priority");
+            return false;
+        }
+        sheds
     }
 
     /// Requests of a priority have come.
@@ -279,7 +282,7 @@ impl Controller {
         match self.judge(ask, 0, refused) {
             Verdict::Force => {
                 if self.only_observes() {
-                    self.counters.observed.fetch_add(1, Ordering::Relaxed);
+                    self.observe(self.would(ask, refused));
                 }
                 Some(self.forced(ask))
             }
@@ -296,7 +299,7 @@ impl Controller {
         if self.only_observes() {
             return Verdict::Force;
         }
-        if ask.low_kib.saturating_add(held_kib) > self.limit_bytes().div_ceil(1024) {
+        if self.never_fits(ask, held_kib) {
             return Verdict::Reject(Reason::NeverFits);
         }
         let held_back = matches!(refused, Refused::Gate | Refused::Bytes);
@@ -306,6 +309,19 @@ impl Controller {
         match refused {
             Refused::Gate => Verdict::Reject(Reason::CriticalPressure),
             _ => Verdict::Wait,
+        }
+    }
+
+    fn never_fits(&self, ask: Ask, held_kib: u64) -> bool {
+        ask.low_kib.saturating_add(held_kib) > self.limit_bytes().div_ceil(1024)
+    }
+
+    /// What enforce would do with what observe lets pass.
+    fn would(&self, ask: Ask, refused: Refused) -> &'static str {
+        match refused {
+            _ if self.never_fits(ask, 0) => "reject: never_fits",
+            Refused::Gate => "reject: critical_pressure",
+            _ => "wait",
         }
     }
 

@@ -68,6 +68,18 @@ impl Reason {
         matches!(self, Reason::NeverFits | Reason::ResultTooLarge)
     }
 
+    /// More memory would have served it.
+    pub(crate) fn is_for_memory(self) -> bool {
+        matches!(
+            self,
+            Reason::CriticalPressure
+                | Reason::WaitTimeout
+                | Reason::WaitTooLong
+                | Reason::QueueFull
+                | Reason::LowPriority
+        )
+    }
+
     fn sentence(self) -> &'static str {
         match self {
             Reason::CriticalPressure => "memory is critically low",

@@ -124,6 +124,7 @@ mod names;
 mod permit;
 mod policy;
 mod pool;
+mod recent;
 mod release;
 mod respond;
 #[cfg(feature = "json")]
@@ -135,7 +136,9 @@ mod staged;
 mod stats;
 mod sync;
 mod tag;
+mod tally;
 mod tenants;
+mod wait_times;
 mod waiting;
 
 pub use admission::Cost;

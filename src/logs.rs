@@ -2,11 +2,15 @@
 
 #[cfg(feature = "tracing")]
 mod imp {
+    use std::time::Duration;
+
     use crate::config::Config;
     use crate::error::Rejected;
     use crate::stats::Stats;
 
     const TARGET: &str = "tower_memory_guard";
+    /// Of request spans.
+    const FIELD: &str = "memory_guard";
 
     pub(crate) fn initialised(config: &Config, source: &str, policy: &str, stats: &Stats) {
         tracing::info!(
@@ -28,6 +32,12 @@ mod imp {
             max_waiting = config.max_waiting,
             share_fraction = config.share_fraction,
             on_sensor_failure = ?config.on_sensor_failure,
+            cancel = config.cancel,
+            exceedance_target = config.exceedance_target,
+            body_timeout = ?config.body_timeout,
+            tiers = config.tiers.len(),
+            critical_reserve_fraction = config.critical_reserve_fraction,
+            shed_low_at = config.shed_low_at.map(|level| level.as_str()),
             name = config.name,
             "memory guard initialised"
         );
@@ -67,6 +77,47 @@ mod imp {
             name,
             "memory guard rejected a request"
         );
+    }
+
+    /// In observe mode: what enforce would have done.
+    pub(crate) fn observed(would: &str, stats: &Stats, suppressed: u64, name: Option<&str>) {
+        tracing::warn!(
+            target: TARGET,
+            would,
+            level = stats.level.as_str(),
+            memory_percent = stats.memory_percent,
+            active_tasks = stats.active_tasks,
+            observed_requests = stats.observed_requests,
+            suppressed,
+            name,
+            "memory guard would have held back a request"
+        );
+    }
+
+    /// The decision, in the request's span if that has a field for it.
+    pub(crate) fn decided(decision: &str) {
+        tracing::Span::current().record(FIELD, decision);
+    }
+
+    /// [`decided`], on the path where every nanosecond counts.
+    #[inline]
+    pub(crate) fn admitted() {
+        if tracing::dispatcher::has_been_set() {
+            admitted_in_span();
+        }
+    }
+
+    #[cold]
+    fn admitted_in_span() {
+        decided("admitted");
+    }
+
+    pub(crate) fn waited(waited: Duration) {
+        decided(&format!("admitted after {} ms", waited.as_millis()));
+    }
+
+    pub(crate) fn closed(name: Option<&str>) {
+        tracing::info!(target: TARGET, name, "memory guard closed");
     }
 
     pub(crate) fn warnings(warnings: &[String]) {
@@ -124,6 +175,8 @@ mod imp {
 
 #[cfg(not(feature = "tracing"))]
 mod imp {
+    use std::time::Duration;
+
     use crate::config::Config;
     use crate::error::Rejected;
     use crate::stats::Stats;
@@ -131,6 +184,53 @@ mod imp {
     pub(crate) fn initialised(_: &Config, _: &str, _: &str, _: &Stats) {}
     pub(crate) fn adjusted(_: &Stats, _: &str, _: u64, _: Option<&str>) {}
     pub(crate) fn rejected(_: &Rejected, _: &Stats, _: u64, _: Option<&str>) {}
+    /// In observe mode: what enforce would have done.
+    pub(crate) fn observed(would: &str, stats: &Stats, suppressed: u64, name: Option<&str>) {
+        tracing::warn!(
+            target: TARGET,
+            would,
+            level = stats.level.as_str(),
+            memory_percent = stats.memory_percent,
+            active_tasks = stats.active_tasks,
+            observed_requests = stats.observed_requests,
+            suppressed,
+            name,
+            "memory guard would have held back a request"
+        );
+    }
+
+    /// The decision, in the request's span if that has a field for it.
+    pub(crate) fn decided(decision: &str) {
+        tracing::Span::current().record(FIELD, decision);
+    }
+
+    /// [`decided`], on the path where every nanosecond counts.
+    #[inline]
+    pub(crate) fn admitted() {
+        if tracing::dispatcher::has_been_set() {
+            admitted_in_span();
+        }
+    }
+
+    #[cold]
+    fn admitted_in_span() {
+        decided("admitted");
+    }
+
+    pub(crate) fn waited(waited: Duration) {
+        decided(&format!("admitted after {} ms", waited.as_millis()));
+    }
+
+    pub(crate) fn closed(name: Option<&str>) {
+        tracing::info!(target: TARGET, name, "memory guard closed");
+    }
+
+    pub(crate) fn observed(_: &str, _: &Stats, _: u64, _: Option<&str>) {}
+    pub(crate) fn decided(_: &str) {}
+    #[inline]
+    pub(crate) fn admitted() {}
+    pub(crate) fn waited(_: Duration) {}
+    pub(crate) fn closed(_: Option<&str>) {}
     pub(crate) fn warnings(_: &[String]) {}
     pub(crate) fn no_limit() {}
     pub(crate) fn host_limit(_: f64) {}

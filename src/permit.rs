@@ -68,6 +68,7 @@ impl Permit {
     /// Owns a reservation of `kib` that has been made.
     #[inline]
     pub(crate) fn new(controller: &'static Controller, kib: u64, tag: Tag) -> Self {
+        controller.counters.tally.admitted(tag);
         Self {
             controller,
             kib,
@@ -384,9 +385,8 @@ impl Drop for Permit {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let slot = self.slot.get().copied();
-        self.controller
-            .finish(self.kib, self.tag, self.granted_at, slot);
+        let (controller, slot) = (self.controller, self.slot.get().copied());
+        controller.finish(self.kib, self.tag, self.granted_at, slot);
     }
 }
 

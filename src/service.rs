@@ -17,6 +17,7 @@ use crate::fallback::Fallback;
 use crate::future::{ResponseFuture, Slow, enter};
 use crate::guard::Guard;
 use crate::labels::Entry;
+use crate::logs;
 use crate::permit::Permit;
 use crate::respond::{HttpResponder, Respond};
 use crate::staged;
@@ -139,6 +140,7 @@ where
         };
         match admission {
             Admission::Admitted(permit) => {
+                logs::admitted();
                 let permit = staged::begin(permit, entry, &mut request);
                 enter(&permit, outer, &mut request);
                 self.pass(request, ready, Some(permit))

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::Reason;
 use crate::policy::Pressure;
+use crate::tag::Tag;
+use crate::tally::Tally;
+use crate::wait_times::WaitTimes;
 
 /// What a guard is doing, at one moment.
 ///
@@ -44,12 +47,22 @@ pub struct Stats {
     pub reserved_mb: f64,
     /// What one more request may expect to wait while some do.
     pub expected_wait_ms: f64,
+    /// How long the oldest of those that wait has waited.
+    pub oldest_waiter_ms: f64,
     /// How far the forecasts of waits were off lately, on average.
     pub wait_error_ms: f64,
     /// Forecasts of waits that were checked.
     pub checked_waits: u64,
     /// MiB that a request reserves, on average over the classes that came lately.
     pub estimated_mem_per_req_mb: f64,
+    /// How far requests' peaks were from what was expected when they began, on average
+    /// over the last ones, as a share of the peak; 0 without accounting.
+    pub estimate_error_ratio: f64,
+    /// What would be in use if everybody could be served, over what may be: about 3 at
+    /// three times what can be served.
+    pub demand_ratio: f64,
+    /// For how long nobody could be admitted for want of memory, and nobody was; else 0.
+    pub latched_seconds: f64,
     /// The pressure level.
     pub level: Pressure,
     /// `false` while memory cannot be read.
@@ -154,12 +167,19 @@ pub(crate) struct Counters {
     pub(crate) stalled: AtomicU64,
     /// Of the rejected, those that were admitted before, for their bodies.
     pub(crate) turned_away_late: AtomicU64,
+    /// Requests told to stop.
+    pub(crate) cancelled: AtomicU64,
+    /// By class and priority.
+    pub(crate) tally: Tally,
+    pub(crate) waited_then_admitted: WaitTimes,
+    pub(crate) waited_then_rejected: WaitTimes,
     rejected: [AtomicU64; Reason::ALL.len()],
 }
 
 impl Counters {
-    pub(crate) fn reject(&self, reason: Reason) {
+    pub(crate) fn reject(&self, reason: Reason, tag: Tag) {
         self.rejected[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.tally.rejected(reason, tag);
     }
 
     pub(crate) fn stalled(&self, responses: usize) {
@@ -172,6 +192,14 @@ impl Counters {
 
     pub(crate) fn rejected(&self, reason: Reason) -> u64 {
         self.rejected[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Those that more memory would have served.
+    pub(crate) fn rejected_for_memory(&self) -> u64 {
+        let for_memory = Reason::ALL
+            .into_iter()
+            .filter(|reason| reason.is_for_memory());
+        for_memory.map(|reason| self.rejected(reason)).sum()
     }
 
     pub(crate) fn all_rejected(&self) -> u64 {

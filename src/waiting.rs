@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
 use crate::limiter::Ticket;
+use crate::logs;
 use crate::permit::Permit;
 use crate::tag::Tag;
 
@@ -20,6 +21,7 @@ use crate::tag::Tag;
 pub(crate) struct Waiting {
     ticket: Ticket,
     tag: Tag,
+    since: Instant,
     sleep: Pin<Box<Sleep>>,
     controller: &'static Controller,
 }
@@ -34,6 +36,7 @@ impl Waiting {
         Self {
             ticket,
             tag,
+            since: Instant::now(),
             sleep: Box::pin(tokio::time::sleep(deadline)),
             controller,
         }
@@ -41,19 +44,22 @@ impl Waiting {
 
     /// Ready with `Ok` once so many KiB are reserved, which the caller then owns.
     pub(crate) fn poll_kib(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Rejected>> {
-        match self.ticket.poll(cx) {
-            Poll::Ready(Ok(kib)) => return Poll::Ready(Ok(kib)),
-            Poll::Ready(Err(reason)) => {
-                return Poll::Ready(Err(self.controller.reject(reason, self.tag)));
+        let reason = match self.ticket.poll(cx) {
+            Poll::Ready(Ok(kib)) => {
+                let waited = self.since.elapsed();
+                self.controller.counters.waited_then_admitted.add(waited);
+                logs::waited(waited);
+                return Poll::Ready(Ok(kib));
             }
-            Poll::Pending => {}
-        }
-        match self.sleep.as_mut().poll(cx) {
-            Poll::Ready(()) => {
-                Poll::Ready(Err(self.controller.reject(Reason::WaitTimeout, self.tag)))
+            Poll::Ready(Err(reason)) => reason,
+            Poll::Pending => {
+                ready!(self.sleep.as_mut().poll(cx));
+                Reason::WaitTimeout
             }
-            Poll::Pending => Poll::Pending,
-        }
+        };
+        let counters = &self.controller.counters;
+        counters.waited_then_rejected.add(self.since.elapsed());
+        Poll::Ready(Err(self.controller.reject(reason, self.tag)))
     }
 }
 

@@ -4,10 +4,11 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use metrics_util::MetricKind;
+use std::time::Duration;
+
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use support::{LIMIT, MIB, counting, fill};
-use tower_memory_guard::Pressure;
+use tower_memory_guard::{Class, Pressure, Priority};
 
 #[tokio::test]
 async fn stats_serialise_with_the_published_keys() {
@@ -48,10 +49,6 @@ async fn pressure_can_be_subscribed_to() {
 fn published(recorder: &DebuggingRecorder) -> BTreeMap<String, f64> {
     let snapshot = recorder.snapshotter().snapshot().into_vec();
     let values = snapshot.into_iter().map(|(key, _, _, value)| {
-        assert!(matches!(
-            key.kind(),
-            MetricKind::Counter | MetricKind::Gauge
-        ));
         let labels: Vec<_> = key
             .key()
             .labels()
@@ -60,7 +57,7 @@ fn published(recorder: &DebuggingRecorder) -> BTreeMap<String, f64> {
         let value = match value {
             DebugValue::Counter(n) => n as f64,
             DebugValue::Gauge(x) => x.into_inner(),
-            DebugValue::Histogram(_) => unreachable!("none yet"),
+            DebugValue::Histogram(values) => values.len() as f64,
         };
         (
             format!("{}{{{}}}", key.key().name(), labels.join(",")),
@@ -83,11 +80,11 @@ fn metrics_have_the_published_names_also_with_a_recorder_that_came_late() {
         published(&recorder)
     });
     assert_eq!(
-        values["memory_guard_rejected_requests_total{reason=critical_pressure}"],
+        values["memory_guard_rejected_requests_total{reason=critical_pressure,class=,priority=normal}"],
         1.0
     );
     assert_eq!(
-        values["memory_guard_rejected_requests_total{reason=wait_timeout}"],
+        values["memory_guard_rejected_requests_total{reason=wait_timeout,class=,priority=normal}"],
         0.0
     );
     assert_eq!(values["memory_guard_active_tasks{}"], 1.0);
@@ -102,4 +99,78 @@ fn metrics_have_the_published_names_also_with_a_recorder_that_came_late() {
     assert_eq!(values["memory_guard_wait_forecasts_total{}"], 0.0);
     assert_eq!(values["memory_guard_wait_forecast_error_seconds{}"], 0.0);
     assert!(values.contains_key("memory_guard_expected_wait_seconds{}"));
+}
+
+/// What a sample publishes.
+fn sampled(guard: &tower_memory_guard::Guard) -> BTreeMap<String, f64> {
+    let recorder = DebuggingRecorder::new();
+    metrics::with_local_recorder(&recorder, || {
+        guard.sample_now();
+        published(&recorder)
+    })
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_class_and_priority() {
+    let (layer, memory) = counting(10);
+    let guard = layer.guard().clone();
+    let report = Class::new("report").priority(Priority::Low);
+    let active = guard.acquire_for(&report).await.unwrap();
+    drop(guard.acquire_for(&report).await.unwrap());
+    drop(guard.acquire(1024).await.unwrap());
+    fill(&guard, &memory, 75);
+    assert!(guard.acquire_for(&report).await.is_err());
+    let values = sampled(&guard);
+    let admitted = |of: &str| values[&format!("memory_guard_admitted_requests_total{{{of}}}")];
+    assert_eq!(admitted("class=report,priority=low"), 2.0);
+    assert_eq!(admitted("class=,priority=normal"), 1.0);
+    let rejected = "memory_guard_rejected_requests_total";
+    assert_eq!(
+        values[&format!("{rejected}{{reason=low_priority,class=report,priority=low}}")],
+        1.0
+    );
+    assert_eq!(
+        values[&format!("{rejected}{{reason=low_priority,class=,priority=normal}}")],
+        0.0
+    );
+    assert_eq!(
+        values["memory_guard_threshold_percent{level=CRITICAL}"],
+        85.0
+    );
+    assert_eq!(values["memory_guard_level{}"], 2.0);
+    drop(active);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_are_counted_by_what_became_of_them() {
+    let (layer, _memory) = counting(1);
+    let guard = layer.guard().clone();
+    let active = guard.acquire(1024).await.unwrap();
+    let (admitted, rejected) = tokio::join!(guard.acquire(1024), async {
+        let hasty = Class::new("hasty").deadline(Duration::from_millis(20));
+        let rejected = guard.acquire_for(&hasty).await;
+        drop(active);
+        rejected
+    });
+    assert!(admitted.is_ok() && rejected.is_err());
+    let values = sampled(&guard);
+    assert_eq!(values["memory_guard_wait_seconds{outcome=admitted}"], 1.0);
+    assert_eq!(values["memory_guard_wait_seconds{outcome=rejected}"], 1.0);
+    assert_eq!(values["memory_guard_queued_requests_total{}"], 2.0);
+}
+
+#[test]
+fn everything_that_is_published_is_documented() {
+    let (layer, memory) = counting(10);
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 50);
+    let documented = include_str!("../docs/metrics.md");
+    let documented: std::collections::BTreeSet<&str> = documented
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    let values = sampled(&guard);
+    let names = values.keys().filter_map(|key| key.split('{').next());
+    let published: std::collections::BTreeSet<&str> = names.collect();
+    assert_eq!(published, documented);
 }

@@ -108,6 +108,7 @@ impl Controller {
                 if std::mem::take(&mut control.blind) {
                     control.events.push(Event::SensorRecovered);
                 }
+                control.last.good_at = now;
                 self.take_levels(sample, control);
                 let usage_bytes = control.own_bytes;
                 let slack = 1.0 - control.policy.theta();
@@ -242,8 +243,13 @@ impl Subscriber for Controller {
         if detail == Detail::Full {
             self.limiter.tick(now);
             control.completed = self.counters.completed.total();
+            control.samples += 1;
         }
         self.decide(&mut control, sample, detail, now);
+        if detail == Detail::Full {
+            let load = self.load(&control, now);
+            control.demand.observe(&load);
+        }
         let shared = self.limiter.shared();
         if !shared {
             self.settle_ended();
@@ -274,7 +280,6 @@ impl Subscriber for Controller {
         if publish_metrics {
             control.last.published = Some(now);
         }
-        let sensor_errors = control.sensor_errors;
         let idle_kib = control.decision.idle_bytes / 1024;
         drop(control);
         if full {
@@ -303,7 +308,7 @@ impl Subscriber for Controller {
                 .count();
             self.bounds.set_probes(probes - used as u32);
         }
-        self.report(events, publish_metrics, sensor_errors);
+        self.report(events, publish_metrics, now);
         interval
     }
 

@@ -6,9 +6,13 @@
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
 
 mod decide;
+mod demand;
 mod pace;
+#[cfg(feature = "metrics")]
+mod publish;
 mod relieve;
 mod report;
+mod view;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -17,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use demand::Demand;
 pub(crate) use pace::WAITING_INTERVAL;
 use relieve::Cancellations;
 
@@ -31,6 +36,7 @@ use crate::policy::ladder::Ladder;
 use crate::policy::predictive::Predictive;
 use crate::policy::{Decision, Policy, Pressure};
 use crate::pool::{self, Board};
+use crate::recent::{Kind, RecentDecisions};
 use crate::release::Release;
 use crate::running::Running;
 use crate::sampler::{MemoryLevel, MemorySource, Sampler};
@@ -69,6 +75,7 @@ pub(crate) struct Controller {
     forgives_at_ms: AtomicU64,
     last_reject_log_ms: AtomicU64,
     unlogged_rejections: AtomicU64,
+    pub(crate) recent: RecentDecisions,
     control: Mutex<Control>,
     pub(crate) levels: watch::Sender<Pressure>,
 }
@@ -84,6 +91,7 @@ struct Control {
     /// others share the group.
     own_bytes: u64,
     cancellations: Cancellations,
+    demand: Demand,
     /// What a request reserves, on average.
     request_bytes: u64,
     /// To be granted after the next full sample.
@@ -91,6 +99,8 @@ struct Control {
     /// As of the last full sample: it takes a look at many cache lines.
     completed: u64,
     blind: bool,
+    /// Full samples, and those of them that failed.
+    samples: u64,
     sensor_errors: u64,
     said_no_limit: bool,
     last: Last,
@@ -102,6 +112,8 @@ struct Control {
 struct Last {
     at: Duration,
     usage_bytes: u64,
+    /// When memory could be read last.
+    good_at: Duration,
     /// When completions were counted last, and how many there were.
     counted_at: Duration,
     completed: u64,
@@ -179,6 +191,7 @@ impl Controller {
             forgives_at_ms: AtomicU64::new(0),
             last_reject_log_ms: AtomicU64::new(0),
             unlogged_rejections: AtomicU64::new(0),
+            recent: RecentDecisions::default(),
             control: Mutex::new(Control {
                 policy,
                 forecast,
@@ -195,10 +208,12 @@ impl Controller {
                 process_bytes: 0,
                 own_bytes: 0,
                 cancellations: Cancellations::default(),
+                demand: Demand::default(),
                 request_bytes: config.estimated_bytes_per_request,
                 probes: 0,
                 completed: 0,
                 blind: false,
+                samples: 0,
                 sensor_errors: 0,
                 said_no_limit: false,
                 last: Last::default(),
@@ -308,6 +323,8 @@ impl Controller {
         self.shut();
         self.limiter.pump();
         self.limiter.refuse_all(&self.bounds, Reason::Closed);
+        self.note(Kind::Closed, "takes no new work".into(), 0);
+        logs::closed(self.config.name.as_deref());
         // The thread need not sample for it any more.
         self.sampler.unpark();
     }

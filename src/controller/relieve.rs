@@ -1,10 +1,12 @@
 //! When memory is short: give some back, and as a last resort cancel.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Controller};
 use crate::estimate::BeforeTrim;
 use crate::policy::worst_limit_fraction;
+use crate::recent::Kind;
 use crate::release::{PressureContext, Shortage};
 
 /// Usage at which a request is cancelled, as a share of the hard limit. Late, since
@@ -59,6 +61,9 @@ impl Controller {
         if cancel {
             if let Some(slot) = self.running.victim() {
                 slot.cancel();
+                self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
+                let text = "a request was told to stop".into();
+                self.note(Kind::Cancelled, text, 0);
             }
         }
     }

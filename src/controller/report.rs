@@ -9,6 +9,7 @@ use crate::error::{Reason, Rejected};
 use crate::limiter::MAX_COUNT;
 use crate::logs;
 use crate::policy::{Pressure, limit_bytes, worst_fraction};
+use crate::recent::Kind;
 use crate::stats::{Stats, mib};
 use crate::tag::Tag;
 
@@ -30,7 +31,7 @@ impl Controller {
         tag: Tag,
         expected: Option<Duration>,
     ) -> Rejected {
-        self.counters.reject(reason);
+        self.counters.reject(reason, tag);
         let mut rejected = self.rejection(reason);
         if let Some(at_once) = &mut rejected.retry_after {
             *at_once = self.retry_after(tag, expected);
@@ -51,6 +52,28 @@ impl Controller {
     }
 
     fn log_rejection(&self, rejected: &Rejected) {
+        let reason = rejected.reason.as_str();
+        logs::decided(reason);
+        if let Some(suppressed) = self.may_log() {
+            self.note(Kind::Rejected, reason.to_owned(), suppressed);
+            let name = self.config.name.as_deref();
+            logs::rejected(rejected, &self.stats(), suppressed, name);
+        }
+    }
+
+    /// In observe mode: a request passes that would not have.
+    pub(crate) fn observe(&self, would: &'static str) {
+        self.counters.observed.fetch_add(1, Ordering::Relaxed);
+        logs::decided(would);
+        if let Some(suppressed) = self.may_log() {
+            self.note(Kind::Observed, would.to_owned(), suppressed);
+            let name = self.config.name.as_deref();
+            logs::observed(would, &self.stats(), suppressed, name);
+        }
+    }
+
+    /// At most once a second: says how many were not logged in between.
+    fn may_log(&self) -> Option<u64> {
         let now_ms = self.sampler.tick().as_millis() as u64 + 1;
         let last_ms = self.last_reject_log_ms.load(Ordering::Relaxed);
         let due = last_ms == 0 || now_ms >= last_ms + REPORT_INTERVAL.as_millis() as u64;
@@ -59,17 +82,11 @@ impl Controller {
                 .last_reject_log_ms
                 .compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
-        if ours {
-            let suppressed = self.unlogged_rejections.swap(0, Ordering::Relaxed);
-            logs::rejected(
-                rejected,
-                &self.stats(),
-                suppressed,
-                self.config.name.as_deref(),
-            );
-        } else {
+        if !ours {
             self.unlogged_rejections.fetch_add(1, Ordering::Relaxed);
+            return None;
         }
+        Some(self.unlogged_rejections.swap(0, Ordering::Relaxed))
     }
 
     /// When to come back: later and later, if the tenant is over its retry budget.
@@ -133,6 +150,10 @@ impl Controller {
             level: self.pressure(),
             sensor_ok: !control.blind,
             expected_wait_ms: self.backlog().as_secs_f64() * 1e3,
+            oldest_waiter_ms: self.oldest_wait().as_secs_f64() * 1e3,
+            estimate_error_ratio: control.forecast.error_ratio(),
+            demand_ratio: control.demand.ratio(),
+            latched_seconds: 0.0,
             wait_error_ms: waits.error.as_secs_f64() * 1e3,
             checked_waits: waits.checked,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
@@ -152,34 +173,67 @@ impl Controller {
         control.forecast.outstanding_bytes(reserved_bytes)
     }
 
-    pub(super) fn report(&self, events: Vec<Event>, publish_metrics: bool, sensor_errors: u64) {
-        let name = self.config.name.as_deref();
+    pub(crate) fn oldest_wait(&self) -> Duration {
+        self.limiter.oldest_wait(&self.bounds)
+    }
+
+    /// Keeps a decision for whoever asks.
+    pub(crate) fn note(&self, kind: Kind, text: String, suppressed: u64) {
+        let percent = f64::from_bits(self.percent_bits.load(Ordering::Relaxed));
+        let level = self.pressure();
+        self.recent.push(kind, text, level, percent, suppressed);
+    }
+
+    pub(super) fn report(&self, events: Vec<Event>, publish_metrics: bool, now: Duration) {
         for event in events {
-            match event {
-                Event::Adjusted { from } => {
-                    let stats = self.stats();
-                    let action = match stats.level.cmp(&from.pressure) {
-                        _ if stats.level == Pressure::Critical => "reject",
-                        std::cmp::Ordering::Greater => "reduce",
-                        _ => "restore",
-                    };
-                    logs::adjusted(&stats, action, u64::from(from.concurrency), name);
-                    self.levels.send_replace(stats.level);
-                }
-                Event::SensorFailed(error) => {
-                    let closed = self.config.on_sensor_failure == OnSensorFailure::Closed;
-                    let counts = self.bounds.limits().count() < MAX_COUNT;
-                    logs::sensor_failed(&error, closed, counts);
-                }
-                Event::SensorRecovered => logs::sensor_recovered(),
-                Event::LimitChanged { from, to } => logs::limit_changed(mib(from), mib(to)),
-                Event::NoLimit => logs::no_limit(),
-            }
+            self.report_event(event);
         }
         #[cfg(feature = "metrics")]
         if publish_metrics {
-            crate::metrics::publish(name, &self.stats(), &self.counters, sensor_errors);
+            self.publish_metrics(now);
         }
-        let _ = (publish_metrics, sensor_errors);
+        let _ = (publish_metrics, now);
+    }
+
+    fn report_event(&self, event: Event) {
+        let name = self.config.name.as_deref();
+        match event {
+            Event::Adjusted { from } => {
+                let stats = self.stats();
+                let action = match stats.level.cmp(&from.pressure) {
+                    _ if stats.level == Pressure::Critical => "reject",
+                    std::cmp::Ordering::Greater => "reduce",
+                    _ => "restore",
+                };
+                let (old, new) = (from.concurrency, stats.current_concurrency);
+                let text = match u64::from(old) == new {
+                    true => format!("{action}: {} to {}", from.pressure, stats.level),
+                    false => format!(
+                        "{action}: {} to {}, {old} to {new} at once",
+                        from.pressure, stats.level
+                    ),
+                };
+                self.note(Kind::Adjusted, text, 0);
+                logs::adjusted(&stats, action, u64::from(old), name);
+                self.levels.send_replace(stats.level);
+            }
+            Event::SensorFailed(error) => {
+                let closed = self.config.on_sensor_failure == OnSensorFailure::Closed;
+                let counts = self.bounds.limits().count() < MAX_COUNT;
+                self.note(Kind::SensorFailed, error.to_string(), 0);
+                logs::sensor_failed(&error, closed, counts);
+            }
+            Event::SensorRecovered => {
+                self.note(Kind::SensorRecovered, "memory is read again".into(), 0);
+                logs::sensor_recovered();
+            }
+            Event::LimitChanged { from, to } => {
+                let (from, to) = (mib(from), mib(to));
+                let text = format!("from {from:.0} to {to:.0} MiB");
+                self.note(Kind::LimitChanged, text, 0);
+                logs::limit_changed(from, to);
+            }
+            Event::NoLimit => logs::no_limit(),
+        }
     }
 }

@@ -279,6 +279,9 @@ impl Book {
             kind.class
                 .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
             self.kinds.peaked(peak_bytes as f64, 1.0);
+            if let Some(expected) = track.predicted_bytes {
+                self.kinds.expected(expected, unscaled_bytes as f64);
+            }
         }
     }
 

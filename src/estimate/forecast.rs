@@ -293,6 +293,13 @@ impl Forecast {
         )
     }
 
+    /// How far requests' peaks were from what was expected when they began.
+    pub(crate) fn error_ratio(&self) -> f64 {
+        self.book
+            .as_ref()
+            .map_or(0.0, |book| book.kinds().error_ratio())
+    }
+
     /// Forecasts checked, and how many were exceeded.
     pub(crate) fn checked(&self) -> (u64, u64) {
         self.book

@@ -23,6 +23,9 @@ pub(super) struct Kinds {
     /// The mean peak of requests that ended, and from how many it is known.
     peak_bytes: f64,
     peaks: f64,
+    /// By how much peaks were mispredicted, as a share of them, and of how many.
+    error_ratio: f64,
+    errors: f64,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,8 @@ impl Kinds {
             kinds: (0..KINDS).map(|_| None).collect(),
             peak_bytes: 0.0,
             peaks: 0.0,
+            error_ratio: 0.0,
+            errors: 0.0,
         }
     }
 
@@ -126,6 +131,18 @@ impl Kinds {
     pub(super) fn peaked(&mut self, bytes: f64, count: f64) {
         self.peaks = (self.peaks + count).min(PEAKS);
         self.peak_bytes += (bytes - self.peak_bytes) * (count / self.peaks).min(1.0);
+    }
+
+    /// A request was expected to need so much when it began, and went on to this peak.
+    pub(super) fn expected(&mut self, bytes: f64, peak_bytes: f64) {
+        self.errors = (self.errors + 1.0).min(PEAKS);
+        let ratio = (bytes - peak_bytes).abs() / peak_bytes.max(1.0);
+        self.error_ratio += (ratio - self.error_ratio) / self.errors;
+    }
+
+    /// By how much peaks were mispredicted, on average, as a share of them.
+    pub(super) fn error_ratio(&self) -> f64 {
+        self.error_ratio
     }
 
     /// The mean peak of requests, whatever they were.

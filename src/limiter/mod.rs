@@ -255,6 +255,16 @@ impl Limiter {
         expected_ms.map(Duration::from_millis)
     }
 
+    /// How long the oldest waiter of a guard has waited.
+    pub(crate) fn oldest_wait(&self, bounds: &Arc<Bounds>) -> Duration {
+        if self.waiting_for(bounds) == 0 {
+            return Duration::ZERO;
+        }
+        let since_ms = lock(&self.queue).oldest_since_ms(bounds);
+        let waited_ms = since_ms.map(|since_ms| self.now_ms().saturating_sub(since_ms));
+        Duration::from_millis(waited_ms.unwrap_or(0))
+    }
+
     /// How well waits are forecast.
     pub(crate) fn waits(&self) -> Waits {
         let (error, checked) = lock(&self.queue).forecast.errors();

@@ -365,6 +365,13 @@ impl Queue {
         waiter.need.ask(&waiter.bounds)
     }
 
+    /// When the oldest waiter of one guard began to wait.
+    pub(super) fn oldest_since_ms(&self, bounds: &Arc<Bounds>) -> Option<u64> {
+        let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));
+        let oldest = theirs.filter_map(|flow| flow.waiting.first());
+        oldest.map(|key| self.waiters[key].since_ms).min()
+    }
+
     /// The waiters of one guard, oldest first in each flow.
     pub(super) fn of_guard(&self, bounds: &Arc<Bounds>) -> Vec<usize> {
         let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));

@@ -8,6 +8,19 @@ const BAND: f64 = 0.02;
 /// STABLE begins this far below WARNING.
 const STABLE_BELOW_WARNING: f64 = 0.10;
 
+/// Where levels begin, as fractions of the limit.
+pub(crate) fn thresholds(config: &Config) -> [(Pressure, f64); 4] {
+    [
+        (
+            Pressure::Stable,
+            config.warning_fraction - STABLE_BELOW_WARNING,
+        ),
+        (Pressure::Warning, config.warning_fraction),
+        (Pressure::High, config.high_fraction),
+        (Pressure::Critical, config.critical_fraction),
+    ]
+}
+
 /// The level, up at once and down with a band, so that it does not flap.
 #[derive(Debug)]
 pub(super) struct Levels {
@@ -19,12 +32,7 @@ pub(super) struct Levels {
 impl Levels {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            thresholds: [
-                config.warning_fraction - STABLE_BELOW_WARNING,
-                config.warning_fraction,
-                config.high_fraction,
-                config.critical_fraction,
-            ],
+            thresholds: thresholds(config).map(|(_, fraction)| fraction),
             level: Pressure::Normal,
         }
     }

@@ -6,7 +6,7 @@
 
 pub(crate) mod ladder;
 mod latch;
-mod levels;
+pub(crate) mod levels;
 pub(crate) mod predictive;
 
 use std::fmt;

@@ -19,6 +19,8 @@ use tokio::time::Instant;
 
 use crate::controller::Controller;
 use crate::policy::Pressure;
+use crate::recent::Kind;
+use crate::stats::mib;
 
 /// After each attempt, so many times its duration pass before the next.
 const REST: u32 = 49;
@@ -198,7 +200,7 @@ impl Release {
             let _ = catch_unwind(AssertUnwindSafe(|| call(&controller.pressure_context())));
             let took = started.elapsed();
             let freed_bytes = before_bytes.saturating_sub(controller.usage_now());
-            self.note(freed_bytes);
+            self.note(controller, "a hook", freed_bytes);
             let rest = &mut self.state().hooks[index].rest;
             rest.after(took, freed_bytes, Instant::now());
         }
@@ -212,7 +214,7 @@ impl Release {
             let after_bytes = controller.usage_now();
             let meanwhile_bytes = controller.trimmed(before, after_bytes);
             let freed_bytes = before_bytes.saturating_sub(after_bytes);
-            self.note(freed_bytes);
+            self.note(controller, "the allocator", freed_bytes);
             self.longest_us
                 .fetch_max(took.as_micros() as u64, Ordering::Relaxed);
             let rest = &mut self.state().trim;
@@ -222,7 +224,11 @@ impl Release {
         }
     }
 
-    fn note(&self, freed_bytes: u64) {
+    fn note(&self, controller: &Controller, who: &str, freed_bytes: u64) {
+        if freed_bytes >= USEFUL_BYTES {
+            let text = format!("{who} gave back {:.0} MiB", mib(freed_bytes));
+            controller.note(Kind::Released, text, 0);
+        }
         self.attempts.fetch_add(1, Ordering::Relaxed);
         self.freed_bytes.fetch_add(freed_bytes, Ordering::Relaxed);
     }

@@ -1,0 +1,154 @@
+//! How much of what there is would be needed to serve everybody.
+
+use std::time::Duration;
+
+/// Rates are averaged over about so long: autoscalers look every 15 s.
+const AVERAGED_OVER: Duration = Duration::from_secs(15);
+/// What is shown at most, when next to nothing may be reserved.
+const MOST: f64 = 100.0;
+
+/// What the demand is computed from, as of one sample.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) now: Duration,
+    /// How much of what may be admitted is; above 1 if it became less meanwhile.
+    pub(super) utilisation: f64,
+    /// Requests that ever were turned away for want of memory, and that were finished.
+    pub(super) turned_away: u64,
+    pub(super) completed: u64,
+    pub(super) waiting: u64,
+    pub(super) wait_timeout: Duration,
+}
+
+/// The demand ratio: what would be in use if all could be served, over what may be.
+///
+/// Requests that were not served would have used as much as those that were, in
+/// proportion to how many came: by Little's law (1961) what is in flight is the rate
+/// times the time in flight, so with `a` requests finished and `b` not served in the
+/// same time, everybody would have needed `1 + b / a` times as much. Not served are
+/// those turned away; or those that wait, if more of them would have to be turned away
+/// by their deadlines than lately were.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Demand {
+    last: Option<(Duration, u64, u64)>,
+    measured: Duration,
+    utilisation: f64,
+    /// For each second.
+    turned_away: f64,
+    completed: f64,
+    ratio: f64,
+}
+
+impl Demand {
+    pub(super) fn observe(&mut self, load: &Load) {
+        let seen = (load.now, load.turned_away, load.completed);
+        let (at, turned_away, completed) = self.last.unwrap_or(seen);
+        self.last = Some(seen);
+        let elapsed = load.now.saturating_sub(at);
+        if elapsed.is_zero() && self.measured > Duration::ZERO {
+            self.last = Some((at, turned_away, completed));
+            return;
+        }
+        self.measured += elapsed;
+        let over = self.measured.min(AVERAGED_OVER).as_secs_f64();
+        let elapsed = elapsed.as_secs_f64();
+        let step = if over > 0.0 {
+            (elapsed / over).min(1.0)
+        } else {
+            1.0
+        };
+        let mean = |mean: &mut f64, value: f64| *mean += (value - *mean) * step;
+        let rate = |more: u64| {
+            if elapsed > 0.0 {
+                more as f64 / elapsed
+            } else {
+                0.0
+            }
+        };
+        mean(&mut self.utilisation, load.utilisation);
+        mean(
+            &mut self.turned_away,
+            rate(load.turned_away.saturating_sub(turned_away)),
+        );
+        mean(
+            &mut self.completed,
+            rate(load.completed.saturating_sub(completed)),
+        );
+        let at_deadlines = load.waiting as f64 / load.wait_timeout.as_secs_f64().max(0.001);
+        let unserved = self.turned_away.max(at_deadlines);
+        // Where nothing is finished, one request in the time of the average is.
+        let completed = self.completed.max(1.0 / AVERAGED_OVER.as_secs_f64());
+        let times = if unserved > 0.0 {
+            1.0 + unserved / completed
+        } else {
+            1.0
+        };
+        let used = if unserved > 0.0 {
+            // What is too little for the next is as good as used.
+            self.utilisation.max(1.0 / times)
+        } else {
+            self.utilisation
+        };
+        self.ratio = (used * times).min(MOST);
+    }
+
+    pub(super) fn ratio(&self) -> f64 {
+        self.ratio
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a minute at so many requests for each second, 10 of which are served.
+    fn after_a_minute(utilisation: f64, arrivals: u64, waiting: u64) -> f64 {
+        let mut demand = Demand::default();
+        for tick in 0..600 {
+            demand.observe(&Load {
+                now: Duration::from_millis(tick * 100),
+                utilisation,
+                turned_away: tick * arrivals.saturating_sub(10) / 10,
+                completed: tick * arrivals.min(10) / 10,
+                waiting,
+                wait_timeout: Duration::from_secs(10),
+            });
+        }
+        demand.ratio()
+    }
+
+    #[test]
+    fn three_times_what_can_be_served_reads_about_three() {
+        let ratio = after_a_minute(0.97, 30, 40);
+        assert!((2.7..3.1).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn what_is_served_reads_as_what_is_used() {
+        let ratio = after_a_minute(0.6, 6, 0);
+        assert!((0.59..0.61).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn a_queue_that_stands_asks_for_more() {
+        // 100 wait for ten seconds each at most: twice as much would serve them in time.
+        let ratio = after_a_minute(1.0, 10, 100);
+        assert!((1.9..2.1).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn where_nothing_is_served_it_is_bounded() {
+        let mut demand = Demand::default();
+        for tick in 0..100 {
+            demand.observe(&Load {
+                now: Duration::from_secs(tick),
+                utilisation: 0.0,
+                turned_away: tick * 1000,
+                completed: 0,
+                waiting: 0,
+                wait_timeout: Duration::ZERO,
+            });
+        }
+        assert!((1.0..=MOST).contains(&demand.ratio()), "{}", demand.ratio());
+    }
+}

@@ -1,0 +1,49 @@
+//! What is published as metrics.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Controller;
+use crate::metrics::{Report, Sort};
+use crate::policy::levels::thresholds;
+
+impl Controller {
+    pub(super) fn publish_metrics(&self, now: Duration) {
+        let stats = self.stats();
+        let entries = self.sorts();
+        let sorts = entries.into_iter().map(|entry| Sort {
+            class: self.labels.classes.name(entry.class),
+            priority: entry.priority,
+            admitted: entry.admitted,
+            rejected: entry.rejected,
+        });
+        let (samples, sensor_errors, good_at, estimates) = {
+            let control = self.control();
+            let estimates = self.class_estimates(&control);
+            let last = control.last;
+            (
+                control.samples,
+                control.sensor_errors,
+                last.good_at,
+                estimates,
+            )
+        };
+        let counters = &self.counters;
+        Report {
+            name: self.config.name.as_deref(),
+            stats,
+            sorts: sorts.collect(),
+            estimates,
+            thresholds: thresholds(&self.config).map(|(level, at)| (level.as_str(), at)),
+            samples,
+            sensor_errors,
+            sample_age_seconds: now.saturating_sub(good_at).as_secs_f64(),
+            cancellations: counters.cancelled.load(Ordering::Relaxed),
+            waits: [
+                ("admitted", &counters.waited_then_admitted),
+                ("rejected", &counters.waited_then_rejected),
+            ],
+        }
+        .publish();
+    }
+}

@@ -1,0 +1,77 @@
+//! What metrics and the dashboard look at.
+
+use std::time::Duration;
+
+use super::demand::Load;
+use super::{Control, Controller};
+use crate::limiter::MAX_KIB;
+
+impl Controller {
+    /// What the demand is computed from.
+    pub(super) fn load(&self, control: &Control, now: Duration) -> Load {
+        Load {
+            now,
+            utilisation: self.utilisation(),
+            turned_away: self.counters.rejected_for_memory(),
+            completed: control.completed,
+            waiting: self.limiter.waiting_for(&self.bounds) as u64,
+            wait_timeout: self.config.wait_timeout,
+        }
+    }
+
+    /// How much of what may be admitted is: of the bytes, or of the count if that is more.
+    fn utilisation(&self) -> f64 {
+        let limits = self.bounds.limits();
+        let share = |used: u64, of: u64| used as f64 / of.max(1) as f64;
+        let count = share(
+            self.limiter.in_flight(&self.bounds).into(),
+            limits.count().into(),
+        );
+        match limits.kib() {
+            MAX_KIB => count,
+            kib => count.max(share(self.limiter.reserved().kib(), kib)),
+        }
+    }
+
+    /// Counts by class and priority, those of plain requests first.
+    #[cfg(any(feature = "metrics", feature = "dashboard"))]
+    pub(crate) fn sorts(&self) -> Vec<crate::tally::Entry> {
+        let active = u64::from(self.limiter.in_flight(&self.bounds));
+        let admitted = self.counters.completed.total() + active;
+        self.counters.tally.entries(admitted)
+    }
+
+    /// What the next request of each class needs, in bytes: its mean, with its part of
+    /// the margin. Without accounting no classes are told apart.
+    #[cfg(feature = "metrics")]
+    pub(super) fn class_estimates(&self, control: &Control) -> Vec<(&str, u64)> {
+        let plain = control
+            .forecast
+            .by_kind()
+            .filter(|(kind, ..)| kind % 2 == 0);
+        let mut estimates: Vec<_> = plain
+            .map(|(kind, bytes, _)| (self.labels.name(kind as u8).0, bytes))
+            .collect();
+        if estimates.is_empty() {
+            estimates.push(("", control.request_bytes));
+        }
+        estimates
+    }
+
+    /// The same with the least that is known of each, in bytes, and whether it is for
+    /// requests with a cost hint: then for one of 16 MiB.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn class_needs(&self) -> Vec<(String, bool, u64, u64)> {
+        let control = self.control();
+        let kinds = control.forecast.by_kind();
+        let needs = kinds.map(|(kind, bytes, least_bytes)| {
+            let (class, hinted) = self.labels.name(kind as u8);
+            (class.to_owned(), hinted, bytes, least_bytes)
+        });
+        let mut needs: Vec<_> = needs.collect();
+        if needs.is_empty() {
+            needs.push((String::new(), false, control.request_bytes, 0));
+        }
+        needs
+    }
+}

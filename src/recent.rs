@@ -1,0 +1,98 @@
+//! What the guard decided lately, for somebody who asks why.
+//!
+//! Kept at the rate of the log: at most one rejection a second, with a count of those
+//! in between. Requests that are admitted at once leave no trace here.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::policy::Pressure;
+
+/// The oldest go when there are more.
+const KEPT: usize = 64;
+
+/// What a decision was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+pub(crate) enum Kind {
+    Rejected,
+    /// In observe mode: it passed all the same.
+    Observed,
+    Adjusted,
+    Cancelled,
+    Released,
+    LimitChanged,
+    SensorFailed,
+    SensorRecovered,
+    Reloaded,
+    Closed,
+}
+
+/// One decision, and what memory was like.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub(crate) struct Decision {
+    /// Rises by one with each.
+    pub(crate) seq: u64,
+    pub(crate) at_unix_ms: u64,
+    pub(crate) kind: Kind,
+    pub(crate) text: String,
+    pub(crate) level: Pressure,
+    pub(crate) memory_percent: f64,
+    /// So many of its kind came since the one before, and are not shown.
+    pub(crate) suppressed: u64,
+}
+
+/// The last decisions, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct RecentDecisions(Mutex<VecDeque<Decision>>);
+
+impl RecentDecisions {
+    pub(crate) fn push(
+        &self,
+        kind: Kind,
+        text: String,
+        level: Pressure,
+        memory_percent: f64,
+        suppressed: u64,
+    ) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seq = decisions.back().map_or(1, |last| last.seq + 1);
+        if decisions.len() == KEPT {
+            decisions.pop_front();
+        }
+        decisions.push_back(Decision {
+            seq,
+            at_unix_ms: since.map_or(0, |since| since.as_millis() as u64),
+            kind,
+            text,
+            level,
+            memory_percent,
+            suppressed,
+        });
+    }
+
+    #[cfg(any(test, feature = "dashboard"))]
+    pub(crate) fn all(&self) -> Vec<Decision> {
+        let decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        decisions.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_first() {
+        let recent = RecentDecisions::default();
+        for n in 1..=KEPT + 2 {
+            recent.push(Kind::Adjusted, n.to_string(), Pressure::High, 81.0, 0);
+        }
+        let all = recent.all();
+        assert_eq!((all.len(), all[0].seq, &*all[0].text), (KEPT, 3, "3"));
+    }
+}

@@ -1,0 +1,142 @@
+//! How many requests of each class and priority were admitted, and turned away.
+//!
+//! Both are bounded: classes by [`CLASSES`], whatever callers name. Requests that
+//! nobody classified are not counted here while they pass; how many there were follows
+//! from the totals.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::class::Priority;
+use crate::error::Reason;
+use crate::stats::ShardedCounter;
+use crate::tag::{CLASSES, Tag};
+
+const PRIORITIES: usize = Priority::ALL.len();
+const SORTS: usize = CLASSES * PRIORITIES;
+/// Of no class, and of normal priority.
+const PLAIN: usize = Priority::Normal as usize;
+
+/// Counts by class and priority.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    /// By class, then priority; made when the first of its kind comes.
+    sorts: Box<[OnceLock<Box<Sort>>]>,
+}
+
+/// The counts of one class at one priority.
+#[derive(Debug, Default)]
+struct Sort {
+    admitted: ShardedCounter,
+    rejected: [AtomicU64; Reason::ALL.len()],
+}
+
+/// What one class at one priority has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The class's number among the guard's names.
+    pub(crate) class: u16,
+    pub(crate) priority: Priority,
+    pub(crate) admitted: u64,
+    /// In the order of [`Reason::ALL`].
+    pub(crate) rejected: [u64; Reason::ALL.len()],
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            sorts: (0..SORTS).map(|_| OnceLock::new()).collect(),
+        }
+    }
+}
+
+fn sort(tag: Tag) -> usize {
+    usize::from(tag.kind / 2) * PRIORITIES + tag.priority as usize
+}
+
+impl Tally {
+    /// A request was admitted.
+    #[inline]
+    pub(crate) fn admitted(&self, tag: Tag) {
+        if tag.is_classified() {
+            self.count_admitted(tag);
+        }
+    }
+
+    fn count_admitted(&self, tag: Tag) {
+        let at = sort(tag);
+        if at != PLAIN {
+            self.at(at).admitted.increment();
+        }
+    }
+
+    /// A request was turned away.
+    pub(crate) fn rejected(&self, reason: Reason, tag: Tag) {
+        let rejected = &self.at(sort(tag)).rejected[reason as usize];
+        rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn at(&self, sort: usize) -> &Sort {
+        self.sorts[sort].get_or_init(Box::default)
+    }
+
+    /// All counts, plain requests first: of those, as many were admitted as are left
+    /// of `all_admitted`.
+    pub(crate) fn entries(&self, all_admitted: u64) -> Vec<Entry> {
+        let mut entries = vec![self.entry(PLAIN)];
+        let others = (0..SORTS).filter(|&at| at != PLAIN);
+        entries.extend(
+            others
+                .filter(|&at| self.sorts[at].get().is_some())
+                .map(|at| self.entry(at)),
+        );
+        let classified: u64 = entries[1..].iter().map(|entry| entry.admitted).sum();
+        entries[0].admitted = all_admitted.saturating_sub(classified);
+        entries
+    }
+
+    fn entry(&self, at: usize) -> Entry {
+        let counts = self.sorts[at].get();
+        let rejected =
+            |reason: usize| counts.map_or(0, |sort| sort.rejected[reason].load(Ordering::Relaxed));
+        Entry {
+            class: (at / PRIORITIES) as u16,
+            priority: Priority::ALL[at % PRIORITIES],
+            admitted: counts.map_or(0, |sort| sort.admitted.total()),
+            rejected: std::array::from_fn(rejected),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_classified_is_what_is_left() {
+        let tally = Tally::default();
+        let report = Tag {
+            kind: 4,
+            priority: Priority::Low,
+            ..Tag::NONE
+        };
+        let sized = Tag { kind: 5, ..report };
+        let of_a_tenant = Tag {
+            tenant: 7,
+            ..Tag::NONE
+        };
+        for tag in [report, report, sized, of_a_tenant, Tag::NONE] {
+            tally.admitted(tag);
+        }
+        tally.rejected(Reason::LowPriority, report);
+        tally.rejected(Reason::QueueFull, Tag::NONE);
+        let entries = tally.entries(5);
+        let counts = entries
+            .iter()
+            .map(|entry| (entry.class, entry.priority, entry.admitted));
+        let expected = [(0, Priority::Normal, 2), (2, Priority::Low, 3)];
+        assert_eq!(counts.collect::<Vec<_>>(), expected);
+        assert_eq!(entries[0].rejected[Reason::QueueFull as usize], 1);
+        assert_eq!(entries[1].rejected[Reason::LowPriority as usize], 1);
+    }
+}
