@@ -126,8 +126,7 @@ impl Controller {
             // What it is entitled to is published with the next sample.
             self.sampler.wake_if_older(WAITING_INTERVAL);
         }
-        let short = |level: Pressure| self.pressure() >= level;
-        let sheds = tag.priority == Priority::Low && self.config.shed_low_at.is_some_and(short);
+        let sheds = tag.priority == Priority::Low && self.live.sheds_low_at(self.pressure());
         if sheds && self.only_observes() {
             self.observe("reject: low_priority");
             return false;
@@ -340,12 +339,13 @@ impl Controller {
     /// The least of what the guard, the request's class and its caller allow.
     fn deadline(&self, request: &Request, callers: Option<Duration>) -> Duration {
         let allowed = [request.deadline, callers].into_iter().flatten();
-        let deadline = allowed.fold(self.config.wait_timeout, Duration::min);
+        let config = self.config();
+        let deadline = allowed.fold(config.wait_timeout, Duration::min);
         let gives_way = request.need.tag().priority == Priority::Normal
             && self.pressure() >= Pressure::High
             && self.has_seen(Priority::High);
         match gives_way {
-            true => deadline.mul_f64(self.config.normal_wait_at_high),
+            true => deadline.mul_f64(config.normal_wait_at_high),
             false => deadline,
         }
     }
@@ -354,7 +354,7 @@ impl Controller {
         let Request { need, .. } = request;
         let deadline = self.deadline(&request, callers());
         let terms = Terms {
-            most_waiting: self.config.max_waiting,
+            most_waiting: self.config().max_waiting,
             deadline,
         };
         match Ticket::join(&self.limiter, &self.bounds, need, terms) {

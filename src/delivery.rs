@@ -41,7 +41,7 @@ pub(crate) struct Deliveries(Mutex<Slab<Weak<Delivery>>>);
 impl Delivery {
     pub(crate) fn start(permit: Permit) -> Arc<Self> {
         let controller = permit.controller();
-        let watched = controller.config.body_timeout.is_some();
+        let watched = controller.config().body_timeout.is_some();
         Arc::new_cyclic(|this| Self {
             permit: Mutex::new(Some(permit)),
             unread: Unread(AtomicU64::new(TAKEN)),

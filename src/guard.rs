@@ -19,7 +19,7 @@ use crate::stats::Stats;
 use crate::tag::Tag;
 
 /// The guard that the environment describes: one for the whole process.
-static FROM_ENV: Mutex<Option<&'static Controller>> = Mutex::new(None);
+static FROM_ENV: Mutex<Option<(Config, &'static Controller)>> = Mutex::new(None);
 
 /// A handle to a guard: its state, and admission for work that is no request.
 ///
@@ -61,12 +61,15 @@ impl Guard {
     pub(crate) fn from_env() -> Result<Self, ConfigError> {
         let mut existing = FROM_ENV.lock().unwrap_or_else(PoisonError::into_inner);
         let (config, warnings) = Settings::from_env().check()?;
-        let usable = |old: &&Controller| old.config == config && !old.is_closed();
-        if let Some(controller) = existing.filter(usable) {
+        // As it was at the start: it may have been reloaded since.
+        if let Some((_, controller)) = existing
+            .as_ref()
+            .filter(|(started, controller)| *started == config && !controller.is_closed())
+        {
             return Ok(Self { controller });
         }
-        let guard = Self::start(config, None);
-        *existing = Some(guard.controller);
+        let guard = Self::start(config.clone(), None);
+        *existing = Some((config, guard.controller));
         drop(existing);
         logs::warnings(&warnings);
         Ok(guard)
@@ -83,8 +86,38 @@ impl Guard {
     }
 
     /// The settings in force.
-    pub fn config(&self) -> &Config {
-        &self.controller.config
+    pub fn config(&self) -> Arc<Config> {
+        self.controller.config()
+    }
+
+    /// Puts other settings into force, while requests run and wait.
+    ///
+    /// Nobody in flight is touched, and waiters keep their places and their deadlines.
+    /// What was learned of requests stays; the [policy](Config::policy) begins anew, with
+    /// a sample that is taken at once. In [observe mode](Config::mode), or if the guard
+    /// is no longer [enabled](Config::enabled), all waiters are let in.
+    ///
+    /// Blocks for as long as a sample takes: some tens of microseconds.
+    ///
+    /// # Errors
+    ///
+    /// Lists every setting that cannot be used, and nothing changes. `source`,
+    /// `cgroup_path`, `name` and `tiers` stay as they were at the start.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_memory_guard::MemoryGuardLayer;
+    ///
+    /// let guard = MemoryGuardLayer::builder().build()?.guard().clone();
+    /// // Say, on SIGHUP; `Config::from_env` reads the environment again.
+    /// let mut config = (*guard.config()).clone();
+    /// config.wait_timeout = Duration::from_secs(3);
+    /// guard.reload(config)?;
+    /// assert_eq!(guard.config().wait_timeout, Duration::from_secs(3));
+    /// # Ok::<(), tower_memory_guard::ConfigError>(())
+    /// ```
+    pub fn reload(&self, config: Config) -> Result<(), ConfigError> {
+        self.controller.reload(config)
     }
 
     /// What memory is measured by, such as `cgroup v2 at /sys/fs/cgroup`.
@@ -101,6 +134,13 @@ impl Guard {
     /// changes; changes in between may be missed.
     pub fn subscribe(&self) -> watch::Receiver<Pressure> {
         self.controller.levels.subscribe()
+    }
+
+    /// A receiver that always has the tightest hard limit in bytes (`None`: no limit is
+    /// known), and is told when it changes: a container that is resized while it runs.
+    /// The guard itself follows such changes, and logs them.
+    pub fn subscribe_limit(&self) -> watch::Receiver<Option<u64>> {
+        self.controller.limits.subscribe()
     }
 
     /// Has `hook` called when memory pressure is at `level` or above: for caches
@@ -225,7 +265,7 @@ impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
             .field("pressure", &self.pressure())
-            .field("config", self.config())
+            .field("config", &self.config())
             .finish_non_exhaustive()
     }
 }

@@ -12,7 +12,8 @@ mod imp {
     /// Of request spans.
     const FIELD: &str = "memory_guard";
 
-    pub(crate) fn initialised(config: &Config, source: &str, policy: &str, stats: &Stats) {
+    /// All settings, at the start and after a change.
+    pub(crate) fn settings(what: &str, config: &Config, source: &str, policy: &str, stats: &Stats) {
         tracing::info!(
             target: TARGET,
             enabled = config.enabled,
@@ -39,7 +40,7 @@ mod imp {
             critical_reserve_fraction = config.critical_reserve_fraction,
             shed_low_at = config.shed_low_at.map(|level| level.as_str()),
             name = config.name,
-            "memory guard initialised"
+            "{what}"
         );
     }
 
@@ -181,7 +182,7 @@ mod imp {
     use crate::error::Rejected;
     use crate::stats::Stats;
 
-    pub(crate) fn initialised(_: &Config, _: &str, _: &str, _: &Stats) {}
+    pub(crate) fn settings(_: &str, _: &Config, _: &str, _: &str, _: &Stats) {}
     pub(crate) fn adjusted(_: &Stats, _: &str, _: u64, _: Option<&str>) {}
     pub(crate) fn rejected(_: &Rejected, _: &Stats, _: u64, _: Option<&str>) {}
     /// In observe mode: what enforce would have done.

@@ -307,7 +307,7 @@ impl Permit {
     /// The guard may take its memory back while it works.
     #[inline]
     pub(crate) fn can_be_cancelled(&self) -> bool {
-        self.slot.is_some() && self.controller.config.cancel
+        self.slot.is_some() && self.controller.live.may_cancel()
     }
 
     /// What its caller is told once it was cancelled.
@@ -317,7 +317,7 @@ impl Permit {
 
     /// The guard puts its permits where handlers find them.
     pub(crate) fn goes_into_extensions(&self) -> bool {
-        self.controller.config.permit_in_extensions
+        self.controller.live.puts_permit_in_extensions()
     }
 
     pub(crate) fn controller(&self) -> &'static Controller {

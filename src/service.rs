@@ -132,8 +132,10 @@ where
         }
         let admission = match outer {
             None => {
-                let own = &controller.config.deadline_headers;
-                let callers = || deadline::of_caller(request.headers(), own);
+                let callers = || {
+                    let own = &controller.config().deadline_headers;
+                    deadline::of_caller(request.headers(), own)
+                };
                 controller.admit(Asked::first(entry), &callers)
             }
             Some(_) => controller.admit_counted(entry),

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::parse::check_fraction;
-use super::{Mode, OnSensorFailure, Policy, Settings, Source};
+use super::{Config, Mode, OnSensorFailure, Policy, Settings, Source};
 use crate::error::ConfigError;
 use crate::layer::MemoryGuardLayer;
 use crate::sampler::MemorySource;
 
 /// Builds a [`MemoryGuardLayer`] from code instead of the environment.
 ///
-/// Every setting has the default that [`Config`](crate::Config) names. What cannot be used is
+/// Every setting has the default that [`Config`] names. What cannot be used is
 /// collected and reported by [`build`](Self::build), all at once.
 ///
 /// ```
@@ -274,6 +274,18 @@ impl MemoryGuardBuilder {
             guard.controller.learn_from(&estimates);
         }
         Ok(MemoryGuardLayer::new(guard))
+    }
+
+    /// Checks the settings without starting a guard: for
+    /// [`Guard::reload`](crate::Guard::reload).
+    ///
+    /// # Errors
+    ///
+    /// Lists every setting that cannot be used.
+    pub fn build_config(self) -> Result<Config, ConfigError> {
+        let (config, warnings) = self.settings.check()?;
+        crate::logs::warnings(&warnings);
+        Ok(config)
     }
 
     pub(super) fn positive(&mut self, setting: &str, duration: Duration) -> bool {

@@ -4,6 +4,7 @@
 //! read, what they say together by one function.
 
 mod builder;
+mod check;
 mod env;
 #[cfg(test)]
 mod env_tests;

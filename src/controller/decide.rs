@@ -23,9 +23,10 @@ impl Controller {
         if let Some(bytes) = sample.process_bytes {
             control.process_bytes = bytes;
         }
-        let share = self.config.share_fraction;
+        let config = self.config();
+        let share = config.share_fraction;
         if let Some(own) = control.levels.first_mut() {
-            own.limit_bytes = [own.limit_bytes, self.config.memory_limit_bytes]
+            own.limit_bytes = [own.limit_bytes, config.memory_limit_bytes]
                 .into_iter()
                 .flatten()
                 .min();
@@ -58,6 +59,9 @@ impl Controller {
         }
         self.limit_bytes
             .store(after.unwrap_or(u64::MAX), Ordering::Relaxed);
+        if before != after && !sample.limit_drifts {
+            self.limits.send_replace(after);
+        }
     }
 
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
@@ -66,7 +70,7 @@ impl Controller {
         let limit_kib = self.limit_bytes() / 1024;
         let slice_kib = match closed || self.limit_bytes() == u64::MAX {
             true => 0,
-            false => (limit_kib as f64 * self.config.critical_reserve_fraction) as u64,
+            false => (limit_kib as f64 * self.config().critical_reserve_fraction) as u64,
         };
         if self.has_seen(Priority::Critical) && allowance_kib < MAX_KIB {
             allowance_kib = allowance_kib.saturating_sub(slice_kib);
@@ -166,7 +170,7 @@ impl Controller {
                     .store(percent.to_bits(), Ordering::Relaxed);
             }
             Err(error) => {
-                let closed = self.config.on_sensor_failure == OnSensorFailure::Closed;
+                let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;
                 control.sensor_errors += 1;
                 if !std::mem::replace(&mut control.blind, true) {
                     let copy = io::Error::new(error.kind(), error.to_string());
@@ -297,7 +301,7 @@ impl Subscriber for Controller {
         if full {
             self.forgive(now);
             self.limiter.pass_on_unclaimed(now);
-            if let Some(timeout) = self.config.body_timeout {
+            if let Some(timeout) = self.config().body_timeout {
                 self.counters
                     .stalled(self.deliveries.end_stalled(timeout, now));
             }

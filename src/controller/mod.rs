@@ -7,6 +7,7 @@
 
 mod decide;
 mod demand;
+mod live;
 mod pace;
 #[cfg(feature = "metrics")]
 mod publish;
@@ -22,10 +23,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use demand::Demand;
+pub(crate) use live::Live;
 pub(crate) use pace::WAITING_INTERVAL;
 use relieve::Cancellations;
 
-use crate::config::{self, Config, Mode, Source};
+use crate::config::{self, Config, Source};
 use crate::delivery::Deliveries;
 use crate::error::Reason;
 use crate::estimate::Forecast;
@@ -53,7 +55,8 @@ pub(crate) struct Controller {
     pub(crate) priorities: AtomicU8,
     board: Arc<Board>,
     pub(crate) sampler: Arc<Sampler>,
-    pub(crate) config: Config,
+    pub(crate) live: Live,
+    pub(crate) name: Option<String>,
     pub(crate) counters: Counters,
     closed: AtomicBool,
     pub(crate) deliveries: Deliveries,
@@ -78,6 +81,8 @@ pub(crate) struct Controller {
     pub(crate) recent: RecentDecisions,
     control: Mutex<Control>,
     pub(crate) levels: watch::Sender<Pressure>,
+    /// The tightest hard limit, in bytes.
+    pub(crate) limits: watch::Sender<Option<u64>>,
 }
 
 /// What the samples act on.
@@ -138,6 +143,13 @@ impl std::fmt::Debug for Control {
     }
 }
 
+fn policy(config: &Config, accounted: bool) -> Box<dyn Policy> {
+    match config.policy {
+        config::Policy::Predictive => Box::new(Predictive::new(config, accounted)),
+        _ => Box::new(Ladder::new(config)),
+    }
+}
+
 #[cfg(feature = "account")]
 fn accounting_is_installed() -> bool {
     crate::account::is_installed()
@@ -157,10 +169,7 @@ impl Controller {
             board,
         } = pool::join(&config, source);
         let accounted = accounting_is_installed();
-        let policy: Box<dyn Policy> = match config.policy {
-            config::Policy::Predictive => Box::new(Predictive::new(&config, accounted)),
-            _ => Box::new(Ladder::new(&config)),
-        };
+        let policy = policy(&config, accounted);
         let base = policy.blind_concurrency();
         let forecast = Forecast::new(
             config.estimated_bytes_per_request,
@@ -220,40 +229,37 @@ impl Controller {
                 events: Vec::new(),
             }),
             levels: watch::Sender::new(Pressure::Normal),
-            config,
+            limits: watch::Sender::new(None),
+            name: config.name.clone(),
+            live: Live::new(config),
         }));
-        let first_kib = kib(controller.config.estimated_bytes_per_request);
+        let config = controller.config();
+        let first_kib = kib(config.estimated_bytes_per_request);
         controller.bounds.set_unseen(first_kib, 0);
-        let millis = |duration: Duration| duration.as_millis() as u64;
-        controller.bounds.set_order(
-            millis(controller.config.wait_timeout),
-            controller
-                .config
-                .newest_first_after
-                .map_or(u64::MAX, millis),
-        );
-        if controller.config.enabled {
-            controller.sampler.subscribe(controller);
-        }
+        controller.begin(&config);
         controller.log_start(own_source);
         controller
     }
 
     fn log_start(&self, own_source: bool) {
+        self.log_settings("memory guard initialised");
         let source = self.sampler.source_name();
-        let stats = self.stats();
-        let policy = self.policy_name();
-        logs::initialised(&self.config, &source, policy, &stats);
-        let looked_for_group = self.config.source == Source::Auto && !own_source;
+        let looked_for_group = self.config().source == Source::Auto && !own_source;
         if looked_for_group && source == crate::sampler::HOST && crate::sampler::in_container() {
-            logs::host_limit(stats.memory_limit_mb.unwrap_or(0.0));
+            logs::host_limit(self.stats().memory_limit_mb.unwrap_or(0.0));
         }
+    }
+
+    fn log_settings(&self, what: &str) {
+        let source = self.sampler.source_name();
+        let (policy, stats) = (self.policy_name(), self.stats());
+        logs::settings(what, &self.config(), &source, policy, &stats);
     }
 
     /// It is known which requests are in flight, one by one.
     #[inline]
     pub(crate) fn tracks(&self) -> bool {
-        self.accounted || self.config.cancel
+        self.accounted || self.live.may_cancel()
     }
 
     /// Its own among the guards of a process.
@@ -293,7 +299,7 @@ impl Controller {
 
     /// Every decision passes, whatever it is.
     pub(crate) fn only_observes(&self) -> bool {
-        self.config.mode == Mode::Observe || !self.config.enabled
+        self.live.only_observes()
     }
 
     /// New work is rejected at the moment.
@@ -324,7 +330,7 @@ impl Controller {
         self.limiter.pump();
         self.limiter.refuse_all(&self.bounds, Reason::Closed);
         self.note(Kind::Closed, "takes no new work".into(), 0);
-        logs::closed(self.config.name.as_deref());
+        logs::closed(self.name.as_deref());
         // The thread need not sample for it any more.
         self.sampler.unpark();
     }

@@ -25,7 +25,7 @@ impl Controller {
     pub(super) fn forgive(&self, now: Duration) {
         let due_ms = self.forgives_at_ms.load(Ordering::Relaxed);
         let now_ms = now.as_millis() as u64;
-        if self.config.retry_budget.is_some() && now_ms >= due_ms {
+        if now_ms >= due_ms && self.config().retry_budget.is_some() {
             let next_ms = now_ms + FORGIVES_EVERY.as_millis() as u64;
             self.forgives_at_ms.store(next_ms, Ordering::Relaxed);
             self.bounds.shares.all().for_each(Share::forgive);
@@ -72,7 +72,7 @@ impl Controller {
         self.was_idle.store(!busy, Ordering::Relaxed);
         let floor = if busy { BUSY_RATE } else { IDLE_RATE };
         let free = control.decision.idle_bytes.min(1 << 50) as f64;
-        let mut longest = self.config.check_interval;
+        let mut longest = self.config().check_interval;
         if control.blind {
             longest = longest.min(BLIND_INTERVAL);
         } else if self.limiter.waiting() > 0 {

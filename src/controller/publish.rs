@@ -30,11 +30,11 @@ impl Controller {
         };
         let counters = &self.counters;
         Report {
-            name: self.config.name.as_deref(),
+            name: self.name.as_deref(),
             stats,
             sorts: sorts.collect(),
             estimates,
-            thresholds: thresholds(&self.config).map(|(level, at)| (level.as_str(), at)),
+            thresholds: thresholds(&self.config()).map(|(level, at)| (level.as_str(), at)),
             samples,
             sensor_errors,
             sample_age_seconds: now.saturating_sub(good_at).as_secs_f64(),

@@ -87,7 +87,7 @@ impl Controller {
     }
 
     fn must_cancel(&self, control: &mut Control, now: Duration) -> bool {
-        self.config.cancel
+        self.live.may_cancel()
             && !control.blind
             && worst_limit_fraction(&control.levels) >= CANCEL_AT
             && control

@@ -56,18 +56,21 @@ impl Controller {
         logs::decided(reason);
         if let Some(suppressed) = self.may_log() {
             self.note(Kind::Rejected, reason.to_owned(), suppressed);
-            let name = self.config.name.as_deref();
+            let name = self.name.as_deref();
             logs::rejected(rejected, &self.stats(), suppressed, name);
         }
     }
 
     /// In observe mode: a request passes that would not have.
     pub(crate) fn observe(&self, would: &'static str) {
+        if !self.config().enabled {
+            return;
+        }
         self.counters.observed.fetch_add(1, Ordering::Relaxed);
         logs::decided(would);
         if let Some(suppressed) = self.may_log() {
             self.note(Kind::Observed, would.to_owned(), suppressed);
-            let name = self.config.name.as_deref();
+            let name = self.name.as_deref();
             logs::observed(would, &self.stats(), suppressed, name);
         }
     }
@@ -93,9 +96,10 @@ impl Controller {
     fn retry_after(&self, tag: Tag, expected: Option<Duration>) -> Duration {
         let wait = expected.unwrap_or_else(|| self.backlog());
         let retry_after = self.jittered(wait);
-        let (Some(budget), Some(share)) =
-            (self.config.retry_budget, self.bounds.shares.get(tag.tenant))
-        else {
+        let Some(share) = self.bounds.shares.get(tag.tenant) else {
+            return retry_after;
+        };
+        let Some(budget) = self.config().retry_budget else {
             return retry_after;
         };
         let doublings = (share.strike() / budget.max(1)).min(MOST_DOUBLINGS);
@@ -196,7 +200,7 @@ impl Controller {
     }
 
     fn report_event(&self, event: Event) {
-        let name = self.config.name.as_deref();
+        let name = self.name.as_deref();
         match event {
             Event::Adjusted { from } => {
                 let stats = self.stats();
@@ -218,7 +222,7 @@ impl Controller {
                 self.levels.send_replace(stats.level);
             }
             Event::SensorFailed(error) => {
-                let closed = self.config.on_sensor_failure == OnSensorFailure::Closed;
+                let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;
                 let counts = self.bounds.limits().count() < MAX_COUNT;
                 self.note(Kind::SensorFailed, error.to_string(), 0);
                 logs::sensor_failed(&error, closed, counts);

@@ -15,7 +15,7 @@ impl Controller {
             turned_away: self.counters.rejected_for_memory(),
             completed: control.completed,
             waiting: self.limiter.waiting_for(&self.bounds) as u64,
-            wait_timeout: self.config.wait_timeout,
+            wait_timeout: self.config().wait_timeout,
         }
     }
 

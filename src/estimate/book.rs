@@ -147,6 +147,10 @@ impl Book {
         &mut self.kinds
     }
 
+    pub(super) fn set_target(&mut self, fraction: f64) {
+        self.calibration.set_target(fraction);
+    }
+
     /// Looks at all requests in flight, learns from those that ended, and adds up.
     pub(super) fn look(&mut self, running: &Running, now: Duration) {
         self.kinds.learn_unseen(running);

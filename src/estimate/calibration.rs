@@ -25,6 +25,10 @@ pub(crate) struct Calibration {
 }
 
 impl Calibration {
+    pub(crate) fn set_target(&mut self, fraction: f64) {
+        self.target = fraction;
+    }
+
     pub(crate) fn new(target: f64) -> Self {
         Self {
             target,

@@ -153,6 +153,13 @@ impl ClassEstimate {
         self.hidden_bytes = bytes;
     }
 
+    /// The estimate that was configured is another; one of its own stays.
+    pub(super) fn replace_prior(&mut self, old_bytes: u64, bytes: u64) {
+        if self.prior_bytes == old_bytes as f64 {
+            self.prior_bytes = bytes as f64;
+        }
+    }
+
     fn prior_bytes(&self) -> f64 {
         (self.prior_bytes - self.hidden_bytes).max(0.0)
     }

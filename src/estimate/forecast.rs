@@ -86,6 +86,21 @@ impl Forecast {
         }
     }
 
+    /// The configured estimate is another.
+    pub(crate) fn set_prior(&mut self, bytes: u64) {
+        if let Some(book) = &mut self.book {
+            book.kinds_mut().set_prior(bytes);
+        }
+        self.usage.set_prior(bytes);
+    }
+
+    /// The share of forecasts that may be exceeded is another.
+    pub(crate) fn set_target(&mut self, fraction: f64) {
+        if let Some(book) = &mut self.book {
+            book.set_target(fraction);
+        }
+    }
+
     /// What the policy leaves free below the limit.
     pub(crate) fn set_slack(&mut self, bytes: u64) {
         self.slack_bytes = bytes as f64;

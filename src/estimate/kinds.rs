@@ -65,6 +65,13 @@ impl Kinds {
         }
     }
 
+    /// The configured estimate is another, for those without one of their own.
+    pub(super) fn set_prior(&mut self, bytes: u64) {
+        let old_bytes = std::mem::replace(&mut self.prior_bytes, bytes);
+        let plain = self.kinds.iter_mut().step_by(2).flatten();
+        plain.for_each(|kind| kind.class.replace_prior(old_bytes, bytes));
+    }
+
     /// What a request is expected to need while nothing is known of its kind.
     pub(super) fn prior_bytes(&self) -> u64 {
         self.prior_bytes

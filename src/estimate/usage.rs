@@ -58,6 +58,13 @@ pub(crate) struct UsageEstimate {
 }
 
 impl UsageEstimate {
+    /// The configured estimate is another. Beside accounts there is none.
+    pub(crate) fn set_prior(&mut self, bytes: u64) {
+        if self.prior_bytes > 0.0 {
+            self.prior_bytes = bytes as f64;
+        }
+    }
+
     pub(crate) fn new(prior_bytes: u64) -> Self {
         Self {
             prior_bytes: prior_bytes as f64,

@@ -64,7 +64,7 @@ fn begin_staged<B>(permit: Permit, entry: Entry, request: &mut Request<B>) -> Pe
         // More than can be in flight.
         return permit;
     };
-    let left = deadline::of_caller(request.headers(), &controller.config.deadline_headers);
+    let left = deadline::of_caller(request.headers(), &controller.config().deadline_headers);
     controller.limiter.stage();
     let stage = Stage {
         permit: permit.clone(),

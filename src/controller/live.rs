@@ -1,0 +1,185 @@
+//! The settings in force, and their change while the guard runs.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::{Controller, policy};
+use crate::config::{Config, Mode};
+use crate::error::{ConfigError, Problem};
+use crate::limiter::MAX_KIB;
+use crate::policy::Pressure;
+use crate::recent::Kind;
+
+/// Low work is never shed.
+const NEVER: u8 = u8::MAX;
+
+/// The settings in force. What the path of a request needs of them is beside them, so
+/// that it takes no lock.
+#[derive(Debug)]
+pub(crate) struct Live {
+    config: RwLock<Arc<Config>>,
+    observes: AtomicBool,
+    cancels: AtomicBool,
+    permit_in_extensions: AtomicBool,
+    sheds_low_at: AtomicU8,
+    /// It has been put into force once.
+    is_sampled: AtomicBool,
+}
+
+impl Live {
+    pub(super) fn new(config: Config) -> Self {
+        let live = Self {
+            config: RwLock::new(Arc::new(config)),
+            observes: AtomicBool::new(false),
+            cancels: AtomicBool::new(false),
+            permit_in_extensions: AtomicBool::new(false),
+            sheds_low_at: AtomicU8::new(NEVER),
+            is_sampled: AtomicBool::new(false),
+        };
+        live.spread(&live.get());
+        live
+    }
+
+    /// The settings. Not on the path of a request that is admitted at once.
+    pub(crate) fn get(&self) -> Arc<Config> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&config)
+    }
+
+    fn set(&self, config: Config) {
+        let config = Arc::new(config);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
+        self.spread(&config);
+    }
+
+    /// Relaxed: requests that come meanwhile may go by either.
+    fn spread(&self, config: &Config) {
+        let observes = config.mode == Mode::Observe || !config.enabled;
+        let sheds_low_at = config.shed_low_at.map_or(NEVER, |level| level as u8);
+        self.observes.store(observes, Ordering::Relaxed);
+        self.cancels.store(config.cancel, Ordering::Relaxed);
+        self.permit_in_extensions
+            .store(config.permit_in_extensions, Ordering::Relaxed);
+        self.sheds_low_at.store(sheds_low_at, Ordering::Relaxed);
+    }
+
+    /// Every decision passes, whatever it is.
+    #[inline]
+    pub(crate) fn only_observes(&self) -> bool {
+        self.observes.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn may_cancel(&self) -> bool {
+        self.cancels.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn puts_permit_in_extensions(&self) -> bool {
+        self.permit_in_extensions.load(Ordering::Relaxed)
+    }
+
+    /// Work of low priority is turned away at this level.
+    pub(crate) fn sheds_low_at(&self, level: Pressure) -> bool {
+        level as u8 >= self.sheds_low_at.load(Ordering::Relaxed)
+    }
+
+    /// Whether memory has been sampled for this guard before now.
+    pub(super) fn begins_to_be_sampled(&self) -> bool {
+        !self.is_sampled.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// What cannot change while the guard runs: it is shared with other guards, or labels
+/// what has been published.
+fn fixed(old: &Config, new: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut fix = |setting: &str, same: bool, new: String, old: String| {
+        if !same {
+            problems.push(Problem {
+                setting: setting.into(),
+                value: new,
+                expected: format!(
+                    "{old}, as at the start: this cannot change while the guard runs"
+                ),
+            });
+        }
+    };
+    let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
+    let same = old.source == new.source;
+    fix("source", same, text(&new.source), text(&old.source));
+    let same = old.cgroup_path == new.cgroup_path;
+    fix(
+        "cgroup_path",
+        same,
+        text(&new.cgroup_path),
+        text(&old.cgroup_path),
+    );
+    fix(
+        "name",
+        old.name == new.name,
+        text(&new.name),
+        text(&old.name),
+    );
+    let names = |config: &Config| -> Vec<String> {
+        config
+            .tiers
+            .iter()
+            .map(|tier| tier.name.clone().into_owned())
+            .collect()
+    };
+    let same = old.tiers == new.tiers;
+    fix("tiers", same, text(&names(new)), text(&names(old)));
+    problems
+}
+
+impl Controller {
+    /// The settings in force.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.live.get()
+    }
+
+    /// Puts other settings into force.
+    pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
+        let config = config.checked()?;
+        let old = self.config();
+        let problems = fixed(&old, &config);
+        if !problems.is_empty() {
+            return Err(ConfigError { problems });
+        }
+        if *old == config {
+            return Ok(());
+        }
+        {
+            let mut control = self.control();
+            control.policy = policy(&config, self.accounted);
+            control
+                .forecast
+                .set_prior(config.estimated_bytes_per_request);
+            control.forecast.set_target(config.exceedance_target);
+            self.live.set(config.clone());
+        }
+        self.begin(&config);
+        if self.live.only_observes() {
+            // Nobody waits who would not have had to.
+            while self.limiter.probe_oldest(&self.bounds, MAX_KIB) {}
+        }
+        self.note(Kind::Reloaded, "other settings are in force".into(), 0);
+        self.log_settings("memory guard reloaded");
+        Ok(())
+    }
+
+    /// What follows from settings, at the start and after a change.
+    pub(super) fn begin(&'static self, config: &Config) {
+        let millis = |duration: Duration| duration.as_millis() as u64;
+        let newest_first_ms = config.newest_first_after.map_or(u64::MAX, millis);
+        self.bounds
+            .set_order(millis(config.wait_timeout), newest_first_ms);
+        if config.enabled && self.live.begins_to_be_sampled() {
+            self.sampler.subscribe(self);
+        } else if config.enabled {
+            self.sampler.sample_now();
+        }
+    }
+}
