@@ -166,3 +166,54 @@ fn the_process_source_needs_a_limit() {
         "{error}"
     );
 }
+
+/// `NAME=value` in the blocks of shell in a page, block by block.
+fn presets(page: &str) -> Vec<Vec<(&str, &str)>> {
+    let blocks = page.split("```sh\n").skip(1);
+    let blocks = blocks.filter_map(|rest| rest.split("```").next());
+    blocks
+        .map(|block| {
+            block
+                .lines()
+                .filter_map(|line| line.split_once('='))
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn the_presets_of_the_tuning_guide_are_what_they_are_called() {
+    let presets = presets(include_str!("../../docs/tuning.md"));
+    let policies: Vec<Policy> = presets
+        .iter()
+        .map(|vars| {
+            let settings = read(vars);
+            assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+            settings.check().unwrap().0.policy
+        })
+        .collect();
+    assert_eq!(
+        policies,
+        [Policy::Ladder, Policy::Ladder, Policy::Predictive]
+    );
+}
+
+#[test]
+fn every_variable_that_a_page_names_exists() {
+    let pages = [
+        include_str!("../../docs/tuning.md"),
+        include_str!("../../docs/troubleshooting.md"),
+        include_str!("../../docs/choosing-a-policy.md"),
+        include_str!("../../docs/faq.md"),
+    ];
+    for page in pages {
+        let words = page.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+        let names = words.filter(|word| {
+            word.starts_with("MEMORY_GUARD_") && *word != "MEMORY_GUARD_MAX_PERCENTAGE"
+        });
+        for name in names {
+            let warnings = read(&[(name, "1")]).warnings;
+            assert!(warnings.is_empty(), "{warnings:?}");
+        }
+    }
+}
