@@ -10,6 +10,7 @@ use crate::class::Class;
 use crate::config::{Config, Settings};
 use crate::controller::Controller;
 use crate::error::{ConfigError, Reason, Rejected};
+use crate::health::{LATCHED_AFTER, Liveness, Readiness};
 use crate::logs;
 use crate::permit::Permit;
 use crate::policy::Pressure;
@@ -128,6 +129,22 @@ impl Guard {
     /// The policy that decides, such as `ladder`.
     pub fn policy(&self) -> &'static str {
         self.controller.policy_name()
+    }
+
+    /// A service for readiness probes: 503 once nobody could be admitted for 30 s, or when
+    /// closing. See [`Readiness`].
+    pub fn readiness(&self) -> Readiness {
+        Readiness::new(self.clone())
+    }
+
+    /// A service for liveness probes, which no pressure makes fail. See [`Liveness`].
+    pub fn liveness(&self) -> Liveness {
+        Liveness::new()
+    }
+
+    /// What [`readiness`](Self::readiness) answers, for other protocols.
+    pub fn is_ready(&self) -> bool {
+        self.controller.unready(LATCHED_AFTER).is_none()
     }
 
     /// A receiver that always has the newest pressure level, and is told when it

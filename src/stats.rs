@@ -61,7 +61,8 @@ pub struct Stats {
     /// What would be in use if everybody could be served, over what may be: about 3 at
     /// three times what can be served.
     pub demand_ratio: f64,
-    /// For how long nobody could be admitted for want of memory, and nobody was; else 0.
+    /// For how long memory has had room for nobody, while nobody was admitted and nobody
+    /// finished; else 0.
     pub latched_seconds: f64,
     /// The pressure level.
     pub level: Pressure,

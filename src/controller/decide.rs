@@ -152,6 +152,7 @@ impl Controller {
                 }
                 let (request_bytes, low_bytes) = control.forecast.mixed();
                 let next = self.limiter.next_ask(&self.bounds);
+                let next_bytes = next.map_or(request_bytes, |next| next.kib * 1024);
                 control.request_bytes = request_bytes;
                 control.decision = control.policy.decide(&Observation {
                     now,
@@ -162,9 +163,12 @@ impl Controller {
                     reserved_bytes,
                     outstanding_bytes: control.forecast.outstanding_bytes(reserved_bytes),
                     request_bytes,
-                    next_bytes: next.map_or(request_bytes, |next| next.kib * 1024),
+                    next_bytes,
                     low_bytes: next.map_or(low_bytes, |next| next.low_kib * 1024),
                 });
+                let decision = &control.decision;
+                control.kept_out = decision.gate
+                    || reserved_bytes.saturating_add(next_bytes) > decision.allowance_bytes;
                 let percent = worst_fraction(&control.levels) * 100.0;
                 self.percent_bits
                     .store(percent.to_bits(), Ordering::Relaxed);
@@ -194,6 +198,7 @@ impl Controller {
                     gate: closed,
                     probes: Some(0),
                 };
+                control.kept_out = closed;
             }
         }
         // Taken back at once; granted after a full sample.
@@ -253,6 +258,7 @@ impl Subscriber for Controller {
         if detail == Detail::Full {
             let load = self.load(&control, now);
             control.demand.observe(&load);
+            self.observe_latched(&mut control, now);
         }
         let shared = self.limiter.shared();
         if !shared {

@@ -7,6 +7,7 @@
 
 mod decide;
 mod demand;
+mod latched;
 mod live;
 mod pace;
 #[cfg(feature = "metrics")]
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use demand::Demand;
+use latched::Latched;
 pub(crate) use live::Live;
 pub(crate) use pace::WAITING_INTERVAL;
 use relieve::Cancellations;
@@ -75,6 +77,7 @@ pub(crate) struct Controller {
     backlog_ms: AtomicU64,
     /// KiB that had ever been given back when the last sample was begun.
     settling_kib: AtomicU64,
+    latched_since_ms: AtomicU64,
     forgives_at_ms: AtomicU64,
     last_reject_log_ms: AtomicU64,
     unlogged_rejections: AtomicU64,
@@ -97,6 +100,9 @@ struct Control {
     own_bytes: u64,
     cancellations: Cancellations,
     demand: Demand,
+    /// Memory leaves no room for the next in line.
+    kept_out: bool,
+    latched: Latched,
     /// What a request reserves, on average.
     request_bytes: u64,
     /// To be granted after the next full sample.
@@ -197,6 +203,7 @@ impl Controller {
             drain_ns: AtomicU64::new(0),
             backlog_ms: AtomicU64::new(u64::MAX),
             settling_kib: AtomicU64::new(0),
+            latched_since_ms: AtomicU64::new(latched::NOT),
             forgives_at_ms: AtomicU64::new(0),
             last_reject_log_ms: AtomicU64::new(0),
             unlogged_rejections: AtomicU64::new(0),
@@ -218,6 +225,8 @@ impl Controller {
                 own_bytes: 0,
                 cancellations: Cancellations::default(),
                 demand: Demand::default(),
+                kept_out: false,
+                latched: Latched::default(),
                 request_bytes: config.estimated_bytes_per_request,
                 probes: 0,
                 completed: 0,
@@ -319,6 +328,18 @@ impl Controller {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Why requests should go elsewhere, if they should.
+    pub(crate) fn unready(&self, latched_after: Duration) -> Option<String> {
+        if self.is_closed() {
+            return Some("closing: no new work is taken".into());
+        }
+        let latched = self.latched_for();
+        (latched > latched_after && !self.only_observes()).then(|| {
+            let seconds = latched.as_secs_f64();
+            format!("latched: for {seconds:.0} s memory has had room for nobody")
+        })
     }
 
     pub(crate) fn close(&self) {

@@ -157,7 +157,7 @@ impl Controller {
             oldest_waiter_ms: self.oldest_wait().as_secs_f64() * 1e3,
             estimate_error_ratio: control.forecast.error_ratio(),
             demand_ratio: control.demand.ratio(),
-            latched_seconds: 0.0,
+            latched_seconds: self.latched_for().as_secs_f64(),
             wait_error_ms: waits.error.as_secs_f64() * 1e3,
             checked_waits: waits.checked,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),

@@ -78,7 +78,7 @@ metrics! {
     DEMAND "demand_ratio" Gauge Count []
         "What would be in use if everybody could be served, over what may be: about 3 at three times what can be served."
     LATCHED "latched_seconds" Gauge Seconds []
-        "For how long nobody could be admitted for want of memory, and nobody was; else 0."
+        "For how long memory has had room for nobody, while nobody was admitted and nobody finished; else 0."
     WAIT "wait_seconds" Histogram Seconds ["outcome"]
         "How long requests waited that were admitted, or rejected, in the end; to a tenth."
     OLDEST_WAITER "oldest_waiter_seconds" Gauge Seconds []

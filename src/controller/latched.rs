@@ -1,0 +1,76 @@
+//! For how long nobody could be admitted, and nobody finished.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Control, Controller};
+
+/// Not latched.
+pub(super) const NOT: u64 = u64::MAX;
+
+/// Since when new work has been kept out.
+#[derive(Debug, Default)]
+pub(super) struct Latched {
+    since: Option<Duration>,
+    /// Requests completed and in flight: one of them changes if anything moves.
+    seen: (u64, u32),
+}
+
+impl Latched {
+    fn observe(&mut self, now: Duration, kept_out: bool, seen: (u64, u32)) -> Option<Duration> {
+        let moves = std::mem::replace(&mut self.seen, seen) != seen;
+        self.since = match self.since {
+            _ if !kept_out => None,
+            Some(since) if !moves => Some(since),
+            _ => Some(now),
+        };
+        self.since
+    }
+}
+
+impl Controller {
+    /// After a full sample's decision.
+    pub(super) fn observe_latched(&self, control: &mut Control, now: Duration) {
+        // A probe that waits for a taker would be admitted.
+        let kept_out = control.kept_out && control.probes == 0 && self.bounds.probes() == 0;
+        let seen = (control.completed, self.limiter.in_flight(&self.bounds));
+        let since = control.latched.observe(now, kept_out, seen);
+        let since_ms = since.map_or(NOT, |since| since.as_millis() as u64);
+        self.latched_since_ms.store(since_ms, Ordering::Relaxed);
+    }
+
+    /// For how long nobody could be admitted for want of memory, and nobody finished.
+    pub(crate) fn latched_for(&self) -> Duration {
+        match self.latched_since_ms.load(Ordering::Relaxed) {
+            NOT => Duration::ZERO,
+            since_ms => {
+                let now = self.sampler.tick();
+                now.saturating_sub(Duration::from_millis(since_ms))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_from_where_nothing_moved_any_more() {
+        let mut latched = Latched::default();
+        let mut at = |second, kept_out, seen| {
+            let since = latched.observe(Duration::from_secs(second), kept_out, seen);
+            since.map(|since| since.as_secs())
+        };
+        assert_eq!(at(1, false, (0, 3)), None);
+        assert_eq!(at(2, true, (0, 3)), Some(2));
+        assert_eq!(at(9, true, (0, 3)), Some(2));
+        // One finished.
+        assert_eq!(at(10, true, (1, 2)), Some(10));
+        // One was admitted.
+        assert_eq!(at(20, true, (1, 3)), Some(20));
+        assert_eq!(at(49, true, (1, 3)), Some(20));
+        assert_eq!(at(50, false, (1, 3)), None);
+        assert_eq!(at(51, true, (1, 3)), Some(51));
+    }
+}

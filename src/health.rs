@@ -1,0 +1,124 @@
+//! Answers for who asks whether the process should get requests, and whether it lives.
+//!
+//! Readiness that followed load would cascade: the first replica that is full leaves,
+//! its share goes to the others, and they leave too. So it follows only what waiting
+//! does not cure.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use tower_service::Service;
+
+use crate::guard::Guard;
+use crate::reply::ReplyBody;
+
+/// So long nobody is admitted before a process is not ready.
+pub(crate) const LATCHED_AFTER: Duration = Duration::from_secs(30);
+
+/// Tells load balancers whether to send requests here; made by [`Guard::readiness`].
+///
+/// Answers every request with 200 and `ready`, or with 503 and why not:
+///
+/// - the guard was [closed](Guard::close), or
+/// - it is latched: for 30 s memory left room for nobody, nobody was admitted and
+///   nobody finished. Something besides requests holds memory then, or a request hangs.
+///   In [observe mode](crate::Mode::Observe) this is only reported.
+///
+/// A replica that is merely full stays ready, and answers for itself: with waits, 503
+/// and `Retry-After`. Never waits, takes no lock, and needs no permit.
+///
+/// ```
+/// use axum::{Router, routing::post};
+/// use tower_memory_guard::MemoryGuardLayer;
+///
+/// let layer = MemoryGuardLayer::from_env();
+/// let guard = layer.guard().clone();
+/// let app: Router = Router::new()
+///     .route("/render", post(|| async { "…" }))
+///     .layer(layer)
+///     .route_service("/ready", guard.readiness())
+///     .route_service("/live", guard.liveness());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    guard: Guard,
+    latched_after: Duration,
+}
+
+impl Readiness {
+    pub(crate) fn new(guard: Guard) -> Self {
+        Self {
+            guard,
+            latched_after: LATCHED_AFTER,
+        }
+    }
+
+    /// Not ready when latched for longer than this (default 30 s). For work that may
+    /// fill all memory by itself, longer than it runs.
+    #[must_use]
+    pub fn latched_after(mut self, duration: Duration) -> Self {
+        self.latched_after = duration;
+        self
+    }
+}
+
+/// Says that the process lives; made by [`Guard::liveness`].
+///
+/// Answers every request with 200: a restart does not make memory of which there is too
+/// little, and takes the waiters with it. It fails only by not answering, which is what
+/// a runtime that hangs does.
+#[derive(Clone, Debug)]
+pub struct Liveness(());
+
+impl Liveness {
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+}
+
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(text));
+    *response.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, no_store);
+    response
+}
+
+impl<B> Service<Request<B>> for Readiness {
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        let response = match self.guard.controller.unready(self.latched_after) {
+            None => plain(StatusCode::OK, "ready\n"),
+            Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        };
+        ready(Ok(response))
+    }
+}
+
+impl<B> Service<Request<B>> for Liveness {
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        ready(Ok(plain(StatusCode::OK, "alive\n")))
+    }
+}
