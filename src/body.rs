@@ -191,6 +191,18 @@ impl<B: Body> GuardedBody<B> {
 }
 
 impl<B> GuardedBody<B> {
+    /// What the request has cost so far: the most that it held, as far as that is known,
+    /// else what is reserved for it. `None` if it holds no permit any more.
+    pub(crate) fn cost_bytes(&self) -> Option<u64> {
+        let permit = self.hold.own_permit()?;
+        let peak_bytes = permit.peak_bytes();
+        Some(if peak_bytes > 0 {
+            peak_bytes
+        } else {
+            permit.bytes()
+        })
+    }
+
     pub(crate) fn rejection(bytes: Bytes) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
         Self {

@@ -93,6 +93,8 @@
 //! | `serde` | no | `Serialize` for [`Stats`], [`Pressure`] and [`Reason`]; `Estimates`, to be saved and loaded |
 //! | `json` | no | `result_size`: refuse an oversized result before it is built |
 //! | `axum` | no | `result_size::LimitedJson`, an axum response |
+//! | `agent-check` | no | `AgentCheck`: answers HAProxy's agent checks |
+//! | `dashboard` | no | [`Guard::dashboard`](https://docs.rs/tower-memory-guard/latest/tower_memory_guard/struct.Guard.html): a page for people on call |
 //! | `full` | no | all of these but `jemalloc`, which builds that allocator |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -100,11 +102,14 @@
 #[allow(unsafe_code)]
 pub mod account;
 mod admission;
+mod agent_check;
 mod body;
 mod class;
 mod classify;
 mod config;
 mod controller;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod deadline;
 mod delivery;
 mod error;
@@ -118,6 +123,7 @@ mod held;
 mod labels;
 mod layer;
 mod limiter;
+mod load_report;
 mod logs;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -144,12 +150,16 @@ mod wait_times;
 mod waiting;
 
 pub use admission::Cost;
+#[cfg(feature = "agent-check")]
+pub use agent_check::AgentCheck;
 pub use body::GuardedBody;
 pub use class::{Class, Priority, Tier};
 pub use classify::{
     ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Staged, Uniform,
 };
 pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy, Source};
+#[cfg(feature = "dashboard")]
+pub use dashboard::{Dashboard, DashboardBody};
 pub use error::{BoxError, ConfigError, PeerStalled, Problem, Reason, Rejected};
 pub use error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};
 #[cfg(feature = "serde")]
@@ -158,6 +168,7 @@ pub use future::{ErrorFuture, ResponseFuture};
 pub use guard::Guard;
 pub use health::{Liveness, Readiness};
 pub use layer::MemoryGuardLayer;
+pub use load_report::{LoadFormat, LoadReport, LoadReportFuture, LoadReportLayer};
 pub use permit::Permit;
 pub use policy::Pressure;
 pub use release::PressureContext;

@@ -18,7 +18,10 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// What was recorded as `memory_guard`, by the span's path.
 #[derive(Clone, Default)]
-struct Decisions(Arc<Mutex<(BTreeMap<u64, String>, Vec<(String, String)>)>>);
+struct Decisions(Arc<Mutex<(Paths, Vec<(String, String)>)>>);
+
+/// By the spans' numbers.
+type Paths = BTreeMap<u64, String>;
 
 struct Text<'a>(&'static str, &'a mut Option<String>);
 

@@ -258,6 +258,7 @@ impl Subscriber for Controller {
         if detail == Detail::Full {
             let load = self.load(&control, now);
             control.demand.observe(&load);
+            self.last_loads.keep(&control.demand);
             self.observe_latched(&mut control, now);
         }
         let shared = self.limiter.shared();

@@ -95,6 +95,21 @@ impl Demand {
     pub(super) fn ratio(&self) -> f64 {
         self.ratio
     }
+
+    /// On average, without those who were not served.
+    pub(super) fn utilisation(&self) -> f64 {
+        self.utilisation
+    }
+
+    /// Requests finished in a second.
+    pub(super) fn completed(&self) -> f64 {
+        self.completed
+    }
+
+    /// Requests turned away in a second for want of memory.
+    pub(super) fn turned_away(&self) -> f64 {
+        self.turned_away
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod decide;
 mod demand;
 mod latched;
 mod live;
+mod loads;
 mod pace;
 #[cfg(feature = "metrics")]
 mod publish;
@@ -26,6 +27,8 @@ use tokio::sync::watch;
 use demand::Demand;
 use latched::Latched;
 pub(crate) use live::Live;
+use loads::LastLoads;
+pub(crate) use loads::Loads;
 pub(crate) use pace::WAITING_INTERVAL;
 use relieve::Cancellations;
 
@@ -78,6 +81,7 @@ pub(crate) struct Controller {
     /// KiB that had ever been given back when the last sample was begun.
     settling_kib: AtomicU64,
     latched_since_ms: AtomicU64,
+    last_loads: LastLoads,
     forgives_at_ms: AtomicU64,
     last_reject_log_ms: AtomicU64,
     unlogged_rejections: AtomicU64,
@@ -204,6 +208,7 @@ impl Controller {
             backlog_ms: AtomicU64::new(u64::MAX),
             settling_kib: AtomicU64::new(0),
             latched_since_ms: AtomicU64::new(latched::NOT),
+            last_loads: LastLoads::default(),
             forgives_at_ms: AtomicU64::new(0),
             last_reject_log_ms: AtomicU64::new(0),
             unlogged_rejections: AtomicU64::new(0),
@@ -269,6 +274,12 @@ impl Controller {
     #[inline]
     pub(crate) fn tracks(&self) -> bool {
         self.accounted || self.live.may_cancel()
+    }
+
+    /// What each request allocates is known.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn is_accounted(&self) -> bool {
+        self.accounted
     }
 
     /// Its own among the guards of a process.

@@ -2,6 +2,8 @@
 //! servers on loopback.
 #![allow(dead_code)]
 
+pub(crate) mod tools;
+
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;

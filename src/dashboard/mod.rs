@@ -1,0 +1,128 @@
+//! A page for people on call: what the guard sees and decides, live.
+
+mod body;
+mod snapshot;
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use tower_service::Service;
+
+pub use body::DashboardBody;
+use snapshot::Snapshot;
+
+use crate::controller::Controller;
+use crate::guard::Guard;
+
+/// Everything in one file: it asks for nothing but the two paths beside it.
+const PAGE: &str = include_str!("page.html");
+/// It runs what is in it, and asks its own server only.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+     connect-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'";
+
+/// A page that shows live what a guard sees and decides; made by [`Guard::dashboard`].
+///
+/// | path | what |
+/// |---|---|
+/// | the mount point | the page: one file, light and dark, nothing from elsewhere |
+/// | `…/events` | server-sent events, two a second, each a snapshot as JSON |
+/// | `…/snapshot.json` | one snapshot |
+///
+/// It is mounted where you say, and nowhere by itself. It shows class names, settings
+/// and how loaded the service is: put it on a port or behind a check that only operators
+/// pass. It changes nothing. Events end when the guard is [closed](Guard::close), so that
+/// an open page does not hold up a graceful shutdown.
+///
+/// ```
+/// use axum::{Router, routing::post};
+/// use tower_memory_guard::MemoryGuardLayer;
+///
+/// let layer = MemoryGuardLayer::from_env();
+/// let guard = layer.guard().clone();
+/// let app: Router = Router::new().route("/render", post(|| async { "…" })).layer(layer);
+/// // For another listener, that only operators reach.
+/// let admin: Router = Router::new().nest_service("/guard", guard.dashboard());
+/// ```
+///
+/// # Panics
+///
+/// The body of `…/events`, when polled outside a tokio runtime with its timer enabled.
+#[derive(Clone, Debug)]
+pub struct Dashboard {
+    guard: Guard,
+}
+
+impl Guard {
+    /// A page for people on call. See [`Dashboard`], also for who should reach it.
+    pub fn dashboard(&self) -> Dashboard {
+        Dashboard {
+            guard: self.clone(),
+        }
+    }
+}
+
+/// One snapshot as JSON.
+fn snapshot(controller: &Controller) -> String {
+    // Numbers and strings only: nothing that could not be written.
+    serde_json::to_string(&Snapshot::take(controller)).unwrap_or_default()
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: DashboardBody) -> Response<DashboardBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let mut set = |name: HeaderName, value: &'static str| {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    };
+    set(CONTENT_TYPE, kind);
+    set(CACHE_CONTROL, "no-store");
+    set(CONTENT_SECURITY_POLICY, POLICY);
+    set(HeaderName::from_static("x-content-type-options"), "nosniff");
+    // Proxies that collect responses would hold events back.
+    set(HeaderName::from_static("x-accel-buffering"), "no");
+    response
+}
+
+impl<B> Service<Request<B>> for Dashboard {
+    type Response = Response<DashboardBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let whole = |bytes: Bytes| DashboardBody::whole(bytes);
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let body = whole(Bytes::from_static(b"only GET\n"));
+            let mut refused = respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", body);
+            let get = HeaderValue::from_static("GET, HEAD");
+            refused.headers_mut().insert(ALLOW, get);
+            return ready(Ok(refused));
+        }
+        let controller = self.guard.controller;
+        let path = request.uri().path();
+        let (kind, body) = match path.rsplit('/').next().unwrap_or_default() {
+            "events" if request.method() == Method::HEAD => {
+                ("text/event-stream", whole(Bytes::new()))
+            }
+            "events" => (
+                "text/event-stream",
+                DashboardBody::events(self.guard.clone()),
+            ),
+            "snapshot.json" => ("application/json", whole(snapshot(controller).into())),
+            // Mounted at any path, with a slash behind it or without.
+            _ => (
+                "text/html; charset=utf-8",
+                whole(Bytes::from_static(PAGE.as_bytes())),
+            ),
+        };
+        ready(Ok(respond(StatusCode::OK, kind, body)))
+    }
+}

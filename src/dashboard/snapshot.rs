@@ -1,0 +1,233 @@
+//! What the page shows, at one moment: the contents of `snapshot.json`.
+
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::config::Mode;
+use crate::controller::Controller;
+use crate::error::Reason;
+use crate::health::LATCHED_AFTER;
+use crate::limiter::MAX_COUNT;
+use crate::policy::Pressure;
+use crate::policy::levels::thresholds;
+use crate::recent::Decision;
+use crate::stats::Stats;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Snapshot<'a> {
+    name: Option<&'a str>,
+    version: &'static str,
+    at_unix_ms: u64,
+    mode: &'static str,
+    policy: &'static str,
+    source: String,
+    accounted: bool,
+    closed: bool,
+    ready: bool,
+    level: Pressure,
+    sensor_ok: bool,
+    latched_seconds: f64,
+    demand_ratio: f64,
+    memory: Memory,
+    thresholds: Vec<Threshold>,
+    concurrency: Concurrency,
+    queue: Queue,
+    totals: Totals,
+    rejected: serde_json::Map<String, serde_json::Value>,
+    classes: Vec<Class<'a>>,
+    estimates: Vec<Estimate>,
+    forecasts: Forecasts,
+    decisions: Vec<Decision>,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory {
+    limit_bytes: Option<u64>,
+    usage_bytes: u64,
+    allocated_bytes: u64,
+    reserved_bytes: u64,
+    forecast_bytes: u64,
+    percent: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Threshold {
+    level: Pressure,
+    percent: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Concurrency {
+    active: u64,
+    /// `None`: any number.
+    limit: Option<u64>,
+    base: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Queue {
+    waiting: u64,
+    oldest_ms: f64,
+    expected_wait_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Totals {
+    admitted: u64,
+    completed: u64,
+    rejected: u64,
+    queued: u64,
+    observed: u64,
+    cancelled: u64,
+    stalled: u64,
+    releases: u64,
+    released_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Class<'a> {
+    class: &'a str,
+    priority: &'static str,
+    admitted: u64,
+    rejected: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Estimate {
+    class: String,
+    /// For requests with a cost hint: as for one of 16 MiB.
+    hinted: bool,
+    expected_bytes: u64,
+    least_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Forecasts {
+    checked: u64,
+    exceeded: u64,
+    estimate_error_ratio: f64,
+    margin_deviations: f64,
+}
+
+fn bytes(mib: f64) -> u64 {
+    (mib * f64::from(1 << 20)) as u64
+}
+
+fn bound(count: u64) -> Option<u64> {
+    (count < u64::from(MAX_COUNT)).then_some(count)
+}
+
+impl<'a> Snapshot<'a> {
+    pub(super) fn take(controller: &'a Controller) -> Self {
+        let stats = controller.stats();
+        let config = controller.config();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let mode = match (config.enabled, config.mode) {
+            (false, _) => "disabled",
+            (true, Mode::Enforce) => "enforce",
+            (true, Mode::Observe) => "observe",
+        };
+        let thresholds = thresholds(&config).map(|(level, fraction)| Threshold {
+            level,
+            percent: fraction * 100.0,
+        });
+        Self {
+            name: controller.name.as_deref(),
+            version: env!("CARGO_PKG_VERSION"),
+            at_unix_ms: since.map_or(0, |since| since.as_millis() as u64),
+            mode,
+            policy: controller.policy_name(),
+            source: controller.sampler.source_name(),
+            accounted: controller.is_accounted(),
+            closed: controller.is_closed(),
+            ready: controller.unready(LATCHED_AFTER).is_none(),
+            level: stats.level,
+            sensor_ok: stats.sensor_ok,
+            latched_seconds: stats.latched_seconds,
+            demand_ratio: stats.demand_ratio,
+            memory: Memory::of(&stats),
+            thresholds: thresholds.into(),
+            concurrency: Concurrency {
+                active: stats.active_tasks,
+                limit: bound(stats.current_concurrency),
+                base: bound(stats.base_concurrency),
+            },
+            queue: Queue {
+                waiting: stats.waiting_requests,
+                oldest_ms: stats.oldest_waiter_ms,
+                expected_wait_ms: stats.expected_wait_ms,
+            },
+            totals: Totals::of(&stats, controller),
+            rejected: rejected(controller),
+            classes: classes(controller),
+            estimates: estimates(controller),
+            forecasts: Forecasts {
+                checked: stats.checked_forecasts,
+                exceeded: stats.exceeded_forecasts,
+                estimate_error_ratio: stats.estimate_error_ratio,
+                margin_deviations: stats.margin_deviations,
+            },
+            decisions: controller.recent.all(),
+        }
+    }
+}
+
+impl Memory {
+    fn of(stats: &Stats) -> Self {
+        Self {
+            limit_bytes: stats.memory_limit_mb.map(bytes),
+            usage_bytes: bytes(stats.memory_sys_mb),
+            allocated_bytes: bytes(stats.memory_alloc_mb),
+            reserved_bytes: bytes(stats.reserved_mb),
+            forecast_bytes: bytes(stats.memory_sys_mb + stats.outstanding_mb),
+            percent: stats.memory_percent,
+        }
+    }
+}
+
+impl Totals {
+    fn of(stats: &Stats, controller: &Controller) -> Self {
+        Self {
+            admitted: stats.completed_requests + stats.active_tasks,
+            completed: stats.completed_requests,
+            rejected: stats.rejected_requests,
+            queued: stats.queued_requests,
+            observed: stats.observed_requests,
+            cancelled: controller.counters.cancelled.load(Ordering::Relaxed),
+            stalled: stats.stalled_responses,
+            releases: stats.releases,
+            released_bytes: bytes(stats.released_mb),
+        }
+    }
+}
+
+fn rejected(controller: &Controller) -> serde_json::Map<String, serde_json::Value> {
+    let counts = Reason::ALL.into_iter().map(|reason| {
+        let count = controller.counters.rejected(reason);
+        (reason.as_str().to_owned(), count.into())
+    });
+    counts.collect()
+}
+
+fn classes(controller: &Controller) -> Vec<Class<'_>> {
+    let sorts = controller.sorts().into_iter().map(|sort| Class {
+        class: controller.labels.classes.name(sort.class),
+        priority: sort.priority.as_str(),
+        admitted: sort.admitted,
+        rejected: sort.rejected.iter().sum(),
+    });
+    sorts.collect()
+}
+
+fn estimates(controller: &Controller) -> Vec<Estimate> {
+    let needs = controller.class_needs().into_iter();
+    let needs = needs.map(|(class, hinted, expected_bytes, least_bytes)| Estimate {
+        class,
+        hinted,
+        expected_bytes,
+        least_bytes,
+    });
+    needs.collect()
+}
