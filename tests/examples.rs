@@ -1,29 +1,13 @@
 //! The examples as a user starts them: as processes, over loopback.
 #![cfg(target_os = "linux")]
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-/// The examples are built beside the tests.
-fn example(name: &str) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let profile = tests.parent().and_then(|deps| deps.parent()).unwrap();
-    let path: PathBuf = [profile.as_os_str(), "examples".as_ref(), name.as_ref()]
-        .iter()
-        .collect();
-    assert!(
-        path.exists(),
-        "{} is not built: run `cargo build --examples`",
-        path.display()
-    );
-    let mut command = Command::new(path);
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MEMORY_GUARD_")) {
-        command.env_remove(name);
-    }
-    command
-}
+use support::tools::example;
 
 /// A server that is ended with the test.
 struct Server {

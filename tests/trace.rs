@@ -16,12 +16,11 @@ use tracing::field::{Empty, Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// What was recorded as `memory_guard`, by the span's path.
-#[derive(Clone, Default)]
-struct Decisions(Arc<Mutex<(Paths, Vec<(String, String)>)>>);
+/// Paths by the spans' numbers, and what was recorded as `memory_guard`, by path.
+type Recorded = (BTreeMap<u64, String>, Vec<(String, String)>);
 
-/// By the spans' numbers.
-type Paths = BTreeMap<u64, String>;
+#[derive(Clone, Default)]
+struct Decisions(Arc<Mutex<Recorded>>);
 
 struct Text<'a>(&'static str, &'a mut Option<String>);
 

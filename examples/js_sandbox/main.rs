@@ -6,8 +6,10 @@
 //! ```
 //!
 //! `POST /execute {"code": "…"}` evaluates the code in a QuickJS runtime of its
-//! own and answers with the value as JSON. `/health` and `/stats` stand outside
-//! the guard. Settings come from `MEMORY_GUARD_*`; nothing needs to be set.
+//! own and answers with the value as JSON. `/health`, `/ready`, `/live`, `/stats` and
+//! `/metrics` stand outside the guard. With `--admin ADDRESS` there is a page for
+//! operators at `/guard` of that address. Settings come from `MEMORY_GUARD_*`; nothing
+//! needs to be set.
 
 mod cage;
 mod group;
@@ -27,13 +29,16 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
 
 const USAGE: &str = "\
-usage: js_sandbox [--listen ADDRESS]   serve (default 127.0.0.1:8080)
-       js_sandbox --storm              drive itself with 100 scripts, guarded and not";
+usage: js_sandbox [--listen ADDRESS] [--admin ADDRESS]
+                            serve (default 127.0.0.1:8080; no page for operators)
+       js_sandbox --storm   drive itself with 100 scripts, guarded and not";
 
 /// What the command line asks for.
 enum Task {
     Serve {
         listen: SocketAddr,
+        /// Where operators look.
+        admin: Option<SocketAddr>,
     },
     Storm,
     /// A server that a storm started.
@@ -44,28 +49,31 @@ enum Task {
 }
 
 fn task(mut words: impl Iterator<Item = String>) -> Result<Task, String> {
-    let mut task = Task::Serve {
-        listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-    };
+    let (mut listen, mut admin) = (SocketAddr::from(([127, 0, 0, 1], 8080)), None);
     while let Some(word) = words.next() {
         let mut value = |what: &str| words.next().ok_or(format!("{word} needs {what}"));
-        task = match word.as_str() {
-            "--storm" => Task::Storm,
-            "--listen" => {
+        match word.as_str() {
+            "--storm" => return Ok(Task::Storm),
+            "--listen" | "--admin" => {
                 let address = value("an address such as 127.0.0.1:8080")?;
-                let listen = address.parse().map_err(|_| {
-                    format!("--listen {address}: not an address such as 127.0.0.1:8080")
+                let address = address.parse().map_err(|_| {
+                    format!("{word} {address}: not an address such as 127.0.0.1:8080")
                 })?;
-                Task::Serve { listen }
+                match word.as_str() {
+                    "--listen" => listen = address,
+                    _ => admin = Some(address),
+                }
             }
-            "--victim" => Task::Victim {
-                front: value("none, fixed or guard")?.parse()?,
-                cage: words.next().map(Into::into),
-            },
+            "--victim" => {
+                return Ok(Task::Victim {
+                    front: value("none, fixed or guard")?.parse()?,
+                    cage: words.next().map(Into::into),
+                });
+            }
             _ => return Err(format!("{word}: unknown")),
-        };
+        }
     }
-    Ok(task)
+    Ok(Task::Serve { listen, admin })
 }
 
 fn main() -> ExitCode {
@@ -102,7 +110,7 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match task {
-            Task::Serve { listen } => server::serve(listen).await,
+            Task::Serve { listen, admin } => server::serve(listen, admin).await,
             Task::Storm => storm::run().await,
             Task::Victim { front, .. } => storm::serve_as_victim(front).await,
         }

@@ -12,7 +12,9 @@ use axum::extract::{Json, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure, account};
 
 use crate::script::{self, Failure};
@@ -91,7 +93,7 @@ fn failure(status: StatusCode, error: &str) -> Response {
     (status, Json(json!({ "error": error }))).into_response()
 }
 
-/// Everything: `/execute` behind the guard, `/health` and `/stats` outside it.
+/// Everything: `/execute` behind the guard, the rest outside it.
 pub(crate) fn app(layer: MemoryGuardLayer, script_time: Duration) -> Router {
     let guard = layer.guard().clone();
     let sandbox = Sandbox {
@@ -101,19 +103,53 @@ pub(crate) fn app(layer: MemoryGuardLayer, script_time: Duration) -> Router {
     execute_route(sandbox)
         .layer(layer)
         .route("/health", get(|| async { "ok" }))
+        .route_service("/ready", guard.readiness())
+        .route_service("/live", guard.liveness())
         .route("/stats", get(move || async move { Json(guard.stats()) }))
 }
 
-pub(crate) async fn serve(listen: SocketAddr) -> Result<ExitCode, BoxError> {
+/// `/metrics`, for Prometheus.
+fn metrics_route() -> Result<Router, BoxError> {
+    let metrics = PrometheusBuilder::new()
+        .set_buckets_for_metric(
+            Matcher::Full("memory_guard_wait_seconds".into()),
+            &[0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
+        )?
+        .install_recorder()?;
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            upkeep.run_upkeep();
+        }
+    });
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let show = move || async move { (kind, metrics.render()) };
+    Ok(Router::new().route("/metrics", get(show)))
+}
+
+async fn listen_on(address: SocketAddr, option: &str) -> Result<TcpListener, BoxError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        format!("cannot listen on {address}: {error}; choose another with {option} ADDRESS").into()
+    })
+}
+
+pub(crate) async fn serve(
+    listen: SocketAddr,
+    admin: Option<SocketAddr>,
+) -> Result<ExitCode, BoxError> {
     let layer = MemoryGuardLayer::try_from_env()?;
     let guard = layer.guard().clone();
-    let listener = tokio::net::TcpListener::bind(listen)
-        .await
-        .map_err(|error| {
-            format!("cannot listen on {listen}: {error}; choose another with --listen ADDRESS")
-        })?;
+    let listener = listen_on(listen, "--listen").await?;
+    let app = app(layer, SCRIPT_TIME).merge(metrics_route()?);
     greet(&guard, listener.local_addr()?);
-    axum::serve(listener, app(layer, SCRIPT_TIME))
+    if let Some(admin) = admin {
+        let listener = listen_on(admin, "--admin").await?;
+        println!("  page     http://{}/guard", listener.local_addr()?);
+        let page = Router::new().nest_service("/guard", guard.dashboard());
+        tokio::spawn(async move { axum::serve(listener, page).await });
+    }
+    axum::serve(listener, app)
         .with_graceful_shutdown(async move {
             let _ = tokio::signal::ctrl_c().await;
             eprintln!("stopping: no new work, what is active finishes");

@@ -14,6 +14,7 @@ use ::metrics::{
 
 use crate::class::Priority;
 use crate::error::Reason;
+use crate::limiter::MAX_COUNT;
 use crate::stats::Stats;
 use crate::wait_times::WaitTimes;
 use table::{Kind, METRICS};
@@ -97,8 +98,8 @@ impl Report<'_> {
         self.count(table::STALLED, stats.stalled_responses);
         self.set(table::ACTIVE, stats.active_tasks as f64);
         self.set(table::WAITING, stats.waiting_requests as f64);
-        self.set(table::CONCURRENCY, stats.current_concurrency as f64);
-        self.set(table::BASE_CONCURRENCY, stats.base_concurrency as f64);
+        self.set(table::CONCURRENCY, bound(stats.current_concurrency));
+        self.set(table::BASE_CONCURRENCY, bound(stats.base_concurrency));
         self.set(table::DEMAND, stats.demand_ratio);
         for (outcome, waits) in &self.waits {
             let recorded = histogram!(table::WAIT, self.labels(&[("outcome", outcome)]));
@@ -140,6 +141,14 @@ impl Report<'_> {
         self.set(table::ESTIMATE_ERROR, stats.estimate_error_ratio);
         self.count(table::FORECASTS, stats.checked_forecasts);
         self.count(table::EXCEEDED, stats.exceeded_forecasts);
+    }
+}
+
+/// Infinite, if any number may be.
+fn bound(count: u64) -> f64 {
+    match count < u64::from(MAX_COUNT) {
+        true => count as f64,
+        false => f64::INFINITY,
     }
 }
 

@@ -56,9 +56,9 @@ metrics! {
     WAITING "waiting_requests" Gauge Count []
         "Requests that wait for memory."
     CONCURRENCY "current_concurrency" Gauge Count []
-        "Requests that may be active at the present level."
+        "Requests that may be active at the present level; +Inf: any number."
     BASE_CONCURRENCY "base_concurrency" Gauge Count []
-        "Requests that may be active at level NORMAL."
+        "Requests that may be active at level NORMAL; +Inf: any number."
     PERCENT "memory_percent" Gauge Percent []
         "Memory in use, in percent of the limit (0-100), at the fullest level."
     LEVEL "level" Gauge Count []

@@ -2,6 +2,8 @@
 //! servers on loopback.
 #![allow(dead_code)]
 
+#[cfg(unix)]
+pub(crate) mod browser;
 pub(crate) mod tools;
 
 use std::future::Future;

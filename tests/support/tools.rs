@@ -41,3 +41,22 @@ pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("it is bound").port()
 }
+
+/// The examples are built beside the tests.
+pub(crate) fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let profile = tests.parent().and_then(|deps| deps.parent()).unwrap();
+    let path: PathBuf = [profile.as_os_str(), "examples".as_ref(), name.as_ref()]
+        .iter()
+        .collect();
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --examples`",
+        path.display()
+    );
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MEMORY_GUARD_")) {
+        command.env_remove(name);
+    }
+    command
+}
