@@ -6,7 +6,7 @@ mod imp {
 
     use crate::config::Config;
     use crate::error::Rejected;
-    use crate::stats::Stats;
+    use crate::stats::{Stats, bound};
 
     const TARGET: &str = "tower_memory_guard";
     /// Of request spans.
@@ -22,7 +22,7 @@ mod imp {
             mode = ?config.mode,
             memory_limit_mb = stats.memory_limit_mb,
             memory_percent = stats.memory_percent,
-            base_concurrency = stats.base_concurrency,
+            base_concurrency = bound(stats.base_concurrency),
             warning_fraction = config.warning_fraction,
             high_fraction = config.high_fraction,
             critical_fraction = config.critical_fraction,
@@ -50,8 +50,8 @@ mod imp {
             action,
             level = stats.level.as_str(),
             memory_percent = stats.memory_percent,
-            old_concurrency,
-            new_concurrency = stats.current_concurrency,
+            old_concurrency = bound(old_concurrency),
+            new_concurrency = bound(stats.current_concurrency),
             active_tasks = stats.active_tasks,
             name,
             "memory guard adjusted"

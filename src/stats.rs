@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::Reason;
+#[cfg(any(feature = "metrics", feature = "tracing", feature = "dashboard"))]
+use crate::limiter::MAX_COUNT;
 use crate::policy::Pressure;
 use crate::tag::Tag;
 use crate::tally::Tally;
@@ -30,9 +32,9 @@ pub struct Stats {
     pub queued_requests: u64,
     /// Requests that wait for memory.
     pub waiting_requests: u64,
-    /// Requests that may be active at the present level.
+    /// Requests that may be active at the present level; 1,048,575: any number.
     pub current_concurrency: u64,
-    /// Requests that may be active at NORMAL.
+    /// Requests that may be active at NORMAL; 1,048,575: any number.
     pub base_concurrency: u64,
     /// Memory in use, in percent of the limit (0–100), at the fullest level.
     pub memory_percent: f64,
@@ -86,6 +88,12 @@ pub struct Stats {
     pub released_mb: f64,
     /// The longest time that an allocator took for it, in milliseconds.
     pub longest_release_ms: f64,
+}
+
+/// A concurrency that binds; `None`: any number may be active.
+#[cfg(any(feature = "metrics", feature = "tracing", feature = "dashboard"))]
+pub(crate) fn bound(concurrency: u64) -> Option<u64> {
+    (concurrency < u64::from(MAX_COUNT)).then_some(concurrency)
 }
 
 /// Bytes as MiB.

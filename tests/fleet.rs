@@ -83,9 +83,11 @@ fn start_server(mib: u64) -> (Started, u16, u16) {
         .stdout(Stdio::piped());
     let mut server = Started::new(&mut command);
     let output = BufReader::new(server.0.stdout.take().unwrap());
-    let line = output.lines().map(Result::unwrap);
-    let line = line.skip_while(|line| !line.starts_with("listening"));
-    let line = line.take(1).next().expect("it says where it listens");
+    let mut lines = output.lines().map(Result::unwrap);
+    let line = lines.find(|line| line.starts_with("listening"));
+    let line = line.expect("it says where it listens");
+    // The test harness there goes on printing.
+    std::thread::spawn(move || lines.for_each(drop));
     let mut ports = line.split(' ').skip(1).map(|port| port.parse().unwrap());
     (server, ports.next().unwrap(), ports.next().unwrap())
 }
@@ -100,7 +102,7 @@ fn start_haproxy(
     let port = free_port();
     let socket = folder.join("stats");
     let mut config = format!(
-        "global\n  stats socket {socket}\ndefaults\n  mode http\n  retries 0\n  option http-server-close\n  \
+        "global\n  stats socket {socket}\ndefaults\n  mode http\n  retries 0\n  \
          timeout connect 5s\n  timeout client 5m\n  timeout server 5m\n\
          frontend front\n  bind 127.0.0.1:{port}\n  default_backend fleet\n\
          backend fleet\n  balance {balance}\n",

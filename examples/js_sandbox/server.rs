@@ -165,15 +165,17 @@ fn greet(guard: &Guard, address: SocketAddr) {
         Some(mb) => format!("{mb:.0} MiB, {:.1} % in use", stats.memory_percent),
         None => "none found; set MEMORY_GUARD_MEMORY_LIMIT, such as 512M".into(),
     };
-    let at_once = match (stats.memory_limit_mb, guard.config().max_concurrent) {
-        (None, None) => "any number".into(),
-        _ => stats.current_concurrency.to_string(),
+    let bounded = guard.policy() == "ladder" || guard.config().max_concurrent.is_some();
+    let at_once = match stats.memory_limit_mb {
+        _ if bounded => format!("{} at a time", stats.current_concurrency),
+        Some(_) => "as many at a time as fit".into(),
+        None => "any number at a time".into(),
     };
     println!(
         "JavaScript sandbox on http://{address}
   source   {source}
   limit    {limit}
-  policy   {policy}: {at_once} at a time, each expected to need {each:.0} MiB at first
+  policy   {policy}: {at_once}, each expected to need {each:.0} MiB at first
 
 try:
   curl -s http://{address}/execute -H 'content-type: application/json' -d '{{\"code\": \"6 * 7\"}}'

@@ -9,11 +9,10 @@ use crate::config::Mode;
 use crate::controller::Controller;
 use crate::error::Reason;
 use crate::health::LATCHED_AFTER;
-use crate::limiter::MAX_COUNT;
 use crate::policy::Pressure;
 use crate::policy::levels::thresholds;
 use crate::recent::Decision;
-use crate::stats::Stats;
+use crate::stats::{Stats, bound};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Snapshot<'a> {
@@ -113,10 +112,6 @@ struct Forecasts {
 
 fn bytes(mib: f64) -> u64 {
     (mib * f64::from(1 << 20)) as u64
-}
-
-fn bound(count: u64) -> Option<u64> {
-    (count < u64::from(MAX_COUNT)).then_some(count)
 }
 
 impl<'a> Snapshot<'a> {

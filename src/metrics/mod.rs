@@ -14,8 +14,7 @@ use ::metrics::{
 
 use crate::class::Priority;
 use crate::error::Reason;
-use crate::limiter::MAX_COUNT;
-use crate::stats::Stats;
+use crate::stats::{Stats, bound};
 use crate::wait_times::WaitTimes;
 use table::{Kind, METRICS};
 
@@ -64,6 +63,11 @@ impl Report<'_> {
         gauge!(name, self.labels(&[])).set(value);
     }
 
+    fn set_bound(&self, name: &'static str, concurrency: u64) {
+        let bound = bound(concurrency).map_or(f64::INFINITY, |bound| bound as f64);
+        self.set(name, bound);
+    }
+
     /// Publishes everything.
     pub(crate) fn publish(&self) {
         describe();
@@ -98,8 +102,8 @@ impl Report<'_> {
         self.count(table::STALLED, stats.stalled_responses);
         self.set(table::ACTIVE, stats.active_tasks as f64);
         self.set(table::WAITING, stats.waiting_requests as f64);
-        self.set(table::CONCURRENCY, bound(stats.current_concurrency));
-        self.set(table::BASE_CONCURRENCY, bound(stats.base_concurrency));
+        self.set_bound(table::CONCURRENCY, stats.current_concurrency);
+        self.set_bound(table::BASE_CONCURRENCY, stats.base_concurrency);
         self.set(table::DEMAND, stats.demand_ratio);
         for (outcome, waits) in &self.waits {
             let recorded = histogram!(table::WAIT, self.labels(&[("outcome", outcome)]));
@@ -141,14 +145,6 @@ impl Report<'_> {
         self.set(table::ESTIMATE_ERROR, stats.estimate_error_ratio);
         self.count(table::FORECASTS, stats.checked_forecasts);
         self.count(table::EXCEEDED, stats.exceeded_forecasts);
-    }
-}
-
-/// Infinite, if any number may be.
-fn bound(count: u64) -> f64 {
-    match count < u64::from(MAX_COUNT) {
-        true => count as f64,
-        false => f64::INFINITY,
     }
 }
 
