@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::calibration::Calibration;
 use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
 use super::kinds::{Kind, Kinds};
-use super::need::Need;
+use super::need::Sum;
 use super::trajectory::Marks;
 use crate::running::{Held, Look, Running};
 
@@ -40,7 +40,7 @@ pub(crate) struct Book {
 #[derive(Clone, Copy, Debug, Default)]
 struct Made {
     in_flight: usize,
-    need: Need,
+    needs: Sum,
 }
 
 /// A request in flight.
@@ -71,11 +71,8 @@ pub(crate) struct Sums {
     pub(crate) growth_bytes: f64,
     /// What they need at their peaks: Σ max(rᵢ, mᵢ).
     pub(crate) need_bytes: f64,
-    /// The variance of either, and its third moment.
-    pub(crate) variance: f64,
-    pub(crate) third: f64,
-    /// By how much either can be exceeded at most.
-    pub(crate) room_bytes: f64,
+    /// Of those whose needs are predicted: how far either may be exceeded.
+    pub(super) needs: Sum,
     /// What is reserved for them.
     pub(crate) reserved_kib: u64,
     /// And for those among them whose memory no account shows: usage does.
@@ -105,17 +102,6 @@ impl Track {
             predicted_bytes: kind.class.learned().map(|need| need.bytes),
             noted: false,
             staged: false,
-        }
-    }
-}
-
-impl Sums {
-    pub(super) fn need(&self) -> Need {
-        Need {
-            bytes: self.need_bytes,
-            variance: self.variance,
-            third: self.third,
-            room: self.room_bytes,
         }
     }
 }
@@ -245,16 +231,14 @@ impl Book {
         track.expected_bytes = need.bytes;
         sums.growth_bytes += (need.bytes - held).max(0.0);
         sums.need_bytes += need.bytes.max(held);
-        sums.variance += need.variance;
-        sums.third += need.third;
-        sums.room_bytes += need.room;
+        sums.needs.add(need);
         let made = if is_new {
             kind.next.scaled(scale)
         } else {
             need
         };
         self.made.in_flight += 1;
-        self.made.need = self.made.need.and(made);
+        self.made.needs.add(made);
         self.tracks[shard][place] = Some(track);
     }
 
@@ -293,7 +277,7 @@ impl Book {
     fn open_case(&mut self, now: Duration) {
         let due = self.case_opened.is_none_or(|at| now >= at + CASE_EVERY);
         let made = self.made;
-        if made.need.variance <= 0.0 || !due || self.cases.len() >= MOST_CASES {
+        if made.needs.variance() <= 0.0 || !due || self.cases.len() >= MOST_CASES {
             return;
         }
         self.case_opened = Some(now);
@@ -316,9 +300,9 @@ impl Book {
             let running = self.tracks.iter().flatten().flatten();
             let members = running.filter(|track| track.serial > 0 && track.serial <= case.serial);
             let peaks = case.peaks + members.map(|track| track.peak_bytes as f64).sum::<f64>();
-            let need = case.made.need;
-            let margin_bytes = need.margin_bytes(self.calibration.deviations());
-            self.calibration.learn(peaks > need.bytes + margin_bytes);
+            let needs = &case.made.needs;
+            let margin_bytes = needs.margin_bytes(self.calibration.deviations());
+            self.calibration.learn(peaks > needs.bytes() + margin_bytes);
             false
         });
         self.cases = cases;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Evidence;
 use super::book::Book;
 use super::kinds::Kind;
-use super::need::Need;
+use super::need::{Need, Sum};
 use super::retained::{BeforeTrim, Retained};
 use super::usage::UsageEstimate;
 use crate::running::Running;
@@ -112,37 +112,43 @@ impl Forecast {
         self.in_flight = f64::from(evidence.all_in_flight);
         if self.book.is_some() {
             let allocated_bytes = evidence.allocated_bytes as f64;
-            self.retained.observe(self.usage_bytes, allocated_bytes);
+            (self.retained).observe(evidence.now, self.usage_bytes, allocated_bytes);
         }
-        let beside_bytes = self.beside_now();
+        let beside_bytes = self.beside_now(self.retained.bytes());
         let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();
         self.now = evidence.now;
         let left = 0.5_f64.powf(elapsed / BESIDE_HALF_LIFE.as_secs_f64());
         self.beside_bytes = beside_bytes + (self.beside_bytes - beside_bytes) * left;
-        let working_bytes = (beside_bytes as u64).saturating_sub(evidence.body_bytes);
+        let unexplained_bytes = self.unexplained_now();
         self.usage.observe(Evidence {
-            usage_bytes: working_bytes,
+            usage_bytes: unexplained_bytes.saturating_sub(evidence.body_bytes),
             ..evidence
         });
         // What is reserved for the bodies counts, so they do as well.
-        self.usage.see_usage(beside_bytes as u64);
+        self.usage.see_usage(unexplained_bytes);
     }
 
     /// A fresher figure of the usage alone. It may contain page cache that the
     /// next full sample takes off, so nothing is learned from it.
     pub(crate) fn see_usage(&mut self, usage_bytes: u64) {
         self.usage_bytes = usage_bytes as f64;
-        self.usage.see_usage(self.beside_now() as u64);
+        self.usage.see_usage(self.unexplained_now());
     }
 
-    /// In use beside what requests hold and what the allocator would give back.
-    fn beside_now(&self) -> f64 {
+    /// In use beside what requests hold and whatever the allocator may keep: no request
+    /// is to blame for that, whether it can be had back or not.
+    fn unexplained_now(&self) -> u64 {
+        self.beside_now(self.retained.most_bytes()) as u64
+    }
+
+    /// In use beside what requests hold and so much that the allocator keeps.
+    fn beside_now(&self, kept_bytes: f64) -> f64 {
         let held_bytes = self
             .book
             .as_ref()
             .map_or(0.0, |book| book.sums().held_bytes);
         let held_bytes = held_bytes + self.others.held_bytes;
-        (self.usage_bytes - self.retained.bytes() - held_bytes).max(0.0)
+        (self.usage_bytes - kept_bytes - held_bytes).max(0.0)
     }
 
     /// The allocators gave back what they kept; this is what is left.
@@ -187,7 +193,7 @@ impl Forecast {
         let touched = sums.growth_bytes - retained_bytes;
         let allocated =
             self.beside_bytes + sums.need_bytes + self.others.held_bytes - self.usage_bytes;
-        let growth = touched.max(allocated) + self.margin_bytes(sums.need());
+        let growth = touched.max(allocated) + self.margin_bytes(&sums.needs);
         // What no account shows: as much as was reserved, or as usage tells.
         let unexplained = self.unexplained_bytes() * self.in_flight;
         let elsewhere = unexplained.max(sums.invisible_bytes) as u64;
@@ -202,7 +208,7 @@ impl Forecast {
             return Portion::default();
         };
         let sums = book.sums();
-        let margin_bytes = self.margin_bytes(sums.need());
+        let margin_bytes = self.margin_bytes(&sums.needs);
         Portion {
             reserved_kib: sums.reserved_kib,
             held_bytes: sums.held_bytes,
@@ -217,8 +223,8 @@ impl Forecast {
 
     /// The margin over the mean that the slack below the limit does not cover: the
     /// two are independent, so their squares add up.
-    fn margin_bytes(&self, need: Need) -> f64 {
-        let margin_bytes = need.margin_bytes(self.margin_deviations());
+    fn margin_bytes(&self, needs: &Sum) -> f64 {
+        let margin_bytes = needs.margin_bytes(self.margin_deviations());
         margin_bytes.hypot(self.slack_bytes) - self.slack_bytes
     }
 
@@ -272,8 +278,8 @@ impl Forecast {
     }
 
     fn bytes_of(&self, book: &Book, next: Need, plain: bool) -> u64 {
-        let sums = book.sums().need();
-        let margin = self.margin_bytes(sums.and(next)) - self.margin_bytes(sums);
+        let needs = &book.sums().needs;
+        let margin = self.margin_bytes(&needs.with(next)) - self.margin_bytes(needs);
         let hidden = if plain { self.unexplained_bytes() } else { 0.0 };
         (next.bytes + margin.max(0.0) + hidden) as u64
     }

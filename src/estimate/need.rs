@@ -1,5 +1,7 @@
-//! A mean and how far from it: what sums of requests are made of.
+//! A mean and how far from it: what requests need, and sums of them.
 
+/// So many of a sum's parts are looked at by themselves.
+const WIDEST: usize = 8;
 /// A doubt smaller than this does not make room for what is doubted.
 const DOUBTED: f64 = 0.01;
 
@@ -73,6 +75,16 @@ impl Need {
         }
     }
 
+    /// Of a sum without this part of it.
+    fn without(self, part: Need) -> Need {
+        Need {
+            bytes: self.bytes - part.bytes,
+            variance: (self.variance - part.variance).max(0.0),
+            third: self.third - part.third,
+            room: (self.room - part.room).max(0.0),
+        }
+    }
+
     /// What is added to the mean so that it is exceeded as rarely as `deviations` of
     /// a normal distribution are: by the first terms of Cornish and Fisher's
     /// expansion (1938), the second of which is for the skew that few large ones
@@ -86,5 +98,123 @@ impl Need {
         // Beyond that the expansion says nothing any more.
         let skewed = (skew * self.third.max(0.0) / self.variance).min(normal);
         (normal + skewed).min(self.room)
+    }
+}
+
+/// What several requests need together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sum {
+    all: Need,
+    /// Those with the most variance, widest first.
+    widest: [Need; WIDEST],
+}
+
+impl Sum {
+    /// The mean.
+    pub(super) fn bytes(&self) -> f64 {
+        self.all.bytes
+    }
+
+    pub(super) fn variance(&self) -> f64 {
+        self.all.variance
+    }
+
+    pub(super) fn add(&mut self, need: Need) {
+        self.all = self.all.and(need);
+        let place = self.widest.partition_point(|wide| wide.variance >= need.variance);
+        if place < WIDEST {
+            self.widest[place..].rotate_right(1);
+            self.widest[place] = need;
+        }
+    }
+
+    pub(super) fn with(mut self, need: Need) -> Self {
+        self.add(need);
+        self
+    }
+
+    /// As [`Need::margin_bytes`], and no more than would do if some of the widest came
+    /// to all that they can be and the others had a margin of their own. A distribution
+    /// of few large ones is none that two moments and a skew describe well; what it can
+    /// come to at most is known.
+    pub(super) fn margin_bytes(&self, deviations: f64) -> f64 {
+        let mut rest = self.all;
+        let mut rooms = 0.0;
+        let mut least = rest.margin_bytes(deviations);
+        for wide in self.widest.iter().take_while(|wide| wide.variance > 0.0) {
+            rest = rest.without(*wide);
+            rooms += wide.room;
+            least = least.min(rooms + rest.margin_bytes(deviations));
+        }
+        least
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2 MiB, or 120 with a tenth of the probability.
+    fn undecided() -> Need {
+        let small = Need {
+            bytes: 2.0,
+            ..Need::default()
+        };
+        let large = Need {
+            bytes: 120.0,
+            ..Need::default()
+        };
+        small.mixed_with(large, 0.1)
+    }
+
+    fn decided() -> Need {
+        Need {
+            bytes: 50.0,
+            variance: 4.0,
+            room: 1000.0,
+            ..Need::default()
+        }
+    }
+
+    fn sum(needs: impl IntoIterator<Item = Need>) -> Sum {
+        needs.into_iter().fold(Sum::default(), Sum::with)
+    }
+
+    #[test]
+    fn few_that_may_be_large_need_no_more_than_that() {
+        let margin = |n| sum(std::iter::repeat_n(undecided(), n)).margin_bytes(3.0);
+        let room = undecided().room;
+        assert!((margin(1) - room).abs() < 1e-6, "{}", margin(1));
+        assert!(margin(2) <= 2.0 * room);
+        // Of many, not all are large at once.
+        assert!(margin(100) < 30.0 * room, "{}", margin(100));
+    }
+
+    #[test]
+    fn those_that_are_known_do_not_widen_it_by_all_that_they_might_be() {
+        let known = [decided(); 20];
+        let margin = sum(known).margin_bytes(3.0);
+        assert!((margin - 3.0 * 80.0_f64.sqrt()).abs() < 1e-6, "{margin}");
+        let with_one = sum(known.into_iter().chain([undecided()])).margin_bytes(3.0);
+        assert!(with_one <= margin + undecided().room + 1e-6, "{with_one}");
+    }
+
+    #[test]
+    fn it_is_never_more_than_without_a_look_at_each() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..200 {
+            let needs: Vec<_> = (0..random.usize(1..20))
+                .map(|_| {
+                    let small = Need {
+                        bytes: random.f64() * 10.0,
+                        ..Need::default()
+                    };
+                    small.or_else(random.f64() * 200.0, random.f64() * 0.3)
+                })
+                .collect();
+            let together = needs.iter().copied().fold(Need::default(), Need::and);
+            let margin = sum(needs).margin_bytes(3.0);
+            assert!((0.0..=together.margin_bytes(3.0) + 1e-6).contains(&margin));
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! What the allocator keeps of freed memory, and would give back.
 
+use std::time::Duration;
+
 /// Trimming is never counted on for all of it.
 const MOST_EFFECTIVE: f64 = 0.9;
 /// A trim of less than this shows nothing.
 const LEAST_BYTES: f64 = (4u64 << 20) as f64;
+/// Freed memory may be the allocator's for at least so long after it was freed.
+const LATELY: Duration = Duration::from_secs(60);
 /// How much the newest trim counts.
 const STEP: f64 = 0.5;
 
@@ -20,13 +24,56 @@ pub(super) struct Retained {
     effect: Option<f64>,
     usage_bytes: f64,
     allocated_bytes: f64,
+    /// The least that was ever in use and not allocated; `None`: nothing was observed.
+    least_beside_bytes: Option<f64>,
+    lately: Lately,
+}
+
+/// The most that was allocated in the last one to two times [`LATELY`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Lately {
+    began: Duration,
+    bytes: f64,
+    bytes_before: f64,
+}
+
+impl Lately {
+    fn observe(&mut self, now: Duration, bytes: f64) {
+        if now >= self.began + LATELY {
+            self.began = now;
+            self.bytes_before = self.bytes;
+            self.bytes = 0.0;
+        }
+        self.bytes = self.bytes.max(bytes);
+    }
+
+    fn most_bytes(&self) -> f64 {
+        self.bytes.max(self.bytes_before)
+    }
 }
 
 impl Retained {
-    pub(super) fn observe(&mut self, usage_bytes: f64, allocated_bytes: f64) {
+    pub(super) fn observe(&mut self, now: Duration, usage_bytes: f64, allocated_bytes: f64) {
+        self.lately.observe(now, allocated_bytes);
+        self.see(usage_bytes, allocated_bytes);
+    }
+
+    fn see(&mut self, usage_bytes: f64, allocated_bytes: f64) {
         self.usage_bytes = usage_bytes;
         self.allocated_bytes = allocated_bytes;
         self.high_water_bytes = self.high_water_bytes.max(allocated_bytes);
+        let beside_bytes = (usage_bytes - allocated_bytes).max(0.0);
+        let least_bytes = self.least_beside_bytes.unwrap_or(beside_bytes);
+        self.least_beside_bytes = Some(least_bytes.min(beside_bytes));
+    }
+
+    /// What may be the allocator's, whether a trim would bring it or not: as much as was
+    /// freed lately.
+    pub(super) fn most_bytes(&self) -> f64 {
+        let least_bytes = self.least_beside_bytes.unwrap_or(0.0);
+        let beside_bytes = self.usage_bytes - self.allocated_bytes - least_bytes;
+        let freed_bytes = self.lately.most_bytes() - self.allocated_bytes;
+        beside_bytes.min(freed_bytes).max(self.bytes())
     }
 
     fn kept_bytes(&self) -> f64 {
@@ -70,7 +117,7 @@ impl Retained {
         }
         self.floor_bytes = Some(after);
         self.high_water_bytes = most_bytes;
-        self.observe(usage_bytes, allocated_bytes);
+        self.see(usage_bytes, allocated_bytes);
     }
 }
 
@@ -98,18 +145,18 @@ mod tests {
     #[test]
     fn what_trims_gave_back_before_is_counted_on() {
         let mut retained = Retained::default();
-        retained.observe(300.0 * MIB, 100.0 * MIB);
+        retained.observe(Duration::ZERO, 300.0 * MIB, 100.0 * MIB);
         // Nothing is known of trims yet.
         assert_eq!(retained.bytes(), 0.0);
         retained.trimmed(retained.before_trim(), 110.0 * MIB, 100.0 * MIB);
         for _ in 0..5 {
-            retained.observe(310.0 * MIB, 300.0 * MIB);
-            retained.observe(310.0 * MIB, 100.0 * MIB);
+            retained.observe(Duration::ZERO, 310.0 * MIB, 300.0 * MIB);
+            retained.observe(Duration::ZERO, 310.0 * MIB, 100.0 * MIB);
             retained.trimmed(retained.before_trim(), 110.0 * MIB, 100.0 * MIB);
         }
-        retained.observe(310.0 * MIB, 300.0 * MIB);
+        retained.observe(Duration::ZERO, 310.0 * MIB, 300.0 * MIB);
         assert_eq!(retained.bytes(), 0.0);
-        retained.observe(310.0 * MIB, 200.0 * MIB);
+        retained.observe(Duration::ZERO, 310.0 * MIB, 200.0 * MIB);
         assert!((retained.bytes() / MIB - 90.0).abs() < 5.0, "{retained:?}");
     }
 
@@ -120,7 +167,7 @@ mod tests {
             ..Retained::default()
         };
         retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
-        retained.observe(410.0 * MIB, 400.0 * MIB);
+        retained.observe(Duration::ZERO, 410.0 * MIB, 400.0 * MIB);
         let before = retained.before_trim();
         // All of it, behind the trim: usage still shows it.
         retained.trimmed(before, 410.0 * MIB, 10.0 * MIB);
@@ -132,6 +179,27 @@ mod tests {
     }
 
     #[test]
+    fn what_no_trim_brings_back_may_be_the_allocators_all_the_same() {
+        let mut retained = Retained::default();
+        let at = Duration::from_secs;
+        retained.observe(at(0), 20.0 * MIB, 10.0 * MIB);
+        retained.observe(at(1), 220.0 * MIB, 210.0 * MIB);
+        retained.observe(at(2), 170.0 * MIB, 10.0 * MIB);
+        retained.trimmed(retained.before_trim(), 170.0 * MIB, 10.0 * MIB);
+        assert_eq!(
+            (retained.bytes(), retained.most_bytes()),
+            (0.0, 150.0 * MIB)
+        );
+        // Mapped on top of it.
+        retained.observe(at(3), 300.0 * MIB, 10.0 * MIB);
+        assert_eq!(retained.most_bytes(), 200.0 * MIB);
+        // Nothing was freed for long.
+        retained.observe(at(70), 300.0 * MIB, 10.0 * MIB);
+        retained.observe(at(140), 300.0 * MIB, 10.0 * MIB);
+        assert_eq!(retained.most_bytes(), 0.0);
+    }
+
+    #[test]
     fn memory_that_was_never_allocated_is_not_the_allocators() {
         let mut retained = Retained {
             effect: Some(1.0),
@@ -139,7 +207,7 @@ mod tests {
         };
         retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
         // Mapped, not allocated.
-        retained.observe(400.0 * MIB, 12.0 * MIB);
+        retained.observe(Duration::ZERO, 400.0 * MIB, 12.0 * MIB);
         assert_eq!(retained.bytes(), 0.0);
     }
 
@@ -151,8 +219,8 @@ mod tests {
         };
         retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
         for _ in 0..6 {
-            retained.observe(400.0 * MIB, 390.0 * MIB);
-            retained.observe(400.0 * MIB, 10.0 * MIB);
+            retained.observe(Duration::ZERO, 400.0 * MIB, 390.0 * MIB);
+            retained.observe(Duration::ZERO, 400.0 * MIB, 10.0 * MIB);
             retained.trimmed(retained.before_trim(), 400.0 * MIB, 10.0 * MIB);
             retained.floor_bytes = Some(10.0 * MIB);
         }
