@@ -110,7 +110,7 @@ impl Guard {
     /// use tower_memory_guard::MemoryGuardLayer;
     ///
     /// let guard = MemoryGuardLayer::builder().build()?.guard().clone();
-    /// // Say, on SIGHUP; `Config::from_env` reads the environment again.
+    /// // Say, on SIGHUP, from a file of your own.
     /// let mut config = (*guard.config()).clone();
     /// config.wait_timeout = Duration::from_secs(3);
     /// guard.reload(config)?;
@@ -142,7 +142,7 @@ impl Guard {
         Liveness::new()
     }
 
-    /// What [`readiness`](Self::readiness) answers, for other protocols.
+    /// What [`readiness`](Self::readiness) answers after its 30 s, for other protocols.
     pub fn is_ready(&self) -> bool {
         self.controller.unready(LATCHED_AFTER).is_none()
     }

@@ -58,8 +58,8 @@ impl Readiness {
         }
     }
 
-    /// Not ready when latched for longer than this (default 30 s). For work that may
-    /// fill all memory by itself, longer than it runs.
+    /// Not ready when latched for longer than this (default 30 s), as far as this service
+    /// is asked. For work that may fill all memory by itself, longer than it runs.
     #[must_use]
     pub fn latched_after(mut self, duration: Duration) -> Self {
         self.latched_after = duration;

@@ -219,7 +219,8 @@ impl<R, C> MemoryGuardLayer<R, C> {
     /// | `eps` | requests turned away in a second for want of memory |
     /// | request cost `memory_bytes`; as text `named_metrics.request_memory_bytes` | what the request held at most, or reserves |
     ///
-    /// All but the cost are means over the last 15 s. A response that has the header
+    /// `mem_utilization` is that of the last sample, at most 1; the three after it are
+    /// means over the last 15 s. A response that has the header
     /// already keeps it.
     ///
     /// ```

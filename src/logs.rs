@@ -185,47 +185,6 @@ mod imp {
     pub(crate) fn settings(_: &str, _: &Config, _: &str, _: &str, _: &Stats) {}
     pub(crate) fn adjusted(_: &Stats, _: &str, _: u64, _: Option<&str>) {}
     pub(crate) fn rejected(_: &Rejected, _: &Stats, _: u64, _: Option<&str>) {}
-    /// In observe mode: what enforce would have done.
-    pub(crate) fn observed(would: &str, stats: &Stats, suppressed: u64, name: Option<&str>) {
-        tracing::warn!(
-            target: TARGET,
-            would,
-            level = stats.level.as_str(),
-            memory_percent = stats.memory_percent,
-            active_tasks = stats.active_tasks,
-            observed_requests = stats.observed_requests,
-            suppressed,
-            name,
-            "memory guard would have held back a request"
-        );
-    }
-
-    /// The decision, in the request's span if that has a field for it.
-    pub(crate) fn decided(decision: &str) {
-        tracing::Span::current().record(FIELD, decision);
-    }
-
-    /// [`decided`], on the path where every nanosecond counts.
-    #[inline]
-    pub(crate) fn admitted() {
-        if tracing::dispatcher::has_been_set() {
-            admitted_in_span();
-        }
-    }
-
-    #[cold]
-    fn admitted_in_span() {
-        decided("admitted");
-    }
-
-    pub(crate) fn waited(waited: Duration) {
-        decided(&format!("admitted after {} ms", waited.as_millis()));
-    }
-
-    pub(crate) fn closed(name: Option<&str>) {
-        tracing::info!(target: TARGET, name, "memory guard closed");
-    }
-
     pub(crate) fn observed(_: &str, _: &Stats, _: u64, _: Option<&str>) {}
     pub(crate) fn decided(_: &str) {}
     #[inline]

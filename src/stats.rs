@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::Reason;
-#[cfg(any(feature = "metrics", feature = "tracing", feature = "dashboard"))]
 use crate::limiter::MAX_COUNT;
 use crate::policy::Pressure;
 use crate::tag::Tag;
@@ -91,7 +90,6 @@ pub struct Stats {
 }
 
 /// A concurrency that binds; `None`: any number may be active.
-#[cfg(any(feature = "metrics", feature = "tracing", feature = "dashboard"))]
 pub(crate) fn bound(concurrency: u64) -> Option<u64> {
     (concurrency < u64::from(MAX_COUNT)).then_some(concurrency)
 }

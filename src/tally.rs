@@ -32,6 +32,7 @@ struct Sort {
 }
 
 /// What one class at one priority has come to.
+#[cfg(any(test, feature = "metrics", feature = "dashboard"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// The class's number among the guard's names.
@@ -79,7 +80,11 @@ impl Tally {
     fn at(&self, sort: usize) -> &Sort {
         self.sorts[sort].get_or_init(Box::default)
     }
+}
 
+/// For whoever asks.
+#[cfg(any(test, feature = "metrics", feature = "dashboard"))]
+impl Tally {
     /// All counts, plain requests first: of those, as many were admitted as are left
     /// of `all_admitted`.
     pub(crate) fn entries(&self, all_admitted: u64) -> Vec<Entry> {

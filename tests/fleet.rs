@@ -270,12 +270,8 @@ async fn each_response_says_how_loaded_its_server_is() {
     };
     let (_, headers) = ask("/").await;
     assert_eq!(report(&headers)["mem_utilization"], 0.61);
-    assert!(
-        report(&headers)["request_cost"]["memory_bytes"]
-            .as_u64()
-            .unwrap()
-            >= 1024
-    );
+    let cost = &report(&headers)["request_cost"];
+    assert!(cost["memory_bytes"].as_u64() > Some(0), "{cost}");
     let (_, headers) = ask("/own").await;
     assert_eq!(headers["endpoint-load-metrics"], "TEXT eps=1");
     // A rejection above all.

@@ -88,10 +88,11 @@ fn main() -> ExitCode {
     if let Task::Victim {
         cage: Some(cage), ..
     } = &task
-        && let Err(error) = group::enter(cage)
     {
-        eprintln!("cannot enter {}: {error}", cage.display());
-        return ExitCode::FAILURE;
+        if let Err(error) = group::enter(cage) {
+            eprintln!("cannot enter {}: {error}", cage.display());
+            return ExitCode::FAILURE;
+        }
     }
     let quiet = matches!(task, Task::Victim { .. });
     let default = if quiet { "off" } else { "info" };

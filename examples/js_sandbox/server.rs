@@ -15,6 +15,8 @@ use axum::routing::{get, post};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::signal::unix::{SignalKind, signal};
 use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure, account};
 
 use crate::script::{self, Failure};
@@ -151,12 +153,28 @@ pub(crate) async fn serve(
     }
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
-            let _ = tokio::signal::ctrl_c().await;
+            told_to_stop().await;
             eprintln!("stopping: no new work, what is active finishes");
             guard.close();
         })
         .await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// By Ctrl-C, or by what stops containers.
+async fn told_to_stop() {
+    let interrupted = async {
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    #[cfg(unix)]
+    if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+        tokio::select! {
+            () = interrupted => {}
+            _ = terminate.recv() => {}
+        }
+        return;
+    }
+    interrupted.await;
 }
 
 fn greet(guard: &Guard, address: SocketAddr) {

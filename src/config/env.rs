@@ -48,6 +48,11 @@ pub(crate) struct Settings {
     pub(crate) warnings: Vec<String>,
 }
 
+/// Without what binary fractions add: 0.95 − 0.05 is 0.9.
+fn hundredths(fraction: f64) -> f64 {
+    (fraction * 1e4).round() / 1e4
+}
+
 impl Settings {
     pub(crate) fn from_env() -> Self {
         Self::from_vars(std::env::vars_os().filter_map(|(name, value)| {
@@ -170,8 +175,8 @@ impl Settings {
         if predictive {
             // These lie so close together that the others have to make room.
             let [said_warning, said_high, _] = self.thresholds;
-            high = said_high.unwrap_or(high.min(critical - 0.03));
-            warning = said_warning.unwrap_or(warning.min(high - 0.05));
+            high = said_high.unwrap_or(high.min(hundredths(critical - 0.03)));
+            warning = said_warning.unwrap_or(warning.min(hundredths(high - 0.05)));
         }
         self.config.warning_fraction = warning;
         self.config.high_fraction = high;

@@ -49,7 +49,7 @@ pub enum Policy {
     /// Levels by thresholds, and a concurrency for each; memory is reserved up to
     /// where CRITICAL begins.
     Ladder,
-    /// As much as is forecast to fit; levels only report.
+    /// As much as is forecast to fit; levels report, and shed work of low priority.
     Predictive,
 }
 

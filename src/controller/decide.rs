@@ -153,6 +153,7 @@ impl Controller {
                 let (request_bytes, low_bytes) = control.forecast.mixed();
                 let next = self.limiter.next_ask(&self.bounds);
                 let next_bytes = next.map_or(request_bytes, |next| next.kib * 1024);
+                let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
                 control.request_bytes = request_bytes;
                 control.decision = control.policy.decide(&Observation {
                     now,
@@ -164,11 +165,14 @@ impl Controller {
                     outstanding_bytes: control.forecast.outstanding_bytes(reserved_bytes),
                     request_bytes,
                     next_bytes,
-                    low_bytes: next.map_or(low_bytes, |next| next.low_kib * 1024),
+                    low_bytes: next_low_bytes,
                 });
                 let decision = &control.decision;
-                control.kept_out = decision.gate
-                    || reserved_bytes.saturating_add(next_bytes) > decision.allowance_bytes;
+                // Alone, the next may go by the least that it needs.
+                let fits_alone =
+                    self.limiter.all_in_flight() == 0 && next_low_bytes <= decision.idle_bytes;
+                let fits = reserved_bytes.saturating_add(next_bytes) <= decision.allowance_bytes;
+                control.kept_out = decision.gate || !(fits || fits_alone);
                 let percent = worst_fraction(&control.levels) * 100.0;
                 self.percent_bits
                     .store(percent.to_bits(), Ordering::Relaxed);
@@ -304,6 +308,8 @@ impl Subscriber for Controller {
         // Somebody may have joined the queue while it was closed and emptied.
         if full && self.is_closed() {
             self.limiter.refuse_all(&self.bounds, Reason::Closed);
+        } else if full && self.only_observes() {
+            self.let_all_in();
         }
         if full {
             self.forgive(now);

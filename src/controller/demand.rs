@@ -11,7 +11,7 @@ const MOST: f64 = 100.0;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) now: Duration,
-    /// How much of what may be admitted is; above 1 if it became less meanwhile.
+    /// How much of what may be admitted is, at most 1.
     pub(super) utilisation: f64,
     /// Requests that ever were turned away for want of memory, and that were finished.
     pub(super) turned_away: u64,
@@ -33,6 +33,9 @@ pub(super) struct Demand {
     last: Option<(Duration, u64, u64)>,
     measured: Duration,
     utilisation: f64,
+    /// The same, and all while somebody waits or is turned away.
+    used: f64,
+    waiting: f64,
     /// For each second.
     turned_away: f64,
     completed: f64,
@@ -65,31 +68,24 @@ impl Demand {
                 0.0
             }
         };
+        let more = load.turned_away.saturating_sub(turned_away);
+        // What is too little for the next is as good as used.
+        let is_short = more > 0 || load.waiting > 0;
+        let used = if is_short { 1.0 } else { load.utilisation };
+        mean(&mut self.used, used);
         mean(&mut self.utilisation, load.utilisation);
-        mean(
-            &mut self.turned_away,
-            rate(load.turned_away.saturating_sub(turned_away)),
-        );
+        mean(&mut self.turned_away, rate(more));
+        mean(&mut self.waiting, load.waiting as f64);
         mean(
             &mut self.completed,
             rate(load.completed.saturating_sub(completed)),
         );
-        let at_deadlines = load.waiting as f64 / load.wait_timeout.as_secs_f64().max(0.001);
+        let at_deadlines = self.waiting / load.wait_timeout.as_secs_f64().max(0.001);
         let unserved = self.turned_away.max(at_deadlines);
         // Where nothing is finished, one request in the time of the average is.
         let completed = self.completed.max(1.0 / AVERAGED_OVER.as_secs_f64());
-        let times = if unserved > 0.0 {
-            1.0 + unserved / completed
-        } else {
-            1.0
-        };
-        let used = if unserved > 0.0 {
-            // What is too little for the next is as good as used.
-            self.utilisation.max(1.0 / times)
-        } else {
-            self.utilisation
-        };
-        self.ratio = (used * times).min(MOST);
+        let ratio = self.used * (1.0 + unserved / completed);
+        self.ratio = ratio.min(MOST);
     }
 
     pub(super) fn ratio(&self) -> f64 {
@@ -142,6 +138,26 @@ mod tests {
     fn what_is_served_reads_as_what_is_used() {
         let ratio = after_a_minute(0.6, 6, 0);
         assert!((0.59..0.61).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn what_was_too_much_is_forgotten() {
+        let mut demand = Demand::default();
+        for second in 0..120 {
+            demand.observe(&Load {
+                now: Duration::from_secs(second),
+                utilisation: 0.5,
+                // 30 a second for a minute.
+                turned_away: second.min(60) * 30,
+                completed: second * 10,
+                waiting: 0,
+                wait_timeout: Duration::from_secs(10),
+            });
+            if second == 60 {
+                assert!((3.5..4.1).contains(&demand.ratio()), "{}", demand.ratio());
+            }
+        }
+        assert!((0.5..0.6).contains(&demand.ratio()), "{}", demand.ratio());
     }
 
     #[test]

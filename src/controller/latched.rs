@@ -8,16 +8,25 @@ use super::{Control, Controller};
 /// Not latched.
 pub(super) const NOT: u64 = u64::MAX;
 
+/// Changes with every admission and every end, of this guard's or another's on its
+/// ledger: what others hold is a reason to wait, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Moved {
+    completed: u64,
+    in_flight: u32,
+    given_back_kib: u64,
+    all_in_flight: u32,
+}
+
 /// Since when new work has been kept out.
 #[derive(Debug, Default)]
 pub(super) struct Latched {
     since: Option<Duration>,
-    /// Requests completed and in flight: one of them changes if anything moves.
-    seen: (u64, u32),
+    seen: Moved,
 }
 
 impl Latched {
-    fn observe(&mut self, now: Duration, kept_out: bool, seen: (u64, u32)) -> Option<Duration> {
+    fn observe(&mut self, now: Duration, kept_out: bool, seen: Moved) -> Option<Duration> {
         let moves = std::mem::replace(&mut self.seen, seen) != seen;
         self.since = match self.since {
             _ if !kept_out => None,
@@ -33,7 +42,12 @@ impl Controller {
     pub(super) fn observe_latched(&self, control: &mut Control, now: Duration) {
         // A probe that waits for a taker would be admitted.
         let kept_out = control.kept_out && control.probes == 0 && self.bounds.probes() == 0;
-        let seen = (control.completed, self.limiter.in_flight(&self.bounds));
+        let seen = Moved {
+            completed: control.completed,
+            in_flight: self.limiter.in_flight(&self.bounds),
+            given_back_kib: self.limiter.finished_kib(),
+            all_in_flight: self.limiter.all_in_flight(),
+        };
         let since = control.latched.observe(now, kept_out, seen);
         let since_ms = since.map_or(NOT, |since| since.as_millis() as u64);
         self.latched_since_ms.store(since_ms, Ordering::Relaxed);
@@ -58,7 +72,12 @@ mod tests {
     #[test]
     fn counts_from_where_nothing_moved_any_more() {
         let mut latched = Latched::default();
-        let mut at = |second, kept_out, seen| {
+        let mut at = |second, kept_out, (completed, in_flight)| {
+            let seen = Moved {
+                completed,
+                in_flight,
+                ..Moved::default()
+            };
             let since = latched.observe(Duration::from_secs(second), kept_out, seen);
             since.map(|since| since.as_secs())
         };

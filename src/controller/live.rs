@@ -159,15 +159,22 @@ impl Controller {
                 .set_prior(config.estimated_bytes_per_request);
             control.forecast.set_target(config.exceedance_target);
             self.live.set(config.clone());
+            // Granted by the policy that was.
+            control.probes = 0;
+            self.bounds.set_probes(0);
         }
         self.begin(&config);
         if self.live.only_observes() {
-            // Nobody waits who would not have had to.
-            while self.limiter.probe_oldest(&self.bounds, MAX_KIB) {}
+            self.let_all_in();
         }
         self.note(Kind::Reloaded, "other settings are in force".into(), 0);
         self.log_settings("memory guard reloaded");
         Ok(())
+    }
+
+    /// Nobody waits who would not have had to.
+    pub(super) fn let_all_in(&self) {
+        while self.limiter.probe_oldest(&self.bounds, MAX_KIB) {}
     }
 
     /// What follows from settings, at the start and after a change.

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Controller;
 use super::demand::Demand;
 
-/// How loaded the process is, as of the last full sample.
+/// How loaded the process is: memory as of the last sample, the rest as of the last
+/// full one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Loads {
     /// Memory in use, as a share of the limit.

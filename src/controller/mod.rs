@@ -128,6 +128,7 @@ struct Last {
     at: Duration,
     usage_bytes: u64,
     /// When memory could be read last.
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
     good_at: Duration,
     /// When completions were counted last, and how many there were.
     counted_at: Duration,

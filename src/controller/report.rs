@@ -10,7 +10,7 @@ use crate::limiter::MAX_COUNT;
 use crate::logs;
 use crate::policy::{Pressure, limit_bytes, worst_fraction};
 use crate::recent::Kind;
-use crate::stats::{Stats, mib};
+use crate::stats::{Stats, bound, mib};
 use crate::tag::Tag;
 
 /// The most that a tenant's Retry-After is doubled.
@@ -209,16 +209,23 @@ impl Controller {
                     std::cmp::Ordering::Greater => "reduce",
                     _ => "restore",
                 };
-                let (old, new) = (from.concurrency, stats.current_concurrency);
-                let text = match u64::from(old) == new {
+                let (old, new) = (u64::from(from.concurrency), stats.current_concurrency);
+                let number = |count| match bound(count) {
+                    Some(count) => count.to_string(),
+                    None => "any number".into(),
+                };
+                let text = match old == new {
                     true => format!("{action}: {} to {}", from.pressure, stats.level),
                     false => format!(
-                        "{action}: {} to {}, {old} to {new} at once",
-                        from.pressure, stats.level
+                        "{action}: {} to {}, {} to {} at once",
+                        from.pressure,
+                        stats.level,
+                        number(old),
+                        number(new)
                     ),
                 };
                 self.note(Kind::Adjusted, text, 0);
-                logs::adjusted(&stats, action, u64::from(old), name);
+                logs::adjusted(&stats, action, old, name);
                 self.levels.send_replace(stats.level);
             }
             Event::SensorFailed(error) => {

@@ -121,7 +121,9 @@ impl Sum {
 
     pub(super) fn add(&mut self, need: Need) {
         self.all = self.all.and(need);
-        let place = self.widest.partition_point(|wide| wide.variance >= need.variance);
+        let place = self
+            .widest
+            .partition_point(|wide| wide.variance >= need.variance);
         if place < WIDEST {
             self.widest[place..].rotate_right(1);
             self.widest[place] = need;

@@ -2,7 +2,7 @@
 //!
 //! Nothing is recorded while a request passes: totals are published by the
 //! sampler, at most once a second. Handles are asked for at each publication,
-//! so a recorder that is installed after the guard still gets everything.
+//! so a recorder that is installed after the guard still gets all totals.
 
 mod table;
 

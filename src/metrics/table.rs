@@ -124,7 +124,7 @@ mod tests {
 Published through the [`metrics`](https://docs.rs/metrics) facade (feature `metrics`, on by
 default), so any exporter shows them. The guard's sampler publishes them at most once a
 second; nothing is looked up, recorded or allocated while a request passes. A recorder
-that is installed after the guard still gets them all.
+that is installed after the guard still gets all of them but the waits before.
 
 Guards with a name (`MemoryGuardLayer::builder().name(…)`) add the label `guard`. Labels
 are bounded: at most 64 classes (the last one is `other`, and requests without a class have

@@ -17,7 +17,7 @@ use crate::sampler::MemoryLevel;
 /// How full memory is, in the operators' words. Ordered: `Critical` is the greatest.
 ///
 /// Levels bound concurrency with the ladder. The predictive policy runs full by
-/// design, so its levels begin later, and of them only `Critical` holds back.
+/// design, so its levels begin later, and of them only `Critical` holds all new work back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "UPPERCASE"))]

@@ -41,7 +41,7 @@ impl Browser {
         let mut command = Command::new("sh");
         // Commands come in as file 3, answers go out as file 4.
         command
-            .args(["-c", "exec \"$0\" \"$@\" 3<\"$TO\" 4>\"$FROM\""])
+            .args(["-c", "exec timeout 180 \"$0\" \"$@\" 3<\"$TO\" 4>\"$FROM\""])
             .arg(chromium)
             .args([
                 "--headless",
