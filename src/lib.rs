@@ -82,6 +82,13 @@
 //! Where clients upload slowly, [`StagedBodyLayer`] has a request hold only its body's
 //! size until the body is there; it belongs inside of what decompresses.
 //!
+//! # What operators see
+//!
+//! Metrics and log lines come by themselves. [`Guard::readiness`] and [`Guard::liveness`]
+//! answer probes, [`MemoryGuardLayer::report_load`] and [`Guard::agent_check_line`] tell
+//! load balancers how full this process is, and `Guard::dashboard` is a live page.
+//! [`Guard::reload`] changes settings while requests run.
+//!
 //! # Features
 //!
 //! | feature | default | adds |
@@ -94,7 +101,7 @@
 //! | `json` | no | `result_size`: refuse an oversized result before it is built |
 //! | `axum` | no | `result_size::LimitedJson`, an axum response |
 //! | `agent-check` | no | `AgentCheck`: answers HAProxy's agent checks |
-//! | `dashboard` | no | [`Guard::dashboard`](https://docs.rs/tower-memory-guard/latest/tower_memory_guard/struct.Guard.html): a page for people on call |
+//! | `dashboard` | no | `Guard::dashboard`: a page for people on call |
 //! | `full` | no | all of these but `jemalloc`, which builds that allocator |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -174,3 +174,42 @@ fn everything_that_is_published_is_documented() {
     let published: std::collections::BTreeSet<&str> = names.collect();
     assert_eq!(published, documented);
 }
+
+/// What an autoscaler goes by: as many times as much would be needed as came for each that
+/// was served.
+#[tokio::test(flavor = "multi_thread")]
+async fn demand_reads_about_three_at_three_times_what_can_be_served() {
+    let (layer, _memory) = support::with(|builder| {
+        builder
+            .max_concurrent(4)
+            .estimated_bytes_per_request(1024)
+            .wait_timeout(Duration::from_millis(100))
+    });
+    let guard = layer.guard().clone();
+    let mut requests = tokio::task::JoinSet::new();
+    for n in 0..600 {
+        let guard = guard.clone();
+        requests.spawn(async move {
+            let permit = guard.acquire(1024).await;
+            if permit.is_ok() {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        });
+        // Four take 30 ms: 133 a second are served of 400.
+        tokio::time::sleep(Duration::from_micros(2500)).await;
+        if n % 4 == 0 {
+            guard.sample_now();
+        }
+    }
+    let stats = guard.stats();
+    let came = stats.completed_requests + stats.rejected_requests;
+    let times = came as f64 / stats.completed_requests as f64;
+    assert!(times > 1.5, "it was no overload: {stats:?}");
+    let off = stats.demand_ratio / times;
+    assert!(
+        (0.7..1.4).contains(&off),
+        "{} for {times}",
+        stats.demand_ratio
+    );
+    requests.join_all().await;
+}

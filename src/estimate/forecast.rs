@@ -114,41 +114,40 @@ impl Forecast {
             let allocated_bytes = evidence.allocated_bytes as f64;
             (self.retained).observe(evidence.now, self.usage_bytes, allocated_bytes);
         }
-        let beside_bytes = self.beside_now(self.retained.bytes());
+        let beside_bytes = self.beside_now();
         let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();
         self.now = evidence.now;
         let left = 0.5_f64.powf(elapsed / BESIDE_HALF_LIFE.as_secs_f64());
         self.beside_bytes = beside_bytes + (self.beside_bytes - beside_bytes) * left;
-        let unexplained_bytes = self.unexplained_now();
+        self.see_beside(beside_bytes);
         self.usage.observe(Evidence {
-            usage_bytes: unexplained_bytes.saturating_sub(evidence.body_bytes),
+            usage_bytes: (beside_bytes as u64).saturating_sub(evidence.body_bytes),
             ..evidence
         });
         // What is reserved for the bodies counts, so they do as well.
-        self.usage.see_usage(unexplained_bytes);
+        self.see_beside(beside_bytes);
     }
 
     /// A fresher figure of the usage alone. It may contain page cache that the
     /// next full sample takes off, so nothing is learned from it.
     pub(crate) fn see_usage(&mut self, usage_bytes: u64) {
         self.usage_bytes = usage_bytes as f64;
-        self.usage.see_usage(self.unexplained_now());
+        self.see_beside(self.beside_now());
     }
 
-    /// In use beside what requests hold and whatever the allocator may keep: no request
-    /// is to blame for that, whether it can be had back or not.
-    fn unexplained_now(&self) -> u64 {
-        self.beside_now(self.retained.most_bytes()) as u64
+    fn see_beside(&mut self, beside_bytes: f64) {
+        let spare_bytes = self.retained.most_bytes() - self.retained.bytes();
+        self.usage.see_usage(beside_bytes as u64, spare_bytes);
     }
 
-    /// In use beside what requests hold and so much that the allocator keeps.
-    fn beside_now(&self, kept_bytes: f64) -> f64 {
+    /// In use beside what requests hold and what the allocator would give back.
+    fn beside_now(&self) -> f64 {
         let held_bytes = self
             .book
             .as_ref()
             .map_or(0.0, |book| book.sums().held_bytes);
         let held_bytes = held_bytes + self.others.held_bytes;
-        (self.usage_bytes - kept_bytes - held_bytes).max(0.0)
+        (self.usage_bytes - self.retained.bytes() - held_bytes).max(0.0)
     }
 
     /// The allocators gave back what they kept; this is what is left.

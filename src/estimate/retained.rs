@@ -24,8 +24,6 @@ pub(super) struct Retained {
     effect: Option<f64>,
     usage_bytes: f64,
     allocated_bytes: f64,
-    /// The least that was ever in use and not allocated; `None`: nothing was observed.
-    least_beside_bytes: Option<f64>,
     lately: Lately,
 }
 
@@ -62,16 +60,12 @@ impl Retained {
         self.usage_bytes = usage_bytes;
         self.allocated_bytes = allocated_bytes;
         self.high_water_bytes = self.high_water_bytes.max(allocated_bytes);
-        let beside_bytes = (usage_bytes - allocated_bytes).max(0.0);
-        let least_bytes = self.least_beside_bytes.unwrap_or(beside_bytes);
-        self.least_beside_bytes = Some(least_bytes.min(beside_bytes));
     }
 
     /// What may be the allocator's, whether a trim would bring it or not: as much as was
     /// freed lately.
     pub(super) fn most_bytes(&self) -> f64 {
-        let least_bytes = self.least_beside_bytes.unwrap_or(0.0);
-        let beside_bytes = self.usage_bytes - self.allocated_bytes - least_bytes;
+        let beside_bytes = self.usage_bytes - self.allocated_bytes;
         let freed_bytes = self.lately.most_bytes() - self.allocated_bytes;
         beside_bytes.min(freed_bytes).max(self.bytes())
     }
@@ -188,7 +182,7 @@ mod tests {
         retained.trimmed(retained.before_trim(), 170.0 * MIB, 10.0 * MIB);
         assert_eq!(
             (retained.bytes(), retained.most_bytes()),
-            (0.0, 150.0 * MIB)
+            (0.0, 160.0 * MIB)
         );
         // Mapped on top of it.
         retained.observe(at(3), 300.0 * MIB, 10.0 * MIB);

@@ -46,6 +46,9 @@ pub(crate) struct UsageEstimate {
     lowest_baseline_bytes: f64,
     kept_bytes: f64,
     usage_bytes: f64,
+    /// What of that may be the allocator's, now and at the baseline.
+    spare_bytes: f64,
+    spare_at_baseline: f64,
     seen: f64,
     /// By how much the average rose in the last [`TREND`], and what it was then.
     rise_bytes: f64,
@@ -74,6 +77,8 @@ impl UsageEstimate {
             lowest_baseline_bytes: f64::MAX,
             kept_bytes: 0.0,
             usage_bytes: 0.0,
+            spare_bytes: 0.0,
+            spare_at_baseline: 0.0,
             seen: 0.0,
             rise_bytes: 0.0,
             compared: (Duration::ZERO, 0.0),
@@ -95,14 +100,14 @@ impl UsageEstimate {
 
     /// Learns from one full sample. Called in the order of time.
     pub(super) fn observe(&mut self, evidence: Evidence) {
-        self.see_usage(evidence.usage_bytes);
+        self.usage_bytes = evidence.usage_bytes as f64;
         let in_flight = f64::from(evidence.all_in_flight);
         if evidence.all_in_flight == 0 || !self.started {
             self.started = true;
-            self.baseline_bytes = self.usage_bytes;
+            self.rest_at_usage();
             self.kept_bytes = 0.0;
-        } else {
-            self.baseline_bytes = self.baseline_bytes.min(self.usage_bytes);
+        } else if self.usage_bytes < self.baseline_bytes {
+            self.rest_at_usage();
         }
         self.lowest_baseline_bytes = self.lowest_baseline_bytes.min(self.baseline_bytes);
         self.decay(evidence.now.saturating_sub(self.last.now));
@@ -145,9 +150,16 @@ impl UsageEstimate {
         self.last = evidence;
     }
 
-    /// A fresher figure of the usage alone.
-    pub(super) fn see_usage(&mut self, usage_bytes: u64) {
+    fn rest_at_usage(&mut self) {
+        self.baseline_bytes = self.usage_bytes;
+        self.spare_at_baseline = self.spare_bytes;
+    }
+
+    /// A fresher figure of the usage alone, and of what of it may be the allocator's,
+    /// freed lately: no request is to blame for that.
+    pub(super) fn see_usage(&mut self, usage_bytes: u64, spare_bytes: f64) {
         self.usage_bytes = usage_bytes as f64;
+        self.spare_bytes = spare_bytes;
     }
 
     /// What a request is expected to need at its peak.
@@ -188,7 +200,8 @@ impl UsageEstimate {
     }
 
     fn growth_bytes(&self) -> f64 {
-        (self.usage_bytes - self.baseline_bytes).max(0.0)
+        let spare = (self.spare_bytes - self.spare_at_baseline).max(0.0);
+        (self.usage_bytes - self.baseline_bytes - spare).max(0.0)
     }
 
     /// Usage shows what requests need: nothing is kept from earlier ones.
@@ -294,6 +307,21 @@ mod tests {
             run.requests(1, 10 * MIB);
         }
         assert!(run.estimate.request_bytes() < 16 * MIB);
+    }
+
+    #[test]
+    fn what_may_be_the_allocators_is_not_what_requests_need() {
+        let mut run = Run::new();
+        run.requests(8, 10 * MIB);
+        let before_bytes = run.estimate.request_bytes();
+        // 190 MiB more than two requests hold, all of it freed lately.
+        run.estimate.see_usage(0, (190 * MIB) as f64);
+        run.sample(20 * MIB + 210 * MIB, 2);
+        assert!(run.estimate.request_bytes() <= before_bytes);
+        // Long ago by now; and the baseline has not moved.
+        run.estimate.see_usage(0, 0.0);
+        run.sample(20 * MIB + 20 * MIB, 2);
+        assert_eq!(run.estimate.realised_bytes(100 * MIB), 20 * MIB);
     }
 
     #[test]
