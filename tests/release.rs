@@ -71,6 +71,24 @@ async fn observing_gives_nothing_back() {
     );
 }
 
+#[tokio::test]
+async fn a_large_request_that_waits_alone_has_memory_given_back() {
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(10 * MIB));
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 80);
+    let small = guard.acquire(10 * MIB).await.unwrap();
+    fill(&guard, &memory, 81);
+    // Room for many of the usual size, and nobody waits.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(guard.stats().releases, 0);
+    let mut large = Box::pin(guard.acquire(300 * MIB));
+    assert!(support::poll_once(large.as_mut()).is_pending());
+    fill(&guard, &memory, 81);
+    eventually("it was trimmed", || guard.stats().releases >= 1).await;
+    drop((large, small));
+    support::assert_empty(&guard);
+}
+
 /// What glibc keeps is really given back: of 256 MiB in small blocks, one in 64
 /// stays, so that the heap cannot shrink by itself.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

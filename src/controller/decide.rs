@@ -155,6 +155,7 @@ impl Controller {
                 let next_bytes = next.map_or(request_bytes, |next| next.kib * 1024);
                 let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
                 control.request_bytes = request_bytes;
+                control.next_bytes = next_bytes;
                 control.decision = control.policy.decide(&Observation {
                     now,
                     levels: &control.levels,

@@ -109,6 +109,8 @@ struct Control {
     latched: Latched,
     /// What a request reserves, on average.
     request_bytes: u64,
+    /// What the next in line asks for; the average if nobody waits.
+    next_bytes: u64,
     /// To be granted after the next full sample.
     probes: u32,
     /// As of the last full sample: it takes a look at many cache lines.
@@ -234,6 +236,7 @@ impl Controller {
                 kept_out: false,
                 latched: Latched::default(),
                 request_bytes: config.estimated_bytes_per_request,
+                next_bytes: config.estimated_bytes_per_request,
                 probes: 0,
                 completed: 0,
                 blind: false,

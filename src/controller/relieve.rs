@@ -82,7 +82,7 @@ impl Controller {
     /// Bytes to be freed for the next request to be admitted.
     fn wanted_bytes(&self, control: &Control) -> u64 {
         let reserved_bytes = self.limiter.reserved().kib() * 1024;
-        let needed_bytes = reserved_bytes.saturating_add(control.request_bytes);
+        let needed_bytes = reserved_bytes.saturating_add(control.next_bytes);
         needed_bytes.saturating_sub(control.decision.allowance_bytes)
     }
 
