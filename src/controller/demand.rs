@@ -26,8 +26,8 @@ pub(super) struct Load {
 /// proportion to how many came: by Little's law (1961) what is in flight is the rate
 /// times the time in flight, so with `a` requests finished and `b` not served in the
 /// same time, everybody would have needed `1 + b / a` times as much. Not served are
-/// those turned away; or those that wait, if more of them would have to be turned away
-/// by their deadlines than lately were.
+/// those turned away; or those that wait beyond what can be served by their deadlines, if
+/// that is more.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Demand {
     last: Option<(Duration, u64, u64)>,
@@ -80,8 +80,9 @@ impl Demand {
             &mut self.completed,
             rate(load.completed.saturating_sub(completed)),
         );
-        let at_deadlines = self.waiting / load.wait_timeout.as_secs_f64().max(0.001);
-        let unserved = self.turned_away.max(at_deadlines);
+        // Of those who wait now, so many in a second are at their deadlines or served.
+        let leave = self.waiting / load.wait_timeout.as_secs_f64().max(0.001);
+        let unserved = self.turned_away.max(leave - self.completed);
         // Where nothing is finished, one request in the time of the average is.
         let completed = self.completed.max(1.0 / AVERAGED_OVER.as_secs_f64());
         let ratio = self.used * (1.0 + unserved / completed);
@@ -161,9 +162,11 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_stands_asks_for_more() {
-        // 100 wait for ten seconds each at most: twice as much would serve them in time.
+    fn a_queue_that_is_not_served_in_time_asks_for_more() {
+        // For ten seconds each at most: 100 of them are served in time.
         let ratio = after_a_minute(1.0, 10, 100);
+        assert!((0.95..1.05).contains(&ratio), "{ratio}");
+        let ratio = after_a_minute(1.0, 10, 200);
         assert!((1.9..2.1).contains(&ratio), "{ratio}");
     }
 
