@@ -204,6 +204,14 @@ impl Controller {
         }
     }
 
+    /// Now, if its tenant is to pay for the time that it takes.
+    pub(crate) fn granted_at(&self, tag: Tag) -> Moment {
+        match self.bounds.shares.get(tag.tenant) {
+            Some(_) => self.sampler.moment(),
+            None => Moment::NONE,
+        }
+    }
+
     /// Its tenant pays for the time that it took.
     #[cold]
     fn settle(&self, kib: u64, tag: Tag, granted_at: Moment) {

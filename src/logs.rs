@@ -114,6 +114,9 @@ mod imp {
     }
 
     pub(crate) fn waited(waited: Duration) {
+        if !tracing::dispatcher::has_been_set() {
+            return;
+        }
         decided(&format!("admitted after {} ms", waited.as_millis()));
     }
 

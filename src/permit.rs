@@ -82,7 +82,7 @@ impl Permit {
     /// [`new`](Self::new), for what had waited.
     pub(crate) fn queued(controller: &'static Controller, kib: u64, tag: Tag) -> Self {
         let mut permit = Self::new(controller, kib, tag);
-        permit.granted_at = controller.sampler.moment();
+        permit.granted_at = controller.granted_at(tag);
         permit
     }
 

@@ -33,11 +33,16 @@ impl Waiting {
         tag: Tag,
         deadline: Duration,
     ) -> Self {
+        let since = Instant::now();
+        let sleep = match since.checked_add(deadline) {
+            Some(end) => tokio::time::sleep_until(end),
+            None => tokio::time::sleep(deadline),
+        };
         Self {
             ticket,
             tag,
-            since: Instant::now(),
-            sleep: Box::pin(tokio::time::sleep(deadline)),
+            since,
+            sleep: Box::pin(sleep),
             controller,
         }
     }
