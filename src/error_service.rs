@@ -190,10 +190,28 @@ where
             self.give_back();
             return ErrorFuture::calling(self.inner.call(request), None);
         };
-        let admission = match std::mem::replace(&mut self.state, State::Idle) {
+        match std::mem::replace(&mut self.state, State::Idle) {
             State::Admitted { kib } if !entry.tag.is_classified() => {
-                Admission::Admitted(Permit::new(controller, kib, entry.tag))
+                let permit = Permit::new(controller, kib, entry.tag).start();
+                let future = {
+                    let _scope = permit.enter();
+                    self.inner.call(request)
+                };
+                ErrorFuture::calling(future, Some(permit))
             }
+            state => self.call_as(state, entry, request),
+        }
+    }
+}
+
+impl<S, C> MemoryGuardErrorService<S, C> {
+    /// `call`, for a request of a class, or where there is more to be done.
+    fn call_as<Req>(&mut self, state: State, entry: Entry, request: Req) -> ErrorFuture<S::Future>
+    where
+        S: Service<Req>,
+    {
+        let controller = self.guard.controller;
+        let admission = match state {
             State::Admitted { kib } => controller.admit_reserved(kib, entry),
             // It never waits behind others, so it was not meant.
             State::Rejected(_) if entry.tag.priority == Priority::Critical => {

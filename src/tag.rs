@@ -13,6 +13,7 @@ pub(crate) const CRITICAL_KIB: u64 = 1 << 10;
 
 /// A request's class as numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub(crate) struct Tag {
     /// Class, and whether there is a cost hint.
     pub(crate) kind: u8,
@@ -32,8 +33,17 @@ impl Tag {
     };
 
     /// It is told apart from requests that nobody classified.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_classified(self) -> bool {
-        self != Self::NONE
+        self.bits() != Self::NONE.bits()
+    }
+
+    /// All of it in one word, as it lies in memory: compared at once.
+    #[inline(always)]
+    const fn bits(self) -> u64 {
+        let kind = self.kind as u64;
+        let priority = (self.priority as u64) << 8;
+        let tenant = (self.tenant as u64) << 16;
+        kind | priority | tenant | (self.hint_kib as u64) << 32
     }
 }

@@ -174,6 +174,7 @@ impl Ledger {
         self.is_idle_at(self.load())
     }
 
+    #[inline(always)]
     fn is_idle_at(&self, word: Packed) -> bool {
         word.count() == 0 && self.beside.load(Ordering::Relaxed) == 0
     }
