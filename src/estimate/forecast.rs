@@ -273,7 +273,8 @@ impl Forecast {
         let plain = number % 2 == 0;
         let request_bytes = self.bytes_of(book, kind.class.next(), plain);
         let low_bytes = kind.class.low_bytes() + self.hidden_low_bytes(plain);
-        (request_bytes, low_bytes)
+        // Sizes are known by their bins: the least is no more than what is expected.
+        (request_bytes, low_bytes.min(request_bytes))
     }
 
     fn bytes_of(&self, book: &Book, next: Need, plain: bool) -> u64 {
