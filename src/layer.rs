@@ -229,8 +229,9 @@ impl<R, C> MemoryGuardLayer<R, C> {
     /// let layer = MemoryGuardLayer::from_env().report_load(LoadFormat::Text);
     /// # let app: axum::Router = axum::Router::new().layer(layer);
     /// ```
-    pub fn report_load(self, format: LoadFormat) -> LoadReportLayer<R, C> {
-        LoadReportLayer::new(self, format)
+    pub fn report_load(self, format: LoadFormat) -> LoadReportLayer<Self> {
+        let guard = self.guard.clone();
+        LoadReportLayer::new(self, guard, format)
     }
 
     /// The error flavour, for any `Service<Req>`: `poll_ready` waits, and a

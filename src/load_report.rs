@@ -17,12 +17,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::GuardedBody;
-use crate::classify::Uniform;
 use crate::controller::Loads;
 use crate::guard::Guard;
-use crate::layer::MemoryGuardLayer;
-use crate::respond::HttpResponder;
-use crate::service::MemoryGuard;
 
 const HEADER: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
@@ -76,33 +72,38 @@ impl LoadFormat {
     }
 }
 
-/// A [`MemoryGuardLayer`] whose responses tell balancers how loaded the process is; made by
-/// [`MemoryGuardLayer::report_load`].
+/// A guard's layer whose responses tell balancers how loaded the process is; made by
+/// [`MemoryGuardLayer::report_load`](crate::MemoryGuardLayer::report_load).
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until it is applied"]
-pub struct LoadReportLayer<R = HttpResponder, C = Uniform> {
-    layer: MemoryGuardLayer<R, C>,
+pub struct LoadReportLayer<L> {
+    layer: L,
+    guard: Guard,
     format: LoadFormat,
 }
 
-impl<R, C> LoadReportLayer<R, C> {
-    pub(crate) fn new(layer: MemoryGuardLayer<R, C>, format: LoadFormat) -> Self {
-        Self { layer, format }
+impl<L> LoadReportLayer<L> {
+    pub(crate) fn new(layer: L, guard: Guard, format: LoadFormat) -> Self {
+        Self {
+            layer,
+            guard,
+            format,
+        }
     }
 
     /// The guard behind the layer.
     pub fn guard(&self) -> &Guard {
-        self.layer.guard()
+        &self.guard
     }
 }
 
-impl<S, R: Clone, C: Clone> Layer<S> for LoadReportLayer<R, C> {
-    type Service = LoadReport<MemoryGuard<S, R, C>>;
+impl<S, L: Layer<S>> Layer<S> for LoadReportLayer<L> {
+    type Service = LoadReport<L::Service>;
 
     fn layer(&self, inner: S) -> Self::Service {
         LoadReport {
             inner: self.layer.layer(inner),
-            guard: self.guard().clone(),
+            guard: self.guard.clone(),
             format: self.format,
         }
     }

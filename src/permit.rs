@@ -247,17 +247,20 @@ impl Permit {
     #[inline]
     pub(crate) fn slot(&self) -> Option<&'static Slot> {
         self.slot.or_else(|| {
-            let shared = self.shared.get()?;
-            let own = shared.slot.get().copied();
-            own.or_else(|| shared.outer.get()?.slot())
+            let own = self.shared.get()?.slot.get().copied();
+            own.or_else(|| self.outer()?.slot())
         })
+    }
+
+    /// The permit of a guard further out.
+    fn outer(&self) -> Option<&Permit> {
+        self.shared.get()?.outer.get()
     }
 
     /// The permit that holds the bytes, if a guard further out has them.
     fn holder(&self) -> &Self {
-        let outer = || self.shared.get()?.outer.get();
         match self.kib {
-            0 => outer().unwrap_or(self),
+            0 => self.outer().unwrap_or(self),
             _ => self,
         }
     }
@@ -332,11 +335,7 @@ impl Permit {
     /// The same guard admitted it, itself or further out.
     pub(crate) fn is_of(&self, controller: &Controller) -> bool {
         std::ptr::eq(self.controller, controller)
-            || self
-                .shared
-                .get()
-                .and_then(|shared| shared.outer.get())
-                .is_some_and(|outer| outer.is_of(controller))
+            || self.outer().is_some_and(|outer| outer.is_of(controller))
     }
 
     /// Its bytes are on the same ledger, so they need not be reserved again.

@@ -33,16 +33,11 @@ impl Waiting {
         tag: Tag,
         deadline: Duration,
     ) -> Self {
-        let since = Instant::now();
-        let sleep = match since.checked_add(deadline) {
-            Some(end) => tokio::time::sleep_until(end),
-            None => tokio::time::sleep(deadline),
-        };
         Self {
             ticket,
             tag,
-            since,
-            sleep: Box::pin(sleep),
+            since: Instant::now(),
+            sleep: Box::pin(tokio::time::sleep(deadline)),
             controller,
         }
     }

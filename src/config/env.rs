@@ -49,7 +49,7 @@ pub(crate) struct Settings {
 }
 
 /// Without what binary fractions add: 0.95 − 0.05 is 0.9.
-fn hundredths(fraction: f64) -> f64 {
+fn rounded(fraction: f64) -> f64 {
     (fraction * 1e4).round() / 1e4
 }
 
@@ -175,8 +175,8 @@ impl Settings {
         if predictive {
             // These lie so close together that the others have to make room.
             let [said_warning, said_high, _] = self.thresholds;
-            high = said_high.unwrap_or(high.min(hundredths(critical - 0.03)));
-            warning = said_warning.unwrap_or(warning.min(hundredths(high - 0.05)));
+            high = said_high.unwrap_or(high.min(rounded(critical - 0.03)));
+            warning = said_warning.unwrap_or(warning.min(rounded(high - 0.05)));
         }
         self.config.warning_fraction = warning;
         self.config.high_fraction = high;

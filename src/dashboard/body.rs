@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::snapshot;
 use crate::guard::Guard;
+use crate::reply::ReplyBody;
 
 /// Between two events.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -21,7 +22,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub struct DashboardBody(Kind);
 
 enum Kind {
-    Whole(Option<Bytes>),
+    Whole(ReplyBody),
     Events {
         guard: Guard,
         /// Made by the first poll.
@@ -32,7 +33,7 @@ enum Kind {
 
 impl DashboardBody {
     pub(super) fn whole(bytes: Bytes) -> Self {
-        Self(Kind::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())))
+        Self(Kind::Whole(ReplyBody::whole(bytes)))
     }
 
     pub(super) fn events(guard: Guard) -> Self {
@@ -53,9 +54,7 @@ impl Body for DashboardBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let (guard, next, ended) = match &mut self.0 {
-            Kind::Whole(bytes) => {
-                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
-            }
+            Kind::Whole(reply) => return Pin::new(reply).poll_frame(cx),
             Kind::Events { ended: true, .. } => return Poll::Ready(None),
             Kind::Events { guard, next, ended } => (guard, next, ended),
         };
@@ -75,16 +74,14 @@ impl Body for DashboardBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Whole(bytes) => bytes.is_none(),
+            Kind::Whole(reply) => reply.is_end_stream(),
             Kind::Events { ended, .. } => *ended,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
+            Kind::Whole(reply) => reply.size_hint(),
             Kind::Events { .. } => SizeHint::default(),
         }
     }

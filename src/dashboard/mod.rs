@@ -98,7 +98,7 @@ impl<B> Service<Request<B>> for Dashboard {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let whole = |bytes: Bytes| DashboardBody::whole(bytes);
+        let whole = DashboardBody::whole;
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let body = whole(Bytes::from_static(b"only GET\n"));
             let mut refused = respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", body);

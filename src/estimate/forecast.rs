@@ -112,7 +112,8 @@ impl Forecast {
         self.in_flight = f64::from(evidence.all_in_flight);
         if self.book.is_some() {
             let allocated_bytes = evidence.allocated_bytes as f64;
-            (self.retained).observe(evidence.now, self.usage_bytes, allocated_bytes);
+            let retained = &mut self.retained;
+            retained.observe(evidence.now, self.usage_bytes, allocated_bytes);
         }
         let beside_bytes = self.beside_now();
         let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();

@@ -35,7 +35,9 @@ const CLEAN_BYTES: f64 = (4u64 << 20) as f64;
 ///
 /// The baseline is the usage when nothing is in flight. *Kept* is what stays
 /// when requests finish: those that are left hold no more than the average
-/// each, so the rest is the allocator's, a cache's or a leak, and not theirs.
+/// each, so the rest is the allocator's, a cache's or a leak, and not theirs. With
+/// accounts, what was freed lately and is not back at once (*spare*) is no growth
+/// either, as far as it is more than it was at the baseline.
 #[derive(Debug)]
 pub(crate) struct UsageEstimate {
     prior_bytes: f64,
