@@ -61,6 +61,7 @@ pub(super) struct CgroupMemory {
     /// A directory one gave; else it is discovered, anew after each failure.
     given: Option<PathBuf>,
     levels: Vec<Level>,
+    machine: working_set::Kernel,
     buffer: Vec<u8>,
 }
 
@@ -69,6 +70,7 @@ impl CgroupMemory {
         Self {
             given: None,
             levels: Vec::new(),
+            machine: working_set::Kernel::default(),
             buffer: vec![0; 16 << 10],
         }
     }
@@ -111,7 +113,7 @@ impl CgroupMemory {
     fn read_levels(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         for (index, level) in self.levels.iter_mut().enumerate() {
             match detail {
-                Detail::Full => level.read_full(&mut self.buffer, index == 0)?,
+                Detail::Full => level.read_full(&mut self.buffer, index == 0, &self.machine)?,
                 // What has no bound cannot change a decision.
                 Detail::Quick if index > 0 && !level.is_bounded() => {}
                 Detail::Quick => level.read_quick()?,
@@ -126,6 +128,7 @@ impl MemorySource for CgroupMemory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         if self.levels.is_empty() {
             self.levels = self.open()?;
+            self.machine = working_set::Kernel::of_this_machine();
             // New levels know no limits yet.
             return self.read(Detail::Full, sample);
         }
@@ -230,7 +233,12 @@ impl Level {
         Ok(())
     }
 
-    fn read_full(&mut self, buffer: &mut [u8], own: bool) -> io::Result<()> {
+    fn read_full(
+        &mut self,
+        buffer: &mut [u8],
+        own: bool,
+        machine: &working_set::Kernel,
+    ) -> io::Result<()> {
         if self.usage.metadata()?.nlink() == 0 {
             let usage = self.path.join(self.version.usage());
             let message = format!("{} was removed", usage.display());
@@ -259,8 +267,8 @@ impl Level {
             .as_ref()
             .map_or("", |stat| text(stat, buffer).unwrap_or(""));
         let counted = match self.version {
-            Version::V1 => working_set::v1(stat, usage, kernel),
-            Version::V2 => working_set::v2(stat, usage),
+            Version::V1 => working_set::v1(stat, usage, kernel, machine),
+            Version::V2 => working_set::v2(stat, usage, machine),
         };
         if own && self.version == Version::V1 {
             let hierarchical = working_set::v1_hierarchical_limit(stat);

@@ -120,6 +120,23 @@ fn cache_that_grows_in_a_group_without_a_limit_does_not_count() {
 }
 
 #[test]
+fn what_is_charged_and_not_named_counts() {
+    let root = tempfile::tempdir().unwrap();
+    // Huge pages, which some kernels charge and do not list.
+    v2_group(
+        root.path(),
+        "3221225472\n",
+        "4294967296\n",
+        "anon 536870912\nfile 0\nkernel 0\nshmem 0\nsock 0\n",
+    );
+    let mut source = CgroupMemory::at(root.path());
+    for detail in [Detail::Full, Detail::Quick] {
+        let levels = read(&mut source, detail).unwrap();
+        assert_eq!(levels, [MemoryLevel::new(3 << 30, Some(4 << 30))]);
+    }
+}
+
+#[test]
 fn version_1_takes_the_tightest_limit_it_is_told_of() {
     let root = tempfile::tempdir().unwrap();
     let write = |name, text: &str| fs::write(root.path().join(name), text).unwrap();
