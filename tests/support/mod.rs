@@ -4,6 +4,7 @@
 
 #[cfg(unix)]
 pub(crate) mod browser;
+pub(crate) mod events;
 pub(crate) mod tools;
 
 use std::future::Future;
