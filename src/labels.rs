@@ -78,7 +78,6 @@ impl Labels {
     }
 
     /// The class's name, and whether its requests have a cost hint.
-    #[cfg(any(test, feature = "serde", feature = "metrics"))]
     pub(crate) fn name(&self, kind: u8) -> (&str, bool) {
         (self.classes.name(u16::from(kind / 2)), kind % 2 == 1)
     }

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What all names beyond the bound are called.
-#[cfg(any(test, feature = "serde", feature = "metrics"))]
 const OTHERS: &str = "other";
 
 /// Up to a bound, each name has a number of its own. 0 is the empty name, and the
@@ -95,7 +94,6 @@ impl Names {
     }
 
     /// The name behind a number.
-    #[cfg(any(test, feature = "serde", feature = "metrics"))]
     pub(crate) fn name(&self, number: u16) -> &str {
         if number == self.others() {
             return OTHERS;

@@ -56,7 +56,6 @@ impl Calibration {
         (self.forecasts, self.exceeded)
     }
 
-    #[cfg(feature = "serde")]
     pub(super) fn set_deviations(&mut self, deviations: f64) {
         if deviations.is_finite() {
             self.deviations = deviations.clamp(LEAST, MOST);

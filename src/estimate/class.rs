@@ -246,7 +246,6 @@ impl ClassEstimate {
         self.histogram.quantile(0.1).unwrap_or(0.0) as u64
     }
 
-    #[cfg(feature = "serde")]
     pub(super) fn save(&self) -> super::record::ClassRecord {
         super::record::ClassRecord {
             seen: self.seen,
@@ -254,16 +253,32 @@ impl ClassEstimate {
         }
     }
 
-    #[cfg(feature = "serde")]
+    /// Takes back what was saved; it has been [checked](super::Estimates::check).
     pub(super) fn load(&mut self, record: &super::record::ClassRecord) {
-        let sound = |number: f64| number.is_finite() && number >= 0.0;
-        for &(bytes, weight) in &record.peaks {
-            if sound(bytes) && sound(weight) {
-                self.histogram.add_weighed(bytes, weight.min(1024.0));
-            }
-        }
-        if sound(record.seen) && self.histogram.weight() > 0.0 {
+        self.histogram.restore(&record.peaks);
+        if self.histogram.weight() > 0.0 {
             self.seen = record.seen.min(MOST_SEEN);
+        }
+        let largest = record.peaks.iter().map(|&(bytes, _)| bytes);
+        self.expect(largest.fold(0.0, f64::max));
+    }
+
+    /// A request held so much when its process was killed, and might have gone on.
+    pub(super) fn at_least(&mut self, bytes: f64) {
+        // Less than is expected anyway says nothing.
+        if bytes <= self.next().bytes || self.surprise(bytes as u64) {
+            return;
+        }
+        let like = self.histogram.above(bytes as u64);
+        self.add(like.map_or(bytes, |need| need.bytes), 1.0);
+        self.expect(bytes);
+    }
+
+    /// Until requests have been seen to need less, they are expected to need so much: a
+    /// configured estimate that proved too small must not have the process killed again.
+    fn expect(&mut self, bytes: f64) {
+        if self.seen < TRUSTED_AFTER {
+            self.prior_bytes = self.prior_bytes.max(bytes);
         }
     }
 }

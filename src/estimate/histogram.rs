@@ -1,5 +1,7 @@
 //! A decayed histogram of peaks.
 
+use std::f64::consts::LN_2;
+
 use super::bins::{self, BINS};
 use super::need::Need;
 
@@ -44,7 +46,26 @@ impl Histogram {
     }
 
     pub(super) fn add_weighed(&mut self, bytes: f64, weight: f64) {
-        let weighed = weight * self.unit;
+        self.put(bytes, weight * self.unit);
+        self.unit *= 0.5_f64.powf(-weight / HALF_LIFE);
+        if self.unit > 1e9 {
+            self.scale(1.0 / self.unit);
+            self.unit = 1.0;
+        }
+    }
+
+    /// Takes back what [`points`](Self::points) said: none of them is older than another,
+    /// and together they weigh no more than what can be learned, or nothing would be
+    /// learned beside them.
+    pub(super) fn restore(&mut self, points: &[(f64, f64)]) {
+        let total: f64 = points.iter().map(|(_, weight)| weight).sum();
+        let scale = (HALF_LIFE / LN_2 / total).min(1.0) * self.unit;
+        for &(bytes, weight) in points {
+            self.put(bytes, weight * scale);
+        }
+    }
+
+    fn put(&mut self, bytes: f64, weighed: f64) {
         let index = bins::of(bytes as u64);
         let below = &mut self.sums[..=index];
         for bin in below.iter_mut().chain([&mut self.bins[index]]) {
@@ -54,11 +75,6 @@ impl Histogram {
             bin.cubes += weighed * bytes * bytes * bytes;
         }
         self.weight += weighed;
-        self.unit *= 0.5_f64.powf(-weight / HALF_LIFE);
-        if self.unit > 1e9 {
-            self.scale(1.0 / self.unit);
-            self.unit = 1.0;
-        }
     }
 
     /// Ages everything at once: the past is no longer a guide.
@@ -77,7 +93,6 @@ impl Histogram {
     }
 
     /// Observations that still count.
-    #[cfg(any(test, feature = "serde"))]
     pub(super) fn weight(&self) -> f64 {
         self.weight / self.unit
     }
@@ -121,10 +136,9 @@ impl Histogram {
     }
 
     /// Mean and weight of each bin that has any.
-    #[cfg(feature = "serde")]
     pub(super) fn points(&self) -> Vec<(f64, f64)> {
         let some = self.bins.iter().filter(|bin| bin.weight > self.unit * 1e-3);
-        some.map(|bin| (bin.bytes / bin.weight, bin.weight / self.unit))
+        some.map(|bin| ((bin.bytes / bin.weight).max(1.0), bin.weight / self.unit))
             .collect()
     }
 }
@@ -163,10 +177,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_restored_is_what_was_there() {
+        let mut histogram = Histogram::new();
+        (0..600).for_each(|i| histogram.add(if i % 10 == 0 { 120 * MIB } else { 2 * MIB }));
+        let mut restored = Histogram::new();
+        restored.restore(&histogram.points());
+        let (was, is) = (histogram.above(0).unwrap(), restored.above(0).unwrap());
+        assert!((is.bytes / was.bytes - 1.0).abs() < 1e-3, "{is:?} {was:?}");
+        assert!((restored.weight() / histogram.weight() - 1.0).abs() < 1e-2);
+        // However much is said to be known, what comes counts.
+        let mut sure = Histogram::new();
+        sure.restore(&[((2 * MIB) as f64, 1e9)]);
+        (0..256).for_each(|_| sure.add(40 * MIB));
+        assert!(sure.above(0).unwrap().bytes > (15 * MIB) as f64);
+    }
+
+    #[test]
     fn millions_of_observations_stay_finite() {
         let mut histogram = Histogram::new();
         (0..100_000).for_each(|_| histogram.add(10 * MIB));
-        assert!((histogram.weight() - HALF_LIFE / 2.0_f64.ln()).abs() < 2.0);
+        assert!((histogram.weight() - HALF_LIFE / LN_2).abs() < 2.0);
         assert_eq!(
             (histogram.above(0).unwrap().bytes / MIB as f64).round(),
             10.0

@@ -14,18 +14,18 @@ mod forecast;
 mod histogram;
 mod kinds;
 mod need;
-#[cfg(feature = "serde")]
+pub(crate) mod news;
 mod record;
 mod retained;
 #[cfg(test)]
 mod simulation_tests;
+pub(crate) mod state;
 mod trajectory;
 mod usage;
 
 use std::time::Duration;
 
 pub(crate) use forecast::{Forecast, Portion};
-#[cfg(feature = "serde")]
 pub use record::Estimates;
 pub(crate) use retained::BeforeTrim;
 

@@ -27,6 +27,8 @@ const MOST_OVER_AVERAGE: f64 = 1.1;
 /// bytes, may be what requests live in: usage then does not show what they need.
 const CLEAN: f64 = 0.10;
 const CLEAN_BYTES: f64 = (4u64 << 20) as f64;
+/// The next process need not know of more requests.
+const MOST_SEEN: f64 = 100_000.0;
 
 /// `max(prior·(1 − w) + 1.5·a·w, 1.5·a)`, where `a` is the decayed greatest of
 /// (usage − baseline − kept − what waiters take − noise) / requests in flight, and
@@ -187,18 +189,15 @@ impl UsageEstimate {
         (shown as u64).min(reserved_bytes)
     }
 
-    /// The average and from how many requests it is known, if it is.
-    #[cfg(feature = "serde")]
+    /// The average and from how many requests it is known. From none: those that were
+    /// in flight need at least so much.
     pub(super) fn save(&self) -> Option<(f64, f64)> {
-        (self.seen > 0.0).then_some((self.average_bytes, self.seen))
+        (self.average_bytes >= 1.0).then_some((self.average_bytes, self.seen.min(MOST_SEEN)))
     }
 
-    #[cfg(feature = "serde")]
     pub(super) fn load(&mut self, average_bytes: f64, seen: f64) {
-        if average_bytes.is_finite() && average_bytes > 0.0 && seen > 0.0 {
-            self.average_bytes = average_bytes;
-            self.seen = seen;
-        }
+        self.average_bytes = average_bytes;
+        self.seen = seen;
     }
 
     fn growth_bytes(&self) -> f64 {
