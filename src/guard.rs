@@ -103,7 +103,7 @@ impl Guard {
     /// # Errors
     ///
     /// Lists every setting that cannot be used, and nothing changes. `source`,
-    /// `cgroup_path`, `name` and `tiers` stay as they were at the start.
+    /// `cgroup_path`, `state`, `name` and `tiers` stay as they were at the start.
     ///
     /// ```
     /// use std::time::Duration;
@@ -189,7 +189,6 @@ impl Guard {
     }
 
     /// What has been learned of requests so far, for the next process.
-    #[cfg(feature = "serde")]
     pub fn estimates(&self) -> crate::estimate::Estimates {
         self.controller.estimates()
     }

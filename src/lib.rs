@@ -97,7 +97,7 @@
 //! | `tracing` | yes | log events |
 //! | `account` | no | `account`: memory per request, by a tracking allocator |
 //! | `jemalloc` | no | jemalloc is purged when memory is short, as glibc's malloc is trimmed |
-//! | `serde` | no | `Serialize` for [`Stats`], [`Pressure`] and [`Reason`]; `Estimates`, to be saved and loaded |
+//! | `serde` | no | `Serialize` for [`Stats`], [`Pressure`] and [`Reason`]; [`Estimates`] can be saved and loaded |
 //! | `json` | no | `result_size`: refuse an oversized result before it is built |
 //! | `axum` | no | `result_size::LimitedJson`, an axum response |
 //! | `agent-check` | no | `AgentCheck`: answers HAProxy's agent checks |
@@ -148,6 +148,7 @@ mod running;
 mod sampler;
 mod service;
 mod staged;
+mod state;
 mod stats;
 mod sync;
 mod tag;
@@ -169,7 +170,6 @@ pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy, Sour
 pub use dashboard::{Dashboard, DashboardBody};
 pub use error::{BoxError, ConfigError, PeerStalled, Problem, Reason, Rejected};
 pub use error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};
-#[cfg(feature = "serde")]
 pub use estimate::Estimates;
 pub use future::{ErrorFuture, ResponseFuture};
 pub use guard::Guard;

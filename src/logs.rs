@@ -13,7 +13,14 @@ mod imp {
     const FIELD: &str = "memory_guard";
 
     /// All settings, at the start and after a change.
-    pub(crate) fn settings(what: &str, config: &Config, source: &str, policy: &str, stats: &Stats) {
+    pub(crate) fn settings(
+        what: &str,
+        config: &Config,
+        source: &str,
+        policy: &str,
+        stats: &Stats,
+        state_problem: Option<&str>,
+    ) {
         tracing::info!(
             target: TARGET,
             enabled = config.enabled,
@@ -39,6 +46,8 @@ mod imp {
             tiers = config.tiers.len(),
             critical_reserve_fraction = config.critical_reserve_fraction,
             shed_low_at = config.shed_low_at.map(|level| level.as_str()),
+            state = config.state.as_ref().map(|path| tracing::field::display(path.display())),
+            state_problem,
             name = config.name,
             "{what}"
         );
@@ -185,7 +194,7 @@ mod imp {
     use crate::error::Rejected;
     use crate::stats::Stats;
 
-    pub(crate) fn settings(_: &str, _: &Config, _: &str, _: &str, _: &Stats) {}
+    pub(crate) fn settings(_: &str, _: &Config, _: &str, _: &str, _: &Stats, _: Option<&str>) {}
     pub(crate) fn adjusted(_: &Stats, _: &str, _: u64, _: Option<&str>) {}
     pub(crate) fn rejected(_: &Rejected, _: &Stats, _: u64, _: Option<&str>) {}
     pub(crate) fn observed(_: &str, _: &Stats, _: u64, _: Option<&str>) {}

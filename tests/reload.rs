@@ -81,9 +81,12 @@ async fn bad_settings_are_reported_all_at_once_and_change_nothing() {
     let mut config = (*before).clone();
     config.name = None;
     config.source = Source::Cgroup;
+    config.state = Some("elsewhere.state".into());
     let report = guard.reload(config).unwrap_err().to_string();
     assert!(
-        report.contains("name") && report.contains("at the start"),
+        ["name", "source", "state", "at the start"]
+            .iter()
+            .all(|word| report.contains(word)),
         "{report}"
     );
     assert_eq!(guard.config(), before);

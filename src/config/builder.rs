@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::parse::check_fraction;
+use super::parse::{check_fraction, file};
 use super::{Config, Mode, OnSensorFailure, Policy, Settings, Source};
 use crate::error::ConfigError;
 use crate::layer::MemoryGuardLayer;
@@ -30,7 +30,6 @@ use crate::sampler::MemorySource;
 pub struct MemoryGuardBuilder {
     pub(super) settings: Settings,
     memory_source: Option<Box<dyn MemorySource>>,
-    #[cfg(feature = "serde")]
     estimates: Option<crate::estimate::Estimates>,
 }
 
@@ -215,6 +214,29 @@ impl MemoryGuardBuilder {
         self
     }
 
+    /// A file that keeps what was learned of requests, so that the next process starts
+    /// from it, also after a kill. Default: none; an empty path is none.
+    ///
+    /// Written by a thread of the guard's, seldom more than once a second and only when
+    /// there is news; one process writes it, others that name it only read. A file that
+    /// cannot be read or written is a warning in the log, and nothing else.
+    pub fn state(mut self, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let state = &mut self.settings.config.state;
+        if path.as_os_str().is_empty() {
+            *state = None;
+            return self;
+        }
+        match file(path.clone()) {
+            Ok(path) => *state = Some(path),
+            Err(expected) => {
+                let given = path.to_string_lossy();
+                self.settings.problem("state", given, expected);
+            }
+        }
+        self
+    }
+
     /// Default: [`OnSensorFailure::Open`].
     pub fn on_sensor_failure(mut self, policy: OnSensorFailure) -> Self {
         self.settings.config.on_sensor_failure = policy;
@@ -253,7 +275,9 @@ impl MemoryGuardBuilder {
 
     /// Starts from what another process has learned of its requests, instead of
     /// from the configured estimate.
-    #[cfg(feature = "serde")]
+    ///
+    /// Where a [`state`](Self::state) is read, that counts instead. What makes no sense
+    /// is ignored as a whole, with a warning in the log.
     pub fn estimates(mut self, estimates: crate::estimate::Estimates) -> Self {
         self.estimates = Some(estimates);
         self
@@ -269,7 +293,6 @@ impl MemoryGuardBuilder {
         let (config, warnings) = self.settings.check()?;
         let guard = crate::guard::Guard::start(config, self.memory_source);
         crate::logs::warnings(&warnings);
-        #[cfg(feature = "serde")]
         if let Some(estimates) = self.estimates {
             guard.controller.learn_from(&estimates);
         }

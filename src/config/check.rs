@@ -50,6 +50,9 @@ impl Config {
         if let Some(path) = self.cgroup_path {
             builder = builder.cgroup_path(path);
         }
+        if let Some(path) = self.state {
+            builder = builder.state(path);
+        }
         if let Some(name) = self.name {
             builder = builder.name(name);
         }

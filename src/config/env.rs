@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::parse::{boolean, count, fraction, mebibytes, one_of, seconds, size, waiting};
+use super::parse::{boolean, count, file, fraction, mebibytes, one_of, seconds, size, waiting};
 use super::{Config, Mode, OnSensorFailure, Policy, Source};
 use crate::error::{ConfigError, Problem};
 
@@ -26,6 +26,7 @@ const KNOWN: &[&str] = &[
     "MEMORY_GUARD_CGROUP_PATH",
     "MEMORY_GUARD_ON_SENSOR_FAILURE",
     "MEMORY_GUARD_CANCEL",
+    "MEMORY_GUARD_STATE",
 ];
 
 /// Where WARNING, HIGH and CRITICAL begin.
@@ -145,6 +146,7 @@ impl Settings {
                 ),
             ),
             "CANCEL" => put(&mut config.cancel, boolean(value)),
+            "STATE" => put(&mut config.state, file(PathBuf::from(value)).map(Some)),
             _ => {
                 if !INJECTED.iter().any(|prefix| name.starts_with(prefix)) {
                     self.warnings.push(unknown(name));

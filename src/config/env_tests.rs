@@ -1,5 +1,5 @@
 use super::env::Settings;
-use super::{Config, Policy};
+use super::{Config, MemoryGuardBuilder, Policy};
 
 fn read(vars: &[(&str, &str)]) -> Settings {
     Settings::from_vars(vars.iter().map(|(n, v)| (n.to_string(), v.to_string())))
@@ -58,6 +58,28 @@ fn empty_values_count_as_unset() {
 }
 
 #[test]
+fn what_is_learned_is_kept_in_a_file() {
+    let state = |path| config(&[("MEMORY_GUARD_STATE", path)]).state;
+    assert_eq!(state(" "), None);
+    assert_eq!(state("/data/my guard"), Some("/data/my guard".into()));
+    assert_eq!(state("guard.state"), Some("guard.state".into()));
+    for bad in ["/", "..", "data/", "not\u{fffd}text"] {
+        let error = read(&[("MEMORY_GUARD_STATE", bad)]).check().unwrap_err();
+        assert!(error.to_string().contains("the path of a file"), "{error}");
+    }
+    let builder = || MemoryGuardBuilder::default().state("a.state");
+    assert_eq!(
+        builder().build_config().unwrap().state,
+        Some("a.state".into())
+    );
+    assert_eq!(builder().state("").build_config().unwrap().state, None);
+    let error = builder().state("a/").build_config().unwrap_err();
+    assert_eq!(error.problems().len(), 1);
+    let again = builder().build_config().unwrap().checked().unwrap();
+    assert_eq!(again.state, Some("a.state".into()));
+}
+
+#[test]
 fn every_bad_variable_is_listed_with_its_value() {
     let bad = [
         ("MEMORY_GUARD_MAX_PERCENT", "NaN"),
@@ -74,6 +96,7 @@ fn every_bad_variable_is_listed_with_its_value() {
         ("MEMORY_GUARD_SOURCE", "numa"),
         ("MEMORY_GUARD_POLICY", "best"),
         ("MEMORY_GUARD_CANCEL", "sometimes"),
+        ("MEMORY_GUARD_STATE", "data/service/"),
     ];
     let error = read(&bad).check().unwrap_err();
     let text = error.to_string();

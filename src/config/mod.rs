@@ -118,6 +118,8 @@ pub struct Config {
     pub source: Source,
     /// A directory that holds a control group's files. Default: discovered.
     pub cgroup_path: Option<PathBuf>,
+    /// A file that keeps what was learned, also through a kill. Default: none.
+    pub state: Option<PathBuf>,
     /// Default: open.
     pub on_sensor_failure: OnSensorFailure,
     /// May cancel requests in flight as a last resort. Default `false`.
@@ -169,6 +171,7 @@ impl Default for Config {
             share_fraction: 1.0,
             source: Source::Auto,
             cgroup_path: None,
+            state: None,
             on_sensor_failure: OnSensorFailure::Open,
             cancel: false,
             exceedance_target: 0.001,

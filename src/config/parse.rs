@@ -1,5 +1,6 @@
 //! Values as people write them. Each error says what would be right.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A longer time than this is a slip of the pen, and would overflow a timer.
@@ -94,6 +95,17 @@ pub(super) fn mebibytes(value: &str) -> Result<u64, String> {
         };
     }
     size(value).map_err(|_| expected.into())
+}
+
+/// A file's path. What is there is no matter of settings.
+pub(super) fn file(path: PathBuf) -> Result<PathBuf, String> {
+    let text = path.to_string_lossy();
+    // A value that was not text has been replaced in part by now.
+    let lost = text.contains([char::REPLACEMENT_CHARACTER, '\0']);
+    if lost || text.ends_with(std::path::is_separator) || path.file_name().is_none() {
+        return Err("the path of a file, such as /var/lib/service/memory-guard.state".into());
+    }
+    Ok(path)
 }
 
 /// The most that the ledger can count.

@@ -299,6 +299,7 @@ impl Subscriber for Controller {
         let idle_kib = control.decision.idle_bytes / 1024;
         drop(control);
         if full {
+            self.may_have_learned();
             self.relieve(now);
         }
         // A full sample always pumps, under the queue's lock: that is what makes

@@ -116,6 +116,8 @@ fn fixed(old: &Config, new: &Config) -> Vec<Problem> {
         text(&new.cgroup_path),
         text(&old.cgroup_path),
     );
+    let same = old.state == new.state;
+    fix("state", same, text(&new.state), text(&old.state));
     fix(
         "name",
         old.name == new.name,

@@ -15,6 +15,7 @@ mod pace;
 mod publish;
 mod relieve;
 mod report;
+mod state;
 mod view;
 
 use std::io;
@@ -47,6 +48,7 @@ use crate::recent::{Kind, RecentDecisions};
 use crate::release::Release;
 use crate::running::Running;
 use crate::sampler::{MemoryLevel, MemorySource, Sampler};
+use crate::state::Keeper;
 use crate::stats::Counters;
 use crate::tenants::Tenants;
 
@@ -86,6 +88,8 @@ pub(crate) struct Controller {
     last_reject_log_ms: AtomicU64,
     unlogged_rejections: AtomicU64,
     pub(crate) recent: RecentDecisions,
+    /// Keeps what is learned, if it is to be kept.
+    keeper: Option<Keeper>,
     control: Mutex<Control>,
     pub(crate) levels: watch::Sender<Pressure>,
     /// The tightest hard limit, in bytes.
@@ -190,6 +194,7 @@ impl Controller {
             accounted,
         );
         let tenants = Tenants::new(config.tiers.clone());
+        let (keeper, learned, mut warnings) = state::found(config.state.as_deref());
         let controller: &'static Self = Box::leak(Box::new(Self {
             bounds: limiter.join(Arc::clone(tenants.shares())),
             labels: Labels::new(tenants),
@@ -216,6 +221,7 @@ impl Controller {
             last_reject_log_ms: AtomicU64::new(0),
             unlogged_rejections: AtomicU64::new(0),
             recent: RecentDecisions::default(),
+            keeper,
             control: Mutex::new(Control {
                 policy,
                 forecast,
@@ -254,8 +260,10 @@ impl Controller {
         let config = controller.config();
         let first_kib = kib(config.estimated_bytes_per_request);
         controller.bounds.set_unseen(first_kib, 0);
+        warnings.extend(controller.begin_to_keep(learned));
         controller.begin(&config);
         controller.log_start(own_source);
+        logs::warnings(&warnings);
         controller
     }
 
@@ -271,7 +279,8 @@ impl Controller {
     fn log_settings(&self, what: &str) {
         let source = self.sampler.source_name();
         let (policy, stats) = (self.policy_name(), self.stats());
-        logs::settings(what, &self.config(), &source, policy, &stats);
+        let problem = self.keeper.as_ref().and_then(Keeper::problem);
+        logs::settings(what, &self.config(), &source, policy, &stats, problem);
     }
 
     /// It is known which requests are in flight, one by one.
@@ -307,18 +316,6 @@ impl Controller {
     #[cfg(not(feature = "account"))]
     fn allocated_bytes(&self) -> Option<u64> {
         None
-    }
-
-    /// Starts from what another process has learned.
-    #[cfg(feature = "serde")]
-    pub(crate) fn learn_from(&self, estimates: &crate::estimate::Estimates) {
-        self.control().forecast.load(estimates, &self.labels);
-        self.sampler.sample_now();
-    }
-
-    #[cfg(feature = "serde")]
-    pub(crate) fn estimates(&self) -> crate::estimate::Estimates {
-        self.control().forecast.save(&self.labels)
     }
 
     /// Every decision passes, whatever it is.
@@ -367,6 +364,7 @@ impl Controller {
         self.limiter.refuse_all(&self.bounds, Reason::Closed);
         self.note(Kind::Closed, "takes no new work".into(), 0);
         logs::closed(self.name.as_deref());
+        self.keep_last();
         // The thread need not sample for it any more.
         self.sampler.unpark();
     }

@@ -5,6 +5,7 @@
 //! thread writes there while it does, and admissions share no cache line. The
 //! controller looks through all slots at each full sample.
 
+mod peaks;
 mod slot;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! How much memory is in use: the only part that opens files.
+//! How much memory is in use.
 //!
 //! A [`MemorySource`] reads usage and limits; a [`Sampler`] asks it, from a
 //! thread of its own (a stalled runtime must not blind it) and, near the

@@ -1,0 +1,105 @@
+//! What is learned from the processes before, and kept for those to come.
+
+use std::path::Path;
+
+use super::Controller;
+use crate::estimate::Estimates;
+use crate::estimate::state::{AtLeast, State};
+use crate::logs;
+use crate::state::{self, Keeper, Opened};
+
+/// So many of the largest requests in flight are kept.
+const MOST_RUNNING: usize = 64;
+
+/// Takes the keeper out of what was found, if there is to be one.
+pub(super) fn found(path: Option<&Path>) -> (Option<Keeper>, Option<State>, Vec<String>) {
+    match path.map(state::open) {
+        None => (None, None, Vec::new()),
+        Some(Opened {
+            keeper,
+            learned,
+            warnings,
+        }) => (Some(keeper), learned, warnings),
+    }
+}
+
+impl Controller {
+    /// Before the first request: starts from what was found, and keeps from here on.
+    /// Says what is in the way of it.
+    pub(super) fn begin_to_keep(&'static self, learned: Option<State>) -> Option<String> {
+        let keeper = self.keeper.as_ref()?;
+        if let Some(state) = learned {
+            let forecast = &mut self.control().forecast;
+            forecast.load(&state.estimates, &self.labels);
+            forecast.learn_cut_off(&state.running, &self.labels);
+        }
+        let begun = keeper.run(|| self.keep());
+        begun
+            .err()
+            .map(|error| format!("what is learned is not kept: {error}"))
+    }
+
+    /// Something may have been learned.
+    pub(super) fn may_have_learned(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.wake();
+        }
+    }
+
+    /// Keeps what has been learned; `false` once that is over.
+    fn keep(&self) -> bool {
+        let Some(keeper) = self.keeper.as_ref().filter(|_| !self.is_closed()) else {
+            return false;
+        };
+        let running = self.at_least();
+        let usage_average = self.control().forecast.usage_average();
+        keeper.look(&running, usage_average, || State {
+            estimates: self.estimates(),
+            running: running.clone(),
+        });
+        true
+    }
+
+    pub(super) fn keep_last(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.close(|| State {
+                estimates: self.estimates(),
+                running: self.at_least(),
+            });
+        }
+    }
+
+    /// The largest requests in flight.
+    fn at_least(&self) -> Vec<AtLeast> {
+        if !self.accounted {
+            return Vec::new();
+        }
+        let peaks = self.running.peaks(MOST_RUNNING).into_iter();
+        let requests = peaks.map(|(kind, peak_bytes)| {
+            let (class, hinted) = self.labels.name(kind);
+            AtLeast {
+                class: class.to_owned(),
+                hinted,
+                bytes: peak_bytes as f64,
+            }
+        });
+        requests.collect()
+    }
+
+    /// Starts from what another process has learned, unless a file said more.
+    pub(crate) fn learn_from(&self, estimates: &Estimates) {
+        if self.keeper.as_ref().is_some_and(Keeper::was_read) {
+            return;
+        }
+        if let Err(problem) = estimates.check() {
+            logs::warnings(&[format!("estimates that were given are ignored: {problem}")]);
+            return;
+        }
+        self.control().forecast.load(estimates, &self.labels);
+        self.sampler.sample_now();
+    }
+
+    pub(crate) fn estimates(&self) -> Estimates {
+        self.control().forecast.save(&self.labels)
+    }
+}

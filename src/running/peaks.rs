@@ -1,0 +1,34 @@
+//! The largest requests in flight, for whoever comes after a kill.
+
+use std::sync::atomic::Ordering;
+
+use super::Running;
+use super::slot::{DECLARED, NEW, SEEN, Slot};
+
+impl Running {
+    /// Kinds and peaks of those in flight, the largest first and so many at most. Peaks
+    /// are as if each request's hint were the unit.
+    ///
+    /// Not those whose need was declared or whose work has not begun: they say nothing
+    /// about others.
+    pub(crate) fn peaks(&self, most: usize) -> Vec<(u8, u64)> {
+        let slots = self.shards.iter().flat_map(|shard| shard.taken());
+        let mut peaks: Vec<_> = slots.filter_map(|(_, slot)| slot.peak()).collect();
+        peaks.sort_unstable_by_key(|&(peak_bytes, _)| std::cmp::Reverse(peak_bytes));
+        peaks.truncate(most);
+        peaks.into_iter().map(|(_, unscaled)| unscaled).collect()
+    }
+}
+
+impl Slot {
+    /// The request's peak; and its kind, with the peak for the unit.
+    fn peak(&self) -> Option<(u64, (u8, u64))> {
+        let state = self.state.load(Ordering::Acquire);
+        let (kind, scale, peak_bytes) = (self.kind(), self.scale(), self.peak_bytes());
+        let counts = matches!(state, NEW | SEEN) && !self.is(DECLARED) && !self.is_staged();
+        // Another request may have come meanwhile: of another kind, it would be told wrong.
+        let same = kind == self.kind();
+        let unscaled = (peak_bytes as f64 / scale) as u64;
+        (counts && same && unscaled > 0).then_some((peak_bytes, (kind, unscaled)))
+    }
+}

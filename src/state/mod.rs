@@ -1,0 +1,204 @@
+//! What was learned, in a file that outlives the process.
+//!
+//! [`Keeper`] reads it at the start and writes it while requests run, on a thread of its
+//! own: a disk that hangs must neither hold up requests nor blind the sampler. What is in
+//! the file says [`estimate::state`](crate::estimate::state), when it is out of date
+//! [`estimate::news`](crate::estimate::news).
+
+#[cfg(target_os = "linux")]
+mod alive;
+mod files;
+mod owner;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use owner::Owner;
+
+use crate::estimate::news::Known;
+use crate::estimate::state::{AtLeast, State, checksum};
+
+/// Shortest time between two looks: a request that grows by a GiB in a second grows by
+/// 50 MiB in it.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Shortest time between two writes, unless a request exceeds all that is known.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps what one guard learns.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    path: PathBuf,
+    /// Why nothing is written.
+    problem: Option<String>,
+    was_read: bool,
+    thread: OnceLock<Thread>,
+    file: Mutex<Written>,
+}
+
+/// The file, as far as this guard has written or read it.
+#[derive(Debug, Default)]
+struct Written {
+    /// `None`: it is not ours, or no longer.
+    owner: Option<Owner>,
+    known: Known,
+    checksum: u64,
+    tried: Option<Instant>,
+    /// The last write failed, and that was said.
+    failed: bool,
+}
+
+/// What a guard finds when it starts.
+pub(crate) struct Opened {
+    pub(crate) keeper: Keeper,
+    pub(crate) learned: Option<State>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads the file, and sees to it that nobody else writes it.
+pub(crate) fn open(path: &Path) -> Opened {
+    let mut warnings = Vec::new();
+    let resolved = files::resolve(path);
+    let text = files::read(&resolved).map_err(|error| error.to_string());
+    let read = text.and_then(|text| {
+        let text = text.as_deref();
+        let state = text.map(State::parse).transpose()?;
+        Ok((state, text.map_or(0, checksum)))
+    });
+    let (learned, checksum) = read.unwrap_or_else(|problem| {
+        let path = path.display();
+        warnings.push(format!(
+            "what was learned is not read from {path}: {problem}"
+        ));
+        (None, 0)
+    });
+    let owner = Owner::new(resolved.clone());
+    let problem = owner.as_ref().err().cloned();
+    if let Some(problem) = &problem {
+        let path = path.display();
+        warnings.push(format!("what is learned is not kept in {path}: {problem}"));
+    }
+    let known = learned.as_ref().map(Known::new).unwrap_or_default();
+    Opened {
+        keeper: Keeper {
+            path: resolved,
+            problem,
+            was_read: learned.is_some(),
+            thread: OnceLock::new(),
+            file: Mutex::new(Written {
+                owner: owner.ok(),
+                known,
+                checksum,
+                ..Written::default()
+            }),
+        },
+        learned,
+        warnings,
+    }
+}
+
+impl Keeper {
+    /// Why nothing is written, if it is not.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Something was learned from it.
+    pub(crate) fn was_read(&self) -> bool {
+        self.was_read
+    }
+
+    /// Has `look` called in a thread, once after each [`wake`](Self::wake), but not more
+    /// often than is of use; until it says that there is nothing more to do.
+    pub(crate) fn run(&self, look: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
+        if self.problem.is_some() {
+            return Ok(());
+        }
+        let thread = std::thread::Builder::new().name("memory-guard-st".into());
+        let work = move || {
+            while look() {
+                std::thread::sleep(LOOK_EVERY);
+                std::thread::park();
+            }
+        };
+        let handle = thread.spawn(work)?;
+        // Only whoever starts the guard calls this.
+        let _ = self.thread.set(handle.thread().clone());
+        Ok(())
+    }
+
+    /// Something may have changed.
+    pub(crate) fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Writes what `state` says if the file is out of date. `running` and
+    /// `usage_average` are what requests in flight need at least.
+    pub(crate) fn look(
+        &self,
+        running: &[AtLeast],
+        usage_average: Option<f64>,
+        state: impl FnOnce() -> State,
+    ) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.owner.is_none() {
+            return;
+        }
+        let due = file.tried.is_none_or(|at| at.elapsed() >= WRITE_EVERY);
+        let surprise = file.known.is_exceeded(running, usage_average);
+        // What failed is not tried again and again.
+        if !due && (!surprise || file.failed) {
+            return;
+        }
+        let state = state();
+        if surprise || file.known.is_outdated(&state) {
+            self.write(&mut file, &state);
+        }
+    }
+
+    /// Writes what `state` says, if it says anything new, and lets others write.
+    pub(crate) fn close(&self, state: impl FnOnce() -> State) {
+        {
+            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            if file.owner.is_some() {
+                self.write(&mut file, &state());
+                file.owner = None;
+            }
+        }
+        // Its thread has nothing more to do.
+        self.wake();
+    }
+
+    fn write(&self, file: &mut Written, state: &State) {
+        // A forked child has no such thread, and its parent goes on writing.
+        let owned = file.owner.as_ref().is_some_and(Owner::is_this_process);
+        if !owned || state.is_empty() {
+            return;
+        }
+        let text = state.to_text();
+        let checksum = checksum(text.as_bytes());
+        if checksum == file.checksum {
+            return;
+        }
+        file.tried = Some(Instant::now());
+        match files::replace(&self.path, &text) {
+            Ok(()) => {
+                file.known = Known::new(state);
+                file.checksum = checksum;
+                file.failed = false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut file.failed, true) {
+                    let path = self.path.display();
+                    crate::logs::warnings(&[format!(
+                        "what is learned cannot be kept in {path}: {error}"
+                    )]);
+                }
+            }
+        }
+    }
+}
