@@ -200,6 +200,16 @@ fn hostile_scripts_get_an_error_and_leave_the_server_serving() {
             422,
             "more than 256 MiB",
         ),
+        (
+            "const a = []; for (;;) { a.push(new Array(1e6).fill(1)); await host.fetch(1); }",
+            422,
+            "more than 256 MiB",
+        ),
+        (
+            "const f = async () => { await null; await f() }; await f()",
+            422,
+            "more than 256 MiB",
+        ),
         ("'x'.repeat(1e9)", 422, "the script"),
         ("10n", 422, "BigInt"),
         ("const a = {}; a.a = a; a", 422, "circular"),
@@ -262,10 +272,55 @@ fn hostile_scripts_get_an_error_and_leave_the_server_serving() {
 }
 
 #[test]
+fn scripts_wait_for_their_host_beside_each_other() {
+    let server = sandbox();
+    let started = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for number in 0..20 {
+            let server = &server;
+            scope.spawn(move || {
+                let code = format!("await host.fetch(150); await host.fetch(150); {number}");
+                let answer = server.run(&code);
+                assert_eq!(answer, (200, format!(r#"{{"result":{number}}}"#)));
+            });
+        }
+    });
+    let took = started.elapsed().as_millis();
+    assert!((300..2000).contains(&took), "{took} ms");
+    for (code, status, said) in [
+        // Each of them also without `await` at the top.
+        (
+            "(async () => { await host.fetch(5); return [7]; })()",
+            200,
+            "[7]",
+        ),
+        (
+            "Promise.all([5, 1].map((ms) => host.fetch(ms))).then(() => 8)",
+            200,
+            "8",
+        ),
+        ("host.fetch(1e9); 9", 200, "9"),
+        ("await host.fetch(5); throw new Error('mine')", 422, "mine"),
+        ("host.fetch(-1)", 422, "expected milliseconds"),
+        ("for (;;) host.fetch(1e9)", 422, "more than 64 calls"),
+        ("await new Promise(() => {})", 422, "waits for nothing"),
+    ] {
+        let (got, body) = server.run(code);
+        assert_eq!(got, status, "{code}: {body}");
+        assert!(body.contains(said), "{code}: {body}");
+    }
+}
+
+#[test]
 fn endless_scripts_are_stopped() {
     let server = sandbox();
     std::thread::scope(|scope| {
-        for code in ["for (;;);", "({ get a() { for (;;); } })"] {
+        for code in [
+            "for (;;);",
+            "({ get a() { for (;;); } })",
+            "for (;;) await null",
+            "await host.fetch(1); try { for (;;); } finally { for (;;); }",
+        ] {
             let server = &server;
             scope.spawn(move || {
                 let (status, body) = server.run(code);
@@ -291,10 +346,6 @@ fn the_limit_of_results_comes_from_the_environment() {
 #[test]
 fn a_script_whose_caller_is_gone_is_stopped() {
     let server = sandbox();
-    let mut stream = TcpStream::connect(&server.address).unwrap();
-    let body = r#"{"code": "for (;;);"}"#;
-    let head = "POST /execute HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n";
-    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let active = |n: u32| {
         let wanted = format!(r#""active_tasks":{n},"#);
         (0..200).any(|_| {
@@ -302,10 +353,16 @@ fn a_script_whose_caller_is_gone_is_stopped() {
             server.get("/stats").contains(&wanted)
         })
     };
-    assert!(active(1));
-    drop(stream);
-    // Long before its own five seconds are over.
-    assert!(active(0));
+    for code in ["for (;;);", "await host.fetch(5000)"] {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let body = serde_json::json!({ "code": code }).to_string();
+        let head = "POST /execute HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n";
+        write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        assert!(active(1), "{code}");
+        drop(stream);
+        // Long before its own five seconds are over.
+        assert!(active(0), "{code}");
+    }
 }
 
 #[test]

@@ -6,13 +6,16 @@
 //! ```
 //!
 //! `POST /execute {"code": "…"}` evaluates the code in a QuickJS runtime of its
-//! own and answers with the value as JSON. `/health`, `/ready`, `/live`, `/stats` and
+//! own and answers with the value as JSON. The code may wait: `await host.fetch(200)`
+//! stands for a database or a remote service that answers after 200 ms, and meanwhile
+//! the script holds its memory but no thread. `/health`, `/ready`, `/live`, `/stats` and
 //! `/metrics` stand outside the guard. With `--admin ADDRESS` there is a page for
 //! operators at `/guard` of that address. Settings come from `MEMORY_GUARD_*`; nothing
 //! needs to be set.
 
 mod cage;
 mod group;
+mod host;
 mod json;
 mod script;
 mod server;

@@ -1,15 +1,34 @@
 //! One evaluation: a QuickJS runtime with bounds on memory, time and stack.
+//!
+//! It runs in slices, from one wait for the host to the next. Each slice blocks a
+//! thread made for that; what is polled in between is the request's future. Who does
+//! not poll the request does not let the script go on, and its memory does not grow.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use rquickjs::allocator::RustAllocator;
-use rquickjs::{CatchResultExt, CaughtError, Context, Runtime, Value};
-use tower_memory_guard::Permit;
+use rquickjs::context::EvalOptions;
+use rquickjs::{
+    AsyncContext, AsyncRuntime, CatchResultExt, CaughtError, CaughtResult, Ctx, Object, Promise,
+    Value,
+};
+use tokio::sync::Notify;
+use tokio::task::JoinError;
+use tower_memory_guard::{Permit, account};
 
+use crate::host::{self, Calls};
 use crate::json::{self, Refusal};
 
 const MEMORY_BYTES: usize = 256 << 20;
 const STACK_BYTES: usize = 1 << 20;
+/// From its start to its end, with all its waiting.
+const LIFE: Duration = Duration::from_secs(60);
 
 /// Why there is no result.
 #[derive(Debug)]
@@ -20,30 +39,133 @@ pub(crate) enum Failure {
     TooLarge,
     /// Nobody waits for it any more.
     Cancelled,
+    /// Not the script's fault.
+    Panicked(JoinError),
 }
+
+type Outcome = Result<Vec<u8>, Failure>;
 
 /// Evaluates `code` and gives its value as JSON, of at most `limit` bytes.
 ///
-/// Blocks, for as long as the script runs. Stops soon after `permit` is
-/// cancelled.
-pub(crate) fn evaluate(
-    code: &str,
+/// The script may run for `time`, in which its waiting for the host does not count.
+/// It stops soon after `permit` is cancelled or this future is dropped.
+pub(crate) async fn evaluate(
+    code: String,
     limit: usize,
     time: Duration,
     permit: Option<Permit>,
-) -> Result<Vec<u8>, Failure> {
-    let deadline = Instant::now() + time;
+) -> Outcome {
+    let bounds = Arc::new(Bounds {
+        stop_at: Mutex::new(Instant::now()),
+        abandoned: AtomicBool::new(false),
+        permit,
+    });
+    let _abandons = Abandons(bounds.clone());
+    let calls = Arc::<Calls>::default();
+    let mut script: Pin<Box<dyn Future<Output = Outcome> + Send>> =
+        Box::pin(run(code, limit, bounds.clone(), calls.clone()));
+    let bell = Arc::<Bell>::default();
+    let end = tokio::time::Instant::now() + LIFE;
+    let mut left = time;
+    loop {
+        let (bounds_of_slice, waker) = (bounds.clone(), Waker::from(bell.clone()));
+        // The thread keeps the permit and its account: it goes on when its caller is
+        // gone.
+        let slice = account::spawn_blocking(move || {
+            let started = Instant::now();
+            bounds_of_slice.stop_at(started + left);
+            let polled = script.as_mut().poll(&mut Context::from_waker(&waker));
+            (script, polled, started.elapsed())
+        });
+        let (same, polled, took) = slice.await.map_err(Failure::Panicked)?;
+        script = same;
+        left = left.saturating_sub(took);
+        let failure = match polled {
+            Poll::Ready(Err(Failure::Script(error))) => Some(error),
+            Poll::Ready(outcome) => return outcome,
+            Poll::Pending => None,
+        };
+        if bounds.cancelled() {
+            return Err(Failure::Cancelled);
+        }
+        if left.is_zero() {
+            let seconds = time.as_secs();
+            let error = format!("the script ran for longer than {seconds} s");
+            return Err(Failure::Script(error));
+        }
+        if let Some(error) = failure {
+            return Err(Failure::Script(error));
+        }
+        let rung = bell.0.notified().now_or_never().is_some();
+        if rung && tokio::time::Instant::now() < end {
+            continue;
+        }
+        if calls.open() == 0 {
+            return Err(Failure::Script("the script waits for nothing".into()));
+        }
+        if tokio::time::timeout_at(end, bell.0.notified())
+            .await
+            .is_err()
+        {
+            let seconds = LIFE.as_secs();
+            let error = format!("the script took longer than {seconds} s");
+            return Err(Failure::Script(error));
+        }
+    }
+}
+
+/// When a script that runs has to stop.
+struct Bounds {
+    stop_at: Mutex<Instant>,
+    abandoned: AtomicBool,
+    permit: Option<Permit>,
+}
+
+impl Bounds {
+    fn stop_at(&self, instant: Instant) {
+        *self.stop_at.lock().unwrap_or_else(PoisonError::into_inner) = instant;
+    }
+
+    fn cancelled(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+            || self.permit.as_ref().is_some_and(Permit::cancelled)
+    }
+
+    fn exceeded(&self) -> bool {
+        let stop_at = *self.stop_at.lock().unwrap_or_else(PoisonError::into_inner);
+        Instant::now() >= stop_at || self.cancelled()
+    }
+}
+
+/// Dropped with the evaluation, whose slice may still run.
+struct Abandons(Arc<Bounds>);
+
+impl Drop for Abandons {
+    fn drop(&mut self) {
+        self.0.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Rings also for who comes to listen later: the host may answer before the slice ends.
+#[derive(Default)]
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
+async fn run(code: String, limit: usize, bounds: Arc<Bounds>, calls: Arc<Calls>) -> Outcome {
     let out_of_memory = |_| Failure::Script("no memory for a runtime".into());
-    let runtime = Runtime::new_with_alloc(RustAllocator).map_err(out_of_memory)?;
-    runtime.set_memory_limit(MEMORY_BYTES);
-    runtime.set_max_stack_size(STACK_BYTES);
-    let gone = permit.clone();
-    runtime.set_interrupt_handler(Some(Box::new(move || {
-        Instant::now() >= deadline || gone.as_ref().is_some_and(Permit::cancelled)
-    })));
-    let context = Context::full(&runtime).map_err(out_of_memory)?;
-    let result = context.with(|ctx| {
-        let value = ctx.eval::<Value<'_>, _>(code).catch(&ctx);
+    let runtime = AsyncRuntime::new_with_alloc(RustAllocator).map_err(out_of_memory)?;
+    runtime.set_memory_limit(MEMORY_BYTES).await;
+    runtime.set_max_stack_size(STACK_BYTES).await;
+    let exceeded = Box::new(move || bounds.exceeded());
+    runtime.set_interrupt_handler(Some(exceeded)).await;
+    let context = AsyncContext::full(&runtime).await.map_err(out_of_memory)?;
+    let evaluation = context.async_with(async move |ctx| {
+        let value = value(&ctx, code, calls).await;
         let value = value.map_err(|error| Failure::Script(describe(&error)))?;
         json::export(&ctx, &value, limit).map_err(|refusal| match refusal {
             Refusal::TooLarge => Failure::TooLarge,
@@ -51,14 +173,25 @@ pub(crate) fn evaluate(
             Refusal::Script(error) => Failure::Script(describe(&error)),
         })
     });
-    result.map_err(|failure| match failure {
-        Failure::Script(_) if permit.as_ref().is_some_and(Permit::cancelled) => Failure::Cancelled,
-        Failure::Script(_) if Instant::now() >= deadline => Failure::Script(format!(
-            "the script ran for longer than {} s",
-            time.as_secs()
-        )),
-        other => other,
-    })
+    evaluation.await
+}
+
+/// What the script's last statement gives, and what that promises, if it is a promise.
+async fn value<'js>(
+    ctx: &Ctx<'js>,
+    code: String,
+    calls: Arc<Calls>,
+) -> CaughtResult<'js, Value<'js>> {
+    host::install(ctx, calls).catch(ctx)?;
+    let mut options = EvalOptions::default();
+    options.promise = true;
+    let promise: Promise<'js> = ctx.eval_with_options(code, options).catch(ctx)?;
+    let last: Object<'js> = promise.into_future().await.catch(ctx)?;
+    let value: Value<'js> = last.get("value").catch(ctx)?;
+    match value.as_promise() {
+        Some(promise) => promise.clone().into_future().await.catch(ctx),
+        None => Ok(value),
+    }
 }
 
 fn describe(error: &CaughtError<'_>) -> String {

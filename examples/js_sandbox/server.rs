@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::signal::unix::{SignalKind, signal};
-use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure, account};
+use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure};
 
 use crate::script::{self, Failure};
 
@@ -55,33 +55,25 @@ async fn execute(
         .as_ref()
         .map_or(u64::MAX, |guard| guard.config().max_result_size_bytes);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    // The blocking thread keeps the permit and its account: it goes on when its
-    // caller is gone.
     let permit = permit.map(|axum::Extension(permit)| permit);
-    let evaluation = account::spawn_blocking(move || {
-        let result = script::evaluate(&code, limit, sandbox.script_time, permit)?;
-        // Around it, without a copy of the whole.
-        let frames = [
-            Bytes::from_static(b"{\"result\":"),
-            result.into(),
-            Bytes::from_static(b"}"),
-        ];
-        Ok(frames)
-    });
-    let frames = match evaluation.await {
-        Ok(Ok(frames)) => frames,
-        Ok(Err(Failure::Script(error))) => {
-            return failure(StatusCode::UNPROCESSABLE_ENTITY, &error);
-        }
-        Ok(Err(Failure::Cancelled)) => {
-            return failure(StatusCode::SERVICE_UNAVAILABLE, "cancelled");
-        }
-        Ok(Err(Failure::TooLarge)) => {
+    let result = match script::evaluate(code, limit, sandbox.script_time, permit).await {
+        Ok(result) => result,
+        Err(Failure::Script(error)) => return failure(StatusCode::UNPROCESSABLE_ENTITY, &error),
+        Err(Failure::Cancelled) => return failure(StatusCode::SERVICE_UNAVAILABLE, "cancelled"),
+        Err(Failure::TooLarge) => {
             let rejected = sandbox.guard.map(|guard| guard.reject_result().to_string());
             return failure(StatusCode::PAYLOAD_TOO_LARGE, &rejected.unwrap_or_default());
         }
-        Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(Failure::Panicked(error)) => {
+            return failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
+        }
     };
+    // Around it, without a copy of the whole.
+    let frames = [
+        Bytes::from_static(b"{\"result\":"),
+        result.into(),
+        Bytes::from_static(b"}"),
+    ];
     let length: usize = frames.iter().map(Bytes::len).sum();
     let frames = futures_util::stream::iter(frames.map(Ok::<_, Infallible>));
     let head = [
