@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::group;
 
@@ -54,6 +55,15 @@ impl Cage {
         resident > self.limit_bytes
     }
 
+    /// What the child uses now.
+    pub(crate) fn used_bytes(&self, pid: u32) -> Option<u64> {
+        match &self.kind {
+            Kind::V1(directory) => group::number(&directory.join("memory.usage_in_bytes")).ok(),
+            Kind::V2(directory) => group::number(&directory.join("memory.current")).ok(),
+            Kind::Watched { .. } => resident_bytes(pid),
+        }
+    }
+
     pub(crate) fn peak_bytes(&self) -> Option<u64> {
         match &self.kind {
             Kind::V1(directory) => group::number(&directory.join("memory.max_usage_in_bytes")).ok(),
@@ -78,4 +88,18 @@ fn resident_bytes(pid: u32) -> Option<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// What a process has taken of all processors.
+pub(crate) fn processor_time(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name, in brackets, may be anything. User's and system's time, of which Linux
+    // counts a hundred in a second.
+    let fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let ticks: u64 = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|n| n.parse::<u64>().ok())
+        .sum();
+    Some(Duration::from_millis(ticks * 10))
 }

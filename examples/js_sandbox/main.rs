@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example js_sandbox                 # serves on 127.0.0.1:8080
-//! cargo run --release --example js_sandbox -- --storm      # 100 scripts at once, three ways
+//! cargo run --release --example js_sandbox -- --storm      # more scripts than fit, four ways
 //! ```
 //!
 //! `POST /execute {"code": "…"}` evaluates the code in a QuickJS runtime of its
@@ -17,9 +17,11 @@ mod cage;
 mod group;
 mod host;
 mod json;
+mod load;
 mod script;
 mod server;
 mod storm;
+mod tally;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -34,7 +36,13 @@ static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
 const USAGE: &str = "\
 usage: js_sandbox [--listen ADDRESS] [--admin ADDRESS]
                             serve (default 127.0.0.1:8080; no page for operators)
-       js_sandbox --storm   drive itself with 100 scripts, guarded and not";
+       js_sandbox --storm [--seconds N] [--only FRONT] [--strict]
+                            drive itself with more scripts than fit, guarded and not,
+                            for N seconds each (default 25); fails if the guarded one
+                            is killed, and with --strict if the guard does not do far
+                            more than a fixed limit that is safe";
+
+const FRONTS: &str = "none, safe, mean or guard";
 
 /// What the command line asks for.
 enum Task {
@@ -43,7 +51,7 @@ enum Task {
         /// Where operators look.
         admin: Option<SocketAddr>,
     },
-    Storm,
+    Storm(storm::Options),
     /// A server that a storm started.
     Victim {
         front: storm::Front,
@@ -53,10 +61,25 @@ enum Task {
 
 fn task(mut words: impl Iterator<Item = String>) -> Result<Task, String> {
     let (mut listen, mut admin) = (SocketAddr::from(([127, 0, 0, 1], 8080)), None);
+    let mut storm: Option<storm::Options> = None;
     while let Some(word) = words.next() {
         let mut value = |what: &str| words.next().ok_or(format!("{word} needs {what}"));
         match word.as_str() {
-            "--storm" => return Ok(Task::Storm),
+            "--storm" => storm = Some(storm::Options::default()),
+            "--seconds" | "--strict" | "--only" => {
+                let options = storm.as_mut();
+                let options = options.ok_or(format!("{word} comes after --storm"))?;
+                match word.as_str() {
+                    "--strict" => options.strict = true,
+                    "--only" => options.only = Some(value(FRONTS)?.parse()?),
+                    _ => {
+                        let seconds = value("a number")?;
+                        let number = seconds.parse().ok().filter(|seconds| *seconds > 0);
+                        options.seconds =
+                            number.ok_or(format!("{word} {seconds}: not a number of seconds"))?;
+                    }
+                }
+            }
             "--listen" | "--admin" => {
                 let address = value("an address such as 127.0.0.1:8080")?;
                 let address = address.parse().map_err(|_| {
@@ -69,14 +92,17 @@ fn task(mut words: impl Iterator<Item = String>) -> Result<Task, String> {
             }
             "--victim" => {
                 return Ok(Task::Victim {
-                    front: value("none, fixed or guard")?.parse()?,
+                    front: value(FRONTS)?.parse()?,
                     cage: words.next().map(Into::into),
                 });
             }
             _ => return Err(format!("{word}: unknown")),
         }
     }
-    Ok(Task::Serve { listen, admin })
+    Ok(match storm {
+        Some(options) => Task::Storm(options),
+        None => Task::Serve { listen, admin },
+    })
 }
 
 fn main() -> ExitCode {
@@ -115,7 +141,7 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match task {
             Task::Serve { listen, admin } => server::serve(listen, admin).await,
-            Task::Storm => storm::run().await,
+            Task::Storm(options) => storm::run(options).await,
             Task::Victim { front, .. } => storm::serve_as_victim(front).await,
         }
     });
