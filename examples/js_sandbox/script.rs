@@ -28,7 +28,7 @@ use crate::json::{self, Refusal};
 const MEMORY_BYTES: usize = 256 << 20;
 const STACK_BYTES: usize = 1 << 20;
 /// From its start to its end, with all its waiting.
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_secs(30);
 
 /// Why there is no result.
 #[derive(Debug)]
