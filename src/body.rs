@@ -13,6 +13,7 @@ use crate::delivery::Delivery;
 use crate::error::{BoxError, PeerStalled};
 use crate::held::Held;
 use crate::permit::Permit;
+use crate::poller::Poller;
 use crate::running::Slot;
 
 /// A frame above this size carries a share of the permit, and goes out in
@@ -38,6 +39,7 @@ pin_project! {
     pub struct GuardedBody<B> {
         #[pin]
         kind: Kind<B>,
+        poller: Poller,
         hold: Hold,
         // Of a large frame.
         rest: Option<Bytes>,
@@ -184,6 +186,7 @@ impl<B: Body> GuardedBody<B> {
         }
         Self {
             kind: Kind::Inner { body },
+            poller: Poller::default(),
             hold,
             rest: None,
         }
@@ -207,6 +210,7 @@ impl<B> GuardedBody<B> {
         let bytes = (!bytes.is_empty()).then_some(bytes);
         Self {
             kind: Kind::Rejection { bytes },
+            poller: Poller::default(),
             hold: Hold::Nothing,
             rest: None,
         }
@@ -243,7 +247,8 @@ where
             let (frame, slot) = {
                 let shared = this.hold.shared_permit();
                 let permit = shared.as_ref().or_else(|| this.hold.own_permit());
-                let _scope = permit.map(Permit::enter);
+                // After the delivery was asked and its own pieces are gone.
+                let _polling = std::task::ready!(this.poller.poll(permit, cx));
                 let frame = std::task::ready!(body.as_mut().poll_frame(cx));
                 (frame, permit.and_then(Permit::slot))
             };

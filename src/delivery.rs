@@ -73,9 +73,9 @@ impl Delivery {
         }
     }
 
-    /// The permit, if what its work holds is kept track of.
+    /// The permit, if what its work holds is kept track of, or it may be paused.
     pub(crate) fn tracked_permit(&self) -> Option<Permit> {
-        if !self.controller.tracks() {
+        if !self.controller.tracks() && !self.controller.brake.is_on() {
             return None;
         }
         self.permit().clone()

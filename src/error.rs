@@ -173,6 +173,21 @@ impl fmt::Display for PeerStalled {
 
 impl std::error::Error for PeerStalled {}
 
+/// Work should stop: nobody waits for its result any more, or the guard needs its memory.
+///
+/// From [`Permit::checkpoint`](crate::Permit::checkpoint) and
+/// [`Permit::checkpoint_async`](crate::Permit::checkpoint_async).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cancelled;
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the work was told to stop: nobody waits for it, or its memory is needed")
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
 /// Settings that cannot be used: all of them, not just the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {

@@ -12,10 +12,11 @@ use crate::admission::{Admission, no_deadline};
 use crate::class::Priority;
 use crate::classify::{Classify, Uniform};
 use crate::error::{BoxError, Rejected};
-use crate::future::ErrorFuture;
+use crate::error_future::ErrorFuture;
 use crate::guard::Guard;
 use crate::labels::Entry;
 use crate::permit::Permit;
+use crate::poller::Polling;
 use crate::waiting::Waiting;
 
 /// The error flavour of [`MemoryGuardLayer`](crate::MemoryGuardLayer), made by
@@ -194,7 +195,7 @@ where
             State::Admitted { kib } if !entry.tag.is_classified() => {
                 let permit = Permit::new(controller, kib, entry.tag).start();
                 let future = {
-                    let _scope = permit.enter();
+                    let _polling = Polling::unbraked(Some(&permit));
                     self.inner.call(request)
                 };
                 ErrorFuture::calling(future, Some(permit))
@@ -224,7 +225,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
             Admission::Admitted(permit) => {
                 let permit = permit.start();
                 let future = {
-                    let _scope = permit.enter();
+                    let _polling = Polling::unbraked(Some(&permit));
                     self.inner.call(request)
                 };
                 ErrorFuture::calling(future, Some(permit))

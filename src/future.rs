@@ -12,11 +12,12 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::body::GuardedBody;
-use crate::error::{BoxError, Rejected};
+use crate::error::BoxError;
 use crate::fallback::Fallback;
 use crate::held::Held;
 use crate::labels::Entry;
 use crate::permit::Permit;
+use crate::poller::Poller;
 use crate::respond::Respond;
 use crate::staged;
 use crate::waiting::Waiting;
@@ -42,13 +43,15 @@ pin_project! {
         /// Boxed: those who need not wait should not carry what waiting needs.
         Slow { slow: Box<Slow<S, R, Req>> },
         // In this order: what the future holds is free before the permit is.
-        Calling { #[pin] future: S::Future, held: Held, fallback: Option<Box<Fallback<R>>> },
+        Calling { #[pin] future: S::Future, poller: Poller, held: Held, fallback: Option<Box<Fallback<R>>> },
         Rejected { response: Option<Response<Bytes>> },
     }
 }
 
 /// A request that could not be passed on at once.
 pub(crate) struct Slow<S, R, Req> {
+    // Before the permit: whoever is paused is so for a request that is there.
+    pub(crate) poller: Poller,
     /// For memory; `None` once it is there.
     pub(crate) waiting: Option<Waiting>,
     /// What it is, until then.
@@ -87,6 +90,7 @@ where
         Self {
             state: State::Calling {
                 future,
+                poller: Poller::default(),
                 held,
                 fallback,
             },
@@ -154,12 +158,17 @@ where
                 }
             }
         }
-        let permit = self.permit.take();
-        let fallback = Fallback::keep(permit.as_ref(), &self.responder, &request);
-        let future = {
-            let _scope = permit.as_ref().map(Permit::enter);
-            self.inner.call(request)
+        let polling = match self.poller.poll_first(self.permit.as_ref(), cx) {
+            Poll::Ready(polling) => polling,
+            Poll::Pending => {
+                self.request = Some(request);
+                return Poll::Pending;
+            }
         };
+        let fallback = Fallback::keep(self.permit.as_ref(), &self.responder, &request);
+        let future = self.inner.call(request);
+        drop(polling);
+        let permit = self.permit.take();
         Poll::Ready(Ok(Outcome::Called(future, permit, fallback)))
     }
 }
@@ -187,6 +196,7 @@ where
         }
         let StateProj::Calling {
             future,
+            poller,
             held,
             fallback,
         } = state.as_mut().project()
@@ -194,7 +204,7 @@ where
             unreachable!("it has advanced");
         };
         let result = {
-            let _scope = held.permit().map(Permit::enter);
+            let _polling = ready!(poller.poll(held.permit(), cx));
             future.poll(cx)
         };
         let turned_away = fallback.as_ref().and_then(|fallback| {
@@ -267,6 +277,7 @@ where
                 let held = Held::new(permit);
                 self.set(State::Calling {
                     future,
+                    poller: Poller::default(),
                     held,
                     fallback,
                 });
@@ -281,113 +292,8 @@ where
     }
 }
 
-pin_project! {
-    /// The future of [`MemoryGuardErrorService`](crate::MemoryGuardErrorService): the inner
-    /// service's answer, or a [`Rejected`].
-    pub struct ErrorFuture<F> {
-        #[pin]
-        state: ErrorState<F>,
-    }
-}
-
-pin_project! {
-    #[project = ErrorStateProj]
-    enum ErrorState<F> {
-        Calling { #[pin] future: F, held: Held, waiting: Option<Box<Waiting>> },
-        Rejected { rejected: Option<Box<Rejected>> },
-    }
-}
-
-impl<F> ErrorFuture<F> {
-    /// `future` is polled once the wait is over.
-    pub(crate) fn waiting(future: F, waiting: Waiting) -> Self {
-        Self {
-            state: ErrorState::Calling {
-                future,
-                held: Held::new(None),
-                waiting: Some(Box::new(waiting)),
-            },
-        }
-    }
-
-    #[inline]
-    pub(crate) fn calling(future: F, permit: Option<Permit>) -> Self {
-        let held = Held::new(permit);
-        Self {
-            state: ErrorState::Calling {
-                future,
-                held,
-                waiting: None,
-            },
-        }
-    }
-
-    pub(crate) fn rejected(rejected: Box<Rejected>) -> Self {
-        let rejected = Some(rejected);
-        Self {
-            state: ErrorState::Rejected { rejected },
-        }
-    }
-}
-
-impl<F, T, E> Future for ErrorFuture<F>
-where
-    F: Future<Output = Result<T, E>>,
-    E: Into<BoxError>,
-{
-    type Output = Result<T, BoxError>;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        match state.as_mut().project() {
-            ErrorStateProj::Calling {
-                future,
-                held,
-                waiting,
-            } => {
-                if let Some(wait) = waiting {
-                    match ready!(Pin::new(&mut **wait).poll(cx)) {
-                        Ok(permit) => *held = Held::new(Some(permit.start())),
-                        Err(rejected) => {
-                            // The inner future is dropped unpolled.
-                            state.set(ErrorState::Rejected { rejected: None });
-                            return Poll::Ready(Err(rejected.into()));
-                        }
-                    }
-                    *waiting = None;
-                }
-                if let Some(permit) = held.permit() {
-                    if permit.can_be_cancelled() && held.is_cancelled(cx) {
-                        let rejected = permit.reject_cancelled();
-                        // The inner future is dropped here, and with it the permit.
-                        state.set(ErrorState::Rejected { rejected: None });
-                        return Poll::Ready(Err(rejected.into()));
-                    }
-                }
-                let result = {
-                    let _scope = held.permit().map(Permit::enter);
-                    ready!(future.poll(cx))
-                };
-                held.end();
-                Poll::Ready(result.map_err(Into::into))
-            }
-            ErrorStateProj::Rejected { rejected } => {
-                let rejected = rejected.take().expect("polled after it was done");
-                Poll::Ready(Err(rejected))
-            }
-        }
-    }
-}
-
 impl<S: Service<Req>, R, Req> fmt::Debug for ResponseFuture<S, R, Req> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
-
-impl<F> fmt::Debug for ErrorFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ErrorFuture").finish_non_exhaustive()
     }
 }

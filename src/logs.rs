@@ -133,6 +133,20 @@ mod imp {
         tracing::info!(target: TARGET, name, "memory guard closed");
     }
 
+    pub(crate) fn stuck(name: Option<&str>, paused: u32, goes_on: bool) {
+        let then = if goes_on {
+            "one goes on all the same"
+        } else {
+            "and none can go on"
+        };
+        tracing::error!(
+            target: TARGET,
+            name,
+            paused,
+            "no request in flight fits into memory any more, {then}"
+        );
+    }
+
     pub(crate) fn warnings(warnings: &[String]) {
         for warning in warnings {
             tracing::warn!(target: TARGET, "{warning}");
@@ -203,6 +217,7 @@ mod imp {
     pub(crate) fn admitted() {}
     pub(crate) fn waited(_: Duration) {}
     pub(crate) fn closed(_: Option<&str>) {}
+    pub(crate) fn stuck(_: Option<&str>, _: u32, _: bool) {}
     pub(crate) fn warnings(_: &[String]) {}
     pub(crate) fn no_limit() {}
     pub(crate) fn host_limit(_: f64) {}

@@ -1,13 +1,15 @@
 //! [`Permit`]: the right to use memory, and the duty to give it back.
 
+mod grow;
+
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use crate::admission::Cost;
+use crate::class::Priority;
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
-use crate::limiter::kib;
 use crate::running::Slot;
 use crate::sampler::Moment;
 use crate::tag::Tag;
@@ -48,9 +50,12 @@ pub struct Permit {
     shared: OnceLock<Arc<Shared>>,
 }
 
-/// In the place of a scope, where there is no accounting.
+/// While it lives, this thread works for the request.
+#[cfg(feature = "account")]
+pub(crate) type Scope<'a> = crate::account::Scope<'a>;
+/// Without accounting there is nothing to know.
 #[cfg(not(feature = "account"))]
-pub(crate) struct NoScope;
+pub(crate) struct Scope<'a>(std::marker::PhantomData<&'a Permit>);
 
 /// What the clones of a permit have in common. Once it exists it owns the reservation.
 struct Shared {
@@ -154,61 +159,6 @@ impl Permit {
         self.slot().map_or(0, Slot::allocations)
     }
 
-    /// Says that the work holds so many bytes which the allocator does not see:
-    /// a wasm memory, a V8 heap, a child process, a mapped file's dirty pages.
-    /// Each call replaces what the one before said.
-    ///
-    /// Never waits and never fails: what goes beyond the reservation is added to
-    /// it, visibly, and holds back others until the work is done.
-    pub fn report(&self, bytes: u64) {
-        let holder = self.holder();
-        let Some(slot) = holder.slot_or_take() else {
-            return;
-        };
-        slot.report(bytes);
-        let missing_kib = kib(slot.peak_bytes()).saturating_sub(slot.reserved_kib());
-        if missing_kib > 0 {
-            holder.grow(slot, missing_kib, true);
-        }
-    }
-
-    /// Reserves `bytes` more, for work that turns out to need them.
-    ///
-    /// Never waits: work that held memory while it waited for more could wait
-    /// for itself.
-    ///
-    /// # Errors
-    ///
-    /// [`Rejected`] with [`Reason::WaitTimeout`] if so much is not free now,
-    /// [`Reason::NeverFits`] if all of the limit is less. What was reserved stays.
-    pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
-        let holder = self.holder();
-        let controller = holder.controller;
-        let total_bytes = self.bytes().saturating_add(bytes);
-        if total_bytes > controller.limit_bytes() {
-            return Err(controller.rejection(Reason::NeverFits));
-        }
-        let grown = holder
-            .slot_or_take()
-            .is_some_and(|slot| holder.grow(slot, kib(bytes), controller.only_observes()));
-        match grown {
-            true => Ok(()),
-            // The work goes on: nobody was turned away.
-            false => Err(controller.rejection(Reason::WaitTimeout)),
-        }
-    }
-
-    fn grow(&self, slot: &Slot, kib: u64, force: bool) -> bool {
-        let Controller {
-            limiter, bounds, ..
-        } = self.controller;
-        let grown = limiter.grow(bounds, kib, self.tag, force);
-        if grown {
-            slot.grow(kib);
-        }
-        grown
-    }
-
     /// Charges the memory of `future` to this permit, wherever it is polled, and
     /// holds the permit until the future is done or dropped.
     ///
@@ -232,15 +182,43 @@ impl Permit {
     /// This thread works for the request while the scope lives.
     #[cfg(feature = "account")]
     #[inline]
-    pub(crate) fn enter(&self) -> crate::account::Scope<'_> {
-        crate::account::Scope::enter(self)
+    pub(crate) fn enter(&self) -> Scope<'_> {
+        Scope::enter(self)
     }
 
     /// Without accounting there is nothing to enter.
     #[cfg(not(feature = "account"))]
     #[inline]
-    pub(crate) fn enter(&self) -> NoScope {
-        NoScope
+    pub(crate) fn enter(&self) -> Scope<'_> {
+        Scope(std::marker::PhantomData)
+    }
+
+    /// Polls ask before they grow.
+    #[inline(always)]
+    pub(crate) fn brakes(&self) -> bool {
+        self.controller.brake.is_on()
+    }
+
+    /// By whose guard's brake its work is paused, and what it holds. `is_first`: its work
+    /// has not begun.
+    pub(crate) fn braked(&self, is_first: bool) -> Option<(&'static Controller, &'static Slot)> {
+        // A guard further out brakes it.
+        if self.kib == 0 {
+            return None;
+        }
+        if let Some(slot) = self.slot() {
+            return Some((self.controller, slot));
+        }
+        let slot = self.slot_or_take()?;
+        if !is_first {
+            // What it has touched before, nobody knows.
+            slot.declare();
+        }
+        Some((self.controller, slot))
+    }
+
+    pub(crate) fn priority(&self) -> Priority {
+        self.tag.priority
     }
 
     /// What is charged.
@@ -258,7 +236,7 @@ impl Permit {
     }
 
     /// The permit that holds the bytes, if a guard further out has them.
-    fn holder(&self) -> &Self {
+    pub(crate) fn holder(&self) -> &Self {
         match self.kib {
             0 => self.outer().unwrap_or(self),
             _ => self,
@@ -296,6 +274,8 @@ impl Permit {
 
     /// Tells the clones that nobody waits for the result.
     pub(crate) fn abandon(&self) {
+        let given_up = &self.controller.counters.given_up;
+        given_up.fetch_add(1, Ordering::Relaxed);
         if let Some(slot) = self.slot() {
             slot.abandon();
         }
@@ -304,6 +284,12 @@ impl Permit {
             if let Some(outer) = shared.outer.get() {
                 outer.abandon();
             }
+        }
+        // SeqCst, here and where a checkpoint parks: either this sees that it is paused,
+        // or the checkpoint sees the flag.
+        fence(Ordering::SeqCst);
+        if let Some(slot) = self.slot().filter(|slot| slot.is_paused()) {
+            self.controller.brake.wake(slot);
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use crate::config::{Config, Source};
 use crate::estimate::Portion;
 use crate::limiter::Limiter;
+use crate::running::brake::Brake;
 use crate::sampler::{self, MemorySource, Sampler};
 
 /// What a guard finds when it joins.
@@ -19,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) board: Arc<Board>,
+    pub(crate) brake: &'static Brake,
 }
 
 /// The parts of the forecast that the guards on one ledger know, each under a key
@@ -45,6 +47,8 @@ impl Board {
 struct Holdings {
     limiter: Arc<Limiter>,
     board: Arc<Board>,
+    /// Lives as long as the guards that use it.
+    brake: &'static Brake,
 }
 
 impl Holdings {
@@ -52,6 +56,7 @@ impl Holdings {
         Arc::new(Self {
             limiter: Arc::new(Limiter::new()),
             board: Arc::default(),
+            brake: Box::leak(Box::default()),
         })
     }
 }
@@ -79,6 +84,7 @@ pub(crate) fn join(config: &Config, source: Option<Box<dyn MemorySource>>) -> Sh
         sampler,
         limiter: Arc::clone(&holdings.limiter),
         board: Arc::clone(&holdings.board),
+        brake: holdings.brake,
     }
 }
 

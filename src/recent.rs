@@ -24,6 +24,7 @@ pub(crate) enum Kind {
     Observed,
     Adjusted,
     Cancelled,
+    Stuck,
     Released,
     LimitChanged,
     SensorFailed,

@@ -19,6 +19,7 @@ use crate::guard::Guard;
 use crate::labels::Entry;
 use crate::logs;
 use crate::permit::Permit;
+use crate::poller::{Growth, Poller, Polling};
 use crate::respond::{HttpResponder, Respond};
 use crate::staged;
 
@@ -155,6 +156,7 @@ where
                 entry,
                 outer,
                 permit: None,
+                poller: Poller::default(),
                 inner: self.take_inner(),
                 inner_ready: ready,
                 request: Some(request),
@@ -177,23 +179,28 @@ impl<S, R, C> MemoryGuard<S, R, C> {
         S: Service<Request<B>, Response = Response<ResB>> + Clone,
         R: Respond,
     {
+        // The call is the first poll.
         if ready {
-            let fallback = Fallback::keep(permit.as_ref(), &self.responder, &request);
-            let future = {
-                let _scope = permit.as_ref().map(Permit::enter);
-                self.inner.call(request)
-            };
-            return ResponseFuture::calling(future, permit, fallback);
+            if let Some(growth) = Growth::try_begin(permit.as_ref()) {
+                let fallback = Fallback::keep(permit.as_ref(), &self.responder, &request);
+                let future = {
+                    let _polling = Polling::begin(permit.as_ref(), growth);
+                    self.inner.call(request)
+                };
+                return ResponseFuture::calling(future, permit, fallback);
+            }
         }
-        // Admitted after a `poll_ready` that meant to reject: memory became free
-        // in between, or the request is one that passes by.
+        // There is no room yet for what the call may add; or it was admitted after a
+        // `poll_ready` that meant to reject: memory became free in between, or the
+        // request is one that passes by.
         ResponseFuture::slow(Slow {
             waiting: None,
             entry: Entry::default(),
             outer: None,
             permit,
-            inner: self.inner.clone(),
-            inner_ready: false,
+            poller: Poller::default(),
+            inner: self.take_inner(),
+            inner_ready: ready,
             request: Some(request),
             responder: self.responder.clone(),
         })

@@ -81,6 +81,17 @@ pub struct Stats {
     pub checked_forecasts: u64,
     /// Those of them that were exceeded.
     pub exceeded_forecasts: u64,
+    /// Requests, bodies and followed work that are paused until there is room to grow,
+    /// of all guards of this process.
+    pub paused_tasks: u64,
+    /// How often one was paused, of all guards of this process.
+    pub pauses: u64,
+    /// For how long requests were paused, all together, those that still are not counted.
+    pub paused_seconds_total: f64,
+    /// Polls that `observe` mode let pass and `enforce` would have put off.
+    pub observed_pauses: u64,
+    /// Requests that were told to stop because their memory was needed.
+    pub cancelled_requests: u64,
     /// How often memory was given back: by allocators, and by hooks.
     pub releases: u64,
     /// MiB that this brought, as far as usage showed it.
@@ -176,6 +187,10 @@ pub(crate) struct Counters {
     pub(crate) turned_away_late: AtomicU64,
     /// Requests told to stop.
     pub(crate) cancelled: AtomicU64,
+    /// Requests whose callers were gone before they were answered.
+    pub(crate) given_up: AtomicU64,
+    /// Polls that would have been put off, in observe mode.
+    pub(crate) would_pause: AtomicU64,
     /// By class and priority.
     pub(crate) tally: Tally,
     pub(crate) waited_then_admitted: WaitTimes,

@@ -79,6 +79,10 @@ async fn the_snapshot_says_what_the_guard_sees() {
         snapshot["concurrency"],
         serde_json::json!({"active": 1, "limit": 1, "base": 1})
     );
+    assert_eq!(
+        snapshot["paused"],
+        serde_json::json!({"tasks": 0, "longest_ms": 0.0})
+    );
     assert_eq!(snapshot["rejected"]["wait_timeout"], 1);
     assert_eq!(snapshot["classes"][0]["admitted"], 1);
     let decisions = snapshot["decisions"].as_array().unwrap();

@@ -1,5 +1,6 @@
 //! Arguments, and the order in which things run.
 
+mod beside;
 mod cage;
 mod chart;
 mod child;
@@ -13,9 +14,10 @@ mod pattern;
 mod run;
 mod server;
 mod table;
+mod work;
 
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -25,16 +27,15 @@ use tower_memory_guard::BoxError;
 
 use self::cage::Cage;
 use self::guard::GuardKind;
-use self::pattern::{PageFile, Pattern};
-use self::run::{Case, Files, Record};
+use self::pattern::Pattern;
+use self::run::{Case, Record};
+use crate::allocator::Allocator;
 
 const LIMIT_BYTES: u64 = 512 << 20;
 const MIB: f64 = (1 << 20) as f64;
 /// Connections of one run under the heaviest load: two for each request that is
 /// not answered, one of them being closed.
 const OPEN_FILES_PER_JOB: u64 = 4096;
-/// No seed that counts.
-const LESSON_SEED: u64 = 1 << 40;
 
 #[derive(Debug, PartialEq)]
 struct Options {
@@ -42,41 +43,36 @@ struct Options {
     guards: Vec<GuardKind>,
     seeds: u64,
     first_seed: u64,
-    seconds: u64,
+    /// `None`: as each pattern usually takes.
+    seconds: Option<u64>,
     jobs: usize,
     svg_directory: Option<PathBuf>,
-    /// Nothing is known from earlier.
-    cold: bool,
     /// A kill is a failure.
     no_kills: bool,
     /// Of one processor, for each server.
     cpu_percent: Option<u64>,
+    /// Of each server.
+    allocator: Allocator,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self {
             patterns: Pattern::usual(),
-            guards: GuardKind::ALL.to_vec(),
+            guards: GuardKind::usual(),
             seeds: 1,
             first_seed: 1,
-            seconds: 12,
+            seconds: None,
             jobs: 1,
             svg_directory: None,
-            cold: false,
             no_kills: false,
             cpu_percent: None,
+            allocator: Allocator::System,
         };
         while let Some(name) = arguments.next() {
-            // Cargo adds it to what the caller gave.
-            if name == "--bench" {
-                continue;
-            }
             match name.as_str() {
-                "--cold" => {
-                    options.cold = true;
-                    continue;
-                }
+                // Cargo adds the first to what the caller gave; every run is cold.
+                "--bench" | "--cold" => continue,
                 "--no-kills" => {
                     options.no_kills = true;
                     continue;
@@ -93,25 +89,15 @@ impl Options {
                 "--guards" => options.guards = list(&value()?)?,
                 "--seeds" => options.seeds = number(&name, &value()?, 1, 10_000)?,
                 "--first-seed" => options.first_seed = number(&name, &value()?, 0, u64::MAX / 2)?,
-                "--seconds" => options.seconds = number(&name, &value()?, 1, 600)?,
+                "--seconds" => options.seconds = Some(number(&name, &value()?, 1, 600)?),
                 "--cpu-percent" => options.cpu_percent = Some(number(&name, &value()?, 1, 1000)?),
                 "--jobs" => options.jobs = number(&name, &value()?, 1, 64)? as usize,
+                "--allocator" => options.allocator = value()?.parse()?,
                 "--svg" => options.svg_directory = Some(value()?.into()),
                 _ => return Err(format!("{name} is not known; see benches/survival/main.rs")),
             }
         }
         Ok(options)
-    }
-
-    /// One run for each guard that learns, before those that count.
-    fn lessons(&self) -> impl Iterator<Item = Case> {
-        let learning = self
-            .cases()
-            .filter(|case| !self.cold && case.guard.learns() && case.seed == self.first_seed);
-        learning.map(|case| Case {
-            seed: case.seed + LESSON_SEED,
-            ..case
-        })
     }
 
     fn cases(&self) -> impl Iterator<Item = Case> {
@@ -122,8 +108,9 @@ impl Options {
                     pattern,
                     guard,
                     seed,
-                    seconds: self.seconds,
+                    seconds: self.seconds.unwrap_or(pattern.usual_seconds()),
                     cpu_percent: self.cpu_percent,
+                    allocator: self.allocator,
                 })
             })
         })
@@ -145,6 +132,8 @@ pub(crate) fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
     let outcome = if arguments.next_if_eq("--serve").is_some() {
         server::main(arguments)
+    } else if arguments.next_if_eq("--neighbour").is_some() {
+        beside::neighbour(arguments)
     } else {
         Options::parse(arguments)
             .map_err(Into::into)
@@ -186,79 +175,52 @@ fn bench(options: Options) -> Result<(), BoxError> {
 async fn run_all(options: &Options) -> Result<(), BoxError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // Each run at the same time has a file of its own: the kernel charges a page
-    // of the cache to the group that read it first.
-    let mut files = Vec::new();
-    if options.patterns.contains(&Pattern::PageCache) {
-        for _ in 0..options.jobs {
-            files.push(PageFile::new()?);
-        }
-    }
-    let learned = tempfile::tempdir()?;
+    println!("# allocator {}", options.allocator.word());
     println!("{}", table::RESULT_HEADER);
     let mut records = Vec::new();
     let mut failures = 0;
     let mut stopped = false;
-    let stages: [Vec<Case>; 2] = [options.lessons().collect(), options.cases().collect()];
-    for (stage, cases) in stages.into_iter().enumerate() {
-        let mut free_slots: Vec<usize> = (0..options.jobs).collect();
-        let mut cases = cases.into_iter();
-        let mut runs = JoinSet::new();
-        while !stopped {
-            while let Some(slot) = free_slots.pop() {
-                let Some(case) = cases.next() else { break };
-                let estimates = lesson(learned.path(), &case);
-                let files = Files {
-                    page: files
-                        .get(slot)
-                        .map(|file: &PageFile| file.path().to_owned()),
-                    estimates: Some(estimates).filter(|path| stage > 0 && path.exists()),
-                };
-                runs.spawn(async move {
-                    let outcome = run::bounded(case, files).await;
-                    (slot, case, outcome)
-                });
+    let mut cases = options.cases();
+    let mut runs = JoinSet::new();
+    while !stopped {
+        for case in cases.by_ref().take(options.jobs - runs.len()) {
+            runs.spawn(async move { (case, run::bounded(case).await) });
+        }
+        let finished = tokio::select! {
+            finished = runs.join_next() => finished,
+            _ = interrupt.recv() => {
+                stopped = true;
+                None
             }
-            let finished = tokio::select! {
-                finished = runs.join_next() => finished,
-                _ = interrupt.recv() => {
-                    stopped = true;
-                    None
-                }
-                _ = terminate.recv() => {
-                    stopped = true;
-                    None
-                }
-            };
-            let Some(finished) = finished else {
-                break;
-            };
-            let (slot, case, outcome) = finished?;
-            free_slots.push(slot);
-            match outcome {
-                Ok(record) if stage == 0 => {
-                    let estimates = record.report.and_then(|report| report.estimates);
-                    let text = serde_json::to_vec(&estimates.unwrap_or_default())?;
-                    std::fs::write(lesson(learned.path(), &case), text)?;
-                }
-                Ok(record) => {
-                    println!("{}", table::result_line(&record));
-                    records.push(record);
-                }
-                Err(error) => {
-                    failures += 1;
-                    eprintln!(
-                        "survival: {} behind {}, seed {}: {error}",
-                        case.pattern.word(),
-                        case.guard.word(),
-                        case.seed
-                    );
-                }
+            _ = terminate.recv() => {
+                stopped = true;
+                None
+            }
+        };
+        let Some(finished) = finished else {
+            break;
+        };
+        let (case, outcome) = finished?;
+        match outcome {
+            Ok(record) => {
+                println!("{}", table::result_line(&record));
+                records.push(record);
+            }
+            Err(error) => {
+                failures += 1;
+                eprintln!(
+                    "survival: {} behind {}, seed {}: {error}",
+                    case.pattern.word(),
+                    case.guard.word(),
+                    case.seed
+                );
             }
         }
-        // Ends when all of them are dropped, and with them their children and groups.
-        runs.shutdown().await;
+        let done = records.len() + failures;
+        eprintln!("survival: {done} of {} done", options.cases().count());
     }
+    // Ends when all of them are dropped, and with them their children and groups.
+    runs.shutdown().await;
     show(options, &records)?;
     let kills: u64 = records.iter().map(|record| record.kills).sum();
     if options.no_kills && kills > 0 {
@@ -269,11 +231,6 @@ async fn run_all(options: &Options) -> Result<(), BoxError> {
         (false, 0) => Ok(()),
         (false, failures) => Err(format!("{failures} runs failed").into()),
     }
-}
-
-/// Where a guard's estimates of a pattern are kept.
-fn lesson(directory: &Path, case: &Case) -> PathBuf {
-    directory.join(format!("{}-{}", case.pattern.word(), case.guard.word()))
 }
 
 fn show(options: &Options, records: &[Record]) -> Result<(), BoxError> {

@@ -3,15 +3,18 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tower_memory_guard::BoxError;
 
-use super::server::{CPU_GROUP, ESTIMATES, ServerArguments};
+use super::guard::GuardKind;
+use super::server::{CPU_GROUP, ServerArguments};
 
 const SIGKILL: i32 = 9;
 
@@ -41,16 +44,53 @@ pub(crate) async fn keep_running(
 fn start(arguments: &ServerArguments) -> Result<Child, BoxError> {
     let mut command = Command::new(std::env::current_exe()?);
     command
+        .arg0(arguments.allocator.word())
         .args(["--serve", arguments.pattern.word(), arguments.guard.word()])
         .arg(&arguments.group)
         .args(&arguments.file)
-        .envs(arguments.guard.environment())
+        .envs(environment(arguments.guard))
         .envs(arguments.cpu_group.iter().map(|group| (CPU_GROUP, group)))
-        .envs(arguments.estimates.iter().map(|path| (ESTIMATES, path)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     Ok(command.spawn()?)
+}
+
+/// What a guard wants, unless whoever runs this said otherwise.
+fn environment(guard: GuardKind) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let wanted = guard.environment().iter().copied();
+    wanted.filter(|(name, _)| std::env::var_os(name).is_none())
+}
+
+/// Runs the neighbour of the servers of a group until this is dropped. Its kills count:
+/// whom the kernel takes is its choice.
+pub(crate) async fn keep_neighbour(
+    group: &Path,
+    kills: &AtomicU64,
+) -> Result<Infallible, BoxError> {
+    loop {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("--neighbour")
+            .arg(group)
+            .stdin(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdin = child.stdin.take();
+        let status = child.wait().await?;
+        drop(stdin);
+        if status.signal() != Some(SIGKILL) {
+            return Err(format!("the neighbour ended by itself: {status}").into());
+        }
+        kills.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// For a child: the parent holds the other end of standard input, however it ends.
+pub(crate) fn exit_with_parent() {
+    thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
 }
 
 /// Where it listens; `None` if it ended before it did.

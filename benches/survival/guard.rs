@@ -16,86 +16,79 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower_memlim::layer::MemoryLimitLayer;
 use tower_memlim::memory::{AvailableMemory, Threshold};
-use tower_memory_guard::{BoxError, Class, Estimates, Guard, MemoryGuardLayer};
+use tower_memory_guard::{BoxError, Class, Guard, MemoryGuardLayer};
 
 use super::LIMIT_BYTES;
 use super::cage;
 
-/// Chosen knowing what a request needs: twenty of 20 MiB fit well.
-const FIXED_LIMIT: usize = 20;
+/// Chosen knowing what a request needs: nine of 48 MiB fit well.
+const FIXED_LIMIT: usize = 9;
 /// What tells the classes apart.
 const LARGE_MIB: f64 = 50.0;
 const MEMLIM_FRACTION: f64 = 0.8;
-/// What callers wait, less the longest work and some time to travel.
-const WAIT_TIMEOUT_SECONDS: &str = "8.5";
-const MAX_WAITING: &str = "2000";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GuardKind {
+    /// Sees what each request holds, and was told what one may need.
+    Accounted,
+    /// As it comes: nothing installed, nothing configured.
+    Default,
+    /// Accounted, with the other policy.
+    Ladder,
+    /// Accounted, and told which requests are large.
+    Classified,
     None,
     Fixed,
     Shed,
     Memlim,
-    Ladder,
-    Predictive,
-    /// Predictive, and told which requests are large.
-    Classified,
-    Unaccounted,
 }
 
 impl GuardKind {
     pub(crate) const ALL: [GuardKind; 8] = [
+        GuardKind::Accounted,
+        GuardKind::Default,
+        GuardKind::Ladder,
+        GuardKind::Classified,
         GuardKind::None,
         GuardKind::Fixed,
         GuardKind::Shed,
         GuardKind::Memlim,
-        GuardKind::Ladder,
-        GuardKind::Predictive,
-        GuardKind::Classified,
-        GuardKind::Unaccounted,
     ];
+
+    /// Those that run unless others are named.
+    pub(crate) fn usual() -> Vec<GuardKind> {
+        GuardKind::ALL[..3].to_vec()
+    }
 
     pub(crate) fn word(self) -> &'static str {
         match self {
+            GuardKind::Accounted => "accounted",
+            GuardKind::Default => "default",
+            GuardKind::Ladder => "ladder",
+            GuardKind::Classified => "classified",
             GuardKind::None => "none",
             GuardKind::Fixed => "fixed",
             GuardKind::Shed => "shed",
             GuardKind::Memlim => "memlim",
-            GuardKind::Ladder => "ladder",
-            GuardKind::Predictive => "predictive",
-            GuardKind::Classified => "classified",
-            GuardKind::Unaccounted => "unaccounted",
         }
     }
 
     /// Its server's allocations are counted.
     pub(crate) fn is_accounted(self) -> bool {
-        matches!(self, GuardKind::Predictive | GuardKind::Classified)
+        matches!(
+            self,
+            GuardKind::Accounted | GuardKind::Ladder | GuardKind::Classified
+        )
     }
 
     /// What its server finds in the environment beside what this process has.
-    pub(crate) fn environment(self) -> Vec<(&'static str, &'static str)> {
-        let policy = match self {
-            GuardKind::Ladder => "ladder",
-            GuardKind::Predictive | GuardKind::Classified | GuardKind::Unaccounted => "predictive",
-            _ => return Vec::new(),
-        };
-        vec![
-            ("MEMORY_GUARD_POLICY", policy),
-            ("MEMORY_GUARD_WAIT_TIMEOUT_SEC", WAIT_TIMEOUT_SECONDS),
-            ("MEMORY_GUARD_MAX_WAITING", MAX_WAITING),
-        ]
-    }
-
-    /// It is one of ours, and learns.
-    pub(crate) fn learns(self) -> bool {
-        matches!(
-            self,
-            GuardKind::Ladder
-                | GuardKind::Predictive
-                | GuardKind::Classified
-                | GuardKind::Unaccounted
-        )
+    pub(crate) fn environment(self) -> &'static [(&'static str, &'static str)] {
+        const ESTIMATE: (&str, &str) = ("MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB", "48");
+        match self {
+            GuardKind::Accounted | GuardKind::Classified => &[ESTIMATE],
+            GuardKind::Ladder => &[ESTIMATE, ("MEMORY_GUARD_POLICY", "ladder")],
+            _ => &[],
+        }
     }
 
     /// Puts it in front of `app`; with the guard, if it is one of ours.
@@ -103,7 +96,6 @@ impl GuardKind {
         self,
         app: Router,
         group: &Path,
-        estimates: Option<Estimates>,
     ) -> Result<(Router, Option<Guard>), BoxError> {
         let fixed = GlobalConcurrencyLimitLayer::new(FIXED_LIMIT);
         let app = match self {
@@ -126,20 +118,15 @@ impl GuardKind {
                         )),
                 )
             }
-            GuardKind::Ladder
-            | GuardKind::Predictive
-            | GuardKind::Classified
-            | GuardKind::Unaccounted => {
-                let mut builder = MemoryGuardLayer::builder().read_env();
-                if let Some(estimates) = estimates {
-                    builder = builder.estimates(estimates);
-                }
-                let layer = builder.build()?;
+            GuardKind::Accounted | GuardKind::Default | GuardKind::Ladder => {
+                let layer = MemoryGuardLayer::try_from_env()?;
                 let guard = layer.guard().clone();
-                if self == GuardKind::Classified {
-                    return Ok((app.layer(layer.classify(class)), Some(guard)));
-                }
                 return Ok((app.layer(layer), Some(guard)));
+            }
+            GuardKind::Classified => {
+                let layer = MemoryGuardLayer::try_from_env()?;
+                let guard = layer.guard().clone();
+                return Ok((app.layer(layer.classify(class)), Some(guard)));
             }
         };
         Ok((app, None))

@@ -1,6 +1,8 @@
 //! Drives a server: an open loop, which sends whether or not it is answered.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{StatusCode, Uri};
@@ -20,8 +22,12 @@ use super::oracle;
 use super::pattern::Arrival;
 use super::server::Report;
 
-/// How long a caller waits for its answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a caller waits before it hangs up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// What an answer in time may have waited, beside some more than the request's own time.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const WORK_STRETCH: f64 = 1.2;
+const TRAVEL: Duration = Duration::from_millis(200);
 const LIGHT_INTERVAL: Duration = Duration::from_millis(50);
 const LIGHT_PATIENCE: Duration = Duration::from_secs(1);
 const LIGHT_IN_TIME: Duration = Duration::from_millis(250);
@@ -31,6 +37,10 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) answered: u64,
+    /// Those of them that were too late.
+    pub(crate) late: u64,
+    /// Of those answered.
+    pub(crate) latencies: Vec<Duration>,
     pub(crate) rejected: u64,
     pub(crate) given_up: u64,
     pub(crate) lost: u64,
@@ -42,7 +52,7 @@ pub(crate) struct Tally {
 }
 
 enum Outcome {
-    Answered,
+    Answered { latency: Duration },
     Rejected { waits_too_long: bool },
     GivenUp,
     Lost,
@@ -51,9 +61,14 @@ enum Outcome {
 impl Tally {
     fn count(&mut self, arrival: &Arrival, answerable: bool, outcome: &Outcome) {
         match outcome {
-            Outcome::Answered => {
+            Outcome::Answered { latency } => {
                 self.answered += 1;
-                self.goodput_byte_seconds += oracle::work_byte_seconds(arrival);
+                self.latencies.push(*latency);
+                if *latency <= LONGEST_WAIT + arrival.work.mul_f64(WORK_STRETCH) + TRAVEL {
+                    self.goodput_byte_seconds += oracle::work_byte_seconds(arrival);
+                } else {
+                    self.late += 1;
+                }
             }
             Outcome::Rejected { waits_too_long } => {
                 self.rejected += 1;
@@ -72,15 +87,21 @@ pub(crate) struct Caller {
     client: Client<HttpConnector, Empty<Bytes>>,
     /// `None` while the server is not there.
     address: watch::Receiver<Option<SocketAddr>>,
+    /// How many wait at the guard, as far as it was told lately.
+    waiting: Arc<AtomicU64>,
 }
 
 impl Caller {
-    pub(crate) fn new(address: watch::Receiver<Option<SocketAddr>>) -> Self {
+    pub(crate) fn new(
+        address: watch::Receiver<Option<SocketAddr>>,
+        waiting: Arc<AtomicU64>,
+    ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
             address,
+            waiting,
         }
     }
 
@@ -141,8 +162,11 @@ impl Caller {
     async fn work(&self, arrival: &Arrival) -> Outcome {
         let mib = arrival.bytes as f64 / MIB;
         let path = format!("/work?mib={mib}&ms={}", arrival.work.as_millis());
+        let sent = Instant::now();
         match timeout(PATIENCE, self.get(&path)).await {
-            Ok(Some((StatusCode::OK, _))) => Outcome::Answered,
+            Ok(Some((StatusCode::OK, _))) => Outcome::Answered {
+                latency: sent.elapsed(),
+            },
             Ok(Some((status, body))) if door::is_rejection(status) => {
                 let reason = Reason::WaitTooLong.as_str().as_bytes();
                 let waits_too_long = body.windows(reason.len()).any(|part| part == reason);
@@ -156,8 +180,16 @@ impl Caller {
     /// Its latency, if it was answered.
     async fn light(&self) -> Option<Duration> {
         let sent = Instant::now();
-        let answer = timeout(LIGHT_PATIENCE, self.get("/light")).await.ok()??;
-        (answer.0 == StatusCode::OK).then(|| sent.elapsed())
+        let answer = timeout(LIGHT_PATIENCE, self.get("/light")).await;
+        let latency = sent.elapsed();
+        let answer = answer.ok().flatten();
+        let told = answer
+            .as_ref()
+            .and_then(|(_, body)| std::str::from_utf8(body).ok()?.parse().ok());
+        self.waiting.store(told.unwrap_or(0), Ordering::Relaxed);
+        answer
+            .is_some_and(|(status, _)| status == StatusCode::OK)
+            .then_some(latency)
     }
 
     /// `None` if no answer came, or not all of it.

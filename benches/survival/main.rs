@@ -2,28 +2,41 @@
 //! control group of 512 MiB, scored against a scheduler that knows the future.
 //!
 //! `cargo bench --bench survival -- [--patterns a,b] [--guards x,y] [--seeds N]
-//! [--first-seed 1] [--seconds 12] [--jobs N] [--svg DIR] [--cold]
-//! [--cpu-percent N] [--no-kills]`
+//! [--first-seed 1] [--seconds 16] [--jobs 1] [--svg DIR] [--cpu-percent N] [--no-kills]
+//! [--allocator system|mimalloc|jemalloc]`, the last one with `--features jemalloc`.
 //!
-//! Guards that learn start from what a server like theirs learned in a run before
-//! (saved and loaded, as a restarted service would), unless `--cold` is given.
+//! Every server starts cold: it has seen no request before. `MEMORY_GUARD_*` and
+//! `MALLOC_*` variables pass to the servers.
+//!
+//! An answer is in time within 10 s + 1.2 × the request's own time + 0.2 s. What is
+//! answered in time counts as its size × its own time, in percent of what a scheduler
+//! could answer that knows every size, counts all of it from admission to the end,
+//! admits first come first served, and starts a request within 10 s or not at all.
 //!
 //! Linux only, and needs root: it makes control groups.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tower_memory_guard::account::TrackingAllocator;
 
 #[cfg(target_os = "linux")]
+#[path = "allocator.rs"]
+mod allocator;
+#[cfg(target_os = "linux")]
 #[path = "bench.rs"]
 mod bench;
 
+#[cfg(target_os = "linux")]
+use self::allocator::Plain;
+#[cfg(not(target_os = "linux"))]
+use std::alloc::System as Plain;
+
 #[global_allocator]
-static ALLOCATOR: Switch<System, TrackingAllocator> = Switch {
-    plain: System,
-    accounted: TrackingAllocator::system(),
+static ALLOCATOR: Switch<Plain, TrackingAllocator<Plain>> = Switch {
+    plain: Plain,
+    accounted: TrackingAllocator::new(Plain),
 };
 
 /// Whether allocations go through the accounting allocator: set once, by a server

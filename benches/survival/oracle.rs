@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use super::pattern::Arrival;
 
-/// Which requests are answered in time when each, in the order of arrival, starts as
-/// soon as all of its bytes fit beside those that run.
+/// Which requests are answered when each, in the order of arrival, starts as soon as all
+/// of its bytes fit beside those that run.
 ///
-/// Nobody overtakes. A request that could not be answered within `patience` is
-/// skipped and holds up nobody.
-pub(crate) fn answers(arrivals: &[Arrival], capacity_bytes: u64, patience: Duration) -> Vec<bool> {
+/// Nobody overtakes. A request that could not start within `longest_wait` is skipped and
+/// holds up nobody.
+pub(crate) fn answers(
+    arrivals: &[Arrival],
+    capacity_bytes: u64,
+    longest_wait: Duration,
+) -> Vec<bool> {
     let mut running: Vec<Running> = Vec::new();
     let mut last_start = Duration::ZERO;
     let mut answered = vec![false; arrivals.len()];
@@ -20,10 +24,10 @@ pub(crate) fn answers(arrivals: &[Arrival], capacity_bytes: u64, patience: Durat
         let earliest = arrival.at.max(last_start);
         running.retain(|other| other.end > earliest);
         let start = first_fit(&running, earliest, capacity_bytes - arrival.bytes);
-        let end = start + arrival.work;
-        if end > arrival.at + patience {
+        if start > arrival.at + longest_wait {
             continue;
         }
+        let end = start + arrival.work;
         last_start = start;
         let place = running.partition_point(|other| other.end <= end);
         let bytes = arrival.bytes;

@@ -1,19 +1,14 @@
 //! What arrives when: the patterns, all from a seed.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::f64::consts::TAU;
 use std::str::FromStr;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tempfile::NamedTempFile;
 
-/// What the patterns' loads are multiples of: MiB that requests can hold at once.
-const CAPACITY_MIB: f64 = 500.0;
-const MEAN_WORK_SECONDS: f64 = 1.0;
 const BURSTS: u64 = 3;
 const REQUESTS_PER_BURST: usize = 100;
+const WAVE_PERIOD_SECONDS: f64 = 7.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pattern {
@@ -23,11 +18,27 @@ pub(crate) enum Pattern {
     Mixed,
     Drift,
     Wave,
-    PageCache,
+    /// Beside a file that is written and then read again and again.
+    Cache,
+    /// Small blocks, of which some outlive their requests.
+    Retain,
     Leak,
-    Retention,
-    Small,
+    Tiny,
+    CrashLoop,
+    /// Some allocate all they need in one poll.
+    OnePoll,
+    /// Growth under a lock that all share.
+    Mutex,
+    /// On threads that may block.
+    Blocking,
+    BlockingCheckpoints,
+    LeakToLimit,
+    /// Beside a process that the guard knows nothing of.
+    Neighbour,
+    /// Memory that no allocator sees.
     Mapped,
+    /// A thousand at once.
+    Small,
 }
 
 /// One request, the same for every guard.
@@ -41,24 +52,32 @@ pub(crate) struct Arrival {
 }
 
 impl Pattern {
-    /// Of one run each; the last two only if they are asked for.
-    pub(crate) const ALL: [Pattern; 11] = [
+    /// Those after the first ten only if they are asked for.
+    pub(crate) const ALL: [Pattern; 19] = [
         Pattern::Steady,
         Pattern::Burst,
         Pattern::Overload,
         Pattern::Mixed,
         Pattern::Drift,
         Pattern::Wave,
-        Pattern::PageCache,
+        Pattern::Cache,
+        Pattern::Retain,
         Pattern::Leak,
-        Pattern::Retention,
-        Pattern::Small,
+        Pattern::Tiny,
+        Pattern::CrashLoop,
+        Pattern::OnePoll,
+        Pattern::Mutex,
+        Pattern::Blocking,
+        Pattern::BlockingCheckpoints,
+        Pattern::LeakToLimit,
+        Pattern::Neighbour,
         Pattern::Mapped,
+        Pattern::Small,
     ];
 
     /// Those in the table.
     pub(crate) fn usual() -> Vec<Pattern> {
-        Pattern::ALL[..9].to_vec()
+        Pattern::ALL[..10].to_vec()
     }
 
     pub(crate) fn word(self) -> &'static str {
@@ -69,11 +88,27 @@ impl Pattern {
             Pattern::Mixed => "mixed",
             Pattern::Drift => "drift",
             Pattern::Wave => "wave",
-            Pattern::PageCache => "page-cache",
+            Pattern::Cache => "cache",
+            Pattern::Retain => "retain",
             Pattern::Leak => "leak",
-            Pattern::Retention => "retention",
-            Pattern::Small => "small",
+            Pattern::Tiny => "tiny",
+            Pattern::CrashLoop => "crash-loop",
+            Pattern::OnePoll => "one-poll",
+            Pattern::Mutex => "mutex",
+            Pattern::Blocking => "blocking",
+            Pattern::BlockingCheckpoints => "blocking-checkpoints",
+            Pattern::LeakToLimit => "leak-to-limit",
+            Pattern::Neighbour => "neighbour",
             Pattern::Mapped => "mapped",
+            Pattern::Small => "small",
+        }
+    }
+
+    /// For how long requests arrive, unless one says.
+    pub(crate) fn usual_seconds(self) -> u64 {
+        match self {
+            Pattern::Burst => 15,
+            _ => 16,
         }
     }
 
@@ -82,66 +117,79 @@ impl Pattern {
         // Patterns with the same rate must not have the same requests.
         let mut rng = Rng::with_seed(seed ^ (self as u64) << 56);
         let seconds = seconds as f64;
-        if self == Pattern::Burst {
-            let starts = (0..BURSTS).map(|n| (n as f64 + 0.5) * seconds / BURSTS as f64);
+        let Some(per_second) = self.requests_per_second() else {
+            let starts = (0..BURSTS).map(|n| n as f64 * seconds / BURSTS as f64);
             return starts
                 .flat_map(|at| std::iter::repeat_n(at, REQUESTS_PER_BURST))
                 .map(|at| self.arrival(at, seconds, &mut rng))
                 .collect();
-        }
-        // A Poisson process whose rate varies: one of the highest rate, thinned.
-        let highest = (0..=1000)
-            .map(|step| self.requests_per_second(f64::from(step) / 1000.0 * seconds, seconds))
-            .fold(0.0, f64::max);
+        };
         let mut arrivals = Vec::new();
         let mut at = 0.0;
         loop {
-            at -= (1.0 - rng.f64()).ln() / highest;
+            // A Poisson process.
+            at -= (1.0 - rng.f64()).ln() / per_second;
             if at >= seconds {
                 return arrivals;
             }
-            if rng.f64() * highest < self.requests_per_second(at, seconds) {
-                arrivals.push(self.arrival(at, seconds, &mut rng));
-            }
+            arrivals.push(self.arrival(at, seconds, &mut rng));
         }
     }
 
-    fn requests_per_second(self, at: f64, seconds: f64) -> f64 {
-        let load = match self {
-            Pattern::Steady => 0.6,
-            Pattern::Burst | Pattern::PageCache | Pattern::Leak | Pattern::Retention => 0.9,
-            Pattern::Overload => 3.0,
-            Pattern::Mixed | Pattern::Mapped => 1.5,
-            // A thousand at once.
-            Pattern::Small => 0.2,
-            Pattern::Drift => 1.2,
-            Pattern::Wave => 1.2 + (at * std::f64::consts::TAU / 6.0).sin(),
-        };
-        load * CAPACITY_MIB / (self.mean_mib(at, seconds) * MEAN_WORK_SECONDS)
-    }
-
-    fn mean_mib(self, at: f64, seconds: f64) -> f64 {
-        match self {
-            Pattern::Mixed => 0.9 * 2.0 + 0.1 * 120.0,
-            Pattern::Drift => 20.0 + 40.0 * at / seconds,
-            Pattern::Small => 0.1,
-            Pattern::Mapped => 150.0,
-            _ => 20.0,
-        }
+    /// `None`: in bursts.
+    fn requests_per_second(self) -> Option<f64> {
+        Some(match self {
+            Pattern::Burst => return None,
+            Pattern::Steady | Pattern::Cache | Pattern::Mapped => 5.0,
+            Pattern::Neighbour => 10.0,
+            Pattern::Leak | Pattern::LeakToLimit => 12.0,
+            Pattern::Retain
+            | Pattern::OnePoll
+            | Pattern::Mutex
+            | Pattern::Blocking
+            | Pattern::BlockingCheckpoints => 20.0,
+            Pattern::Wave => 25.0,
+            Pattern::Overload | Pattern::CrashLoop => 30.0,
+            Pattern::Drift => 40.0,
+            Pattern::Mixed => 160.0,
+            Pattern::Tiny => 300.0,
+            Pattern::Small => 1000.0,
+        })
     }
 
     fn arrival(self, at: f64, seconds: f64, rng: &mut Rng) -> Arrival {
-        let mib = match self {
-            Pattern::Mixed if rng.f64() < 0.9 => 2.0,
-            Pattern::Mixed => 120.0,
-            Pattern::Small | Pattern::Mapped => self.mean_mib(at, seconds),
-            _ => self.mean_mib(at, seconds) * (0.8 + 0.4 * rng.f64()),
+        // What changes does so in the middle.
+        let is_late = at >= seconds / 2.0;
+        let (mib, ms) = match self {
+            Pattern::Steady | Pattern::Burst | Pattern::Overload | Pattern::Cache => (48.0, 1000),
+            Pattern::Mixed if rng.f64() < 0.9 => (2.0, 50),
+            Pattern::Mixed => (120.0, 500),
+            Pattern::Drift if is_late => (60.0, 1000),
+            Pattern::Drift => (20.0, 1000),
+            Pattern::Wave => {
+                let mib = 50.0 + 40.0 * (TAU * at / WAVE_PERIOD_SECONDS).sin();
+                (mib, rng.u64(400..=1200))
+            }
+            Pattern::Retain
+            | Pattern::Leak
+            | Pattern::LeakToLimit
+            | Pattern::Mutex
+            | Pattern::Blocking
+            | Pattern::BlockingCheckpoints => (48.0, 600),
+            Pattern::Tiny => (1.0, 100),
+            Pattern::CrashLoop if is_late => (120.0, 800),
+            Pattern::CrashLoop => (12.0, 800),
+            Pattern::OnePoll if rng.f64() < 0.9 => (4.0, 200),
+            Pattern::OnePoll => (256.0, 200),
+            Pattern::Neighbour => (48.0, 800),
+            Pattern::Mapped => (150.0, rng.u64(600..=1400)),
+            Pattern::Small => (0.1, rng.u64(600..=1400)),
         };
         Arrival {
             at: Duration::from_secs_f64(at),
             // Whole pages.
             bytes: (mib * 256.0).round() as u64 * 4096,
-            work: Duration::from_millis(rng.u64(600..=1400)),
+            work: Duration::from_millis(ms),
         }
     }
 }
@@ -156,37 +204,4 @@ impl FromStr for Pattern {
             format!("{word}: expected one of {words}")
         })
     }
-}
-
-/// The file that a server reads again and again: larger than its group.
-pub(crate) struct PageFile(NamedTempFile);
-
-impl PageFile {
-    const MIB: usize = 700;
-
-    pub(crate) fn new() -> io::Result<Self> {
-        let mut file = NamedTempFile::new()?;
-        // Bytes that are there: holes would be read without a disk.
-        let block = vec![0xa5; 1 << 20];
-        for _ in 0..Self::MIB {
-            file.write_all(&block)?;
-        }
-        file.as_file().sync_all()?;
-        Ok(Self(file))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-/// Forgets what is cached of the file, so that the next group to read it is charged.
-pub(crate) fn drop_cached_pages(path: &Path) -> io::Result<()> {
-    let file = File::open(path)?;
-    Ok(rustix::fs::fadvise(
-        &file,
-        0,
-        None,
-        rustix::fs::Advice::DontNeed,
-    )?)
 }

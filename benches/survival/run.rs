@@ -1,22 +1,24 @@
 //! One run: one server behind one guard under one pattern of one seed.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, timeout};
 use tower_memory_guard::BoxError;
 
+use super::beside;
 use super::cage::{Cage, CpuQuota};
 use super::child;
 use super::guard::GuardKind;
-use super::load::{Caller, PATIENCE, Tally};
+use super::load::{Caller, LONGEST_WAIT, PATIENCE, Tally};
 use super::oracle;
-use super::pattern::{Pattern, drop_cached_pages};
+use super::pattern::Pattern;
 use super::server::{Report, ServerArguments};
 use super::{LIMIT_BYTES, MIB};
+use crate::allocator::Allocator;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 /// What the server needs for itself.
@@ -32,15 +34,7 @@ pub(crate) struct Case {
     pub(crate) seconds: u64,
     /// Of one processor; `None`: as much as there is.
     pub(crate) cpu_percent: Option<u64>,
-}
-
-/// What a run reads.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Files {
-    /// To fill the page cache with.
-    pub(crate) page: Option<PathBuf>,
-    /// What an earlier server behind this guard has learned of this pattern.
-    pub(crate) estimates: Option<PathBuf>,
+    pub(crate) allocator: Allocator,
 }
 
 /// Memory without page cache, at one moment.
@@ -48,6 +42,8 @@ pub(crate) struct Files {
 pub(crate) struct MemorySample {
     pub(crate) seconds: f64,
     pub(crate) mib: f64,
+    /// Somebody waited at the guard.
+    pub(crate) is_waited_for: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -75,46 +71,84 @@ impl Record {
     pub(crate) fn peak_mib(&self) -> f64 {
         self.memory.iter().map(|at| at.mib).fold(0.0, f64::max)
     }
+
+    /// Over the time in which somebody waited; `None` if nobody did.
+    pub(crate) fn mean_mib_while_waiting(&self) -> Option<f64> {
+        let waited_for = self.memory.iter().filter(|at| at.is_waited_for);
+        let samples = waited_for.clone().count();
+        (samples > 0).then(|| waited_for.map(|at| at.mib).sum::<f64>() / samples as f64)
+    }
+
+    /// The latency that all but a hundredth of the answers had at most.
+    pub(crate) fn p99_ms(&self) -> Option<f64> {
+        let mut latencies = self.tally.latencies.clone();
+        latencies.sort();
+        let rank = (latencies.len() * 99).div_ceil(100);
+        Some(latencies.get(rank.checked_sub(1)?)?.as_secs_f64() * 1000.0)
+    }
+
+    /// For how long the guard held up requests that had begun, if it tells.
+    pub(crate) fn paused_seconds(&self) -> Option<f64> {
+        self.stat("paused_seconds_total")
+    }
+
+    /// Requests that the guard ended, if there is a guard of ours.
+    pub(crate) fn cancelled(&self) -> Option<f64> {
+        let of_stats = ["cancelled", "cancelled_requests", "cancellations"];
+        let told = of_stats.iter().find_map(|name| self.stat(name));
+        let report = self.report.as_ref()?;
+        report.stats.as_ref()?;
+        // What was told to callers.
+        let by_reason = report.door.by_reason.get("cancelled");
+        told.or_else(|| Some(by_reason.copied().unwrap_or(0) as f64))
+    }
+
+    fn stat(&self, name: &str) -> Option<f64> {
+        self.report.as_ref()?.stats.as_ref()?.get(name)?.as_f64()
+    }
 }
 
 /// A run that ends by itself, whatever happens.
-pub(crate) async fn bounded(case: Case, files: Files) -> Result<Record, BoxError> {
+pub(crate) async fn bounded(case: Case) -> Result<Record, BoxError> {
     let bound = Duration::from_secs(case.seconds) + PATIENCE + SLACK;
-    match timeout(bound, run(case, files)).await {
+    match timeout(bound, run(case)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("not finished after {} s", bound.as_secs()).into()),
     }
 }
 
-async fn run(case: Case, files: Files) -> Result<Record, BoxError> {
+async fn run(case: Case) -> Result<Record, BoxError> {
     let arrivals = case.pattern.arrivals(case.seed, case.seconds);
-    let answerable = oracle::answers(&arrivals, LIMIT_BYTES - ORACLE_SPARE_BYTES, PATIENCE);
+    let answerable = oracle::answers(&arrivals, LIMIT_BYTES - ORACLE_SPARE_BYTES, LONGEST_WAIT);
     let oracle_byte_seconds = oracle::goodput_byte_seconds(&arrivals, &answerable);
     // Before the server in the order of declaration: dropped, and removed, after it.
     let cage = Cage::new(LIMIT_BYTES)?;
     let quota = case.cpu_percent.map(CpuQuota::new).transpose()?;
+    let cache_file = (case.pattern == Pattern::Cache)
+        .then(beside::cache_file)
+        .transpose()?;
     let arguments = ServerArguments {
         pattern: case.pattern,
         guard: case.guard,
         group: cage.directory().to_owned(),
+        allocator: case.allocator,
         cpu_group: quota.as_ref().map(|quota| quota.directory().to_owned()),
-        file: files.page.filter(|_| case.pattern == Pattern::PageCache),
-        estimates: files.estimates,
+        file: cache_file.as_ref().map(|file| file.path().to_owned()),
     };
-    if let Some(file) = &arguments.file {
-        drop_cached_pages(file)?;
-    }
     let (address, address_seen) = watch::channel(None);
     let kills = AtomicU64::new(0);
     let mut memory = Vec::new();
-    let mut caller = Caller::new(address_seen);
+    let waiting = Arc::new(AtomicU64::new(0));
+    let mut caller = Caller::new(address_seen, Arc::clone(&waiting));
+    let has_neighbour = case.pattern == Pattern::Neighbour;
     let (tally, report) = tokio::select! {
         outcome = async {
             let tally = caller.drive(&arrivals, &answerable).await?;
             Ok::<_, BoxError>((tally, caller.report().await))
         } => outcome?,
         outcome = child::keep_running(&arguments, &address, &kills) => match outcome? {},
-        outcome = sample(&cage, &mut memory) => match outcome? {},
+        outcome = child::keep_neighbour(cage.directory(), &kills), if has_neighbour => match outcome? {},
+        outcome = sample(&cage, &waiting, &mut memory) => match outcome? {},
     };
     Ok(Record {
         case,
@@ -126,7 +160,11 @@ async fn run(case: Case, files: Files) -> Result<Record, BoxError> {
     })
 }
 
-async fn sample(cage: &Cage, memory: &mut Vec<MemorySample>) -> Result<Infallible, BoxError> {
+async fn sample(
+    cage: &Cage,
+    waiting: &AtomicU64,
+    memory: &mut Vec<MemorySample>,
+) -> Result<Infallible, BoxError> {
     let started = Instant::now();
     let mut ticks = interval(SAMPLE_INTERVAL);
     loop {
@@ -134,6 +172,7 @@ async fn sample(cage: &Cage, memory: &mut Vec<MemorySample>) -> Result<Infallibl
         memory.push(MemorySample {
             seconds: started.elapsed().as_secs_f64(),
             mib: cage.memory_bytes()? as f64 / MIB,
+            is_waited_for: waiting.load(Ordering::Relaxed) > 0,
         });
     }
 }

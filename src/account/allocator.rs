@@ -28,6 +28,8 @@ pub(super) struct Local {
     allocations: Cell<u64>,
     /// Settled with accounts, but not yet with the total.
     untold_bytes: Cell<i64>,
+    /// Settled so far, ever.
+    settled_bytes: Cell<i64>,
     account: Cell<Option<&'static Slot>>,
 }
 
@@ -37,6 +39,7 @@ thread_local! {
             pending_bytes: Cell::new(0),
             allocations: Cell::new(0),
             untold_bytes: Cell::new(0),
+            settled_bytes: Cell::new(0),
             account: Cell::new(None),
         }
     };
@@ -67,6 +70,8 @@ impl Local {
     fn settle(&self) {
         let pending = self.pending_bytes.replace(0);
         let allocations = self.allocations.replace(0);
+        self.settled_bytes
+            .set(self.settled_bytes.get().wrapping_add(pending));
         if let Some(account) = self.account.get() {
             account.charge(pending, allocations);
         }
@@ -88,6 +93,22 @@ pub(super) fn switch(account: Option<&'static Slot>) -> Option<&'static Slot> {
             local.settle();
         }
         local.account.replace(account)
+    })
+}
+
+/// What this thread has allocated and not freed, ever.
+pub(crate) fn thread_bytes() -> i64 {
+    LOCAL.with(|local| {
+        let pending = local.pending_bytes.get();
+        local.settled_bytes.get().wrapping_add(pending)
+    })
+}
+
+/// This thread's allocations are charged to `account`.
+pub(crate) fn charges(account: &Slot) -> bool {
+    LOCAL.with(|local| {
+        let charged = local.account.get();
+        charged.is_some_and(|charged| std::ptr::eq(charged, account))
     })
 }
 

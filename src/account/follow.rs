@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::allocator::tell;
 use super::current;
 use crate::permit::Permit;
+use crate::poller::{Growth, Poller};
 
 pin_project! {
     /// A future whose memory is charged to a request; made by [`follow`] or
@@ -21,13 +22,18 @@ pin_project! {
         // In this order: the future's memory is free before the permit is.
         #[pin]
         future: F,
+        poller: Poller,
         permit: Option<Permit>,
     }
 }
 
 impl<F> Followed<F> {
     pub(crate) fn new(future: F, permit: Option<Permit>) -> Self {
-        Self { future, permit }
+        Self {
+            future,
+            poller: Poller::default(),
+            permit,
+        }
     }
 }
 
@@ -37,7 +43,8 @@ impl<F: Future> Future for Followed<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let polled = {
-            let _scope = this.permit.as_ref().map(Permit::enter);
+            let permit = this.permit.as_ref();
+            let _polling = ready!(this.poller.poll_followed(permit, cx));
             this.future.poll(cx)
         };
         if polled.is_ready() {
@@ -77,6 +84,8 @@ where
     let permit = current();
     move || {
         let done = {
+            // What it adds is known at its end: no poll holds it back, but the next slice.
+            let _growth = permit.as_ref().and_then(Growth::of_work);
             let _scope = permit.as_ref().map(Permit::enter);
             work()
         };

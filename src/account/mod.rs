@@ -36,8 +36,8 @@ mod allocator;
 mod follow;
 mod scope;
 
-pub(crate) use allocator::allocated_bytes;
 pub use allocator::{TrackingAllocator, is_installed};
+pub(crate) use allocator::{allocated_bytes, charges, thread_bytes};
 pub use follow::{Followed, carry, follow, spawn, spawn_blocking};
 pub(crate) use scope::Scope;
 

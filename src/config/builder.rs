@@ -76,6 +76,20 @@ impl MemoryGuardBuilder {
         self
     }
 
+    /// Most that a request in flight is paused, in all, so that others can end: while
+    /// it is not polled, it does not grow. Up to a year; default 5 s; zero: requests
+    /// are never paused. See `docs/braking.md`.
+    pub fn max_pause(mut self, pause: Duration) -> Self {
+        if pause <= super::parse::LONGEST {
+            self.settings.config.max_pause = pause;
+        } else {
+            let expected = "at most a year, or zero for never";
+            self.settings
+                .problem("max_pause", format!("{pause:?}"), expected);
+        }
+        self
+    }
+
     /// How often aggregate usage may exceed its forecast, as a fraction of all
     /// forecasts, above 0 and up to 0.5. The margin adapts to it. Default 0.001.
     pub fn exceedance_target(mut self, fraction: f64) -> Self {

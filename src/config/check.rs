@@ -33,6 +33,7 @@ impl Config {
             .source(self.source)
             .on_sensor_failure(self.on_sensor_failure)
             .cancel(self.cancel)
+            .max_pause(self.max_pause)
             .exceedance_target(self.exceedance_target)
             .body_timeout(self.body_timeout)
             .permit_in_extensions(self.permit_in_extensions)

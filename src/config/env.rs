@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::parse::{boolean, count, file, fraction, mebibytes, one_of, seconds, size, waiting};
+use super::parse::{
+    boolean, count, file, fraction, mebibytes, one_of, seconds, seconds_or_none, size, waiting,
+};
 use super::{Config, Mode, OnSensorFailure, Policy, Source};
 use crate::error::{ConfigError, Problem};
 
@@ -26,6 +28,7 @@ const KNOWN: &[&str] = &[
     "MEMORY_GUARD_CGROUP_PATH",
     "MEMORY_GUARD_ON_SENSOR_FAILURE",
     "MEMORY_GUARD_CANCEL",
+    "MEMORY_GUARD_MAX_PAUSE_SEC",
     "MEMORY_GUARD_STATE",
 ];
 
@@ -146,6 +149,7 @@ impl Settings {
                 ),
             ),
             "CANCEL" => put(&mut config.cancel, boolean(value)),
+            "MAX_PAUSE_SEC" => put(&mut config.max_pause, seconds_or_none(value)),
             "STATE" => put(&mut config.state, file(PathBuf::from(value)).map(Some)),
             _ => {
                 if !INJECTED.iter().any(|prefix| name.starts_with(prefix)) {

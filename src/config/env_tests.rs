@@ -240,3 +240,15 @@ fn every_variable_that_a_page_names_exists() {
         }
     }
 }
+
+#[test]
+fn no_time_at_all_means_that_nobody_is_paused() {
+    let pause = |text| config(&[("MEMORY_GUARD_MAX_PAUSE_SEC", text)]).max_pause;
+    assert!(pause("0").is_zero() && pause("0.0").is_zero());
+    assert_eq!(pause("2.5").as_millis(), 2500);
+    assert!(
+        read(&[("MEMORY_GUARD_MAX_PAUSE_SEC", "-1")])
+            .check()
+            .is_err()
+    );
+}

@@ -124,6 +124,9 @@ pub struct Config {
     pub on_sensor_failure: OnSensorFailure,
     /// May cancel requests in flight as a last resort. Default `false`.
     pub cancel: bool,
+    /// Most that a request in flight is paused, in all, so that others can end. Default
+    /// 5 s; zero: requests are never paused.
+    pub max_pause: Duration,
     /// How often, at most, aggregate usage may exceed its forecast, as a fraction of
     /// all forecasts: the margin adapts to it. Default 0.001.
     pub exceedance_target: f64,
@@ -174,6 +177,7 @@ impl Default for Config {
             state: None,
             on_sensor_failure: OnSensorFailure::Open,
             cancel: false,
+            max_pause: Duration::from_secs(5),
             exceedance_target: 0.001,
             body_timeout: Some(Duration::from_secs(60)),
             permit_in_extensions: true,

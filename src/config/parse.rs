@@ -5,6 +5,7 @@ use std::time::Duration;
 
 /// A longer time than this is a slip of the pen, and would overflow a timer.
 const MAX_SECONDS: f64 = 365.0 * 24.0 * 3600.0;
+pub(super) const LONGEST: Duration = Duration::from_secs(MAX_SECONDS as u64);
 
 pub(super) fn one_of<T: Copy>(value: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices
@@ -81,6 +82,15 @@ pub(super) fn seconds(value: &str) -> Result<Duration, String> {
         Ok(Duration::from_secs_f64(number))
     } else {
         Err(expected.into())
+    }
+}
+
+/// Zero stands for never.
+pub(super) fn seconds_or_none(value: &str) -> Result<Duration, String> {
+    let zero = value.parse::<f64>().is_ok_and(|number| number == 0.0);
+    match zero {
+        true => Ok(Duration::ZERO),
+        false => seconds(value).map_err(|_| "seconds such as 5 or 0.5, or 0 for never".into()),
     }
 }
 

@@ -117,17 +117,23 @@ impl Controller {
                 let usage_bytes = control.own_bytes;
                 let slack = 1.0 - control.policy.theta();
                 let limit = limit_bytes(&control.levels).unwrap_or(0);
-                control.forecast.set_slack((limit as f64 * slack) as u64);
+                control
+                    .forecast
+                    .set_slack((limit as f64 * slack) as u64, limit);
                 let active = self.limiter.in_flight(&self.bounds);
                 if detail == Detail::Full {
                     let staged = match self.accounted {
                         true => Staged::default(),
                         false => self.limiter.staged(),
                     };
+                    let allocated_bytes = match self.accounted {
+                        true => self.allocated_bytes(),
+                        false => self.ask_allocator(control, now),
+                    };
                     control.forecast.observe(Evidence {
                         now,
                         usage_bytes,
-                        allocated_bytes: self.allocated_bytes().unwrap_or(0),
+                        allocated_bytes: allocated_bytes.unwrap_or(0),
                         own_in_flight: active.saturating_sub(staged.requests),
                         all_in_flight: (self.limiter.all_in_flight())
                             .saturating_sub(staged.requests),
@@ -163,7 +169,7 @@ impl Controller {
                     active,
                     unused_probes: self.bounds.probes(),
                     reserved_bytes,
-                    outstanding_bytes: control.forecast.outstanding_bytes(reserved_bytes),
+                    outstanding: control.forecast.outlook(reserved_bytes),
                     request_bytes,
                     next_bytes,
                     low_bytes: next_low_bytes,
@@ -174,6 +180,13 @@ impl Controller {
                     self.limiter.all_in_flight() == 0 && next_low_bytes <= decision.idle_bytes;
                 let fits = reserved_bytes.saturating_add(next_bytes) <= decision.allowance_bytes;
                 control.kept_out = decision.gate || !(fits || fits_alone);
+                if self.brake.paused() > 0 {
+                    // Who waits holds nothing: it comes after those that are paused.
+                    let decision = &mut control.decision;
+                    decision.allowance_bytes = decision.allowance_bytes.min(reserved_bytes);
+                    decision.probes = Some(0);
+                }
+                self.set_headroom(control, detail == Detail::Full, reserved_kib);
                 let percent = worst_fraction(&control.levels) * 100.0;
                 self.percent_bits
                     .store(percent.to_bits(), Ordering::Relaxed);
@@ -204,6 +217,7 @@ impl Controller {
                     probes: Some(0),
                 };
                 control.kept_out = closed;
+                self.brake.set_on(self.board_key(), false);
             }
         }
         // Taken back at once; granted after a full sample.
@@ -235,15 +249,22 @@ impl Controller {
 }
 
 impl Subscriber for Controller {
-    fn before_sample(&self, detail: Detail, now: Duration) {
+    fn before_sample(&'static self, detail: Detail, now: Duration) {
         // What is given back from here on, this sample may not show.
         self.settling_kib
             .store(self.limiter.finished_kib(), Ordering::Relaxed);
-        if detail == Detail::Full && self.accounted {
-            let forecast = &mut self.control().forecast;
+        // And what polls have added by now, it shows.
+        let grown_bytes = self.brake.grown_bytes();
+        self.grown_before.store(grown_bytes, Ordering::Relaxed);
+        if detail == Detail::Full && (self.accounted || self.brakes()) {
+            let mut control = self.control();
+            let forecast = &mut control.forecast;
             forecast.look(&self.running, now);
             let others = self.board.exchange(self.board_key(), forecast.portion());
             forecast.set_others(others);
+            let runners = forecast.take_runners();
+            drop(control);
+            self.tell_runners(runners, now);
         }
     }
 
@@ -265,6 +286,7 @@ impl Subscriber for Controller {
             control.demand.observe(&load);
             self.last_loads.keep(&control.demand);
             self.observe_latched(&mut control, now);
+            self.order(&mut control);
         }
         let shared = self.limiter.shared();
         if !shared {
@@ -299,6 +321,7 @@ impl Subscriber for Controller {
         let idle_kib = control.decision.idle_bytes / 1024;
         drop(control);
         if full {
+            self.sweep(now);
             self.may_have_learned();
             self.relieve(now);
         }

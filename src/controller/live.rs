@@ -1,6 +1,6 @@
 //! The settings in force, and their change while the guard runs.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub(crate) struct Live {
     config: RwLock<Arc<Config>>,
     observes: AtomicBool,
     cancels: AtomicBool,
+    max_pause_ms: AtomicU64,
     permit_in_extensions: AtomicBool,
     sheds_low_at: AtomicU8,
     /// It has been put into force once.
@@ -33,6 +34,7 @@ impl Live {
             config: RwLock::new(Arc::new(config)),
             observes: AtomicBool::new(false),
             cancels: AtomicBool::new(false),
+            max_pause_ms: AtomicU64::new(0),
             permit_in_extensions: AtomicBool::new(false),
             sheds_low_at: AtomicU8::new(NEVER),
             is_sampled: AtomicBool::new(false),
@@ -59,6 +61,11 @@ impl Live {
         let sheds_low_at = config.shed_low_at.map_or(NEVER, |level| level as u8);
         self.observes.store(observes, Ordering::Relaxed);
         self.cancels.store(config.cancel, Ordering::Relaxed);
+        let max_pause_ms = match config.enabled {
+            true => config.max_pause.as_millis() as u64,
+            false => 0,
+        };
+        self.max_pause_ms.store(max_pause_ms, Ordering::Relaxed);
         self.permit_in_extensions
             .store(config.permit_in_extensions, Ordering::Relaxed);
         self.sheds_low_at.store(sheds_low_at, Ordering::Relaxed);
@@ -73,6 +80,16 @@ impl Live {
     #[inline]
     pub(crate) fn may_cancel(&self) -> bool {
         self.cancels.load(Ordering::Relaxed)
+    }
+
+    /// Requests in flight may be paused.
+    pub(crate) fn may_pause(&self) -> bool {
+        self.max_pause() > Duration::ZERO
+    }
+
+    /// For how long, each of them in all.
+    pub(crate) fn max_pause(&self) -> Duration {
+        Duration::from_millis(self.max_pause_ms.load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -161,11 +178,16 @@ impl Controller {
                 .set_prior(config.estimated_bytes_per_request);
             control.forecast.set_target(config.exceedance_target);
             self.live.set(config.clone());
+            control.forecast.set_brakes(self.live.may_pause());
             // Granted by the policy that was.
             control.probes = 0;
             self.bounds.set_probes(0);
         }
         self.begin(&config);
+        if !self.live.may_pause() {
+            // Nobody stays paused.
+            self.sweep(self.sampler.now());
+        }
         if self.live.only_observes() {
             self.let_all_in();
         }

@@ -5,12 +5,14 @@
 //! bounds. All of that happens off the request path, or on the path of a request
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
 
+mod braking;
 mod decide;
 mod demand;
 mod latched;
 mod live;
 mod loads;
 mod pace;
+mod patience;
 #[cfg(feature = "metrics")]
 mod publish;
 mod relieve;
@@ -19,18 +21,20 @@ mod state;
 mod view;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use braking::Braking;
 use demand::Demand;
 use latched::Latched;
 pub(crate) use live::Live;
 use loads::LastLoads;
 pub(crate) use loads::Loads;
 pub(crate) use pace::WAITING_INTERVAL;
+use patience::Patience;
 use relieve::Cancellations;
 
 use crate::config::{self, Config, Source};
@@ -47,6 +51,7 @@ use crate::pool::{self, Board};
 use crate::recent::{Kind, RecentDecisions};
 use crate::release::Release;
 use crate::running::Running;
+use crate::running::brake::Brake;
 use crate::sampler::{MemoryLevel, MemorySource, Sampler};
 use crate::state::Keeper;
 use crate::stats::Counters;
@@ -61,6 +66,9 @@ pub(crate) struct Controller {
     /// A bit for each priority that requests have had.
     pub(crate) priorities: AtomicU8,
     board: Arc<Board>,
+    pub(crate) brake: &'static Brake,
+    /// What polls had added when the last sample was begun.
+    grown_before: AtomicI64,
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) live: Live,
     pub(crate) name: Option<String>,
@@ -106,7 +114,9 @@ struct Control {
     /// Bytes that requests may have caused: the group's, or the process's where
     /// others share the group.
     own_bytes: u64,
+    braking: Braking,
     cancellations: Cancellations,
+    patience: Patience,
     demand: Demand,
     /// Memory leaves no room for the next in line.
     kept_out: bool,
@@ -184,15 +194,17 @@ impl Controller {
             sampler,
             limiter,
             board,
+            brake,
         } = pool::join(&config, source);
         let accounted = accounting_is_installed();
         let policy = policy(&config, accounted);
         let base = policy.blind_concurrency();
-        let forecast = Forecast::new(
+        let mut forecast = Forecast::new(
             config.estimated_bytes_per_request,
             config.exceedance_target,
             accounted,
         );
+        forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
         let tenants = Tenants::new(config.tiers.clone());
         let (keeper, learned, mut warnings) = state::found(config.state.as_deref());
         let controller: &'static Self = Box::leak(Box::new(Self {
@@ -201,6 +213,8 @@ impl Controller {
             priorities: AtomicU8::new(0),
             limiter,
             board,
+            brake,
+            grown_before: AtomicI64::new(0),
             sampler,
             counters: Counters::default(),
             closed: AtomicBool::new(false),
@@ -237,7 +251,9 @@ impl Controller {
                 },
                 process_bytes: 0,
                 own_bytes: 0,
+                braking: Braking::default(),
                 cancellations: Cancellations::default(),
+                patience: Patience::default(),
                 demand: Demand::default(),
                 kept_out: false,
                 latched: Latched::default(),
@@ -290,13 +306,12 @@ impl Controller {
     }
 
     /// What each request allocates is known.
-    #[cfg(feature = "dashboard")]
     pub(crate) fn is_accounted(&self) -> bool {
         self.accounted
     }
 
     /// Its own among the guards of a process.
-    fn board_key(&self) -> usize {
+    pub(crate) fn board_key(&self) -> usize {
         std::ptr::from_ref(self) as usize
     }
 
@@ -354,7 +369,7 @@ impl Controller {
         })
     }
 
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&'static self) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -365,6 +380,9 @@ impl Controller {
         self.note(Kind::Closed, "takes no new work".into(), 0);
         logs::closed(self.name.as_deref());
         self.keep_last();
+        // Nobody stays paused.
+        self.brake.set_on(self.board_key(), false);
+        self.sweep(self.sampler.now());
         // The thread need not sample for it any more.
         self.sampler.unpark();
     }

@@ -32,6 +32,25 @@ impl Controller {
         }
     }
 
+    /// Serves the newest first where callers of the oldest give up.
+    pub(super) fn order(&self, control: &mut Control) {
+        let config = self.config();
+        if config.newest_first_after.is_some() {
+            return;
+        }
+        let given_up = self.counters.given_up.load(Ordering::Relaxed);
+        let waited = self.oldest_wait().as_secs_f64() / config.wait_timeout.as_secs_f64();
+        let patience = &mut control.patience;
+        let newest_first = patience.observe(given_up, control.completed, waited);
+        let millis = |duration: Duration| duration.as_millis() as u64;
+        let newest_first_ms = match newest_first {
+            true => millis(config.wait_timeout / 4),
+            false => u64::MAX,
+        };
+        self.bounds
+            .set_order(millis(config.wait_timeout), newest_first_ms);
+    }
+
     /// Keeps the mean time between completions, for `Retry-After`.
     /// Says whether there were any.
     fn measure_drain(&self, control: &mut Control, now: Duration) -> bool {
@@ -82,6 +101,9 @@ impl Controller {
             } else {
                 WAITING_INTERVAL
             });
+        }
+        if self.brake.paused() > 0 {
+            longest = longest.min(SHORTEST_INTERVAL);
         }
         // A quarter of the time it would take.
         let due = Duration::from_secs_f64(free / rise.max(floor) / 4.0);

@@ -55,12 +55,13 @@ impl Controller {
             let mut control = self.control();
             let cancel = self.must_cancel(&mut control, now);
             let level = control.decision.pressure;
-            (self.shortage(&control), level, cancel)
+            (self.shortage(&control, now), level, cancel)
         };
         self.release.ask(self, short, level);
         if cancel {
             if let Some(slot) = self.running.victim() {
                 slot.cancel();
+                self.brake.force(slot);
                 self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
                 let text = "a request was told to stop".into();
                 self.note(Kind::Cancelled, text, 0);
@@ -68,7 +69,10 @@ impl Controller {
         }
     }
 
-    fn shortage(&self, control: &Control) -> Shortage {
+    fn shortage(&self, control: &Control, now: Duration) -> Shortage {
+        if Self::is_stuck(control, now) && control.forecast.may_trim() {
+            return Shortage::Stuck;
+        }
         let counted_on = control.forecast.retained_bytes() >= URGENT_BYTES;
         if counted_on && !control.blind && worst_limit_fraction(&control.levels) >= URGENT_AT {
             Shortage::Urgent
@@ -89,7 +93,7 @@ impl Controller {
     fn must_cancel(&self, control: &mut Control, now: Duration) -> bool {
         self.live.may_cancel()
             && !control.blind
-            && worst_limit_fraction(&control.levels) >= CANCEL_AT
+            && (Self::is_stuck(control, now) || worst_limit_fraction(&control.levels) >= CANCEL_AT)
             && control
                 .cancellations
                 .may(self.limiter.in_flight(&self.bounds), now)

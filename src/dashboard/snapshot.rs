@@ -33,6 +33,7 @@ pub(super) struct Snapshot<'a> {
     thresholds: Vec<Threshold>,
     concurrency: Concurrency,
     queue: Queue,
+    paused: Paused,
     totals: Totals,
     rejected: serde_json::Map<String, serde_json::Value>,
     classes: Vec<Class<'a>>,
@@ -73,6 +74,13 @@ struct Queue {
 }
 
 #[derive(Debug, Serialize)]
+struct Paused {
+    tasks: u64,
+    /// For how long, in all, the one that has been paused longest of them.
+    longest_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
 struct Totals {
     admitted: u64,
     completed: u64,
@@ -81,6 +89,9 @@ struct Totals {
     observed: u64,
     cancelled: u64,
     stalled: u64,
+    pauses: u64,
+    paused_ms: f64,
+    observed_pauses: u64,
     releases: u64,
     released_bytes: u64,
 }
@@ -154,6 +165,10 @@ impl<'a> Snapshot<'a> {
                 oldest_ms: stats.oldest_waiter_ms,
                 expected_wait_ms: stats.expected_wait_ms,
             },
+            paused: Paused {
+                tasks: stats.paused_tasks,
+                longest_ms: longest_paused(controller),
+            },
             totals: Totals::of(&stats, controller),
             rejected: rejected(controller),
             classes: classes(controller),
@@ -192,10 +207,18 @@ impl Totals {
             observed: stats.observed_requests,
             cancelled: controller.counters.cancelled.load(Ordering::Relaxed),
             stalled: stats.stalled_responses,
+            pauses: stats.pauses,
+            paused_ms: stats.paused_seconds_total * 1e3,
+            observed_pauses: stats.observed_pauses,
             releases: stats.releases,
             released_bytes: bytes(stats.released_mb),
         }
     }
+}
+
+fn longest_paused(controller: &Controller) -> f64 {
+    let now = controller.sampler.now();
+    controller.brake.longest_paused(now).as_secs_f64() * 1e3
 }
 
 fn rejected(controller: &Controller) -> serde_json::Map<String, serde_json::Value> {

@@ -1,21 +1,28 @@
 //! The requests in flight, one by one, and the forecast for all of them.
 
+mod cases;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::calibration::Calibration;
 use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
+use super::course::{Course, Growth, STEPS, alike};
 use super::kinds::{Kind, Kinds};
 use super::need::Sum;
 use super::trajectory::Marks;
-use crate::running::{Held, Look, Running};
+use crate::policy::brake::Runner;
+use crate::running::brake::Running;
+use crate::running::{Held, Look, Running as Requests};
 
-/// A forecast is set aside, to be checked, this often.
-const CASE_EVERY: Duration = Duration::from_millis(100);
-const MOST_CASES: usize = 16;
-/// And checked after so long at most: some requests never end.
-const CASE_LASTS: Duration = Duration::from_secs(30);
 /// Work that has not allocated anything for so long does so elsewhere.
 const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
+/// The need of one request that is rarely exceeded: one in a hundred normal ones does.
+const MOST_DEVIATIONS: f64 = 2.33;
+/// A request that ended before its time tells something of its kind after so long.
+const TELLS_AFTER: f32 = 0.3;
+/// A peak is foreseen up to so many times what is held.
+const MOST_FORESEEN: f64 = 2.0;
 /// Growth below this share of the peak is none.
 const GROWTH: f64 = 0.01;
 
@@ -34,6 +41,9 @@ pub(crate) struct Book {
     /// The forecast as it was made: new requests as they were admitted, before
     /// anything was seen of them.
     made: Made,
+    runners: Vec<Running>,
+    /// What was computed in this look for requests that look alike.
+    alike: HashMap<(u8, (u16, u16)), Growth>,
 }
 
 /// A forecast, to be checked.
@@ -60,6 +70,7 @@ struct Track {
     noted: bool,
     /// Its work had not begun when it was last seen.
     staged: bool,
+    course: Course,
 }
 
 /// What the requests in flight have and will need, together.
@@ -77,6 +88,12 @@ pub(crate) struct Sums {
     pub(crate) reserved_kib: u64,
     /// And for those among them whose memory no account shows: usage does.
     pub(crate) invisible_bytes: f64,
+    /// What those that can be paused are expected to have grown by at each step.
+    pub(crate) growth: [f64; STEPS],
+    /// The rest of [`growth_bytes`](Self::growth_bytes).
+    pub(crate) other_growth_bytes: f64,
+    /// What they may still need at most, as far as is known.
+    pub(crate) most_growth_bytes: f64,
 }
 
 /// A forecast that waits to be checked.
@@ -102,6 +119,7 @@ impl Track {
             predicted_bytes: kind.class.learned().map(|need| need.bytes),
             noted: false,
             staged: false,
+            course: Course::new(),
         }
     }
 }
@@ -117,7 +135,40 @@ impl Book {
             case_opened: None,
             sums: Sums::default(),
             made: Made::default(),
+            runners: Vec::new(),
+            alike: HashMap::new(),
         }
+    }
+
+    /// Enough requests have been seen to go by them.
+    pub(super) fn knows(&self) -> bool {
+        let mut mix = self.kinds.mix();
+        mix.any(|(_, kind, _)| kind.class.is_trusted())
+    }
+
+    /// What the next request needs, on average over the kinds that came lately.
+    pub(super) fn next_bytes(&self) -> f64 {
+        let mix = self.kinds.mix();
+        mix.map(|(_, kind, share)| kind.class.next().bytes * kind.scale() * share)
+            .sum()
+    }
+
+    /// The same, as far as it was seen.
+    pub(super) fn seen_bytes(&self) -> f64 {
+        let seen = |kind: &Kind| kind.class.learned().map_or(0.0, |need| need.bytes);
+        let mix = self.kinds.mix();
+        mix.map(|(_, kind, share)| seen(kind) * kind.scale() * share)
+            .sum()
+    }
+
+    /// Requests that the last look found.
+    pub(super) fn in_flight(&self) -> usize {
+        self.made.in_flight
+    }
+
+    /// The requests in flight that can be paused, as the last look found them.
+    pub(super) fn take_runners(&mut self) -> Vec<Running> {
+        std::mem::take(&mut self.runners)
     }
 
     pub(super) fn sums(&self) -> &Sums {
@@ -138,8 +189,10 @@ impl Book {
     }
 
     /// Looks at all requests in flight, learns from those that ended, and adds up.
-    pub(super) fn look(&mut self, running: &Running, now: Duration) {
+    pub(super) fn look(&mut self, running: &'static Requests, now: Duration) {
         self.kinds.learn_unseen(running);
+        self.runners.clear();
+        self.alike.clear();
         self.made = Made::default();
         let mut sums = Sums::default();
         running.look(|look| self.visit(&look, running, now, &mut sums));
@@ -149,7 +202,13 @@ impl Book {
         self.kinds.looked();
     }
 
-    fn visit(&mut self, look: &Look<'_>, running: &Running, now: Duration, sums: &mut Sums) {
+    fn visit(
+        &mut self,
+        look: &Look<'static>,
+        running: &'static Requests,
+        now: Duration,
+        sums: &mut Sums,
+    ) {
         let (shard, place) = look.key;
         if self.tracks.len() <= shard {
             self.tracks.resize_with(shard + 1, Vec::new);
@@ -166,7 +225,7 @@ impl Book {
         } = look.held;
         if look.ended {
             if let Some(track) = known {
-                self.ended(&track, look);
+                self.ended(track, look);
             }
             return;
         }
@@ -184,12 +243,15 @@ impl Book {
             track.first_seen = now;
             track.grew_at = now;
         }
-        let age = now.saturating_sub(track.first_seen);
+        // A pause is no time in which it could have grown.
+        let now_unpaused = now.saturating_sub(look.slot.paused(now));
+        let age = now_unpaused.saturating_sub(track.first_seen);
         if !look.is_visible() || look.is_declared() || track.staged {
             // Nothing is known but what was reserved for it.
             let rest = (reserved_bytes - held).max(0.0);
             if age < INVISIBLE_AFTER {
                 sums.growth_bytes += rest;
+                sums.other_growth_bytes += rest;
                 sums.need_bytes += rest + held;
             } else {
                 sums.need_bytes += held;
@@ -204,31 +266,73 @@ impl Book {
             track.serial = self.serial;
             kind.saw(1.0, scale);
         }
+        let kind_scale = kind.scale();
         let class = &mut kind.class;
         if peak_bytes as f64 > track.peak_bytes as f64 * (1.0 + GROWTH) {
             track.peak_bytes = peak_bytes;
-            track.grew_at = now;
+            track.grew_at = now_unpaused;
         }
         let seen = Seen {
             age,
-            flat: now.saturating_sub(track.grew_at),
+            flat: now_unpaused.saturating_sub(track.grew_at),
             peak_bytes: (peak_bytes as f64 / scale) as u64,
             held_bytes: (held_bytes as f64 / scale) as u64,
         };
         ClassEstimate::mark(&mut track.marks, &seen);
+        track.course.see(age, seen.held_bytes as f32);
+        let mut need = class.predict(&seen);
+        let alike = self.alike.entry((number, alike(age, seen.held_bytes)));
+        let growth = *alike.or_insert_with(|| class.growth(&seen, need.bytes));
+        // What it looks like it will hold.
+        let most = growth.iter().copied().fold(0.0, f32::max);
+        let looks = seen.held_bytes as f64 + f64::from(most);
+        if looks > need.bytes {
+            need.room = (need.bytes + need.room - looks).max(looks - need.bytes);
+            need.bytes = looks;
+        }
         if !track.noted {
             track.noted = class.surprise(seen.peak_bytes);
+        }
+        if look.slot.has_shown() {
+            class.foreseen(looks.min(peak_bytes as f64 / scale * MOST_FORESEEN));
         }
         if !track.noted && seen.flat >= SETTLED_AFTER {
             track.noted = true;
             class.settled(seen.peak_bytes);
         }
-        let mut need = class.predict(&seen).scaled(scale);
+        let mut need = need.scaled(scale);
         if look.has_grown() {
             // It asked for so much, and was promised it.
             need.bytes = need.bytes.max(reserved_bytes);
         }
         track.expected_bytes = need.bytes;
+        let most_bytes = (need.bytes + need.margin_bytes(MOST_DEVIATIONS)).max(held);
+        sums.most_growth_bytes += most_bytes - held;
+        look.slot.expect(most_bytes);
+        let growth = growth.map(|bytes| bytes * scale as f32);
+        for (sum, &bytes) in sums.growth.iter_mut().zip(&growth) {
+            *sum += f64::from(bytes);
+        }
+        class.saw_jump(look.slot.largest_growth_bytes() as f64 / scale);
+        if let Some(jump_bytes) = class.jump_bytes() {
+            running.set_jump(usize::from(number), jump_bytes * kind_scale);
+        }
+        self.runners.push(Running {
+            slot: look.slot,
+            generation: look.slot.generation(),
+            place: look.slot.place(),
+            runner: Runner {
+                held_bytes: held as f32,
+                growth,
+                need_bytes: (most_bytes - held) as f32,
+                worst_bytes: ((class.worst_bytes() * scale).max(most_bytes) - held) as f32,
+                jump_bytes: running.jump_bytes(look.slot) as f32,
+                settled: seen.flat >= look.slot.settles_after(),
+                moves: true,
+                paused: look.slot.is_paused(),
+                idle: false,
+            },
+        });
         sums.growth_bytes += (need.bytes - held).max(0.0);
         sums.need_bytes += need.bytes.max(held);
         sums.needs.add(need);
@@ -242,7 +346,7 @@ impl Book {
         self.tracks[shard][place] = Some(track);
     }
 
-    fn ended(&mut self, track: &Track, look: &Look<'_>) {
+    fn ended(&mut self, track: Track, look: &Look<'_>) {
         let peak_bytes = look.held.peak_bytes;
         if track.serial == 0 || look.is_declared() || look.is_staged() {
             return;
@@ -259,52 +363,26 @@ impl Book {
                 case.peaks += final_bytes;
             }
         }
-        if !cut_short {
+        if cut_short {
+            let age = track.course.age();
+            if age >= TELLS_AFTER {
+                let unscaled = peak_bytes as f64 / look.slot.scale();
+                let kind = self.kinds.kind(usize::from(look.slot.kind()), false);
+                kind.class.cut_off(unscaled);
+            }
+        } else {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
             let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
             let unscaled_bytes = (peak_bytes as f64 / look.slot.scale()) as u64;
             let kind = self.kinds.kind(usize::from(look.slot.kind()), false);
             kind.class
                 .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
+            let jump_bytes = look.slot.largest_growth_bytes() as f64 / look.slot.scale();
+            kind.class.went(track.course, jump_bytes);
             self.kinds.peaked(peak_bytes as f64, 1.0);
             if let Some(expected) = track.predicted_bytes {
                 self.kinds.expected(expected, unscaled_bytes as f64);
             }
         }
-    }
-
-    /// Sets the present forecast aside.
-    fn open_case(&mut self, now: Duration) {
-        let due = self.case_opened.is_none_or(|at| now >= at + CASE_EVERY);
-        let made = self.made;
-        if made.needs.variance() <= 0.0 || !due || self.cases.len() >= MOST_CASES {
-            return;
-        }
-        self.case_opened = Some(now);
-        self.cases.push(Case {
-            opened: now,
-            serial: self.serial,
-            made,
-            peaks: 0.0,
-        });
-    }
-
-    /// Checks forecasts whose requests have all ended, or will not.
-    fn close_cases(&mut self, now: Duration) {
-        let mut cases = std::mem::take(&mut self.cases);
-        cases.retain(|case| {
-            let over = case.made.in_flight == 0;
-            if !over && now < case.opened + CASE_LASTS {
-                return true;
-            }
-            let running = self.tracks.iter().flatten().flatten();
-            let members = running.filter(|track| track.serial > 0 && track.serial <= case.serial);
-            let peaks = case.peaks + members.map(|track| track.peak_bytes as f64).sum::<f64>();
-            let needs = &case.made.needs;
-            let margin_bytes = needs.margin_bytes(self.calibration.deviations());
-            self.calibration.learn(peaks > needs.bytes() + margin_bytes);
-            false
-        });
-        self.cases = cases;
     }
 }

@@ -1,14 +1,23 @@
 //! What requests of one kind need.
 
+#[cfg(test)]
+#[path = "class_tests.rs"]
+mod tests;
+
+mod growth;
+
 use std::time::Duration;
 
 use super::LEAST_BYTES;
+use super::course::Courses;
 use super::histogram::Histogram;
 use super::need::Need;
 use super::trajectory::{Marks, Trajectories};
+use growth::MOST_BEYOND;
 
 /// Requests seen before the configured estimate is only a doubt.
 const TRUSTED_AFTER: f64 = 8.0;
+const TRUSTED_SOON: f64 = 2.0;
 /// A request above the 99th percentile by more than this is a surprise.
 const SURPRISE: f64 = 1.1;
 /// And after each of them so much of what is remembered counts.
@@ -49,6 +58,12 @@ pub(crate) struct ClassEstimate {
     /// What requests need beside what their accounts show.
     hidden_bytes: f64,
     error: Errors,
+    courses: Courses,
+    /// The most that one poll added lately.
+    jump_bytes: f64,
+    /// The greatest peak lately.
+    greatest_bytes: f64,
+    beyond: f64,
 }
 
 /// What predictions miss, on average.
@@ -81,6 +96,10 @@ impl ClassEstimate {
             ages: 0.0,
             hidden_bytes: 0.0,
             error: Errors::default(),
+            courses: Courses::default(),
+            jump_bytes: 0.0,
+            greatest_bytes: 0.0,
+            beyond: MOST_BEYOND,
         }
     }
 
@@ -126,11 +145,21 @@ impl ClassEstimate {
         }
         self.histogram.forget(LEFT_AFTER_SURPRISE);
         self.trajectories.forget(LEFT_AFTER_SURPRISE);
+        self.courses.forget(LEFT_AFTER_SURPRISE);
         self.histogram.add(peak_bytes);
+        self.note_greatest(peak_bytes as f64, 0.0);
         true
     }
 
+    /// A request that runs ended before its time: had it gone on, it might have come to
+    /// twice as much. Says less than one that came to its end, but more than nothing:
+    /// where callers give up, few do.
+    pub(super) fn cut_off(&mut self, peak_bytes: f64) {
+        self.add(peak_bytes * 2.0, 1.0);
+    }
+
     fn add(&mut self, bytes: f64, weight: f64) {
+        self.note_greatest(bytes, weight);
         self.histogram.add_weighed(bytes, weight);
         self.seen = (self.seen + weight).min(MOST_SEEN);
     }
@@ -143,7 +172,12 @@ impl ClassEstimate {
     /// The mean peak as learned, without the configured estimate.
     pub(super) fn learned(&self) -> Option<Need> {
         let mut need = self.histogram.above(0)?;
-        need.bytes = (need.bytes + self.error.correction).max(LEAST_BYTES as f64);
+        need.bytes = match self.courses.mean_peak() {
+            // The last requests are the best guide to the next.
+            Some(bytes) => bytes,
+            None => need.bytes + self.error.correction,
+        };
+        need.bytes = need.bytes.max(LEAST_BYTES as f64);
         Some(need)
     }
 
@@ -164,10 +198,20 @@ impl ClassEstimate {
         (self.prior_bytes - self.hidden_bytes).max(0.0)
     }
 
+    /// More is known of it than was configured.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.seen >= TRUSTED_SOON
+    }
+
     /// How likely the next request is one as large as the configured estimate,
     /// although none was yet.
     fn doubt(&self) -> f64 {
-        (1.0 - self.seen / TRUSTED_AFTER).max(0.5 / (self.seen + 1.0))
+        // Where it is seen how they grow, an error costs little.
+        let trusted_after = match self.courses.is_empty() {
+            true => TRUSTED_AFTER,
+            false => TRUSTED_SOON,
+        };
+        (1.0 - self.seen / trusted_after).max(0.5 / (self.seen + 1.0))
     }
 
     /// The same of a request that runs. One that is to become so large grows, and
@@ -297,96 +341,5 @@ impl Errors {
         }
         let mean = known.map_or(0.0, |need| need.bytes);
         self.correction = self.correction.clamp(-mean / 4.0, mean);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    fn class(peaks: impl IntoIterator<Item = u64>) -> ClassEstimate {
-        let mut class = ClassEstimate::new(200 * MIB);
-        for mib in peaks {
-            class.ended(
-                &Marks::default(),
-                mib * MIB,
-                Duration::from_millis(500),
-                class.learned().map(|need| need.bytes),
-            );
-        }
-        class
-    }
-
-    fn mib(bytes: f64) -> f64 {
-        bytes / MIB as f64
-    }
-
-    #[test]
-    fn the_configured_estimate_fades_into_a_doubt() {
-        assert_eq!(mib(class([]).next().bytes), 200.0);
-        let after = |n| class(std::iter::repeat_n(20, n)).next();
-        assert!(mib(after(4).bytes) > 100.0);
-        assert!(mib(after(8).bytes) < 40.0 && mib(after(8).variance.sqrt()) > 35.0);
-        assert!(mib(after(1000).bytes) < 20.5 && mib(after(1000).variance.sqrt()) < 8.0);
-    }
-
-    #[test]
-    fn predictions_follow_a_drift() {
-        let mut class = class(std::iter::repeat_n(20, 100));
-        let mut in_flight = std::collections::VecDeque::new();
-        for step in 0..300 {
-            let size = 20.0 + 40.0 * f64::from(step) / 300.0;
-            in_flight.push_back((size, class.learned().unwrap().bytes));
-            if in_flight.len() > 12 {
-                let (size, predicted) = in_flight.pop_front().unwrap();
-                class.ended(
-                    &Marks::default(),
-                    (size * MIB as f64) as u64,
-                    Duration::from_millis(500),
-                    Some(predicted),
-                );
-            }
-        }
-        let learned = mib(class.learned().unwrap().bytes);
-        assert!((54.0..66.0).contains(&learned), "{learned}");
-    }
-
-    #[test]
-    fn chance_is_no_drift() {
-        let mut random = fastrand::Rng::with_seed(1);
-        let mixed: Vec<u64> = (0..2000)
-            .map(|_| if random.u32(0..10) == 0 { 120 } else { 2 })
-            .collect();
-        let class = class(mixed);
-        let learned = mib(class.learned().unwrap().bytes);
-        assert!((9.0..19.0).contains(&learned), "{learned}");
-    }
-
-    #[test]
-    fn a_surprise_counts_at_once_and_makes_the_past_count_less() {
-        let mut class = class(std::iter::repeat_n(20, 1000));
-        let before = class.learned().unwrap().bytes;
-        assert!(!class.surprise(21 * MIB));
-        assert!(class.surprise(300 * MIB));
-        assert!(class.surprise(300 * MIB) && class.surprise(300 * MIB));
-        let after = class.learned().unwrap();
-        assert!(after.bytes > before * 1.2 && mib(after.variance.sqrt()) > 30.0);
-        // Now it is known.
-        assert!(!class.surprise(300 * MIB));
-    }
-
-    #[test]
-    fn memory_that_stays_flat_is_all_that_is_needed() {
-        let class = class([]);
-        let seen = |flat| Seen {
-            age: Duration::from_secs(flat),
-            peak_bytes: 65_536,
-            held_bytes: 65_536,
-            flat: Duration::from_secs(flat),
-        };
-        assert!(mib(class.predict(&seen(0)).bytes) > 150.0);
-        assert!(mib(class.predict(&seen(12)).bytes) < 0.5);
     }
 }

@@ -1,9 +1,16 @@
 //! What the process will use: requests, and what there is beside them.
 
+#[cfg(test)]
+#[path = "forecast_tests.rs"]
+mod tests;
+
+mod outlook;
+
 use std::time::Duration;
 
 use super::Evidence;
 use super::book::Book;
+use super::course::STEPS;
 use super::kinds::Kind;
 use super::need::{Need, Sum};
 use super::retained::{BeforeTrim, Retained};
@@ -17,6 +24,8 @@ const UNEXPLAINED_SHARE: f64 = 0.5;
 /// Without accounting, an estimate that rises counts for requests in flight up to
 /// so many times what was reserved for them: their need may have been declared.
 const MOST_OUTDATED: f64 = 1.5;
+/// Less is not asked for, whoever is stuck.
+const LEAST_KEPT_BYTES: f64 = (4u64 << 20) as f64;
 /// What the process holds besides requests is averaged with this half-life: it
 /// seems less for a while when requests have allocated and not touched yet.
 const BESIDE_HALF_LIFE: Duration = Duration::from_secs(2);
@@ -44,6 +53,9 @@ impl Portion {
 pub(crate) struct Forecast {
     /// With accounting.
     pub(super) book: Option<Book>,
+    /// Without: what requests are seen to touch while the brake is on, by page faults.
+    /// Less than they hold, where they live in what earlier ones left behind.
+    touched: Option<Book>,
     pub(super) usage: UsageEstimate,
     retained: Retained,
     usage_bytes: f64,
@@ -52,8 +64,21 @@ pub(crate) struct Forecast {
     in_flight: f64,
     /// What the policy leaves free below the limit.
     slack_bytes: f64,
+    limit_bytes: f64,
     others: Portion,
     now: Duration,
+    /// Requests can be paused: an error of the forecast costs a pause.
+    brakes: bool,
+    /// What must stay free so that those in flight can end, one after the other.
+    safe_bytes: f64,
+    /// What requests hold, for each byte that they are seen to touch.
+    reuse: f64,
+    /// What is allocated beside requests.
+    beside_allocated: f64,
+    /// What requests are expected to have grown by, by what they touch.
+    touched_growth: [f64; STEPS],
+    /// When it was known last what is allocated.
+    allocated_at: Duration,
 }
 
 impl Forecast {
@@ -61,6 +86,7 @@ impl Forecast {
     pub(crate) fn new(prior_bytes: u64, target: f64, accounted: bool) -> Self {
         Self {
             book: accounted.then(|| Book::new(prior_bytes, target)),
+            touched: (!accounted).then(|| Book::new(prior_bytes, target)),
             usage: if accounted {
                 UsageEstimate::beside_accounts()
             } else {
@@ -71,24 +97,34 @@ impl Forecast {
             beside_bytes: 0.0,
             in_flight: 0.0,
             slack_bytes: 0.0,
+            limit_bytes: 0.0,
             others: Portion::default(),
             now: Duration::ZERO,
+            brakes: false,
+            safe_bytes: 0.0,
+            reuse: 1.0,
+            beside_allocated: f64::MAX,
+            touched_growth: [0.0; STEPS],
+            allocated_at: Duration::ZERO,
         }
     }
 
     /// Looks at what requests hold: before a full sample, so that the sample
     /// shows at least as much.
-    pub(crate) fn look(&mut self, running: &Running, now: Duration) {
+    pub(crate) fn look(&mut self, running: &'static Running, now: Duration) {
         let hidden_bytes = self.unexplained_bytes();
         if let Some(book) = &mut self.book {
             book.kinds_mut().set_hidden(hidden_bytes);
+            book.look(running, now);
+        }
+        if let Some(book) = self.touched.as_mut().filter(|_| self.brakes) {
             book.look(running, now);
         }
     }
 
     /// The configured estimate is another.
     pub(crate) fn set_prior(&mut self, bytes: u64) {
-        if let Some(book) = &mut self.book {
+        for book in self.book.iter_mut().chain(&mut self.touched) {
             book.kinds_mut().set_prior(bytes);
         }
         self.usage.set_prior(bytes);
@@ -102,22 +138,30 @@ impl Forecast {
     }
 
     /// What the policy leaves free below the limit.
-    pub(crate) fn set_slack(&mut self, bytes: u64) {
+    pub(crate) fn set_slack(&mut self, bytes: u64, limit_bytes: u64) {
         self.slack_bytes = bytes as f64;
+        self.limit_bytes = limit_bytes as f64;
     }
 
     /// Learns from one full sample. Called in the order of time.
     pub(crate) fn observe(&mut self, evidence: Evidence) {
         self.usage_bytes = evidence.usage_bytes as f64;
         self.in_flight = f64::from(evidence.all_in_flight);
-        if self.book.is_some() {
+        if self.book.is_some() || evidence.allocated_bytes > 0 {
             let allocated_bytes = evidence.allocated_bytes as f64;
             let retained = &mut self.retained;
             retained.observe(evidence.now, self.usage_bytes, allocated_bytes);
         }
+        if evidence.allocated_bytes > 0 {
+            self.allocated_at = evidence.now;
+            self.see_reuse(&evidence);
+        }
         let beside_bytes = self.beside_now();
         let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();
         self.now = evidence.now;
+        if self.book.is_some() {
+            self.allocated_at = evidence.now;
+        }
         let left = 0.5_f64.powf(elapsed / BESIDE_HALF_LIFE.as_secs_f64());
         self.beside_bytes = beside_bytes + (self.beside_bytes - beside_bytes) * left;
         self.see_beside(beside_bytes);
@@ -162,6 +206,11 @@ impl Forecast {
     /// A trim may give something back. Without accounting nobody can tell.
     pub(crate) fn is_worth_a_trim(&self) -> bool {
         self.book.is_none() || self.retained.is_worth_a_trim()
+    }
+
+    /// A trim may give something back, as far as can be told at all.
+    pub(crate) fn may_trim(&self) -> bool {
+        self.book.is_none() || self.retained.most_bytes() >= LEAST_KEPT_BYTES
     }
 
     pub(crate) fn before_trim(&self) -> BeforeTrim {
@@ -224,7 +273,7 @@ impl Forecast {
     /// The margin over the mean that the slack below the limit does not cover: the
     /// two are independent, so their squares add up.
     fn margin_bytes(&self, needs: &Sum) -> f64 {
-        let margin_bytes = needs.margin_bytes(self.margin_deviations());
+        let margin_bytes = needs.margin_bytes(self.margin_deviations()) * self.trusted();
         margin_bytes.hypot(self.slack_bytes) - self.slack_bytes
     }
 
@@ -247,7 +296,12 @@ impl Forecast {
     /// at least.
     pub(crate) fn unseen(&self) -> (u64, u64) {
         match &self.book {
-            None => (self.usage.request_bytes(), self.usage.low_bytes()),
+            None => {
+                let bytes = self.usage.request_bytes();
+                let touched = self.touched();
+                let touched = touched.map(|book| (book.next_bytes() * self.reuse) as u64);
+                (touched.unwrap_or(bytes), self.usage.low_bytes())
+            }
             Some(book) => {
                 let next = Need {
                     bytes: book.kinds().prior_bytes() as f64,
@@ -334,57 +388,5 @@ impl Forecast {
         self.book
             .as_ref()
             .map_or(0.0, |book| book.calibration.deviations())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    /// 300 MiB in use, 250 of them by another guard's requests, which reserved 256.
-    fn beside_another_guard(others: Portion) -> i64 {
-        let mut forecast = Forecast::new(MIB, 0.001, true);
-        forecast.look(&Running::new(), Duration::ZERO);
-        forecast.set_others(others);
-        forecast.observe(Evidence {
-            usage_bytes: 300 * MIB,
-            ..Evidence::default()
-        });
-        forecast.outstanding_bytes(256 * MIB)
-    }
-
-    #[test]
-    fn another_guards_requests_are_counted_once() {
-        let known = Portion {
-            reserved_kib: 256 * 1024,
-            held_bytes: (250 * MIB) as f64,
-            outstanding_bytes: 6 * MIB as i64,
-        };
-        assert_eq!(beside_another_guard(known), 6 * MIB as i64);
-        // Of what nobody has looked at yet, everything is still to come.
-        assert_eq!(beside_another_guard(Portion::default()), 256 * MIB as i64);
-    }
-
-    #[test]
-    fn bodies_of_work_that_has_not_begun_are_not_what_requests_need() {
-        let mut forecast = Forecast::new(MIB, 0.001, false);
-        let at = |seconds, working: u32, bodies_mib: u64| Evidence {
-            now: Duration::from_secs(seconds),
-            usage_bytes: (100 + 40 * u64::from(working) + bodies_mib) * MIB,
-            own_in_flight: working,
-            all_in_flight: working,
-            body_bytes: bodies_mib * MIB,
-            ..Evidence::default()
-        };
-        for evidence in [at(0, 0, 0), at(1, 0, 200), at(2, 1, 200), at(3, 1, 200)] {
-            forecast.observe(evidence);
-        }
-        let (request_bytes, _) = forecast.unseen();
-        // One and a half times 40, less 2 of noise.
-        assert_eq!(request_bytes, 57 * MIB);
-        // Reserved for both, and in use: nothing of it is still to come.
-        assert_eq!(forecast.outstanding_bytes(240 * MIB), 0);
     }
 }

@@ -62,6 +62,11 @@ impl Retained {
         self.high_water_bytes = self.high_water_bytes.max(allocated_bytes);
     }
 
+    /// What the process has allocated, as of the last full sample.
+    pub(super) fn allocated_bytes(&self) -> f64 {
+        self.allocated_bytes
+    }
+
     /// What may be the allocator's, whether a trim would bring it or not: as much as was
     /// freed lately.
     pub(super) fn most_bytes(&self) -> f64 {

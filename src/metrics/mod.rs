@@ -100,7 +100,11 @@ impl Report<'_> {
         self.count(table::OBSERVED, stats.observed_requests);
         self.count(table::CANCELLATIONS, self.cancellations);
         self.count(table::STALLED, stats.stalled_responses);
+        self.count(table::PAUSES, stats.pauses);
+        self.count(table::PAUSED_SECONDS, stats.paused_seconds_total as u64);
+        self.count(table::OBSERVED_PAUSES, stats.observed_pauses);
         self.set(table::ACTIVE, stats.active_tasks as f64);
+        self.set(table::PAUSED, stats.paused_tasks as f64);
         self.set(table::WAITING, stats.waiting_requests as f64);
         self.set_bound(table::CONCURRENCY, stats.current_concurrency);
         self.set_bound(table::BASE_CONCURRENCY, stats.base_concurrency);

@@ -51,8 +51,16 @@ metrics! {
         "Requests told to stop, to save the others."
     STALLED "stalled_responses_total" Counter Count []
         "Responses ended because their peer did not read."
+    PAUSES "pauses_total" Counter Count []
+        "Pauses of requests, bodies and followed work that would have grown, of all guards of the process."
+    PAUSED_SECONDS "paused_seconds_total" Counter Seconds []
+        "For how long requests were paused, all together, in whole seconds, of all guards of the process. Counted when a pause ends."
+    OBSERVED_PAUSES "observed_pauses_total" Counter Count []
+        "Polls that mode observe let pass and enforce would have put off."
     ACTIVE "active_tasks" Gauge Count []
         "Requests that hold a permit."
+    PAUSED "paused_tasks" Gauge Count []
+        "Requests, bodies and followed work that are paused until there is room to grow, of all guards of the process."
     WAITING "waiting_requests" Gauge Count []
         "Requests that wait for memory."
     CONCURRENCY "current_concurrency" Gauge Count []
@@ -185,7 +193,8 @@ its length. Give your exporter buckets for it, for example with
             assert_eq!(total, metric.kind == Kind::Counter, "{}", metric.name);
             let bytes = metric.name.contains("_bytes");
             assert_eq!(bytes, metric.unit == Unit::Bytes, "{}", metric.name);
-            let seconds = metric.name.ends_with("_seconds");
+            let plain = metric.name.trim_end_matches("_total");
+            let seconds = plain.ends_with("_seconds");
             assert_eq!(seconds, metric.unit == Unit::Seconds, "{}", metric.name);
         }
     }

@@ -117,6 +117,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::policy::Outlook;
     use crate::sampler::MemoryLevel;
 
     fn ladder(base: u32) -> Ladder {
@@ -138,7 +139,7 @@ mod tests {
             active: 4,
             unused_probes: 0,
             reserved_bytes: 0,
-            outstanding_bytes: 0,
+            outstanding: Outlook::constant(0),
             request_bytes: 1,
             next_bytes: 1,
             low_bytes: 0,
@@ -231,7 +232,7 @@ mod tests {
             active: 0,
             unused_probes: 0,
             reserved_bytes: 0,
-            outstanding_bytes: 0,
+            outstanding: Outlook::constant(0),
             request_bytes: 200 << 20,
             next_bytes: 200 << 20,
             low_bytes: 0,
@@ -258,7 +259,7 @@ mod tests {
             active: 0,
             unused_probes: 0,
             reserved_bytes: 0,
-            outstanding_bytes: 0,
+            outstanding: Outlook::constant(0),
             request_bytes: 1,
             next_bytes: 1,
             low_bytes: 0,

@@ -4,6 +4,7 @@
 //! observed, and answers with a [`Decision`] that the controller publishes to
 //! the limiter.
 
+pub(crate) mod brake;
 pub(crate) mod ladder;
 mod latch;
 pub(crate) mod levels;
@@ -12,7 +13,11 @@ pub(crate) mod predictive;
 use std::fmt;
 use std::time::Duration;
 
+use crate::estimate::course::STEPS;
 use crate::sampler::MemoryLevel;
+
+/// What a request is taken to hold at least while others are planned with it.
+const LEAST_SHARE: f64 = 0.02;
 
 /// How full memory is, in the operators' words. Ordered: `Critical` is the greatest.
 ///
@@ -85,13 +90,39 @@ pub(crate) struct Observation<'a> {
     /// What is reserved on the ledger.
     pub(crate) reserved_bytes: u64,
     /// By how much usage may still rise without another request.
-    pub(crate) outstanding_bytes: i64,
+    pub(crate) outstanding: Outlook,
     /// What a request reserves, on average.
     pub(crate) request_bytes: u64,
     /// What the one that is next reserves.
     pub(crate) next_bytes: u64,
     /// What a request is known to need at least.
     pub(crate) low_bytes: u64,
+}
+
+/// What is expected at each time in the next seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outlook {
+    /// By how much usage will have risen without another request.
+    pub(crate) growth_bytes: [f64; STEPS],
+    /// What the next request will hold then, as a share of what it reserves.
+    pub(crate) next_share: [f64; STEPS],
+}
+
+impl Outlook {
+    /// All of it may come at once, and stay.
+    pub(crate) fn constant(growth_bytes: i64) -> Self {
+        Self {
+            growth_bytes: [growth_bytes as f64; STEPS],
+            next_share: [1.0; STEPS],
+        }
+    }
+
+    /// How much may be reserved for more requests where so many bytes are free.
+    fn reservable_bytes(&self, free_bytes: f64) -> f64 {
+        let steps = self.growth_bytes.iter().zip(&self.next_share);
+        let room = steps.map(|(growth, share)| (free_bytes - growth) / share.max(LEAST_SHARE));
+        room.fold(f64::INFINITY, f64::min)
+    }
 }
 
 /// What a policy decides.
@@ -151,19 +182,19 @@ pub(crate) fn worst_limit_fraction(levels: &[MemoryLevel]) -> f64 {
 
 /// Most bytes that may be reserved.
 ///
-/// A request fits when `F + r ≤ θ·L` at every level, where the forecast `F` is
-/// `U + outstanding`. With what is reserved now on both sides that is
-/// `Σ reserved + r ≤ Σ reserved + θ·L − U − outstanding`: the right side is what
-/// this returns, so that an admission compares one number.
+/// A request that reserves `r` fits when `F(t) + r·p(t) ≤ θ·L` at every level and at each
+/// time `t` of the outlook, where the forecast `F(t)` is usage and what it will have grown
+/// by, and `p(t)` the share of `r` that the request will hold then. With what is reserved
+/// now on both sides that is `Σ reserved + r ≤ Σ reserved + min (θ·L − F(t)) / p(t)`: the
+/// right side is what this returns, so that an admission compares one number.
 pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> u64 {
     observation
         .levels
         .iter()
         .filter_map(|level| {
-            let ceiling = (bound_bytes(level)? as f64 * theta) as u64;
-            let usage_bytes = level.usage_bytes;
-            let forecast = usage_bytes.saturating_add_signed(observation.outstanding_bytes);
-            Some((ceiling + observation.reserved_bytes).saturating_sub(forecast))
+            let free_bytes = bound_bytes(level)? as f64 * theta - level.usage_bytes as f64;
+            let more_bytes = observation.outstanding.reservable_bytes(free_bytes);
+            Some((observation.reserved_bytes as f64 + more_bytes).max(0.0) as u64)
         })
         .min()
         .unwrap_or(u64::MAX)

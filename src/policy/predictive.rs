@@ -77,6 +77,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::policy::Outlook;
     use crate::sampler::MemoryLevel;
 
     fn decide(usage_bytes: u64, reserved_bytes: u64, outstanding_bytes: i64) -> Decision {
@@ -93,7 +94,7 @@ mod tests {
             active: 4,
             unused_probes: 0,
             reserved_bytes,
-            outstanding_bytes,
+            outstanding: Outlook::constant(outstanding_bytes),
             request_bytes: 10,
             next_bytes: 10,
             low_bytes: 0,

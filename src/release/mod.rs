@@ -70,6 +70,8 @@ pub(crate) enum Shortage {
     Some,
     /// The limit is near, and what allocators keep was counted on.
     Urgent,
+    /// Nobody in flight gets on: whatever there may be is asked for.
+    Stuck,
 }
 
 type Call = dyn Fn(&PressureContext) + Send + Sync;
@@ -121,6 +123,11 @@ impl Rest {
     }
 }
 
+/// What the process has allocated and not freed, where its allocator can tell.
+pub(crate) fn allocated_bytes() -> Option<u64> {
+    ffi::allocated_bytes()
+}
+
 /// What one guard does to give memory back.
 pub(crate) struct Release {
     state: Mutex<State>,
@@ -167,7 +174,7 @@ impl Release {
         let now = Instant::now();
         let due = {
             let mut state = self.state();
-            if shortage == Shortage::Urgent {
+            if shortage >= Shortage::Urgent {
                 state.trim.cut_short();
             }
             let mut hooks = state.hooks.iter();
@@ -205,7 +212,7 @@ impl Release {
             rest.after(took, freed_bytes, Instant::now());
         }
         let due = shortage > Shortage::None && self.state().trim.is_over(now);
-        if due && controller.is_worth_a_trim() {
+        if due && (shortage == Shortage::Stuck || controller.is_worth_a_trim()) {
             let before_bytes = controller.usage_now();
             let before = controller.before_trim();
             let started = Instant::now();

@@ -5,6 +5,9 @@
 //! thread writes there while it does, and admissions share no cache line. The
 //! controller looks through all slots at each full sample.
 
+pub(crate) mod brake;
+#[cfg(test)]
+mod brake_tests;
 mod peaks;
 mod slot;
 #[cfg(test)]
@@ -57,6 +60,8 @@ pub(crate) struct Running {
     finished: Vec<OnceLock<ByKind>>,
     /// A bit for each kind that had critical requests.
     critical: [AtomicU64; KINDS / 64],
+    /// What one poll may add, in KiB, by kind of request; 0: not known.
+    jumps: Box<[AtomicU32]>,
 }
 
 impl Running {
@@ -69,6 +74,7 @@ impl Running {
             shards: (0..=OWNED_SHARDS).map(|_| shard()).collect(),
             finished: (0..=OWNED_SHARDS).map(|_| OnceLock::new()).collect(),
             critical: [const { AtomicU64::new(0) }; KINDS / 64],
+            jumps: (0..KINDS).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
@@ -83,6 +89,18 @@ impl Running {
         }
         slot.begin(reserved_kib, tag, now.as_millis() as u32);
         Some(slot)
+    }
+
+    /// Polls of this kind of requests are seen to add so much.
+    pub(crate) fn set_jump(&self, kind: usize, bytes: f64) {
+        let kib = (bytes / 1024.0).max(1.0) as u32;
+        self.jumps[kind].store(kib, Ordering::Relaxed);
+    }
+
+    /// What the next poll of a request may add.
+    pub(crate) fn jump_bytes(&self, slot: &Slot) -> u64 {
+        let of_kind = self.jumps[usize::from(slot.kind())].load(Ordering::Relaxed);
+        slot.jump_bytes((of_kind > 0).then_some(of_kind))
     }
 
     /// Of this kind there were critical requests.
@@ -179,7 +197,7 @@ impl Running {
 
     /// Looks at every request in flight, and at those that ended since the look
     /// before. Only the controller does, one look at a time.
-    pub(crate) fn look(&self, mut visit: impl FnMut(Look<'_>)) {
+    pub(crate) fn look<'a>(&'a self, mut visit: impl FnMut(Look<'a>)) {
         for (number, shard) in self.shards.iter().enumerate() {
             for (index, slot) in shard.taken() {
                 let state = slot.state.load(Ordering::Acquire);

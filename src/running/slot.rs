@@ -1,11 +1,22 @@
 //! One request's account.
 
+mod growth;
+
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
 use atomic_waker::AtomicWaker;
 
+use super::brake::{CRITICAL, FRONT, UNKNOWN};
+use crate::class::Priority;
 use crate::tag::{HINT_UNIT_KIB, Tag};
+
+fn rank(priority: Priority) -> u8 {
+    match priority {
+        Priority::Critical => CRITICAL,
+        other => FRONT + other as u8,
+    }
+}
 
 pub(super) const FREE: u8 = 0;
 /// Taken, and no look has found it yet.
@@ -47,6 +58,26 @@ pub(crate) struct Slot {
     peak_bytes: AtomicU64,
     allocations: AtomicU64,
     pub(super) waker: AtomicWaker,
+    /// Counts the requests that had it: who means one of them does not hit another.
+    generation: AtomicU32,
+    rank: AtomicU8,
+    /// What must stay free of the headroom when it takes some.
+    pub(super) keep_kib: AtomicU32,
+    /// What it is expected to hold at most; 0: nobody has said yet.
+    need_kib: AtomicU32,
+    /// What its next poll may add, as said last.
+    pub(super) jump_kib: AtomicU32,
+    /// The most that one poll has added, and how many polls added something.
+    largest_kib: AtomicU32,
+    grew: AtomicU32,
+    /// By the sampler's tick; 0: not while the brake was on.
+    polled_ms: AtomicU32,
+    /// The longest time between two polls, pauses aside.
+    gap_ms: AtomicU32,
+    /// Its pollers that are paused, since when, and for how long some were before.
+    pausing: AtomicU32,
+    paused_since_ms: AtomicU32,
+    paused_ms: AtomicU32,
 }
 
 /// What a look at a slot finds.
@@ -73,6 +104,18 @@ impl Slot {
             peak_bytes: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
             waker: AtomicWaker::new(),
+            generation: AtomicU32::new(0),
+            rank: AtomicU8::new(0),
+            keep_kib: AtomicU32::new(UNKNOWN),
+            need_kib: AtomicU32::new(0),
+            jump_kib: AtomicU32::new(0),
+            largest_kib: AtomicU32::new(0),
+            grew: AtomicU32::new(0),
+            polled_ms: AtomicU32::new(0),
+            gap_ms: AtomicU32::new(0),
+            pausing: AtomicU32::new(0),
+            paused_since_ms: AtomicU32::new(0),
+            paused_ms: AtomicU32::new(0),
         }
     }
 
@@ -80,6 +123,7 @@ impl Slot {
     #[inline]
     pub(super) fn begin(&self, reserved_kib: u64, tag: Tag, now_ms: u32) {
         self.kind.store(tag.kind, Ordering::Relaxed);
+        self.rank.store(rank(tag.priority), Ordering::Relaxed);
         self.hint_kib.store(tag.hint_kib, Ordering::Relaxed);
         // A cancellation may have come too late for the request before.
         self.flags.store(0, Ordering::Relaxed);
@@ -96,6 +140,19 @@ impl Slot {
         self.reported_bytes.store(0, Ordering::Relaxed);
         self.peak_bytes.store(0, Ordering::Relaxed);
         self.allocations.store(0, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        self.keep_kib.store(UNKNOWN, Ordering::Relaxed);
+        for word in [
+            &self.need_kib,
+            &self.jump_kib,
+            &self.largest_kib,
+            &self.grew,
+            &self.polled_ms,
+            &self.gap_ms,
+            &self.paused_ms,
+        ] {
+            word.store(0, Ordering::Relaxed);
+        }
         self.state.store(FREE, Ordering::Release);
     }
 
@@ -124,6 +181,11 @@ impl Slot {
     pub(crate) fn report(&self, bytes: u64) {
         self.reported_bytes.store(bytes, Ordering::Relaxed);
         self.raise_peak(self.held_bytes.load(Ordering::Relaxed).max(0) as u64);
+    }
+
+    /// What the allocator does not see, as was said last.
+    pub(crate) fn reported_bytes(&self) -> u64 {
+        self.reported_bytes.load(Ordering::Relaxed)
     }
 
     /// Of which kind it is.

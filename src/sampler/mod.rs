@@ -12,6 +12,8 @@ mod cgroup;
 mod container;
 #[cfg(target_os = "linux")]
 mod discovery;
+#[cfg(target_os = "linux")]
+mod faults;
 mod manual;
 #[cfg(target_os = "linux")]
 mod process;
@@ -26,6 +28,8 @@ mod working_set;
 use std::io;
 
 pub(crate) use container::in_container;
+#[cfg(target_os = "linux")]
+pub(crate) use faults::touched_bytes;
 pub use manual::ManualSource;
 pub(crate) use thread::{Moment, Sampler, Subscriber};
 
@@ -46,7 +50,9 @@ pub enum Detail {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryLevel {
-    /// Bytes in use that cannot be had back without I/O or swap.
+    /// Bytes in use, less what the kernel takes back before it kills. `docs/platforms.md`
+    /// says what that is of a control group: pages that wait for a disk count where the
+    /// kernel does not wait for it.
     pub usage_bytes: u64,
     /// Bytes at which something is killed; `None` if there is no limit.
     pub limit_bytes: Option<u64>,
@@ -155,6 +161,12 @@ pub trait MemorySource: Send + 'static {
 }
 
 /// The name of the source that goes by what the host has available.
+/// Elsewhere nobody tells.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn touched_bytes() -> i64 {
+    0
+}
+
 pub(crate) const HOST: &str = "host memory";
 
 /// The source that `config` asks for.

@@ -14,7 +14,7 @@ use super::{Detail, MemorySource, Sample};
 /// Told of every sample.
 pub(crate) trait Subscriber: Send + Sync {
     /// A sample is about to be taken: what is noted now, it shows.
-    fn before_sample(&self, detail: Detail, now: Duration);
+    fn before_sample(&'static self, detail: Detail, now: Duration);
 
     /// Decides from a sample taken at `now`. Called in the order of samples,
     /// under the reader's lock: wakes nobody, logs nothing. Says whether there
@@ -135,6 +135,11 @@ impl Sampler {
     /// Time since the sampler began, as of the last sample.
     pub(crate) fn tick(&self) -> Duration {
         Duration::from_millis(self.tick_ms.load(Ordering::Relaxed))
+    }
+
+    /// Time since the sampler began, by the clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Now, by the clock.

@@ -1,0 +1,319 @@
+//! Checkpoints: places at which work that no guard polls may be paused.
+//!
+//! What the part up to the next checkpoint may add is taken from the headroom and counted
+//! as added at once; samples show what really was. So nothing is held for a part whose
+//! end nobody tells. What a thread adds between two checkpoints is known at the second
+//! one, and is what the next part may add.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+
+use crate::error::Cancelled;
+use crate::permit::Permit;
+use crate::poller::{self, Leave, Mark, Poller};
+use crate::running::Slot;
+
+/// Threads that are parked at once, at most: half of tokio's for work that blocks, so that
+/// others still find one.
+const MOST_PARKED: u32 = 256;
+static PARKED: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// Since this thread's last checkpoint while the brake was on.
+    static PART: Cell<Option<Part>> = const { Cell::new(None) };
+}
+
+/// The part of the work from one checkpoint on.
+#[derive(Clone, Copy)]
+struct Part {
+    slot: &'static Slot,
+    generation: u32,
+    from: Mark,
+    reported_bytes: u64,
+    /// Counted as added before it was.
+    ahead_bytes: i64,
+}
+
+impl Part {
+    /// Takes effect on this thread.
+    fn begin(leave: Leave) {
+        let accounted = leave.controller.is_accounted();
+        PART.set(Some(Self {
+            slot: leave.slot,
+            generation: leave.slot.generation(),
+            from: Mark::here(accounted),
+            reported_bytes: leave.slot.reported_bytes(),
+            ahead_bytes: leave.taken.settle_all(),
+        }));
+    }
+
+    /// What this thread has added since its last checkpoint is counted, if that was the
+    /// same work's.
+    fn end(permit: &Permit) {
+        let Some((part, slot)) = PART.take().zip(permit.slot()) else {
+            return;
+        };
+        if !std::ptr::eq(part.slot, slot) || part.generation != slot.generation() {
+            return;
+        }
+        let added_bytes = part.from.count();
+        if !is_charged(permit, slot) {
+            slot.charge(added_bytes, 1);
+        }
+        let said_bytes = slot.reported_bytes().saturating_sub(part.reported_bytes);
+        let grown_bytes = added_bytes.max(0).saturating_add(said_bytes as i64);
+        slot.grew(grown_bytes as u64);
+        let brake = permit.controller().brake;
+        brake.add_grown(grown_bytes.saturating_sub(part.ahead_bytes));
+    }
+}
+
+/// An allocator charges it for what this thread allocates.
+fn is_charged(permit: &Permit, slot: &Slot) -> bool {
+    #[cfg(feature = "account")]
+    return permit.controller().is_accounted() && crate::account::charges(slot);
+    #[cfg(not(feature = "account"))]
+    {
+        let _ = (permit, slot);
+        false
+    }
+}
+
+/// One of the threads that may be parked.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let before = PARKED.fetch_add(1, Ordering::Relaxed);
+        // Dropped at once if there were too many.
+        let place = Self;
+        (before < MOST_PARKED).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        PARKED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Wakes a thread.
+struct Parked {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+impl Parked {
+    fn wait(&self) {
+        // Others may unpark the thread too.
+        while !self.woken.swap(false, Ordering::Acquire) {
+            std::thread::park();
+        }
+    }
+}
+
+impl Permit {
+    /// A place at which synchronous work may be paused: blocks the thread until there is
+    /// room for what the work may add up to its next checkpoint.
+    ///
+    /// That is the most that it has added between two checkpoints so far, by what this
+    /// thread allocates or, without the `account` feature's allocator, touches, and by
+    /// what is [`report`](Self::report)ed; at first what work of its class adds, or all
+    /// that is reserved. The more checkpoints, the less has to be free for each part:
+    /// call it before each part that grows.
+    ///
+    /// Blocks while the guard pauses requests, and for
+    /// [`max_pause`](crate::MemoryGuardBuilder::max_pause) (default 5 s) in all before
+    /// the work goes before all others. With critical [priority](crate::Priority) it
+    /// never does, nor where 256 threads of the process are blocked by checkpoints
+    /// already, nor where a guarded request, body or followed future is polled on this
+    /// thread: those are paused between their polls. Other async work must use
+    /// [`checkpoint_async`](Self::checkpoint_async), or it blocks its runtime's thread.
+    ///
+    /// While no requests are paused it takes a nanosecond or two.
+    ///
+    /// # Errors
+    ///
+    /// [`Cancelled`] if the work should stop, as [`cancelled`](Self::cancelled) says; at
+    /// once if that happens meanwhile.
+    ///
+    /// ```
+    /// use axum::Extension;
+    /// use axum::http::StatusCode;
+    /// use tower_memory_guard::{Cancelled, Permit};
+    ///
+    /// async fn render(Extension(permit): Extension<Permit>) -> Result<String, StatusCode> {
+    ///     let work = move || -> Result<String, Cancelled> {
+    ///         let mut rows = Vec::new();
+    ///         for row in 0..3 {
+    ///             permit.checkpoint()?;
+    ///             rows.push(format!("row {row}"));
+    ///         }
+    ///         Ok(rows.join("\n"))
+    ///     };
+    ///     let rendered = tokio::task::spawn_blocking(work).await;
+    ///     let rendered = rendered.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    ///     rendered.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+    /// }
+    /// ```
+    #[inline]
+    pub fn checkpoint(&self) -> Result<(), Cancelled> {
+        if self.brakes() {
+            return self.pass();
+        }
+        // What was added since the last one is more than one part.
+        PART.set(None);
+        self.go_on()
+    }
+
+    /// A place at which async work may be paused that no guard polls, such as a task that
+    /// keeps a permit: ready once there is room for what the work may add up to its next
+    /// checkpoint.
+    ///
+    /// That is what work of its class adds in one part, or all that is reserved. Guarded
+    /// requests, their bodies and [`follow`](Self::follow)ed work are paused by
+    /// themselves: there it is ready at once. Otherwise as
+    /// [`checkpoint`](Self::checkpoint).
+    ///
+    /// # Errors
+    ///
+    /// [`Cancelled`] if the work should stop, as [`cancelled`](Self::cancelled) says; at
+    /// once if that happens meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_memory_guard::{Cancelled, Cost, MemoryGuardLayer};
+    ///
+    /// let guard = MemoryGuardLayer::builder().build()?.guard().clone();
+    /// let permit = guard.acquire(Cost::Estimated).await?;
+    /// let job = tokio::spawn(async move {
+    ///     let mut rows = Vec::new();
+    ///     for row in 0..3 {
+    ///         permit.checkpoint_async().await?;
+    ///         rows.push(row);
+    ///     }
+    ///     Ok::<_, Cancelled>(rows)
+    /// });
+    /// assert_eq!(job.await??, [0, 1, 2]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn checkpoint_async(&self) -> Result<(), Cancelled> {
+        if !self.brakes() || poller::is_polling() {
+            return self.go_on();
+        }
+        let mut poller = Poller::default();
+        poll_fn(|cx| self.poll_checkpoint(&mut poller, cx)).await
+    }
+
+    /// For how long the work has been paused so far, in all, to the millisecond. Several
+    /// of its parts that are paused at once count once.
+    ///
+    /// For time limits that should leave it out:
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use tower_memory_guard::Permit;
+    ///
+    /// fn is_too_slow(permit: &Permit, began: Instant) -> bool {
+    ///     began.elapsed().saturating_sub(permit.paused()) > Duration::from_secs(30)
+    /// }
+    /// ```
+    pub fn paused(&self) -> Duration {
+        let now = || self.holder().controller().sampler.now();
+        self.slot()
+            .map_or(Duration::ZERO, |slot| slot.paused(now()))
+    }
+
+    fn go_on(&self) -> Result<(), Cancelled> {
+        match self.cancelled() {
+            true => Err(Cancelled),
+            false => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn pass(&self) -> Result<(), Cancelled> {
+        if poller::is_polling() {
+            return self.go_on();
+        }
+        let holder = self.holder();
+        Part::end(holder);
+        self.go_on()?;
+        let leave = match Leave::ask(holder, false) {
+            Ok(leave) => leave,
+            Err(_) => match Place::take() {
+                Some(_place) => self.wait()?,
+                None => Leave::take(holder, false),
+            },
+        };
+        if let Some(leave) = leave {
+            Part::begin(leave);
+        }
+        Ok(())
+    }
+
+    /// Blocks until there is room.
+    fn wait(&self) -> Result<Option<Leave>, Cancelled> {
+        let parked = Arc::new(Parked {
+            thread: std::thread::current(),
+            woken: AtomicBool::new(false),
+        });
+        let waker = Waker::from(Arc::clone(&parked));
+        let cx = Context::from_waker(&waker);
+        let mut poller = Poller::default();
+        loop {
+            match self.poll_leave(&mut poller, &cx) {
+                Poll::Ready(leave) => return leave,
+                Poll::Pending => parked.wait(),
+            }
+        }
+    }
+
+    fn poll_leave(
+        &self,
+        poller: &mut Poller,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Option<Leave>, Cancelled>> {
+        let leave = poller.poll_leave(self.holder(), false, cx);
+        // SeqCst: see where a permit is abandoned.
+        fence(Ordering::SeqCst);
+        match self.go_on() {
+            Ok(()) => leave.map(Ok),
+            Err(cancelled) => Poll::Ready(Err(cancelled)),
+        }
+    }
+
+    fn poll_checkpoint(
+        &self,
+        poller: &mut Poller,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), Cancelled>> {
+        self.poll_leave(poller, cx).map_ok(|leave| {
+            if let Some(leave) = leave {
+                leave.taken.settle_all();
+            }
+        })
+    }
+}

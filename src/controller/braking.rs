@@ -1,0 +1,235 @@
+//! Who may grow: what a sample publishes to the brake, and what follows from a sweep.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{Control, Controller};
+use crate::class::Priority;
+use crate::logs;
+use crate::policy::bound_bytes;
+use crate::recent::Kind;
+use crate::running::Slot;
+use crate::running::brake::{Running, Taken};
+
+/// Who has not been polled for so long waits for something else than memory, and lends
+/// its place; or for so many times as long as it has been between two polls so far.
+const LENDS_AFTER: Duration = Duration::from_millis(50);
+const GAPS: u64 = 2;
+const LENDS_AFTER_AT_MOST: Duration = Duration::from_millis(500);
+/// And after so long it may not be polled for hours.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+/// Stays free below the limit: what threads have not told yet, and what the process
+/// allocates for nobody.
+const RESERVE: f64 = 1.0 / 40.0;
+const LEAST_RESERVE_BYTES: f64 = (4u64 << 20) as f64;
+/// The brake is on where the most that may come passes this share of the limit, or less
+/// than the other one is free.
+const ON_AT: f64 = 0.9;
+const ON_BELOW: f64 = 0.25;
+/// What is kept counts as headroom up to so many times what is really free.
+const KEPT_AT_MOST: f64 = 2.0;
+/// Nobody gets on for so long: memory is to be found by other means.
+const STUCK_FOR: Duration = Duration::from_millis(50);
+/// And for so long, an operator is told.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
+const SAYS_EVERY: Duration = Duration::from_secs(10);
+/// Never used: the kernel kills before the last page is.
+const LAST_BYTES: u64 = 1 << 20;
+
+/// What the brake is set from, as of the last samples.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Braking {
+    /// Allocated and not touched, as of the last full sample.
+    pub(super) untouched_bytes: f64,
+    /// There is room for so much of what is expected.
+    pub(super) room_bytes: f64,
+    stuck_since: Option<Duration>,
+    /// Polls that had found room.
+    passed: u64,
+    said_stuck: Option<Duration>,
+    /// When the allocator may be asked again.
+    asks_at: Duration,
+}
+
+impl Controller {
+    /// Requests may be paused.
+    pub(super) fn brakes(&self) -> bool {
+        self.live.may_pause() && !self.is_closed()
+    }
+
+    /// Publishes how far requests may grow from what had been counted before usage was
+    /// read.
+    pub(super) fn set_headroom(&self, control: &mut Control, is_full: bool, reserved_kib: u64) {
+        let Some(bound) = control.levels.iter().filter_map(bound_bytes).min() else {
+            self.brake.set_on(self.board_key(), false);
+            return;
+        };
+        if is_full {
+            control.braking.untouched_bytes = control.forecast.untouched_bytes();
+        }
+        let reserve = |bound: u64| (bound as f64 * RESERVE).max(LEAST_RESERVE_BYTES);
+        let free = control.levels.iter().filter_map(|level| {
+            let bound = bound_bytes(level)?;
+            Some(bound as f64 - reserve(bound) - level.usage_bytes as f64)
+        });
+        let free = free.fold(f64::INFINITY, f64::min) - control.braking.untouched_bytes;
+        let kept = control.forecast.reusable_bytes();
+        control.braking.room_bytes = free + kept;
+        // While little is really free, what is kept may be in the wrong places.
+        let headroom = free + kept.min(free.max(0.0) * KEPT_AT_MOST);
+        let grown = self.grown_before.load(Ordering::Relaxed);
+        let last = reserve(bound) - LAST_BYTES as f64;
+        self.brake
+            .publish(grown, headroom as i64, last.max(0.0) as i64);
+        if is_full {
+            let most = control.forecast.most_growth_bytes(reserved_kib * 1024);
+            let needed = control.own_bytes as f64 + most as f64;
+            let on = self.brakes()
+                && reserved_kib > 0
+                && (needed > bound as f64 * ON_AT
+                    || free < bound as f64 * ON_BELOW
+                    || self.brake.paused() > 0
+                    || self.limiter.waiting() > 0
+                    || !control.forecast.knows_jumps());
+            self.brake.set_on(self.board_key(), on);
+        }
+    }
+
+    /// What the allocator says that is allocated, while it matters. It may have to look
+    /// through much: for a fiftieth of the time at most.
+    pub(super) fn ask_allocator(&self, control: &mut Control, now: Duration) -> Option<u64> {
+        if !self.brake.is_on() || now < control.braking.asks_at {
+            return None;
+        }
+        let started = Instant::now();
+        let allocated_bytes = crate::release::allocated_bytes();
+        control.braking.asks_at = now + started.elapsed() * 50;
+        allocated_bytes
+    }
+
+    /// Tells the brake which requests run, in which order.
+    pub(super) fn tell_runners(&self, runners: Vec<Running>, now: Duration) {
+        let now_ms = now.as_millis() as u32;
+        let longest = self.live.max_pause();
+        let mut runners = runners;
+        let mut front = runners.iter().any(|running| running.place.is_front());
+        for running in &mut runners {
+            let slot = running.slot;
+            if !front && slot.is_paused() && slot.paused(now) >= longest {
+                // One at a time.
+                front = true;
+                slot.to_the_front();
+                running.place = slot.place();
+            }
+            let (idle_ms, gap_ms) = slot.unpolled_ms(now_ms);
+            let lends_after = LENDS_AFTER.max(Duration::from_millis(u64::from(gap_ms) * GAPS));
+            let lends_after = lends_after.min(LENDS_AFTER_AT_MOST).as_millis() as u32;
+            running.runner.moves = running.runner.paused || idle_ms <= lends_after;
+            running.runner.idle = idle_ms >= IDLE_AFTER.as_millis() as u32;
+        }
+        self.brake.tell(self.board_key(), runners);
+    }
+
+    /// Lets those grow for whom there is room, after a full sample.
+    pub(super) fn sweep(&'static self, now: Duration) {
+        let (room_bytes, blind) = {
+            let control = self.control();
+            (control.braking.room_bytes, control.blind)
+        };
+        let free_all = blind || !self.brakes() || self.only_observes() || !self.brake.is_on();
+        let own = self.board_key();
+        self.brake.bring_forward(own, self.live.max_pause(), now);
+        let swept = self.brake.sweep(room_bytes as i64, free_all.then_some(own));
+        let stuck_for = {
+            let mut control = self.control();
+            control.forecast.set_safe(swept.safe_bytes);
+            let braking = &mut control.braking;
+            let gets_on = braking.passed != swept.passed;
+            braking.passed = swept.passed;
+            if gets_on || swept.paused == 0 || !swept.stuck {
+                braking.stuck_since = None;
+                Duration::ZERO
+            } else {
+                now.saturating_sub(*braking.stuck_since.get_or_insert(now))
+            }
+        };
+        if stuck_for >= STUCK_FOR && swept.paused > 0 {
+            self.unstick(stuck_for, swept.paused, now);
+        }
+    }
+
+    /// Nobody gets on: the first goes on in the reserve, as far as that goes. The wall
+    /// outranks everything: behind it all are lost.
+    fn unstick(&self, stuck_for: Duration, paused: u32, now: Duration) {
+        let (left_bytes, limit_bytes) = {
+            let control = self.control();
+            (
+                crate::policy::free_bytes(&control.levels),
+                crate::policy::limit_bytes(&control.levels).unwrap_or(0),
+            )
+        };
+        // Half of the reserve is for those that are about to end.
+        let half_bytes = (limit_bytes as f64 * RESERVE / 2.0) as u64;
+        let forced = self.brake.force_first(
+            left_bytes.saturating_sub(LAST_BYTES),
+            left_bytes.saturating_sub(half_bytes),
+        );
+        let mut control = self.control();
+        let said = &mut control.braking.said_stuck;
+        let say = stuck_for >= GIVES_UP_AFTER && said.is_none_or(|at| now >= at + SAYS_EVERY);
+        if say {
+            *said = Some(now);
+        }
+        drop(control);
+        if say {
+            let text = match forced {
+                true => "nobody in flight fits any more: one goes on all the same",
+                false => "nobody in flight fits any more, and none can go on",
+            };
+            self.note(Kind::Stuck, text.into(), 0);
+            logs::stuck(self.name.as_deref(), paused, forced);
+        }
+    }
+
+    /// Nobody in flight has got on for a while.
+    pub(super) fn is_stuck(control: &Control, now: Duration) -> bool {
+        let since = control.braking.stuck_since;
+        since.is_some_and(|since| now.saturating_sub(since) >= STUCK_FOR)
+    }
+
+    /// What a poll may add, taken from the headroom; `None`: not now.
+    pub(crate) fn may_grow(
+        &'static self,
+        slot: &Slot,
+        priority: Priority,
+        forced: bool,
+    ) -> Option<Taken> {
+        slot.polled(self.sampler.tick().as_millis() as u32);
+        let jump_bytes = self.running.jump_bytes(slot);
+        let passes = forced || priority == Priority::Critical || slot.is_cancelled();
+        // The brake may be on for another guard.
+        if passes || !self.brakes() {
+            return Some(self.brake.take_anyway(jump_bytes));
+        }
+        if let Some(taken) = self.brake.take(slot, jump_bytes) {
+            return Some(taken);
+        }
+        if !self.brake.is_held(slot) {
+            // Headroom is as old as the last sample: look again.
+            self.sampler.refresh();
+            if let Some(taken) = self.brake.take(slot, jump_bytes) {
+                return Some(taken);
+            }
+        }
+        if self.only_observes() {
+            self.counters.would_pause.fetch_add(1, Ordering::Relaxed);
+            return Some(self.brake.take_anyway(jump_bytes));
+        }
+        None
+    }
+
+    /// Somebody is paused: it is looked after at once, and often.
+    pub(crate) fn begins_to_pause(&self) {
+        self.sampler.settle();
+    }
+}

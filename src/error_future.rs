@@ -1,0 +1,122 @@
+//! [`ErrorFuture`]: waiting → calling → done, for any service.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use crate::error::{BoxError, Rejected};
+use crate::held::Held;
+use crate::permit::Permit;
+use crate::poller::Poller;
+use crate::waiting::Waiting;
+
+pin_project! {
+    /// The future of [`MemoryGuardErrorService`](crate::MemoryGuardErrorService): the inner
+    /// service's answer, or a [`Rejected`].
+    pub struct ErrorFuture<F> {
+        #[pin]
+        state: ErrorState<F>,
+    }
+}
+
+pin_project! {
+    #[project = ErrorStateProj]
+    enum ErrorState<F> {
+        Calling { #[pin] future: F, poller: Poller, held: Held, waiting: Option<Box<Waiting>> },
+        Rejected { rejected: Option<Box<Rejected>> },
+    }
+}
+
+impl<F> ErrorFuture<F> {
+    /// `future` is polled once the wait is over.
+    pub(crate) fn waiting(future: F, waiting: Waiting) -> Self {
+        Self {
+            state: ErrorState::Calling {
+                future,
+                poller: Poller::default(),
+                held: Held::new(None),
+                waiting: Some(Box::new(waiting)),
+            },
+        }
+    }
+
+    #[inline]
+    pub(crate) fn calling(future: F, permit: Option<Permit>) -> Self {
+        let held = Held::new(permit);
+        Self {
+            state: ErrorState::Calling {
+                future,
+                poller: Poller::default(),
+                held,
+                waiting: None,
+            },
+        }
+    }
+
+    pub(crate) fn rejected(rejected: Box<Rejected>) -> Self {
+        let rejected = Some(rejected);
+        Self {
+            state: ErrorState::Rejected { rejected },
+        }
+    }
+}
+
+impl<F, T, E> Future for ErrorFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, BoxError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        match state.as_mut().project() {
+            ErrorStateProj::Calling {
+                future,
+                poller,
+                held,
+                waiting,
+            } => {
+                if let Some(wait) = waiting {
+                    match ready!(Pin::new(&mut **wait).poll(cx)) {
+                        Ok(permit) => *held = Held::new(Some(permit.start())),
+                        Err(rejected) => {
+                            // The inner future is dropped unpolled.
+                            state.set(ErrorState::Rejected { rejected: None });
+                            return Poll::Ready(Err(rejected.into()));
+                        }
+                    }
+                    *waiting = None;
+                }
+                if let Some(permit) = held.permit() {
+                    if permit.can_be_cancelled() && held.is_cancelled(cx) {
+                        let rejected = permit.reject_cancelled();
+                        // The inner future is dropped here, and with it the permit.
+                        state.set(ErrorState::Rejected { rejected: None });
+                        return Poll::Ready(Err(rejected.into()));
+                    }
+                }
+                let result = {
+                    let _polling = ready!(poller.poll(held.permit(), cx));
+                    ready!(future.poll(cx))
+                };
+                held.end();
+                Poll::Ready(result.map_err(Into::into))
+            }
+            ErrorStateProj::Rejected { rejected } => {
+                let rejected = rejected.take().expect("polled after it was done");
+                Poll::Ready(Err(rejected))
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ErrorFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ErrorFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,81 @@
+//! How requests of a kind grow: their courses, what one poll adds, the greatest of them.
+
+use super::{ClassEstimate, Seen};
+use crate::estimate::course::{Course, Growth, STEPS};
+
+/// The most that one poll adds is forgotten by this with each request.
+const JUMP_LEFT: f64 = 0.99;
+/// The greatest peak is forgotten by this with each request.
+const GREATEST_LEFT: f64 = 0.995;
+/// Until so many requests were seen one may need what was configured, and from then on
+/// less and less of it.
+const UNKNOWN_UNTIL: f64 = 25.0;
+/// One may need so many times the greatest: until some were seen, and when many were
+/// without a record; and by how much of the difference that falls with each.
+pub(super) const MOST_BEYOND: f64 = 2.0;
+const LEAST_BEYOND: f64 = 1.1;
+const BEYOND_LEFT: f64 = 0.95;
+
+impl ClassEstimate {
+    /// How a request went that has ended, and the most that one poll of it added.
+    pub(in crate::estimate) fn went(&mut self, course: Course, jump_bytes: f64) {
+        self.courses.learn(course);
+        if jump_bytes > 0.0 {
+            self.jumped(jump_bytes);
+        }
+    }
+
+    fn jumped(&mut self, bytes: f64) {
+        self.jump_bytes = bytes.max(self.jump_bytes * JUMP_LEFT);
+    }
+
+    /// One poll of a request that runs added so much.
+    pub(in crate::estimate) fn saw_jump(&mut self, bytes: f64) {
+        self.jump_bytes = self.jump_bytes.max(bytes);
+    }
+
+    /// What one poll may add; `None`: it has not been seen.
+    pub(in crate::estimate) fn jump_bytes(&self) -> Option<f64> {
+        (self.jump_bytes > 0.0).then_some(self.jump_bytes)
+    }
+
+    /// More than a request has needed lately, so that whoever is first in the order can
+    /// end: the greatest peak and some.
+    pub(in crate::estimate) fn worst_bytes(&self) -> f64 {
+        let fading = 1.0 - (self.seen - UNKNOWN_UNTIL) / UNKNOWN_UNTIL;
+        let configured = self.prior_bytes * fading.clamp(0.0, 1.0);
+        configured.max(self.greatest_bytes * self.beyond)
+    }
+
+    /// A request that runs looks as if it will need so much.
+    pub(in crate::estimate) fn foreseen(&mut self, bytes: f64) {
+        if bytes > self.greatest_bytes {
+            self.note_greatest(bytes, 0.0);
+        }
+    }
+
+    /// A peak was seen, or of `weight` 0 is expected. A record says that there may be
+    /// another one.
+    pub(super) fn note_greatest(&mut self, bytes: f64, weight: f64) {
+        let record = bytes / self.greatest_bytes.max(1.0);
+        if record > 1.0 && self.greatest_bytes > 0.0 {
+            self.beyond = self.beyond.max((record * record).min(MOST_BEYOND));
+        }
+        let left = BEYOND_LEFT.powf(weight);
+        self.beyond = LEAST_BEYOND + (self.beyond - LEAST_BEYOND) * left;
+        self.greatest_bytes = bytes.max(self.greatest_bytes * GREATEST_LEFT.powf(weight));
+    }
+
+    /// What a request that runs, and is expected to need so much at its peak, is expected
+    /// to have grown by at each step.
+    pub(in crate::estimate) fn growth(&self, seen: &Seen, need_bytes: f64) -> Growth {
+        let held_bytes = seen.held_bytes as f32;
+        let rest_bytes = (need_bytes as f32 - held_bytes).max(0.0);
+        self.courses.growth(seen.age, held_bytes, rest_bytes)
+    }
+
+    /// What the next is expected to hold at each step, as a share of its peak.
+    pub(in crate::estimate) fn next_share(&self) -> Option<[f32; STEPS]> {
+        self.courses.mean_share()
+    }
+}

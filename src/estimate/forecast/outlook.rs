@@ -1,0 +1,206 @@
+//! What is expected at each time in the next seconds, and who may grow meanwhile.
+
+use std::time::Duration;
+
+use super::Forecast;
+use crate::estimate::Evidence;
+use crate::estimate::book::Book;
+use crate::estimate::course::STEPS;
+use crate::policy::Outlook;
+use crate::running::brake;
+
+/// Of what the allocator keeps, so much is taken to be used again.
+const REUSED: f64 = 0.75;
+/// Where requests are seen to touch less, nothing is learned from it.
+const LEAST_TOUCHED_BYTES: f64 = (16u64 << 20) as f64;
+/// Requests hold at most so many times what they are seen to touch.
+const MOST_REUSE: f64 = 8.0;
+/// What the newest look at that counts.
+const REUSE_STEP: f64 = 0.02;
+/// Parts up to so much of the limit are held back in time; of those twice as large, none is.
+const HELD_BACK: f64 = 0.05;
+/// What the allocator kept is counted on for so long.
+const KEPT_FOR: Duration = Duration::from_millis(20);
+
+impl Forecast {
+    /// What must stay free so that those in flight can end, one after the other.
+    pub(crate) fn set_safe(&mut self, bytes: f64) {
+        self.safe_bytes = bytes;
+    }
+
+    /// Requests can be paused, or no longer.
+    pub(crate) fn set_brakes(&mut self, brakes: bool) {
+        self.brakes = brakes;
+    }
+
+    /// The requests in flight that can be paused.
+    pub(crate) fn take_runners(&mut self) -> Vec<brake::Running> {
+        if let Some(book) = &mut self.book {
+            return book.take_runners();
+        }
+        let Some(book) = &mut self.touched else {
+            return Vec::new();
+        };
+        let mut runners = book.take_runners();
+        // Those that live in what others left behind seem to need less than they will.
+        let seen_bytes = (book.seen_bytes() * self.reuse) as f32;
+        self.touched_growth = [0.0; STEPS];
+        for running in &mut runners {
+            running.runner.scale(self.reuse as f32);
+            running.runner.need_at_least(seen_bytes);
+            let growth = running.runner.growth.iter();
+            for (sum, &bytes) in self.touched_growth.iter_mut().zip(growth) {
+                *sum += f64::from(bytes);
+            }
+        }
+        runners
+    }
+
+    /// What requests are seen to touch is less than they hold, if they live in what others
+    /// left behind: by how much, all together tell.
+    pub(super) fn see_reuse(&mut self, evidence: &Evidence) {
+        let Some(book) = &self.touched else {
+            return;
+        };
+        let allocated = evidence.allocated_bytes as f64;
+        if evidence.all_in_flight == 0 || self.beside_allocated > allocated {
+            self.beside_allocated = allocated;
+        }
+        let touched = book.sums().held_bytes;
+        let held = allocated - self.beside_allocated;
+        // Of those that no sweep has seen nothing is known.
+        let all_seen = book.in_flight() + 1 >= evidence.all_in_flight as usize;
+        if touched > LEAST_TOUCHED_BYTES && all_seen {
+            let ratio = (held / touched).clamp(1.0, MOST_REUSE);
+            self.reuse += (ratio - self.reuse) * REUSE_STEP;
+        }
+    }
+
+    /// What requests touch has been seen of enough of them.
+    pub(super) fn touched(&self) -> Option<&Book> {
+        self.touched
+            .as_ref()
+            .filter(|book| self.brakes && book.knows())
+    }
+
+    /// By how much usage may rise at most, as far as is known, without another request.
+    pub(crate) fn most_growth_bytes(&self, reserved_bytes: u64) -> i64 {
+        match &self.book {
+            None => self.outstanding_bytes(reserved_bytes),
+            Some(book) => {
+                let sums = book.sums();
+                let more = sums.most_growth_bytes - sums.growth_bytes + sums.other_growth_bytes;
+                self.outstanding_bytes(reserved_bytes) + more.max(0.0) as i64
+            }
+        }
+    }
+
+    /// It is known what polls of requests add.
+    pub(crate) fn knows_jumps(&self) -> bool {
+        self.book
+            .as_ref()
+            .or(self.touched.as_ref())
+            .is_some_and(|book| {
+                let mut mix = book.kinds().mix().peekable();
+                mix.peek().is_some() && mix.all(|(_, kind, _)| kind.class.jump_bytes().is_some())
+            })
+    }
+
+    /// Allocated and not touched: in use before long.
+    pub(crate) fn untouched_bytes(&self) -> f64 {
+        self.book.as_ref().map_or(0.0, |_| {
+            let allocated_bytes = self.retained.allocated_bytes();
+            (allocated_bytes - self.usage_bytes).max(0.0)
+        })
+    }
+
+    /// What the allocator keeps and is taken to use again.
+    pub(crate) fn reusable_bytes(&self) -> f64 {
+        // Meanwhile it may have been used.
+        match self.now.saturating_sub(self.allocated_at) <= KEPT_FOR {
+            true => self.retained.most_bytes() * REUSED,
+            false => 0.0,
+        }
+    }
+
+    /// What is expected at each time in the next seconds. Where requests cannot be
+    /// paused, all that they may need at once.
+    pub(crate) fn outlook(&self, reserved_bytes: u64) -> Outlook {
+        let outstanding_bytes = self.outstanding_bytes(reserved_bytes);
+        let mut outlook = Outlook::constant(outstanding_bytes);
+        if let Some(book) = self.touched() {
+            return self.touched_outlook(book, reserved_bytes);
+        }
+        let Some(book) = self.book.as_ref().filter(|_| self.brakes) else {
+            return outlook;
+        };
+        let sums = book.sums();
+        outlook.next_share = self.next_share(book);
+        let seen_kib = sums.reserved_kib + self.others.reserved_kib;
+        let unseen_bytes = reserved_bytes.saturating_sub(seen_kib * 1024) as f64;
+        // The same but for when it comes.
+        let peaks = sums.growth_bytes - sums.other_growth_bytes;
+        let steps = outlook.growth_bytes.iter_mut().zip(&outlook.next_share);
+        for ((bytes, share), growth) in steps.zip(&sums.growth) {
+            *bytes += growth - peaks + unseen_bytes * (share - 1.0);
+            *bytes = bytes.max(self.safe_bytes - self.retained.bytes());
+            // What is kept is used again, whether it can be given back or not.
+            *bytes -= (self.reusable_bytes() - self.retained.bytes()).max(0.0);
+        }
+        outlook
+    }
+
+    /// The same by what requests touch. Of those that began while the brake was off nobody
+    /// knows how far they are: half of an estimate is to come.
+    fn touched_outlook(&self, book: &Book, reserved_bytes: u64) -> Outlook {
+        let sums = book.sums();
+        let mut outlook = Outlook::constant(0);
+        outlook.next_share = self.next_share(book);
+        let unseen_bytes = reserved_bytes.saturating_sub(sums.reserved_kib * 1024) as f64;
+        let steps = outlook.growth_bytes.iter_mut().zip(&outlook.next_share);
+        for ((bytes, share), growth) in steps.zip(&self.touched_growth) {
+            let others = sums.other_growth_bytes + sums.invisible_bytes;
+            *bytes = growth + others / 2.0 + unseen_bytes * share;
+            *bytes = bytes.max(self.safe_bytes) - self.reusable_bytes();
+        }
+        outlook
+    }
+
+    /// What the next request holds at each time, as a share of what it reserves.
+    fn next_share(&self, book: &Book) -> [f64; STEPS] {
+        let (mut shares, mut reserved) = ([0.0; STEPS], 0.0);
+        for (_, kind, share) in book.kinds().mix() {
+            let weight = kind.scale() * share;
+            let next_bytes = kind.class.next().bytes;
+            reserved += next_bytes * weight;
+            let known = kind.class.next_share().unwrap_or([1.0; STEPS]);
+            for (sum, share) in shares.iter_mut().zip(known) {
+                *sum += next_bytes * weight * f64::from(share);
+            }
+        }
+        match reserved > 0.0 {
+            true => shares.map(|bytes| (bytes / reserved).min(1.0)),
+            false => [1.0; STEPS],
+        }
+    }
+
+    /// How much of the margin is needed: only what comes in so large parts that nobody can
+    /// hold them back in time.
+    pub(super) fn trusted(&self) -> f64 {
+        let Some(book) = self.book.as_ref().filter(|_| self.brakes) else {
+            return 1.0;
+        };
+        let (mut sum, mut all) = (0.0, 0.0);
+        for (_, kind, share) in book.kinds().mix() {
+            // Until a poll has been seen to add something, all of it may come at once.
+            let jump_bytes = kind.class.jump_bytes().unwrap_or(self.limit_bytes);
+            sum += jump_bytes * kind.scale() * share;
+            all += share;
+        }
+        let part = match all > 0.0 && self.limit_bytes > 0.0 {
+            true => sum / all / self.limit_bytes,
+            false => 1.0,
+        };
+        ((part - HELD_BACK) / HELD_BACK).clamp(0.0, 1.0)
+    }
+}

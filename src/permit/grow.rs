@@ -1,0 +1,64 @@
+//! Memory that a permit's work turns out to need.
+
+use super::Permit;
+use crate::controller::Controller;
+use crate::error::{Reason, Rejected};
+use crate::limiter::kib;
+use crate::running::Slot;
+
+impl Permit {
+    /// Says that the work holds so many bytes which the allocator does not see:
+    /// a wasm memory, a V8 heap, a child process, a mapped file's dirty pages.
+    /// Each call replaces what the one before said.
+    ///
+    /// Never waits and never fails: what goes beyond the reservation is added to
+    /// it, visibly, and holds back others until the work is done.
+    pub fn report(&self, bytes: u64) {
+        let holder = self.holder();
+        let Some(slot) = holder.slot_or_take() else {
+            return;
+        };
+        slot.report(bytes);
+        let missing_kib = kib(slot.peak_bytes()).saturating_sub(slot.reserved_kib());
+        if missing_kib > 0 {
+            holder.grow(slot, missing_kib, true);
+        }
+    }
+
+    /// Reserves `bytes` more, for work that turns out to need them.
+    ///
+    /// Never waits: work that held memory while it waited for more could wait
+    /// for itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] with [`Reason::WaitTimeout`] if so much is not free now,
+    /// [`Reason::NeverFits`] if all of the limit is less. What was reserved stays.
+    pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
+        let holder = self.holder();
+        let controller = holder.controller;
+        let total_bytes = self.bytes().saturating_add(bytes);
+        if total_bytes > controller.limit_bytes() {
+            return Err(controller.rejection(Reason::NeverFits));
+        }
+        let grown = holder
+            .slot_or_take()
+            .is_some_and(|slot| holder.grow(slot, kib(bytes), controller.only_observes()));
+        match grown {
+            true => Ok(()),
+            // The work goes on: nobody was turned away.
+            false => Err(controller.rejection(Reason::WaitTimeout)),
+        }
+    }
+
+    fn grow(&self, slot: &Slot, kib: u64, force: bool) -> bool {
+        let Controller {
+            limiter, bounds, ..
+        } = self.controller;
+        let grown = limiter.grow(bounds, kib, self.tag, force);
+        if grown {
+            slot.grow(kib);
+        }
+        grown
+    }
+}

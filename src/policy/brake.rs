@@ -1,0 +1,354 @@
+//! Who may grow, and in which order: pure functions.
+//!
+//! A future that is not polled does not grow. While what the requests in flight are
+//! expected to grow by is more than there is room for, they are let grow in one order,
+//! as many as fit: each may take what those before it are not expected to need.
+//!
+//! A *keep* is what must stay free of the room when a request takes some of it:
+//!
+//! - what those before it that run are expected to have grown by, at whichever time in
+//!   the next seconds that is most, less what they are expected to give back by then;
+//! - and what makes the order a safe one (Dijkstra's banker, 1965): the need of each of
+//!   those before it, at the very worst, less what those before that one give back at
+//!   their ends. So the first can always end, then the second, and so on.
+
+use crate::estimate::course::{Growth, STEPS};
+
+/// A need below this share of what is held is none: who needs nothing more is not held.
+const NOTHING: f32 = 1.0 / 20.0;
+const NOTHING_BYTES: f32 = (256u32 << 10) as f32;
+
+/// How often the requests are gone through for those that can end now.
+const MOST_PASSES: usize = 8;
+
+/// A request in flight, as far as it matters who may grow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Runner {
+    pub(crate) held_bytes: f32,
+    /// What it is expected to have grown by.
+    pub(crate) growth: Growth,
+    /// What it may still need: a high quantile.
+    pub(crate) need_bytes: f32,
+    /// What it may need at the very worst.
+    pub(crate) worst_bytes: f32,
+    /// What one poll of it may add.
+    pub(crate) jump_bytes: f32,
+    /// It has not grown for longer than it takes between two of its polls.
+    pub(crate) settled: bool,
+    /// It gets on, or would if it were not paused. Who waits for something else than
+    /// memory lends its place.
+    pub(crate) moves: bool,
+    pub(crate) paused: bool,
+    /// Nobody has polled it for long: it may be a stream that waits for hours.
+    pub(crate) idle: bool,
+}
+
+/// What is to be done with a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum Turn {
+    /// It may grow as long as so much stays free.
+    Keep(f32),
+    /// It needs nothing more: what it gives back soon makes room for others.
+    Free,
+    /// It has had its turns and not used them: as far as can be told it is about to end,
+    /// and may go into the reserve for that.
+    Ends,
+    /// Its growth does not fit beside those before it.
+    #[default]
+    Hold,
+}
+
+/// Who may grow, of all that run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    /// In the order of the requests.
+    pub(crate) turns: Vec<Turn>,
+    /// Whom all others leave what it needs to end.
+    pub(crate) front: Option<usize>,
+    /// Of whoever comes next, of whom nothing is known.
+    pub(crate) newcomer: Turn,
+    /// What must stay free so that all can end, one after the other.
+    pub(crate) safe_bytes: f32,
+    /// Nobody gets on who is not paused.
+    pub(crate) stuck: bool,
+}
+
+impl Runner {
+    fn needs_nothing(&self) -> bool {
+        self.settled && self.need_bytes <= (self.held_bytes * NOTHING).max(NOTHING_BYTES)
+    }
+
+    /// What it is expected to add, at whichever time that is most.
+    fn expected_bytes(&self) -> f32 {
+        self.growth.iter().copied().fold(0.0, f32::max)
+    }
+
+    /// It holds, and needs, so many times as much as was seen.
+    pub(crate) fn scale(&mut self, by: f32) {
+        self.held_bytes *= by;
+        self.need_bytes *= by;
+        self.worst_bytes *= by;
+        self.growth.iter_mut().for_each(|bytes| *bytes *= by);
+    }
+
+    /// While it grows it is expected to come to so much.
+    pub(crate) fn need_at_least(&mut self, bytes: f32) {
+        if self.settled {
+            return;
+        }
+        let rest = (bytes - self.held_bytes).max(0.0);
+        self.need_bytes = self.need_bytes.max(rest);
+        self.worst_bytes = self.worst_bytes.max(rest);
+        let ended = -self.held_bytes / 2.0;
+        for growth in self.growth.iter_mut().filter(|growth| **growth > ended) {
+            *growth = growth.max(rest);
+        }
+    }
+
+    /// It need not be held: it adds nothing, as far as can be told.
+    fn ending(&self) -> Option<Turn> {
+        match self.settled {
+            true if self.needs_nothing() => Some(Turn::Free),
+            true => Some(Turn::Ends),
+            false => None,
+        }
+    }
+
+    /// What it gives back: at its end if it gets on, or else what is expected of it.
+    fn gives_back(&self) -> f32 {
+        match self.moves {
+            true => self.held_bytes,
+            false => (-self.growth[STEPS - 1]).clamp(0.0, self.held_bytes),
+        }
+    }
+
+    /// What must be there for it to end for sure.
+    fn claim_bytes(&self) -> f32 {
+        match self.ending() {
+            Some(Turn::Free) => self.need_bytes,
+            Some(_) => self
+                .worst_bytes
+                .min(self.expected_bytes() + self.jump_bytes),
+            None => self.worst_bytes,
+        }
+    }
+}
+
+/// Says who may grow where there is room for so much. `runners`: in their order.
+/// `front`: whoever was first in the plan before stays first until it has ended or does
+/// not get on; otherwise each in its turn would take a part of what one needs to end.
+pub(crate) fn plan(room_bytes: f32, runners: &[Runner], front: Option<usize>) -> Plan {
+    let front = front.filter(|&index| runners[index].moves);
+    let (sequence, safe) = sequence(room_bytes, runners, front);
+    let front = front.or_else(|| {
+        let mut growing = sequence.iter().copied();
+        growing.find(|&index| !runners[index].settled)
+    });
+    let mut order = Order::new(room_bytes);
+    let mut turns = vec![Turn::Hold; runners.len()];
+    for (position, &index) in sequence.iter().enumerate() {
+        let is_front = front == Some(index);
+        turns[index] = match position < safe || is_front {
+            true => order.next(&runners[index], is_front),
+            // Let go on, it might take what the others need to end.
+            false => runners[index].ending().unwrap_or(Turn::Hold),
+        };
+    }
+    let holds = order.holds || safe < runners.len();
+    Plan {
+        turns,
+        front,
+        newcomer: match holds {
+            true => Turn::Hold,
+            false => Turn::Keep(order.keep_bytes()),
+        },
+        safe_bytes: order.safe_bytes,
+        stuck: runners.iter().all(|runner| runner.paused || runner.idle),
+    }
+}
+
+/// An order in which all can end, and how many of them for sure: the first whose claim
+/// fits into what is free and what those before it give back, and so on. Who does not get
+/// on comes after the others. Behind them those that no order lets end for sure: the one
+/// that needs least first.
+fn sequence(room_bytes: f32, runners: &[Runner], front: Option<usize>) -> (Vec<usize>, usize) {
+    let mut left: Vec<usize> = (0..runners.len()).collect();
+    // Stable: otherwise they stay in their order.
+    left.sort_by_key(|&index| {
+        let runner = &runners[index];
+        match () {
+            () if runner.settled => 0,
+            () if front == Some(index) => 1,
+            () if runner.moves => 2,
+            () => 3,
+        }
+    });
+    let mut sequence = Vec::with_capacity(runners.len());
+    let mut free_bytes = room_bytes;
+    for _ in 0..MOST_PASSES {
+        let before = left.len();
+        left.retain(|&index| {
+            let fits = runners[index].claim_bytes() <= free_bytes;
+            if fits {
+                sequence.push(index);
+                free_bytes += runners[index].gives_back();
+            }
+            !fits
+        });
+        if left.is_empty() || left.len() == before {
+            break;
+        }
+    }
+    let safe = sequence.len();
+    left.sort_by(|&a, &b| {
+        let key = |index: usize| (front != Some(index), !runners[index].moves);
+        let by_need = || runners[a].need_bytes.total_cmp(&runners[b].need_bytes);
+        key(a).cmp(&key(b)).then_with(by_need)
+    });
+    sequence.extend(left);
+    (sequence, safe)
+}
+
+/// Goes through the requests in their order.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    room_bytes: f32,
+    /// Of those before.
+    growth: Growth,
+    most_growth: f32,
+    /// What the safe order needs.
+    safe_bytes: f32,
+    /// What those before give back at their ends.
+    given_back: f32,
+    /// What those before that are paused take when they go on.
+    queued_bytes: f32,
+    holds: bool,
+}
+
+impl Order {
+    fn new(room_bytes: f32) -> Self {
+        Self {
+            room_bytes,
+            growth: [0.0; STEPS],
+            most_growth: 0.0,
+            safe_bytes: 0.0,
+            given_back: 0.0,
+            queued_bytes: 0.0,
+            holds: false,
+        }
+    }
+
+    /// The turn of the next in the order.
+    fn next(&mut self, runner: &Runner, is_front: bool) -> Turn {
+        let keep = self.keep_bytes();
+        let mut growth = self.growth;
+        for (sum, own) in growth.iter_mut().zip(&runner.growth) {
+            // Who does not get on lends its place, and gives back what it holds in time.
+            *sum += if runner.moves { *own } else { own.min(0.0) };
+        }
+        let most_growth = growth.iter().copied().fold(0.0, f32::max);
+        let fits = most_growth + self.queued_bytes <= self.room_bytes;
+        self.safe_bytes = (self.safe_bytes).max(runner.claim_bytes() - self.given_back);
+        self.given_back += runner.gives_back();
+        if runner.moves && !(is_front || runner.settled || fits) {
+            self.holds = true;
+            return Turn::Hold;
+        }
+        self.growth = growth;
+        self.most_growth = most_growth;
+        if runner.paused {
+            self.queued_bytes += runner.jump_bytes;
+        }
+        if let Some(ending) = runner.ending() {
+            if ending == Turn::Free {
+                // It takes that whatever the others do.
+                self.queued_bytes += runner.need_bytes;
+            }
+            return ending;
+        }
+        // Somebody always goes on.
+        Turn::Keep(if is_front { 0.0 } else { keep })
+    }
+
+    /// What the next must leave free.
+    fn keep_bytes(&self) -> f32 {
+        self.most_growth.max(self.safe_bytes) + self.queued_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runner(held: f32, need: f32) -> Runner {
+        Runner {
+            held_bytes: held * 1e6,
+            growth: [need * 1e6; STEPS],
+            need_bytes: need * 1e6,
+            worst_bytes: need * 1e6,
+            jump_bytes: 1e6,
+            settled: need == 0.0,
+            moves: true,
+            paused: false,
+            idle: false,
+        }
+    }
+
+    fn turns(room: f32, runners: &[Runner]) -> Vec<Turn> {
+        plan(room * 1e6, runners, None).turns
+    }
+
+    #[test]
+    fn as_many_as_fit_go_on_in_their_order() {
+        let turns = turns(
+            50.0,
+            &[runner(10.0, 30.0), runner(10.0, 30.0), runner(1.0, 15.0)],
+        );
+        // The third fits where the second does not.
+        assert_eq!(turns, [Turn::Keep(0.0), Turn::Hold, Turn::Keep(30e6)]);
+    }
+
+    #[test]
+    fn where_no_order_is_safe_the_one_that_needs_least_goes_on() {
+        let turns = turns(5.0, &[runner(10.0, 30.0), runner(10.0, 20.0)]);
+        assert_eq!(turns, [Turn::Hold, Turn::Keep(0.0)]);
+    }
+
+    #[test]
+    fn who_needs_nothing_more_is_always_let_go() {
+        let turns = turns(5.0, &[runner(10.0, 30.0), runner(40.0, 0.0)]);
+        assert_eq!(turns[1], Turn::Free);
+        // And then there is room for the first.
+        assert_ne!(turns[0], Turn::Free);
+    }
+
+    #[test]
+    fn who_does_not_get_on_comes_after_the_others() {
+        let mut idle = runner(10.0, 30.0);
+        idle.moves = false;
+        let turns = turns(40.0, &[idle, runner(10.0, 30.0)]);
+        assert_eq!(turns[1], Turn::Keep(0.0));
+        // But nobody takes what it needs to end after them.
+        assert_eq!(turns[0], Turn::Keep(30e6));
+    }
+
+    #[test]
+    fn what_is_given_back_in_time_makes_room() {
+        let mut ending = runner(40.0, 0.0);
+        ending.growth = [-40e6; STEPS];
+        ending.growth[0] = 0.0;
+        let mut later = runner(10.0, 9.0);
+        later.growth[0] = 5e6;
+        later.growth[9] = 20e6;
+        let turns = turns(10.0, &[ending, later, later]);
+        assert_eq!(turns, [Turn::Free, Turn::Keep(0.0), Turn::Keep(5e6)]);
+    }
+
+    #[test]
+    fn the_worst_need_of_the_first_stays_free() {
+        let mut unknown = runner(2.0, 1.0);
+        unknown.worst_bytes = 118e6;
+        let turns = turns(200.0, &[unknown, runner(2.0, 1.0)]);
+        assert_eq!(turns[1], Turn::Keep(118e6));
+    }
+}

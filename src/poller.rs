@@ -1,0 +1,325 @@
+//! [`Poller`]: whoever polls for a request, and may be paused.
+
+use std::cell::Cell;
+use std::task::{Context, Poll, ready};
+
+use crate::controller::Controller;
+use crate::permit::{Permit, Scope};
+use crate::running::Slot;
+use crate::running::brake::Taken;
+
+thread_local! {
+    /// What polls of this thread were found to have added, ever: a poll within another
+    /// one is not counted twice.
+    static COUNTED: Cell<i64> = const { Cell::new(0) };
+    /// How many polls are under way on this thread, one within another.
+    static UNDER_WAY: Cell<u32> = const { Cell::new(0) };
+}
+
+/// This thread polls: it must not be blocked.
+pub(crate) fn is_polling() -> bool {
+    UNDER_WAY.get() > 0
+}
+
+/// A poll is under way on this thread.
+struct UnderWay;
+
+impl UnderWay {
+    #[inline(always)]
+    fn begin() -> Self {
+        UNDER_WAY.set(UNDER_WAY.get() + 1);
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    #[inline(always)]
+    fn drop(&mut self) {
+        UNDER_WAY.set(UNDER_WAY.get() - 1);
+    }
+}
+
+/// One that polls for a request: its future, its response's body, work that follows it.
+/// Each is paused by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Poller(Option<Paused>);
+
+/// It waits for room to grow into. Dropped, it does not any more.
+#[derive(Debug)]
+struct Paused {
+    controller: &'static Controller,
+    slot: &'static Slot,
+    place: usize,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let now = self.controller.sampler.now();
+        self.controller.brake.unpark(self.place, self.slot, now);
+    }
+}
+
+/// A poll under way. Dropped, it is over, and what it has added is known.
+pub(crate) struct Polling<'a> {
+    // In this order: what the thread allocated is charged before it is counted.
+    _scope: Option<Scope<'a>>,
+    _growth: Option<Growth>,
+    _under_way: UnderWay,
+}
+
+/// Leave to grow, as far as was taken from the headroom.
+pub(crate) struct Leave {
+    pub(crate) controller: &'static Controller,
+    pub(crate) slot: &'static Slot,
+    pub(crate) taken: Taken,
+}
+
+/// There is no room for it now.
+pub(crate) struct NoRoom {
+    controller: &'static Controller,
+    slot: &'static Slot,
+}
+
+impl Leave {
+    /// `None`: nobody keeps track of it. `is_first`: its work has not begun.
+    #[cold]
+    pub(crate) fn ask(permit: &Permit, is_first: bool) -> Result<Option<Self>, NoRoom> {
+        let Some((controller, slot)) = permit.braked(is_first) else {
+            return Ok(None);
+        };
+        match controller.may_grow(slot, permit.priority(), false) {
+            Some(taken) => Ok(Some(Self {
+                controller,
+                slot,
+                taken,
+            })),
+            None => Err(NoRoom { controller, slot }),
+        }
+    }
+
+    /// Whether there is room or not.
+    #[cold]
+    pub(crate) fn take(permit: &Permit, is_first: bool) -> Option<Self> {
+        let (controller, slot) = permit.braked(is_first)?;
+        let taken = controller.may_grow(slot, permit.priority(), true)?;
+        Some(Self {
+            controller,
+            slot,
+            taken,
+        })
+    }
+}
+
+/// From here on, what this thread adds.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    accounted: bool,
+    from_bytes: i64,
+    counted_bytes: i64,
+}
+
+impl Mark {
+    pub(crate) fn here(accounted: bool) -> Self {
+        Self {
+            accounted,
+            from_bytes: thread_bytes(accounted),
+            counted_bytes: COUNTED.get(),
+        }
+    }
+
+    /// The same, and it is counted with that.
+    pub(crate) fn count(&self) -> i64 {
+        let added_bytes = self.added_bytes();
+        COUNTED.set(COUNTED.get().wrapping_add(added_bytes));
+        added_bytes
+    }
+
+    /// What it has added that no poll has counted; less than nothing if it freed some.
+    pub(crate) fn added_bytes(&self) -> i64 {
+        let within = COUNTED.get().wrapping_sub(self.counted_bytes);
+        let all = thread_bytes(self.accounted).wrapping_sub(self.from_bytes);
+        all.wrapping_sub(within)
+    }
+}
+
+/// What a poll adds while the brake is on.
+pub(crate) struct Growth {
+    slot: &'static Slot,
+    taken: Option<Taken>,
+    from: Mark,
+}
+
+impl Growth {
+    /// Of synchronous work, which nobody polls.
+    #[cfg(feature = "account")]
+    pub(crate) fn of_work(permit: &Permit) -> Option<Self> {
+        let holder = permit.holder();
+        match holder.brakes() {
+            true => Leave::take(holder, true).map(Self::begin),
+            false => None,
+        }
+    }
+
+    /// For a poll that takes place now or not at all.
+    #[inline(always)]
+    pub(crate) fn try_begin(permit: Option<&Permit>) -> Option<Option<Self>> {
+        match permit {
+            Some(permit) if permit.brakes() => {
+                let leave = Leave::ask(permit, true).ok()?;
+                Some(leave.map(Self::begin))
+            }
+            _ => Some(None),
+        }
+    }
+
+    fn begin(leave: Leave) -> Self {
+        Self {
+            slot: leave.slot,
+            taken: Some(leave.taken),
+            from: Mark::here(leave.controller.is_accounted()),
+        }
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        let grown_bytes = self.from.added_bytes();
+        COUNTED.set(COUNTED.get().wrapping_add(grown_bytes));
+        let grown_bytes = grown_bytes.max(0);
+        self.slot.grew(grown_bytes as u64);
+        if !self.from.accounted {
+            self.slot.charge(grown_bytes, 1);
+        }
+        if let Some(taken) = self.taken.take() {
+            taken.settle(grown_bytes);
+        }
+    }
+}
+
+/// What this thread has allocated and not freed, ever; without accounting, what it was
+/// the first to touch.
+fn thread_bytes(accounted: bool) -> i64 {
+    #[cfg(feature = "account")]
+    if accounted {
+        return crate::account::thread_bytes();
+    }
+    let _ = accounted;
+    crate::sampler::touched_bytes()
+}
+
+impl<'a> Polling<'a> {
+    /// The thread works for the request from here on.
+    #[inline(always)]
+    pub(crate) fn begin(permit: Option<&'a Permit>, growth: Option<Growth>) -> Self {
+        Self {
+            _growth: growth,
+            _scope: permit.map(Permit::enter),
+            _under_way: UnderWay::begin(),
+        }
+    }
+
+    /// A poll that nobody can hold back.
+    #[inline(always)]
+    pub(crate) fn unbraked(permit: Option<&'a Permit>) -> Self {
+        let growth = match permit {
+            Some(permit) if permit.brakes() => Leave::take(permit, true).map(Growth::begin),
+            _ => None,
+        };
+        Self::begin(permit, growth)
+    }
+}
+
+impl Poller {
+    /// Ready if the request may be polled now; else it is woken when it may.
+    #[inline(always)]
+    pub(crate) fn poll<'a>(
+        &mut self,
+        permit: Option<&'a Permit>,
+        cx: &Context<'_>,
+    ) -> Poll<Polling<'a>> {
+        let growth = ready!(self.poll_growth(permit, false, cx));
+        Poll::Ready(Polling::begin(permit, growth))
+    }
+
+    /// The same, for the first poll of a request.
+    pub(crate) fn poll_first<'a>(
+        &mut self,
+        permit: Option<&'a Permit>,
+        cx: &Context<'_>,
+    ) -> Poll<Polling<'a>> {
+        let growth = ready!(self.poll_growth(permit, true, cx));
+        Poll::Ready(Polling::begin(permit, growth))
+    }
+
+    /// The same, for what is charged to `permit` and paused with the one that holds the
+    /// bytes.
+    #[cfg(feature = "account")]
+    pub(crate) fn poll_followed<'a>(
+        &mut self,
+        permit: Option<&'a Permit>,
+        cx: &Context<'_>,
+    ) -> Poll<Polling<'a>> {
+        let growth = ready!(self.poll_growth(permit.map(Permit::holder), false, cx));
+        Poll::Ready(Polling::begin(permit, growth))
+    }
+
+    #[inline(always)]
+    fn poll_growth(
+        &mut self,
+        permit: Option<&Permit>,
+        is_first: bool,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Growth>> {
+        match permit {
+            Some(permit) if permit.brakes() || self.0.is_some() => {
+                let leave = ready!(self.poll_leave(permit, is_first, cx));
+                Poll::Ready(leave.map(Growth::begin))
+            }
+            Some(_) => Poll::Ready(None),
+            None => {
+                if self.0.is_some() {
+                    // Paused → polled: nobody keeps track of it any more.
+                    self.0 = None;
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Ready once there is room for what comes next; `None`: nobody keeps track of it.
+    #[cold]
+    pub(crate) fn poll_leave(
+        &mut self,
+        permit: &Permit,
+        is_first: bool,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Leave>> {
+        let forced = |paused: &Paused| paused.controller.brake.is_forced(paused.place);
+        let leave = match self.0.as_ref().is_some_and(forced) {
+            true => Ok(Leave::take(permit, is_first)),
+            false => Leave::ask(permit, is_first),
+        };
+        match leave {
+            Ok(leave) => {
+                // Paused → polled.
+                self.0 = None;
+                Poll::Ready(leave)
+            }
+            Err(NoRoom { controller, slot }) => {
+                let place = self.0.as_ref().map(|paused| paused.place);
+                let now = controller.sampler.now();
+                let place =
+                    (controller.brake).park(place, slot, controller.board_key(), cx.waker(), now);
+                if self.0.is_none() {
+                    self.0 = Some(Paused {
+                        controller,
+                        slot,
+                        place,
+                    });
+                    controller.begins_to_pause();
+                }
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The brake: a request that is not polled does not grow.
+//!
+//! One for each ledger. While it is *on*, each poll of a request in flight first takes
+//! what it may add from the headroom, and gives back afterwards what it did not need.
+//! Headroom is the difference of two numbers: how far growth may come (the *ceiling*,
+//! which a sample publishes from what had been counted before usage was read), and how
+//! far it has come (`grown`, which only rises, and what polls under way may add).
+//!
+//! Whoever finds too little is paused: its waker is kept here, and it is woken by a
+//! sweep after a sample, one after another, each only if there is headroom for it.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::Slot;
+use crate::policy::brake::Runner;
+
+mod sweep;
+
+/// In the place of what must stay free: nobody has said yet, and no growth at all.
+pub(super) const UNKNOWN: u32 = u32::MAX;
+const HOLD: u32 = u32::MAX - 1;
+/// And it needs nothing more; and it is about to end.
+const FREE: u32 = u32::MAX - 2;
+const ENDS: u32 = u32::MAX - 3;
+
+/// Who may grow, on one ledger.
+#[derive(Debug, Default)]
+pub(crate) struct Brake {
+    /// Polls ask first.
+    on: AtomicBool,
+    /// What polls have added, in bytes. Only rises.
+    grown: AtomicI64,
+    /// What polls under way may add.
+    ongoing: AtomicI64,
+    /// What the two may come to.
+    ceiling: AtomicI64,
+    /// What of the limit is beyond the headroom, for those that are about to end.
+    reserve: AtomicI64,
+    /// What must stay free when a request takes some that no sweep has seen yet.
+    newcomer_keep_kib: AtomicU32,
+    paused: AtomicU32,
+    /// Polls that found room.
+    passed: AtomicU64,
+    state: Mutex<State>,
+    /// Of all requests, ever.
+    pub(crate) pauses: AtomicU64,
+    pub(crate) paused_ms: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pausing: Slab<Pausing>,
+    /// The guards that want it on.
+    wanted: Vec<usize>,
+    /// By guard: its requests in flight, as it saw them last.
+    runners: Vec<(usize, Vec<Running>)>,
+    /// Whom all others leave what it needs to end.
+    front: Option<(&'static Slot, u32)>,
+}
+
+/// A poller that is paused.
+#[derive(Debug)]
+struct Pausing {
+    slot: &'static Slot,
+    /// That it runs for.
+    guard: usize,
+    waker: Waker,
+    /// Woken, and not back yet.
+    woken: bool,
+    /// It goes on whatever the headroom is.
+    forced: bool,
+}
+
+/// A request in flight, where it stands in the order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    pub(crate) slot: &'static Slot,
+    pub(crate) generation: u32,
+    pub(crate) place: Place,
+    pub(crate) runner: Runner,
+}
+
+/// A place in the order: the least goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Priority, or before all if it has been paused for as long as it may be.
+    pub(crate) rank: u8,
+    pub(crate) began_ms: u32,
+    pub(crate) shard: u8,
+    pub(crate) index: u32,
+}
+
+impl Place {
+    /// It goes before all others.
+    pub(crate) fn is_front(&self) -> bool {
+        self.rank == FRONT
+    }
+}
+
+/// The rank of critical work, which is never paused; of what has been paused for as long
+/// as it may be; and of the highest priority beside them.
+pub(crate) const CRITICAL: u8 = 0;
+pub(super) const FRONT: u8 = 1;
+
+/// What a sweep found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Swept {
+    pub(crate) paused: u32,
+    /// What must stay free so that all can end, one after the other.
+    pub(crate) safe_bytes: f64,
+    /// Nobody gets on who is not paused.
+    pub(crate) stuck: bool,
+    /// Polls that found room so far: while it stays the same, nobody gets on.
+    pub(crate) passed: u64,
+}
+
+/// What a poll took from the headroom. Given back when it is over.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    brake: &'static Brake,
+    bytes: i64,
+}
+
+impl Taken {
+    /// The poll has added so much.
+    pub(crate) fn settle(self, grown_bytes: i64) {
+        // First: for a moment both count, which holds back rather than lets go.
+        self.brake
+            .grown
+            .fetch_add(grown_bytes.max(0), Ordering::AcqRel);
+    }
+
+    /// Counts as added what was taken, until a sample shows what really was. Says how
+    /// much that is.
+    pub(crate) fn settle_all(self) -> i64 {
+        let bytes = self.bytes;
+        self.settle(bytes);
+        bytes
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.brake.ongoing.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+impl Brake {
+    /// Relaxed: whoever is a little late takes no more than one poll adds.
+    #[inline(always)]
+    pub(crate) fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+
+    /// It is on while one of the ledger's guards wants it.
+    pub(crate) fn set_on(&self, guard: usize, on: bool) {
+        let mut state = self.state();
+        state.wanted.retain(|&one| one != guard);
+        if on {
+            state.wanted.push(guard);
+        }
+        self.on.store(!state.wanted.is_empty(), Ordering::Relaxed);
+    }
+
+    /// For how long, in all, the one that has been paused longest of those that are.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn longest_paused(&self, now: Duration) -> Duration {
+        let state = self.state();
+        let paused = state.pausing.iter().map(|(_, one)| one.slot.paused(now));
+        paused.max().unwrap_or_default()
+    }
+
+    /// Pollers that are paused.
+    pub(crate) fn paused(&self) -> u32 {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// What polls have added so far: to be read before usage is.
+    pub(crate) fn grown_bytes(&self) -> i64 {
+        self.grown.load(Ordering::Acquire)
+    }
+
+    /// From `grown_bytes` on, so many bytes may be added.
+    pub(crate) fn publish(&self, grown_bytes: i64, room_bytes: i64, reserve_bytes: i64) {
+        self.reserve.store(reserve_bytes, Ordering::Relaxed);
+        self.ceiling
+            .store(grown_bytes.saturating_add(room_bytes), Ordering::Release);
+    }
+
+    pub(crate) fn headroom_bytes(&self) -> i64 {
+        let taken = self.grown.load(Ordering::Acquire) + self.ongoing.load(Ordering::Acquire);
+        self.ceiling.load(Ordering::Acquire).saturating_sub(taken)
+    }
+
+    /// What must stay free when this request takes some.
+    fn keep_bytes(&self, slot: &Slot) -> Option<i64> {
+        let keep_kib = match slot.keep_kib.load(Ordering::Relaxed) {
+            UNKNOWN if slot.place().is_front() => 0,
+            UNKNOWN => self.newcomer_keep_kib.load(Ordering::Relaxed),
+            known => known,
+        };
+        match keep_kib {
+            HOLD => None,
+            // As long as it holds no more than was expected.
+            FREE if slot.is_within_need() => Some(i64::MIN),
+            // One at a time may go into the reserve: who ends gives more back.
+            FREE | ENDS => Some(-self.reserve.load(Ordering::Relaxed)),
+            kib => Some(i64::from(kib) << 10),
+        }
+    }
+
+    /// Its growth does not fit beside those before it, whatever the headroom is now.
+    pub(crate) fn is_held(&self, slot: &Slot) -> bool {
+        self.keep_bytes(slot).is_none()
+    }
+
+    /// Takes what one poll may add, if it is there.
+    pub(crate) fn take(&'static self, slot: &Slot, jump_bytes: u64) -> Option<Taken> {
+        let keep_bytes = self.keep_bytes(slot)?;
+        let taken = self.take_anyway(jump_bytes);
+        // AcqRel, here and where it is counted: of two who take the last of it at once,
+        // at least one sees the other's part.
+        let fits = self.headroom_bytes() >= keep_bytes;
+        if fits {
+            self.passed.fetch_add(1, Ordering::Relaxed);
+        }
+        fits.then_some(taken)
+    }
+
+    /// Takes what one poll may add, whether it is there or not.
+    pub(crate) fn take_anyway(&'static self, jump_bytes: u64) -> Taken {
+        let bytes = jump_bytes.min(1 << 50) as i64;
+        self.ongoing.fetch_add(bytes, Ordering::AcqRel);
+        Taken { brake: self, bytes }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a poller until there is room for it. `place`: where it stands already.
+    pub(crate) fn park(
+        &self,
+        place: Option<usize>,
+        slot: &'static Slot,
+        guard: usize,
+        waker: &Waker,
+        now: Duration,
+    ) -> usize {
+        // Cloned outside of the lock: it may be anybody's.
+        let waker = waker.clone();
+        let mut state = self.state();
+        match place.and_then(|place| Some((place, state.pausing.get_mut(place)?))) {
+            Some((place, pausing)) => {
+                let before = std::mem::replace(&mut pausing.waker, waker);
+                pausing.woken = false;
+                drop(state);
+                drop(before);
+                place
+            }
+            None => {
+                let place = state.pausing.insert(Pausing {
+                    slot,
+                    guard,
+                    waker,
+                    woken: false,
+                    forced: false,
+                });
+                self.paused.fetch_add(1, Ordering::Relaxed);
+                self.pauses.fetch_add(1, Ordering::Relaxed);
+                slot.pause(now);
+                place
+            }
+        }
+    }
+
+    /// A poller goes on, or is gone.
+    pub(crate) fn unpark(&self, place: usize, slot: &Slot, now: Duration) {
+        let pausing = self.state().pausing.try_remove(place);
+        self.paused.fetch_sub(1, Ordering::Relaxed);
+        let ms = slot.resume(now);
+        self.paused_ms.fetch_add(ms, Ordering::Relaxed);
+        drop(pausing);
+    }
+
+    /// It is to go on, whatever the headroom is.
+    pub(crate) fn is_forced(&self, place: usize) -> bool {
+        let state = self.state();
+        state.pausing.get(place).is_some_and(|one| one.forced)
+    }
+
+    /// A guard's requests in flight, in its order.
+    pub(crate) fn tell(&self, guard: usize, runners: Vec<Running>) {
+        let mut state = self.state();
+        state.runners.retain(|(key, _)| *key != guard);
+        if !runners.is_empty() {
+            state.runners.push((guard, runners));
+        }
+    }
+
+    /// Of those of whose growth nothing is known, one goes before all others once it has
+    /// been paused for so long.
+    pub(crate) fn bring_forward(&self, guard: usize, longest: Duration, now: Duration) {
+        let state = self.state();
+        let paused = state.pausing.iter().map(|(_, one)| one);
+        let unknown = paused.filter(|one| {
+            one.guard == guard && one.slot.keep_kib.load(Ordering::Relaxed) == UNKNOWN
+        });
+        let first = unknown.min_by_key(|one| one.slot.place());
+        if let Some(first) = first.filter(|one| one.slot.paused(now) >= longest) {
+            first.slot.to_the_front();
+        }
+    }
+
+    /// What was not counted yet has been added.
+    pub(crate) fn add_grown(&self, bytes: i64) {
+        self.grown.fetch_add(bytes.max(0), Ordering::AcqRel);
+    }
+
+    /// Has a request that is paused look again, whether it is still wanted.
+    pub(crate) fn wake(&self, slot: &Slot) {
+        let wakers: Vec<Waker> = {
+            let state = self.state();
+            let of_slot = |(_, one): (usize, &Pausing)| {
+                std::ptr::eq(one.slot, slot).then(|| one.waker.clone())
+            };
+            state.pausing.iter().filter_map(of_slot).collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// A request that is paused is to be polled all the same: it was cancelled.
+    pub(crate) fn force(&self, slot: &Slot) {
+        let mut wakers = Vec::new();
+        for (_, one) in &mut self.state().pausing {
+            if std::ptr::eq(one.slot, slot) {
+                one.forced = true;
+                wakers.push(one.waker.clone());
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}

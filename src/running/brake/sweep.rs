@@ -1,0 +1,116 @@
+//! After a sample: who may grow, and who is woken.
+
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+use super::{Brake, CRITICAL, ENDS, FREE, HOLD, Pausing, Running, State, Swept};
+use crate::policy::brake::{self, Runner, Turn};
+use crate::running::Slot;
+
+fn keep_kib(turn: Turn) -> u32 {
+    match turn {
+        Turn::Keep(bytes) => ((bytes / 1024.0) as u32).min(ENDS - 1),
+        Turn::Free => FREE,
+        Turn::Ends => ENDS,
+        Turn::Hold => HOLD,
+    }
+}
+
+impl Brake {
+    /// Says who may grow, and wakes those for whom there is room.
+    ///
+    /// `room_bytes` is what there is for all that is expected; headroom, which is what is
+    /// there now, is known here. All of `freed`'s go on: that guard pauses nobody.
+    pub(crate) fn sweep(&self, room_bytes: i64, freed: Option<usize>) -> Swept {
+        let mut wakers = Vec::new();
+        let swept = self.plan(room_bytes, freed, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+        swept
+    }
+
+    fn plan(&self, room_bytes: i64, freed: Option<usize>, wakers: &mut Vec<Waker>) -> Swept {
+        let mut state = self.state();
+        let State {
+            pausing,
+            runners,
+            front: front_slot,
+            ..
+        } = &mut *state;
+        let mut all: Vec<&Running> = runners.iter().flat_map(|(_, some)| some).collect();
+        all.sort_unstable_by_key(|running| running.place);
+        all.retain(|running| running.slot.generation() == running.generation);
+        let known: Vec<Runner> = all.iter().map(|running| running.runner).collect();
+        let front = front_slot.and_then(|(slot, generation)| {
+            let same =
+                |one: &&Running| std::ptr::eq(one.slot, slot) && one.generation == generation;
+            all.iter().position(same)
+        });
+        let plan = brake::plan(room_bytes as f32, &known, front);
+        *front_slot = plan
+            .front
+            .map(|index| (all[index].slot, all[index].generation));
+        for (running, &turn) in all.iter().zip(&plan.turns) {
+            let keep_kib = match running.place.rank {
+                CRITICAL => 0,
+                _ => keep_kib(turn),
+            };
+            running.slot.keep_kib.store(keep_kib, Ordering::Relaxed);
+        }
+        self.newcomer_keep_kib
+            .store(keep_kib(plan.newcomer), Ordering::Relaxed);
+        let mut headroom = self.headroom_bytes();
+        let mut waiting: Vec<(usize, &mut Pausing)> = pausing.iter_mut().collect();
+        waiting.sort_unstable_by_key(|(place, one)| (one.slot.place(), *place));
+        for (_, one) in waiting {
+            let jump_bytes = i64::from(one.slot.jump_kib.load(Ordering::Relaxed)) << 10;
+            let keep_bytes = self.keep_bytes(one.slot);
+            let fits = keep_bytes.is_some_and(|keep| headroom - jump_bytes >= keep);
+            one.forced |= freed == Some(one.guard);
+            if fits || one.forced {
+                headroom -= jump_bytes;
+                if !std::mem::replace(&mut one.woken, true) {
+                    wakers.push(one.waker.clone());
+                }
+            }
+        }
+        Swept {
+            paused: self.paused(),
+            safe_bytes: f64::from(plan.safe_bytes),
+            stuck: plan.stuck,
+            passed: self.passed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// One of those who are paused goes on, whatever the headroom is: who is about to end,
+    /// or else whom all others leave what it needs; if what it adds is no more than there
+    /// is for such.
+    pub(crate) fn force_first(&self, for_ending: u64, for_growing: u64) -> bool {
+        let mut state = self.state();
+        let State { pausing, front, .. } = &mut *state;
+        let mut waiting: Vec<&mut Pausing> = pausing.iter_mut().map(|(_, one)| one).collect();
+        let ends = |slot: &Slot| matches!(slot.keep_kib.load(Ordering::Relaxed), FREE | ENDS);
+        waiting.sort_unstable_by_key(|one| {
+            let is_front = front.is_some_and(|(slot, _)| std::ptr::eq(slot, one.slot));
+            let rank = match is_front {
+                _ if ends(one.slot) => 0,
+                true => 1,
+                false => 2,
+            };
+            (rank, one.slot.place())
+        });
+        let first = waiting.into_iter().next().filter(|one| {
+            let jump_bytes = u64::from(one.slot.jump_kib.load(Ordering::Relaxed)) << 10;
+            match ends(one.slot) {
+                // It most likely adds nothing.
+                true => jump_bytes / 4 <= for_ending,
+                false => jump_bytes <= for_growing,
+            }
+        });
+        let waker = first.map(|one| {
+            one.forced = true;
+            one.waker.clone()
+        });
+        drop(state);
+        waker.map(Waker::wake).is_some()
+    }
+}

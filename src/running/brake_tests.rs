@@ -1,0 +1,102 @@
+use std::task::Waker;
+use std::time::Duration;
+
+use super::brake::{Brake, Running as InFlight};
+use super::{Running, Slot};
+use crate::policy::brake::Runner;
+use crate::tag::Tag;
+
+const MIB: i64 = 1 << 20;
+const GUARD: usize = 1;
+const OTHER: usize = 2;
+
+fn brake() -> &'static Brake {
+    Box::leak(Box::default())
+}
+
+fn slot(mib: u64) -> &'static Slot {
+    let running = Box::leak(Box::new(Running::new()));
+    let taken = running.take(mib << 10, Tag::NONE, Duration::ZERO);
+    taken.expect("a free slot")
+}
+
+/// Needs so much more to end.
+fn needy(need_mib: f32) -> InFlight {
+    let slot = slot(1);
+    let need_bytes = need_mib * MIB as f32;
+    InFlight {
+        slot,
+        generation: slot.generation(),
+        place: slot.place(),
+        runner: Runner {
+            held_bytes: MIB as f32,
+            growth: [need_bytes; crate::estimate::course::STEPS],
+            need_bytes,
+            worst_bytes: need_bytes,
+            jump_bytes: need_bytes,
+            settled: false,
+            moves: true,
+            paused: false,
+            idle: false,
+        },
+    }
+}
+
+fn park(brake: &Brake, slot: &'static Slot, guard: usize) -> usize {
+    brake.park(None, slot, guard, Waker::noop(), Duration::ZERO)
+}
+
+#[test]
+fn who_is_not_known_goes_before_all_others_in_the_end() {
+    let brake = brake();
+    brake.publish(0, 5 * MIB, 0);
+    brake.tell(GUARD, vec![needy(15.0)]);
+    brake.sweep(5 * MIB, None);
+    let unknown = slot(4);
+    assert!(brake.take(unknown, 4 << 20).is_none());
+    park(brake, unknown, GUARD);
+    let longest = Duration::from_secs(5);
+    brake.bring_forward(GUARD, longest, Duration::from_secs(4));
+    assert!(brake.take(unknown, 4 << 20).is_none());
+    brake.bring_forward(OTHER, longest, Duration::from_secs(6));
+    assert!(brake.take(unknown, 4 << 20).is_none());
+    brake.bring_forward(GUARD, longest, Duration::from_secs(6));
+    assert!(brake.take(unknown, 4 << 20).is_some());
+    // But into nothing that is not there.
+    assert!(brake.take(unknown, 6 << 20).is_none());
+}
+
+#[test]
+fn a_guard_lets_only_its_own_go() {
+    let brake = brake();
+    brake.publish(0, -MIB, 0);
+    let places = [GUARD, OTHER].map(|guard| park(brake, slot(4), guard));
+    brake.sweep(-MIB, Some(GUARD));
+    assert_eq!(places.map(|place| brake.is_forced(place)), [true, false]);
+}
+
+#[test]
+fn it_is_on_while_one_guard_wants_it() {
+    let brake = brake();
+    brake.set_on(GUARD, true);
+    brake.set_on(OTHER, false);
+    assert!(brake.is_on());
+    brake.set_on(OTHER, true);
+    brake.set_on(GUARD, false);
+    assert!(brake.is_on());
+    brake.set_on(OTHER, false);
+    assert!(!brake.is_on());
+}
+
+#[test]
+fn what_is_counted_ahead_is_not_free_until_a_sample() {
+    let brake = brake();
+    brake.publish(0, 10 * MIB, 0);
+    let one = slot(6);
+    let taken = brake.take(one, 6 << 20).expect("room");
+    assert_eq!(taken.settle_all(), 6 * MIB);
+    assert!(brake.take(one, 6 << 20).is_none());
+    // The sample shows what was added: nothing.
+    brake.publish(brake.grown_bytes(), 10 * MIB, 0);
+    assert!(brake.take(one, 6 << 20).is_some());
+}

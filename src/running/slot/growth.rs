@@ -1,0 +1,153 @@
+//! What a slot knows of how its request grows, and for how long it was paused.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Slot;
+use crate::running::brake::{FRONT, Place};
+
+/// A poll that adds less has added nothing.
+const LEAST_GROWTH_BYTES: u64 = 4 << 10;
+/// After so many polls that added something a request is known by them.
+const SHOWN: u32 = 3;
+
+const SETTLES_AFTER: Duration = Duration::from_millis(20);
+const SETTLES_AFTER_AT_MOST: Duration = Duration::from_millis(500);
+
+impl Slot {
+    /// Which of the requests that had the slot this is.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Where it stands among those that may grow.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            rank: self.rank.load(Ordering::Relaxed),
+            began_ms: self.began_ms.load(Ordering::Relaxed),
+            shard: self.shard,
+            index: self.index,
+        }
+    }
+
+    /// It has been paused for as long as it may be: it goes before all others.
+    pub(crate) fn to_the_front(&self) {
+        self.rank.fetch_min(FRONT, Ordering::Relaxed);
+    }
+
+    /// What it is expected to hold at most.
+    pub(crate) fn expect(&self, need_bytes: f64) {
+        let kib = (need_bytes / 1024.0).max(1.0) as u32;
+        self.need_kib.store(kib, Ordering::Relaxed);
+    }
+
+    /// What its next poll may add: the most that one has, or one of its kind has while
+    /// it has shown little, up to what it is expected to need. Beyond that nobody knows.
+    pub(in crate::running) fn jump_bytes(&self, of_kind_kib: Option<u32>) -> u64 {
+        let largest_kib = self.largest_kib.load(Ordering::Relaxed);
+        let kib = match self.grew.load(Ordering::Relaxed) {
+            0..SHOWN => {
+                let unknown = || self.reserved_kib().min(u64::from(u32::MAX)) as u32;
+                let shown = (largest_kib > 0).then_some(largest_kib * 4);
+                largest_kib.max(of_kind_kib.or(shown).unwrap_or_else(unknown))
+            }
+            _ => largest_kib + largest_kib / 8,
+        };
+        let held_kib = (self.look().held_bytes / 1024) as u32;
+        let left_kib = self
+            .need_kib
+            .load(Ordering::Relaxed)
+            .saturating_sub(held_kib);
+        let kib = if left_kib > 0 { kib.min(left_kib) } else { kib };
+        self.jump_kib.store(kib, Ordering::Relaxed);
+        u64::from(kib) << 10
+    }
+
+    /// It is known by how it grew.
+    pub(crate) fn has_shown(&self) -> bool {
+        self.grew.load(Ordering::Relaxed) >= SHOWN
+    }
+
+    /// It holds no more than it was expected to.
+    pub(in crate::running) fn is_within_need(&self) -> bool {
+        let need_kib = u64::from(self.need_kib.load(Ordering::Relaxed));
+        self.look().held_bytes / 1024 <= need_kib
+    }
+
+    /// It is polled.
+    pub(crate) fn polled(&self, tick_ms: u32) {
+        let before_ms = self.polled_ms.swap(tick_ms, Ordering::Relaxed);
+        if before_ms > 0 {
+            let gap_ms = tick_ms.saturating_sub(before_ms);
+            self.gap_ms.fetch_max(gap_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Without growth for so long, it has had its turns and not used them.
+    pub(crate) fn settles_after(&self) -> Duration {
+        let gap_ms = u64::from(self.gap_ms.load(Ordering::Relaxed));
+        SETTLES_AFTER.max(Duration::from_millis(gap_ms * 2).min(SETTLES_AFTER_AT_MOST))
+    }
+
+    /// For how long nobody has polled it, or since when it could have been while the
+    /// brake was on; and the longest time between two polls so far.
+    pub(crate) fn unpolled_ms(&self, now_ms: u32) -> (u32, u32) {
+        let polled_ms = self.polled_ms.load(Ordering::Relaxed);
+        let since_ms = polled_ms.max(self.began_ms.load(Ordering::Relaxed));
+        let gap_ms = self.gap_ms.load(Ordering::Relaxed);
+        (now_ms.saturating_sub(since_ms), gap_ms)
+    }
+
+    /// A poll added so much.
+    pub(crate) fn grew(&self, bytes: u64) {
+        if bytes >= LEAST_GROWTH_BYTES {
+            self.grew.fetch_add(1, Ordering::Relaxed);
+            let kib = (bytes / 1024) as u32;
+            self.largest_kib.fetch_max(kib, Ordering::Relaxed);
+        }
+    }
+
+    /// The most that one poll has added, while the brake was on.
+    pub(crate) fn largest_growth_bytes(&self) -> u64 {
+        u64::from(self.largest_kib.load(Ordering::Relaxed)) << 10
+    }
+
+    /// One of its pollers is paused.
+    pub(in crate::running) fn pause(&self, now: Duration) {
+        self.polled_ms.store(0, Ordering::Relaxed);
+        if self.pausing.fetch_add(1, Ordering::AcqRel) == 0 {
+            let now_ms = now.as_millis() as u32;
+            self.paused_since_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// One of its pollers goes on, or is gone. Says for how long it was paused, if it is
+    /// not any more.
+    pub(in crate::running) fn resume(&self, now: Duration) -> u64 {
+        if self.pausing.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return 0;
+        }
+        let ms = self.paused_since(now);
+        self.paused_ms.fetch_add(ms, Ordering::Relaxed);
+        u64::from(ms)
+    }
+
+    fn paused_since(&self, now: Duration) -> u32 {
+        let since_ms = self.paused_since_ms.load(Ordering::Relaxed);
+        (now.as_millis() as u32).saturating_sub(since_ms)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pausing.load(Ordering::Acquire) > 0
+    }
+
+    /// For how long it has been paused, in all.
+    pub(crate) fn paused(&self, now: Duration) -> Duration {
+        let before_ms = self.paused_ms.load(Ordering::Relaxed);
+        let ms = match self.is_paused() {
+            true => before_ms + self.paused_since(now),
+            false => before_ms,
+        };
+        Duration::from_millis(ms.into())
+    }
+}
