@@ -1,19 +1,21 @@
 //! The requests in flight, one by one, and the forecast for all of them.
 
 mod cases;
+mod sums;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::calibration::Calibration;
 use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
-use super::course::{Course, Growth, STEPS, alike};
+use super::course::{Course, Growth, alike};
 use super::kinds::{Kind, Kinds};
 use super::need::Sum;
 use super::trajectory::Marks;
 use crate::policy::brake::Runner;
 use crate::running::brake::Running;
 use crate::running::{Held, Look, Running as Requests};
+pub(crate) use sums::Sums;
 
 /// Work that has not allocated anything for so long does so elsewhere.
 const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
@@ -42,6 +44,8 @@ pub(crate) struct Book {
     /// anything was seen of them.
     made: Made,
     runners: Vec<Running>,
+    /// Only what polls show is known of requests.
+    polled_alone: bool,
     /// What was computed in this look for requests that look alike.
     alike: HashMap<(u8, (u16, u16)), Growth>,
 }
@@ -71,29 +75,6 @@ struct Track {
     /// Its work had not begun when it was last seen.
     staged: bool,
     course: Course,
-}
-
-/// What the requests in flight have and will need, together.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sums {
-    /// What they hold.
-    pub(crate) held_bytes: f64,
-    /// What they will add to that: Σ max(0, rᵢ − mᵢ).
-    pub(crate) growth_bytes: f64,
-    /// What they need at their peaks: Σ max(rᵢ, mᵢ).
-    pub(crate) need_bytes: f64,
-    /// Of those whose needs are predicted: how far either may be exceeded.
-    pub(super) needs: Sum,
-    /// What is reserved for them.
-    pub(crate) reserved_kib: u64,
-    /// And for those among them whose memory no account shows: usage does.
-    pub(crate) invisible_bytes: f64,
-    /// What those that can be paused are expected to have grown by at each step.
-    pub(crate) growth: [f64; STEPS],
-    /// The rest of [`growth_bytes`](Self::growth_bytes).
-    pub(crate) other_growth_bytes: f64,
-    /// What they may still need at most, as far as is known.
-    pub(crate) most_growth_bytes: f64,
 }
 
 /// A forecast that waits to be checked.
@@ -136,8 +117,15 @@ impl Book {
             sums: Sums::default(),
             made: Made::default(),
             runners: Vec::new(),
+            polled_alone: false,
             alike: HashMap::new(),
         }
+    }
+
+    /// Of requests that nobody polls nothing is known.
+    pub(super) fn of_polls(mut self) -> Self {
+        self.polled_alone = true;
+        self
     }
 
     /// Enough requests have been seen to go by them.
@@ -148,20 +136,22 @@ impl Book {
 
     /// What the next request needs, on average over the kinds that came lately.
     pub(super) fn next_bytes(&self) -> f64 {
-        let mix = self.kinds.mix();
-        mix.map(|(_, kind, share)| kind.class.next().bytes * kind.scale() * share)
-            .sum()
+        let next = |kind: &Kind| kind.class.next().bytes;
+        self.mean(next)
     }
 
     /// The same, as far as it was seen.
     pub(super) fn seen_bytes(&self) -> f64 {
         let seen = |kind: &Kind| kind.class.learned().map_or(0.0, |need| need.bytes);
+        self.mean(seen)
+    }
+
+    fn mean(&self, of: impl Fn(&Kind) -> f64) -> f64 {
         let mix = self.kinds.mix();
-        mix.map(|(_, kind, share)| seen(kind) * kind.scale() * share)
+        mix.map(|(_, kind, share)| of(kind) * kind.scale() * share)
             .sum()
     }
 
-    /// Requests that the last look found.
     pub(super) fn in_flight(&self) -> usize {
         self.made.in_flight
     }
@@ -210,14 +200,7 @@ impl Book {
         sums: &mut Sums,
     ) {
         let (shard, place) = look.key;
-        if self.tracks.len() <= shard {
-            self.tracks.resize_with(shard + 1, Vec::new);
-        }
-        if self.tracks[shard].len() <= place {
-            self.tracks[shard].resize(place + 1, None);
-        }
-        let known = self.tracks[shard][place].take();
-        let known = known.filter(|_| !look.is_new);
+        let known = self.take_track(shard, place).filter(|_| !look.is_new);
         let Held {
             reserved_kib,
             held_bytes,
@@ -246,7 +229,8 @@ impl Book {
         // A pause is no time in which it could have grown.
         let now_unpaused = now.saturating_sub(look.slot.paused(now));
         let age = now_unpaused.saturating_sub(track.first_seen);
-        if !look.is_visible() || look.is_declared() || track.staged {
+        let is_known = !self.polled_alone || look.slot.was_polled();
+        if !(look.is_visible() && is_known) || look.is_declared() || track.staged {
             // Nothing is known but what was reserved for it.
             let rest = (reserved_bytes - held).max(0.0);
             if age < INVISIBLE_AFTER {
@@ -308,6 +292,8 @@ impl Book {
         track.expected_bytes = need.bytes;
         let most_bytes = (need.bytes + need.margin_bytes(MOST_DEVIATIONS)).max(held);
         sums.most_growth_bytes += most_bytes - held;
+        sums.pausable_kib += reserved_kib;
+        sums.pausable_held_bytes += held;
         look.slot.expect(most_bytes);
         let growth = growth.map(|bytes| bytes * scale as f32);
         for (sum, &bytes) in sums.growth.iter_mut().zip(&growth) {
@@ -344,6 +330,18 @@ impl Book {
         self.made.in_flight += 1;
         self.made.needs.add(made);
         self.tracks[shard][place] = Some(track);
+    }
+
+    /// What is known of the request in a slot; there is room for it from now on.
+    fn take_track(&mut self, shard: usize, place: usize) -> Option<Track> {
+        if self.tracks.len() <= shard {
+            self.tracks.resize_with(shard + 1, Vec::new);
+        }
+        let tracks = &mut self.tracks[shard];
+        if tracks.len() <= place {
+            tracks.resize(place + 1, None);
+        }
+        tracks[place].take()
     }
 
     fn ended(&mut self, track: Track, look: &Look<'_>) {

@@ -86,7 +86,7 @@ impl Forecast {
     pub(crate) fn new(prior_bytes: u64, target: f64, accounted: bool) -> Self {
         Self {
             book: accounted.then(|| Book::new(prior_bytes, target)),
-            touched: (!accounted).then(|| Book::new(prior_bytes, target)),
+            touched: (!accounted).then(|| Book::new(prior_bytes, target).of_polls()),
             usage: if accounted {
                 UsageEstimate::beside_accounts()
             } else {

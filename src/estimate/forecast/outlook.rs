@@ -19,6 +19,8 @@ const MOST_REUSE: f64 = 8.0;
 const REUSE_STEP: f64 = 0.02;
 /// Parts up to so much of the limit are held back in time; of those twice as large, none is.
 const HELD_BACK: f64 = 0.05;
+/// Of what is reserved, so much may be for requests that no look has found yet.
+const MOST_OTHERS: f64 = 0.5;
 /// What the allocator kept is counted on for so long.
 const KEPT_FOR: Duration = Duration::from_millis(20);
 
@@ -128,14 +130,15 @@ impl Forecast {
     pub(crate) fn outlook(&self, reserved_bytes: u64) -> Outlook {
         let outstanding_bytes = self.outstanding_bytes(reserved_bytes);
         let mut outlook = Outlook::constant(outstanding_bytes);
-        if let Some(book) = self.touched() {
+        let touched = self.touched();
+        if let Some(book) = touched.filter(|book| self.are_pausable(book, reserved_bytes)) {
             return self.touched_outlook(book, reserved_bytes);
         }
         let Some(book) = self.book.as_ref().filter(|_| self.brakes) else {
             return outlook;
         };
         let sums = book.sums();
-        outlook.next_share = self.next_share(book);
+        outlook.next_share = self.next_share(book, reserved_bytes);
         let seen_kib = sums.reserved_kib + self.others.reserved_kib;
         let unseen_bytes = reserved_bytes.saturating_sub(seen_kib * 1024) as f64;
         // The same but for when it comes.
@@ -150,24 +153,36 @@ impl Forecast {
         outlook
     }
 
-    /// The same by what requests touch. Of those that began while the brake was off nobody
-    /// knows how far they are: half of an estimate is to come.
+    /// The same by what requests touch. What is reserved for others, and for those that no
+    /// look has found, counts in full, less what usage shows beside those that were seen.
     fn touched_outlook(&self, book: &Book, reserved_bytes: u64) -> Outlook {
         let sums = book.sums();
         let mut outlook = Outlook::constant(0);
-        outlook.next_share = self.next_share(book);
-        let unseen_bytes = reserved_bytes.saturating_sub(sums.reserved_kib * 1024) as f64;
-        let steps = outlook.growth_bytes.iter_mut().zip(&outlook.next_share);
-        for ((bytes, share), growth) in steps.zip(&self.touched_growth) {
-            let others = sums.other_growth_bytes + sums.invisible_bytes;
-            *bytes = growth + others / 2.0 + unseen_bytes * share;
-            *bytes = bytes.max(self.safe_bytes) - self.reusable_bytes();
+        outlook.next_share = self.next_share(book, reserved_bytes);
+        let others_bytes = reserved_bytes.saturating_sub(sums.pausable_kib * 1024);
+        let shown_bytes = self.usage.realised_bytes(reserved_bytes) as f64;
+        let theirs_bytes = shown_bytes - sums.pausable_held_bytes * self.reuse;
+        let to_come = (others_bytes as f64 - theirs_bytes.max(0.0)).max(0.0);
+        for (bytes, growth) in outlook.growth_bytes.iter_mut().zip(&self.touched_growth) {
+            *bytes = (growth + to_come).max(self.safe_bytes) - self.reusable_bytes();
         }
         outlook
     }
 
-    /// What the next request holds at each time, as a share of what it reserves.
-    fn next_share(&self, book: &Book) -> [f64; STEPS] {
+    /// Most of what is in flight can be paused.
+    fn are_pausable(&self, book: &Book, reserved_bytes: u64) -> bool {
+        let seen_kib = book.sums().pausable_kib + self.others.reserved_kib;
+        let others_bytes = reserved_bytes.saturating_sub(seen_kib * 1024) as f64;
+        others_bytes <= reserved_bytes as f64 * MOST_OTHERS
+    }
+
+    /// What the next request holds at each time, as a share of what it reserves. All of it
+    /// where work is in flight that nobody polls, and that nobody can hold back: the next
+    /// may be such.
+    fn next_share(&self, book: &Book, reserved_bytes: u64) -> [f64; STEPS] {
+        if !self.are_pausable(book, reserved_bytes) {
+            return [1.0; STEPS];
+        }
         let (mut shares, mut reserved) = ([0.0; STEPS], 0.0);
         for (_, kind, share) in book.kinds().mix() {
             let weight = kind.scale() * share;

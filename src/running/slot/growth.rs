@@ -63,6 +63,11 @@ impl Slot {
         u64::from(kib) << 10
     }
 
+    /// It was polled while the brake was on.
+    pub(crate) fn was_polled(&self) -> bool {
+        self.polled_ms.load(Ordering::Relaxed) > 0 || self.grew.load(Ordering::Relaxed) > 0
+    }
+
     /// It is known by how it grew.
     pub(crate) fn has_shown(&self) -> bool {
         self.grew.load(Ordering::Relaxed) >= SHOWN

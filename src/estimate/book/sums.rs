@@ -1,0 +1,30 @@
+//! [`Sums`]: what the requests in flight have and will need.
+
+use crate::estimate::course::STEPS;
+use crate::estimate::need::Sum;
+
+/// What the requests in flight have and will need, together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    /// What they hold.
+    pub(crate) held_bytes: f64,
+    /// What they will add to that: Σ max(0, rᵢ − mᵢ).
+    pub(crate) growth_bytes: f64,
+    /// What they need at their peaks: Σ max(rᵢ, mᵢ).
+    pub(crate) need_bytes: f64,
+    /// Of those whose needs are predicted: how far either may be exceeded.
+    pub(in crate::estimate) needs: Sum,
+    /// What is reserved for them.
+    pub(crate) reserved_kib: u64,
+    /// And for those among them whose memory no account shows: usage does.
+    pub(crate) invisible_bytes: f64,
+    /// What is reserved for those that can be paused, and what they hold.
+    pub(crate) pausable_kib: u64,
+    pub(crate) pausable_held_bytes: f64,
+    /// What they are expected to have grown by at each step.
+    pub(crate) growth: [f64; STEPS],
+    /// The rest of [`growth_bytes`](Self::growth_bytes).
+    pub(crate) other_growth_bytes: f64,
+    /// What they may still need at most, as far as is known.
+    pub(crate) most_growth_bytes: f64,
+}
