@@ -63,9 +63,10 @@ impl Slot {
         u64::from(kib) << 10
     }
 
-    /// It was polled while the brake was on.
+    /// Somebody polls it, or would if it were not paused.
     pub(crate) fn was_polled(&self) -> bool {
-        self.polled_ms.load(Ordering::Relaxed) > 0 || self.grew.load(Ordering::Relaxed) > 0
+        let polled = self.polled_ms.load(Ordering::Relaxed) > 0;
+        polled || self.grew.load(Ordering::Relaxed) > 0 || self.is_paused()
     }
 
     /// It is known by how it grew.
