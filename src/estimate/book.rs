@@ -277,6 +277,7 @@ impl Book {
         if !track.noted {
             track.noted = class.surprise(seen.peak_bytes);
         }
+        class.looks(track.serial, looks.max(peak_bytes as f64 / scale));
         if look.slot.has_shown() {
             class.foreseen(looks.min(peak_bytes as f64 / scale * MOST_FORESEEN));
         }
@@ -313,7 +314,7 @@ impl Book {
                 need_bytes: (most_bytes - held) as f32,
                 worst_bytes: ((class.worst_bytes() * scale).max(most_bytes) - held) as f32,
                 jump_bytes: running.jump_bytes(look.slot) as f32,
-                settled: seen.flat >= look.slot.settles_after(),
+                settled: seen.flat >= look.slot.settles_after(class.gap_ms()),
                 moves: true,
                 paused: look.slot.is_paused(),
                 idle: false,
@@ -376,7 +377,9 @@ impl Book {
             kind.class
                 .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
             let jump_bytes = look.slot.largest_growth_bytes() as f64 / look.slot.scale();
-            kind.class.went(track.course, jump_bytes);
+            let gap_ms = look.slot.growth_gap_ms();
+            kind.class.looks(track.serial, unscaled_bytes as f64);
+            kind.class.went(track.course, jump_bytes, gap_ms);
             self.kinds.peaked(peak_bytes as f64, 1.0);
             if let Some(expected) = track.predicted_bytes {
                 self.kinds.expected(expected, unscaled_bytes as f64);

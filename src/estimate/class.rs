@@ -9,6 +9,7 @@ mod growth;
 use std::time::Duration;
 
 use super::LEAST_BYTES;
+use super::cohort::Cohort;
 use super::course::Courses;
 use super::histogram::Histogram;
 use super::need::Need;
@@ -59,6 +60,9 @@ pub(crate) struct ClassEstimate {
     hidden_bytes: f64,
     error: Errors,
     courses: Courses,
+    cohort: Cohort,
+    /// The longest time between two polls that added something, lately.
+    gap_ms: f64,
     /// The most that one poll added lately.
     jump_bytes: f64,
     /// The greatest peak lately.
@@ -97,6 +101,8 @@ impl ClassEstimate {
             hidden_bytes: 0.0,
             error: Errors::default(),
             courses: Courses::default(),
+            cohort: Cohort::default(),
+            gap_ms: 0.0,
             jump_bytes: 0.0,
             greatest_bytes: 0.0,
             beyond: MOST_BEYOND,
@@ -124,6 +130,7 @@ impl ClassEstimate {
 
     /// So many requests of one size ended before anybody looked.
     pub(super) fn ended_unseen(&mut self, bytes: f64, count: f64) {
+        self.cohort.add_unseen(bytes, count);
         // More of them would only push each other out.
         self.add(bytes, count.min(1024.0));
         self.seen = (self.seen + (count - 1024.0).max(0.0)).min(MOST_SEEN);
@@ -172,7 +179,7 @@ impl ClassEstimate {
     /// The mean peak as learned, without the configured estimate.
     pub(super) fn learned(&self) -> Option<Need> {
         let mut need = self.histogram.above(0)?;
-        need.bytes = match self.courses.mean_peak() {
+        need.bytes = match self.cohort.mean_peak() {
             // The last requests are the best guide to the next.
             Some(bytes) => bytes,
             None => need.bytes + self.error.correction,

@@ -24,8 +24,6 @@ const YOUNGEST: f32 = 0.004;
 const AGES_PER_DOUBLING: f32 = 4.0;
 /// So many courses are kept.
 const MOST: usize = 64;
-/// And from so many on they are the guide to the next.
-const LEAST: usize = 24;
 /// How far apart sizes may be that look alike: as logarithms.
 const KERNEL: f32 = 0.2;
 /// Sizes below this are alike.
@@ -155,8 +153,9 @@ impl Courses {
     /// What a request of this age that holds so much is expected to grow by;
     /// `rest_bytes` where no course looks like it.
     ///
-    /// One that is larger than all that are known of its age may be one of theirs on a
-    /// larger scale: it is expected to go on as they did, in proportion.
+    /// One that is larger or smaller than all that are known of its age may be one of
+    /// theirs on another scale: it is expected to go on as they did, in proportion. One
+    /// that is larger, to need what others do at least.
     pub(super) fn growth(&self, age: Duration, held_bytes: f32, rest_bytes: f32) -> Growth {
         let age = age.as_secs_f32();
         let now = Place::of(age);
@@ -165,7 +164,7 @@ impl Courses {
             *place = Place::of(age + step);
         }
         let (mut growth, mut weights) = ([0.0; STEPS], 0.0);
-        let (mut scaled, mut scaled_weights) = ([0.0; STEPS], 0.0);
+        let (mut scaled, mut scaled_weights, mut scaled_held) = ([0.0; STEPS], 0.0, 0.0);
         for course in self.recent.iter().filter(|course| now.index < course.known) {
             let then = course.at(now);
             let ratio = (held_bytes + GRAIN_BYTES) / (then + GRAIN_BYTES);
@@ -176,8 +175,8 @@ impl Courses {
             };
             // The nearest count most, and none that is out of all proportion.
             // What has hardly begun says nothing of the scale.
-            let scaled_weight = match ratio > 1.0 && then >= course.peak * LEAST_SCALED {
-                true => ratio.powi(-2),
+            let scaled_weight = match then >= course.peak * LEAST_SCALED {
+                true => ratio.max(1.0 / ratio).powi(-2),
                 false => 0.0,
             };
             if weight + scaled_weight == 0.0 {
@@ -185,6 +184,7 @@ impl Courses {
             }
             weights += weight;
             scaled_weights += scaled_weight;
+            scaled_held += scaled_weight * then;
             // One that holds less may as well be late.
             let part = weight * ratio.clamp(1.0, 1.25);
             let scaled_part = scaled_weight * ratio.min(MOST_RATIO);
@@ -198,8 +198,10 @@ impl Courses {
                 step += 1;
             }
         }
+        let is_larger = held_bytes * scaled_weights > scaled_held;
+        let least_bytes = if is_larger { rest_bytes } else { -held_bytes };
         let otherwise = match scaled_weights > 0.0 {
-            true => scaled.map(|sum| (sum / scaled_weights - held_bytes).max(rest_bytes)),
+            true => scaled.map(|sum| (sum / scaled_weights - held_bytes).max(least_bytes)),
             false => [rest_bytes; STEPS],
         };
         let all = weights + OTHERWISE;
@@ -207,13 +209,6 @@ impl Courses {
             *sum = (*sum - held_bytes * weights + otherwise * OTHERWISE) / all;
         }
         growth
-    }
-
-    /// The mean of the last peaks, if there were enough.
-    pub(super) fn mean_peak(&self) -> Option<f64> {
-        let count = self.recent.len();
-        let peaks = || self.recent.iter().map(|course| f64::from(course.peak));
-        (count >= LEAST).then(|| peaks().sum::<f64>() / count as f64)
     }
 
     /// What a request that begins now is expected to hold at each step, as a share of its
@@ -278,6 +273,16 @@ mod tests {
         }
         let growth = courses.growth(Duration::from_millis(100), 12.0 * MIB, 8.0 * MIB);
         assert!((40.0..56.0).contains(&at(&growth, 0.5)), "{growth:?}");
+    }
+
+    #[test]
+    fn what_is_smaller_than_all_before_goes_on_in_proportion() {
+        let mut courses = Courses::default();
+        for _ in 0..20 {
+            courses.learn(course(80.0, 1000));
+        }
+        let growth = courses.growth(Duration::from_millis(100), 2.0 * MIB, 78.0 * MIB);
+        assert!((4.0..10.0).contains(&at(&growth, 0.5)), "{growth:?}");
     }
 
     #[test]

@@ -169,6 +169,7 @@ impl Kinds {
         let left = if recent > MIXED_OVER { 0.5 } else { 1.0 };
         for kind in self.kinds.iter_mut().flatten() {
             kind.recent *= left;
+            kind.class.looked();
             kind.next = kind.class.next();
         }
     }

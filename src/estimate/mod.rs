@@ -10,6 +10,7 @@ pub(crate) mod bins;
 mod book;
 mod calibration;
 mod class;
+mod cohort;
 pub(crate) mod course;
 mod forecast;
 mod histogram;

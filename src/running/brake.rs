@@ -208,8 +208,9 @@ impl Brake {
             HOLD => None,
             // As long as it holds no more than was expected.
             FREE if slot.is_within_need() => Some(i64::MIN),
-            // One at a time may go into the reserve: who ends gives more back.
-            FREE | ENDS => Some(-self.reserve.load(Ordering::Relaxed)),
+            // They may go into half of the reserve: who ends gives more back. The other
+            // half is for when nobody gets on.
+            FREE | ENDS => Some(-self.reserve.load(Ordering::Relaxed) / 2),
             kib => Some(i64::from(kib) << 10),
         }
     }

@@ -74,6 +74,10 @@ pub(crate) struct Slot {
     polled_ms: AtomicU32,
     /// The longest time between two polls, pauses aside.
     gap_ms: AtomicU32,
+    /// When a poll added something, and the longest time between two that did, pauses
+    /// aside.
+    grew_ms: AtomicU32,
+    growth_gap_ms: AtomicU32,
     /// Its pollers that are paused, since when, and for how long some were before.
     pausing: AtomicU32,
     paused_since_ms: AtomicU32,
@@ -113,6 +117,8 @@ impl Slot {
             grew: AtomicU32::new(0),
             polled_ms: AtomicU32::new(0),
             gap_ms: AtomicU32::new(0),
+            grew_ms: AtomicU32::new(0),
+            growth_gap_ms: AtomicU32::new(0),
             pausing: AtomicU32::new(0),
             paused_since_ms: AtomicU32::new(0),
             paused_ms: AtomicU32::new(0),
@@ -149,6 +155,8 @@ impl Slot {
             &self.grew,
             &self.polled_ms,
             &self.gap_ms,
+            &self.grew_ms,
+            &self.growth_gap_ms,
             &self.paused_ms,
         ] {
             word.store(0, Ordering::Relaxed);

@@ -5,6 +5,8 @@ use crate::estimate::course::{Course, Growth, STEPS};
 
 /// The most that one poll adds is forgotten by this with each request.
 const JUMP_LEFT: f64 = 0.99;
+/// And the longest time between two that do.
+const GAP_LEFT: f64 = 0.95;
 /// The greatest peak is forgotten by this with each request.
 const GREATEST_LEFT: f64 = 0.995;
 /// Until so many requests were seen one may need what was configured, and from then on
@@ -18,8 +20,10 @@ const BEYOND_LEFT: f64 = 0.95;
 
 impl ClassEstimate {
     /// How a request went that has ended, and the most that one poll of it added.
-    pub(in crate::estimate) fn went(&mut self, course: Course, jump_bytes: f64) {
+    /// And how long it was at most between two polls of it that added something.
+    pub(in crate::estimate) fn went(&mut self, course: Course, jump_bytes: f64, gap_ms: u32) {
         self.courses.learn(course);
+        self.gap_ms = f64::from(gap_ms).max(self.gap_ms * GAP_LEFT);
         if jump_bytes > 0.0 {
             self.jumped(jump_bytes);
         }
@@ -37,6 +41,22 @@ impl ClassEstimate {
     /// What one poll may add; `None`: it has not been seen.
     pub(in crate::estimate) fn jump_bytes(&self) -> Option<f64> {
         (self.jump_bytes > 0.0).then_some(self.jump_bytes)
+    }
+
+    /// How long it is at most between two polls that add something; `None`: it has not
+    /// been seen.
+    pub(in crate::estimate) fn gap_ms(&self) -> Option<u32> {
+        (self.gap_ms > 0.0).then_some(self.gap_ms as u32)
+    }
+
+    /// The request with this number looks as if it will need so much, or has.
+    pub(in crate::estimate) fn looks(&mut self, serial: u64, bytes: f64) {
+        self.cohort.see(serial, bytes);
+    }
+
+    /// All requests in flight have been looked at.
+    pub(in crate::estimate) fn looked(&mut self) {
+        self.cohort.compare();
     }
 
     /// More than a request has needed lately, so that whoever is first in the order can

@@ -89,10 +89,22 @@ impl Slot {
         }
     }
 
-    /// Without growth for so long, it has had its turns and not used them.
-    pub(crate) fn settles_after(&self) -> Duration {
-        let gap_ms = u64::from(self.gap_ms.load(Ordering::Relaxed));
-        SETTLES_AFTER.max(Duration::from_millis(gap_ms * 2).min(SETTLES_AFTER_AT_MOST))
+    /// Without growth for so long, it has had its turns and not used them: for twice as
+    /// long as it was between two polls that added something, of its own or, until it has
+    /// shown some, of its kind.
+    pub(crate) fn settles_after(&self, of_kind_ms: Option<u32>) -> Duration {
+        let own_ms = self.growth_gap_ms();
+        let gap_ms = match self.has_shown() && own_ms > 0 {
+            true => own_ms,
+            false => own_ms.max(of_kind_ms.unwrap_or(u32::MAX)),
+        };
+        let after = Duration::from_millis(u64::from(gap_ms) * 2);
+        after.clamp(SETTLES_AFTER, SETTLES_AFTER_AT_MOST)
+    }
+
+    /// The longest time between two polls that added something, pauses aside.
+    pub(crate) fn growth_gap_ms(&self) -> u32 {
+        self.growth_gap_ms.load(Ordering::Relaxed)
     }
 
     /// For how long nobody has polled it, or since when it could have been while the
@@ -108,6 +120,12 @@ impl Slot {
     pub(crate) fn grew(&self, bytes: u64) {
         if bytes >= LEAST_GROWTH_BYTES {
             self.grew.fetch_add(1, Ordering::Relaxed);
+            let now_ms = self.polled_ms.load(Ordering::Relaxed);
+            let before_ms = self.grew_ms.swap(now_ms, Ordering::Relaxed);
+            if before_ms > 0 {
+                let gap_ms = now_ms.saturating_sub(before_ms);
+                self.growth_gap_ms.fetch_max(gap_ms, Ordering::Relaxed);
+            }
             let kib = (bytes / 1024) as u32;
             self.largest_kib.fetch_max(kib, Ordering::Relaxed);
         }
@@ -121,6 +139,7 @@ impl Slot {
     /// One of its pollers is paused.
     pub(in crate::running) fn pause(&self, now: Duration) {
         self.polled_ms.store(0, Ordering::Relaxed);
+        self.grew_ms.store(0, Ordering::Relaxed);
         if self.pausing.fetch_add(1, Ordering::AcqRel) == 0 {
             let now_ms = now.as_millis() as u32;
             self.paused_since_ms.store(now_ms, Ordering::Relaxed);
