@@ -46,7 +46,7 @@ impl Part {
         PART.set(Some(Self {
             slot: leave.slot,
             generation: leave.slot.generation(),
-            from: Mark::here(accounted),
+            from: Mark::of_work(accounted),
             reported_bytes: leave.slot.reported_bytes(),
             ahead_bytes: leave.taken.settle_all(),
         }));

@@ -1,5 +1,8 @@
 //! [`Poller`]: whoever polls for a request, and may be paused.
 
+mod mark;
+mod shared;
+
 use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
@@ -7,11 +10,9 @@ use crate::controller::Controller;
 use crate::permit::{Permit, Scope};
 use crate::running::Slot;
 use crate::running::brake::Taken;
+pub(crate) use mark::Mark;
 
 thread_local! {
-    /// What polls of this thread were found to have added, ever: a poll within another
-    /// one is not counted twice.
-    static COUNTED: Cell<i64> = const { Cell::new(0) };
     /// How many polls are under way on this thread, one within another.
     static UNDER_WAY: Cell<u32> = const { Cell::new(0) };
 }
@@ -110,42 +111,11 @@ impl Leave {
     }
 }
 
-/// From here on, what this thread adds.
-#[derive(Clone, Copy)]
-pub(crate) struct Mark {
-    accounted: bool,
-    from_bytes: i64,
-    counted_bytes: i64,
-}
-
-impl Mark {
-    pub(crate) fn here(accounted: bool) -> Self {
-        Self {
-            accounted,
-            from_bytes: thread_bytes(accounted),
-            counted_bytes: COUNTED.get(),
-        }
-    }
-
-    /// The same, and it is counted with that.
-    pub(crate) fn count(&self) -> i64 {
-        let added_bytes = self.added_bytes();
-        COUNTED.set(COUNTED.get().wrapping_add(added_bytes));
-        added_bytes
-    }
-
-    /// What it has added that no poll has counted; less than nothing if it freed some.
-    pub(crate) fn added_bytes(&self) -> i64 {
-        let within = COUNTED.get().wrapping_sub(self.counted_bytes);
-        let all = thread_bytes(self.accounted).wrapping_sub(self.from_bytes);
-        all.wrapping_sub(within)
-    }
-}
-
 /// What a poll adds while the brake is on.
 pub(crate) struct Growth {
     slot: &'static Slot,
     taken: Option<Taken>,
+    accounted: bool,
     from: Mark,
 }
 
@@ -173,38 +143,28 @@ impl Growth {
     }
 
     fn begin(leave: Leave) -> Self {
+        let accounted = leave.controller.is_accounted();
         Self {
             slot: leave.slot,
             taken: Some(leave.taken),
-            from: Mark::here(leave.controller.is_accounted()),
+            accounted,
+            from: Mark::of_poll(accounted),
         }
     }
 }
 
 impl Drop for Growth {
     fn drop(&mut self) {
-        let grown_bytes = self.from.added_bytes();
-        COUNTED.set(COUNTED.get().wrapping_add(grown_bytes));
-        let grown_bytes = grown_bytes.max(0);
+        let added_bytes = self.from.count();
+        let grown_bytes = added_bytes.max(0);
         self.slot.grew(grown_bytes as u64);
-        if !self.from.accounted {
-            self.slot.charge(grown_bytes, 1);
+        if !self.accounted {
+            self.slot.charge(added_bytes, 1);
         }
         if let Some(taken) = self.taken.take() {
             taken.settle(grown_bytes);
         }
     }
-}
-
-/// What this thread has allocated and not freed, ever; without accounting, what it was
-/// the first to touch.
-fn thread_bytes(accounted: bool) -> i64 {
-    #[cfg(feature = "account")]
-    if accounted {
-        return crate::account::thread_bytes();
-    }
-    let _ = accounted;
-    crate::sampler::touched_bytes()
 }
 
 impl<'a> Polling<'a> {

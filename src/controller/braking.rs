@@ -18,10 +18,12 @@ const GAPS: u64 = 2;
 const LENDS_AFTER_AT_MOST: Duration = Duration::from_millis(500);
 /// And after so long it may not be polled for hours.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
-/// Stays free below the limit: what threads have not told yet, and what the process
-/// allocates for nobody.
-const RESERVE: f64 = 1.0 / 40.0;
-const LEAST_RESERVE_BYTES: f64 = (4u64 << 20) as f64;
+/// Stays free below the limit: so much for what threads have not told yet, for what the
+/// process allocates for nobody, and for those that are about to end; and what one poll
+/// adds, at least as much and at most so much, for when nobody gets on.
+const RESERVE: f64 = 1.0 / 80.0;
+const LEAST_RESERVE_BYTES: f64 = (2u64 << 20) as f64;
+const MOST_FOR_STUCK: f64 = 1.0 / 20.0;
 /// The brake is on where the most that may come passes this share of the limit, or less
 /// than the other one is free.
 const ON_AT: f64 = 0.9;
@@ -67,7 +69,13 @@ impl Controller {
         if is_full {
             control.braking.untouched_bytes = control.forecast.untouched_bytes();
         }
-        let reserve = |bound: u64| (bound as f64 * RESERVE).max(LEAST_RESERVE_BYTES);
+        let jump_bytes = self.running.largest_jump_bytes() as f64;
+        let half = |bound: u64| (bound as f64 * RESERVE).max(LEAST_RESERVE_BYTES);
+        let for_stuck = |bound: u64| {
+            let most = (bound as f64 * MOST_FOR_STUCK).max(half(bound));
+            jump_bytes.clamp(half(bound), most)
+        };
+        let reserve = |bound: u64| half(bound) + for_stuck(bound);
         let free = control.levels.iter().filter_map(|level| {
             let bound = bound_bytes(level)?;
             Some(bound as f64 - reserve(bound) - level.usage_bytes as f64)
@@ -78,9 +86,8 @@ impl Controller {
         // While little is really free, what is kept may be in the wrong places.
         let headroom = free + kept.min(free.max(0.0) * KEPT_AT_MOST);
         let grown = self.grown_before.load(Ordering::Relaxed);
-        let last = reserve(bound) - LAST_BYTES as f64;
         self.brake
-            .publish(grown, headroom as i64, last.max(0.0) as i64);
+            .publish(grown, headroom as i64, half(bound) as i64);
         if is_full {
             let most = control.forecast.most_growth_bytes(reserved_kib * 1024);
             let needed = control.own_bytes as f64 + most as f64;
@@ -161,19 +168,12 @@ impl Controller {
     /// Nobody gets on: the first goes on in the reserve, as far as that goes. The wall
     /// outranks everything: behind it all are lost.
     fn unstick(&self, stuck_for: Duration, paused: u32, now: Duration) {
-        let (left_bytes, limit_bytes) = {
+        let left_bytes = {
             let control = self.control();
-            (
-                crate::policy::free_bytes(&control.levels),
-                crate::policy::limit_bytes(&control.levels).unwrap_or(0),
-            )
+            let untouched_bytes = control.braking.untouched_bytes as u64;
+            crate::policy::free_bytes(&control.levels).saturating_sub(untouched_bytes + LAST_BYTES)
         };
-        // Half of the reserve is for those that are about to end.
-        let half_bytes = (limit_bytes as f64 * RESERVE / 2.0) as u64;
-        let forced = self.brake.force_first(
-            left_bytes.saturating_sub(LAST_BYTES),
-            left_bytes.saturating_sub(half_bytes),
-        );
+        let forced = self.brake.force_first(left_bytes);
         let mut control = self.control();
         let said = &mut control.braking.said_stuck;
         let say = stuck_for >= GIVES_UP_AFTER && said.is_none_or(|at| now >= at + SAYS_EVERY);

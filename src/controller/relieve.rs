@@ -129,7 +129,8 @@ impl Controller {
     /// The allocators have given back what they kept, and so much is in use. Says how
     /// much was freed meanwhile, as far as it is known.
     pub(crate) fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) -> u64 {
-        let Some(allocated_bytes) = self.allocated_bytes() else {
+        let allocated_bytes = self.allocated_bytes();
+        let Some(allocated_bytes) = allocated_bytes.or_else(crate::release::allocated_bytes) else {
             return 0;
         };
         let forecast = &mut self.control().forecast;

@@ -24,7 +24,7 @@ const MOST_DEVIATIONS: f64 = 2.33;
 /// A request that ended before its time tells something of its kind after so long.
 const TELLS_AFTER: f32 = 0.3;
 /// A peak is foreseen up to so many times what is held.
-const MOST_FORESEEN: f64 = 2.0;
+const MOST_FORESEEN: f64 = 1.5;
 /// Growth below this share of the peak is none.
 const GROWTH: f64 = 0.01;
 

@@ -16,6 +16,8 @@ const MOST: usize = 64;
 const LEAST: usize = 24;
 /// So many of the newest are compared with those before them.
 const NEWEST: [usize; 3] = [8, 16, 32];
+/// And so many, to find that they are smaller: one large among many small ones may be late.
+const NEWEST_SMALLER: usize = 32;
 /// Standard errors beyond which a difference is not by chance.
 const BEYOND_CHANCE: f64 = 4.0;
 /// Means of so few are no better known than to this share.
@@ -86,7 +88,8 @@ impl Cohort {
         let old = Moments::of(peaks().take(self.alike).skip(newest));
         let error = (new.error_squared + old.error_squared).sqrt();
         let error = error.max(old.mean.min(new.mean) * LEAST_ERROR);
-        (new.mean - old.mean).abs() > error * BEYOND_CHANCE
+        let more = new.mean - old.mean;
+        more > error * BEYOND_CHANCE || (newest >= NEWEST_SMALLER && -more > error * BEYOND_CHANCE)
     }
 
     /// The mean of the last peaks, if there were enough.

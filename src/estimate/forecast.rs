@@ -53,8 +53,9 @@ impl Portion {
 pub(crate) struct Forecast {
     /// With accounting.
     pub(super) book: Option<Book>,
-    /// Without: what requests are seen to touch while the brake is on, by page faults.
-    /// Less than they hold, where they live in what earlier ones left behind.
+    /// Without: what polls of requests are seen to add while the brake is on. Where the
+    /// allocator tells nothing, that is what they touch, by page faults: less than they
+    /// hold, where they live in what earlier ones left behind.
     touched: Option<Book>,
     pub(super) usage: UsageEstimate,
     retained: Retained,
@@ -71,6 +72,8 @@ pub(crate) struct Forecast {
     brakes: bool,
     /// What must stay free so that those in flight can end, one after the other.
     safe_bytes: f64,
+    /// Without accounting: polls show what they allocate, and not only what they touch.
+    polls_tell: bool,
     /// What requests hold, for each byte that they are seen to touch.
     reuse: f64,
     /// What is allocated beside requests.
@@ -102,6 +105,7 @@ impl Forecast {
             now: Duration::ZERO,
             brakes: false,
             safe_bytes: 0.0,
+            polls_tell: false,
             reuse: 1.0,
             beside_allocated: f64::MAX,
             touched_growth: [0.0; STEPS],

@@ -43,6 +43,8 @@ pub(crate) struct Evidence {
     pub(crate) usage_bytes: u64,
     /// Bytes that the process has allocated; 0 without accounting.
     pub(crate) allocated_bytes: u64,
+    /// Without accounting: polls show what they allocate, and not only what they touch.
+    pub(crate) polls_tell: bool,
     /// Requests in flight, this guard's and all guards'.
     pub(crate) own_in_flight: u32,
     pub(crate) all_in_flight: u32,

@@ -275,6 +275,7 @@ mod tests {
                 body_bytes: 0,
                 completed: self.completed,
                 allocated_bytes: 0,
+                polls_tell: false,
                 waiting: 0,
             });
         }

@@ -83,12 +83,21 @@ impl Runner {
         self.growth.iter().copied().fold(0.0, f32::max)
     }
 
-    /// It holds, and needs, so many times as much as was seen.
+    /// It holds, and needs, so many times as much as was seen. What one may need at worst
+    /// is that of one of which all was seen.
     pub(crate) fn scale(&mut self, by: f32) {
+        let worst_bytes = self.held_bytes + self.worst_bytes;
         self.held_bytes *= by;
         self.need_bytes *= by;
-        self.worst_bytes *= by;
+        self.worst_bytes = (worst_bytes - self.held_bytes).max(self.need_bytes);
         self.growth.iter_mut().for_each(|bytes| *bytes *= by);
+    }
+
+    /// Who would need more than there is in all could not end anyway.
+    pub(crate) fn end_within(&mut self, limit_bytes: f32) {
+        let most_bytes = (limit_bytes - self.held_bytes).max(0.0);
+        self.need_bytes = self.need_bytes.min(most_bytes);
+        self.worst_bytes = self.worst_bytes.min(most_bytes);
     }
 
     /// While it grows it is expected to come to so much.
@@ -154,7 +163,8 @@ pub(crate) fn plan(room_bytes: f32, runners: &[Runner], front: Option<usize>) ->
             false => runners[index].ending().unwrap_or(Turn::Hold),
         };
     }
-    let holds = order.holds || safe < runners.len();
+    // Behind those that are held, too: what does not fit is passed over.
+    let holds = safe < runners.len();
     Plan {
         turns,
         front,

@@ -6,6 +6,7 @@
 //! and less often. Returning pages stalls allocations meanwhile, so it is done
 //! for at most a fiftieth of the time.
 
+mod ask;
 mod ffi;
 
 use std::fmt;
@@ -126,6 +127,16 @@ impl Rest {
 /// What the process has allocated and not freed, where its allocator can tell.
 pub(crate) fn allocated_bytes() -> Option<u64> {
     ffi::allocated_bytes()
+}
+
+/// The same, unless that takes long: it may have to look through much.
+pub(crate) fn quickly_allocated_bytes() -> Option<u64> {
+    ask::quickly(ffi::allocated_bytes)
+}
+
+/// Polls are told what is allocated.
+pub(crate) fn tells_quickly() -> bool {
+    ask::is_quick() && allocated_bytes().is_some()
 }
 
 /// What one guard does to give memory back.

@@ -39,8 +39,9 @@ pub(crate) struct Brake {
     ongoing: AtomicI64,
     /// What the two may come to.
     ceiling: AtomicI64,
-    /// What of the limit is beyond the headroom, for those that are about to end.
-    reserve: AtomicI64,
+    /// What of the reserve, which is beyond the headroom, is for those that are about to
+    /// end.
+    for_ending: AtomicI64,
     /// What must stay free when a request takes some that no sweep has seen yet.
     newcomer_keep_kib: AtomicU32,
     paused: AtomicU32,
@@ -185,9 +186,10 @@ impl Brake {
         self.grown.load(Ordering::Acquire)
     }
 
-    /// From `grown_bytes` on, so many bytes may be added.
-    pub(crate) fn publish(&self, grown_bytes: i64, room_bytes: i64, reserve_bytes: i64) {
-        self.reserve.store(reserve_bytes, Ordering::Relaxed);
+    /// From `grown_bytes` on, so many bytes may be added; and more by those that are about
+    /// to end.
+    pub(crate) fn publish(&self, grown_bytes: i64, room_bytes: i64, for_ending_bytes: i64) {
+        self.for_ending.store(for_ending_bytes, Ordering::Relaxed);
         self.ceiling
             .store(grown_bytes.saturating_add(room_bytes), Ordering::Release);
     }
@@ -208,9 +210,8 @@ impl Brake {
             HOLD => None,
             // As long as it holds no more than was expected.
             FREE if slot.is_within_need() => Some(i64::MIN),
-            // They may go into half of the reserve: who ends gives more back. The other
-            // half is for when nobody gets on.
-            FREE | ENDS => Some(-self.reserve.load(Ordering::Relaxed) / 2),
+            // They may go into a part of the reserve: who ends gives more back.
+            FREE | ENDS => Some(-self.for_ending.load(Ordering::Relaxed)),
             kib => Some(i64::from(kib) << 10),
         }
     }

@@ -97,6 +97,12 @@ impl Running {
         self.jumps[kind].store(kib, Ordering::Relaxed);
     }
 
+    /// The most that a poll of any kind of requests is seen to add.
+    pub(crate) fn largest_jump_bytes(&self) -> u64 {
+        let jumps = self.jumps.iter().map(|kib| kib.load(Ordering::Relaxed));
+        u64::from(jumps.max().unwrap_or(0)) << 10
+    }
+
     /// What the next poll of a request may add.
     pub(crate) fn jump_bytes(&self, slot: &Slot) -> u64 {
         let of_kind = self.jumps[usize::from(slot.kind())].load(Ordering::Relaxed);

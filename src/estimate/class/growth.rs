@@ -67,15 +67,14 @@ impl ClassEstimate {
         configured.max(self.greatest_bytes * self.beyond)
     }
 
-    /// A request that runs looks as if it will need so much.
+    /// A request that runs looks as if it will need so much. That is no record: looks
+    /// deceive.
     pub(in crate::estimate) fn foreseen(&mut self, bytes: f64) {
-        if bytes > self.greatest_bytes {
-            self.note_greatest(bytes, 0.0);
-        }
+        self.greatest_bytes = self.greatest_bytes.max(bytes);
     }
 
-    /// A peak was seen, or of `weight` 0 is expected. A record says that there may be
-    /// another one.
+    /// A peak was seen, or of `weight` 0 that of one that still runs. A record says that
+    /// there may be another one.
     pub(super) fn note_greatest(&mut self, bytes: f64, weight: f64) {
         let record = bytes / self.greatest_bytes.max(1.0);
         if record > 1.0 && self.greatest_bytes > 0.0 {

@@ -37,6 +37,17 @@ impl Forecast {
 
     /// The requests in flight that can be paused.
     pub(crate) fn take_runners(&mut self) -> Vec<brake::Running> {
+        let mut runners = self.runners();
+        if self.limit_bytes > 0.0 {
+            let limit_bytes = self.limit_bytes as f32;
+            for running in &mut runners {
+                running.runner.end_within(limit_bytes);
+            }
+        }
+        runners
+    }
+
+    fn runners(&mut self) -> Vec<brake::Running> {
         if let Some(book) = &mut self.book {
             return book.take_runners();
         }
@@ -48,8 +59,10 @@ impl Forecast {
         let seen_bytes = (book.seen_bytes() * self.reuse) as f32;
         self.touched_growth = [0.0; STEPS];
         for running in &mut runners {
-            running.runner.scale(self.reuse as f32);
-            running.runner.need_at_least(seen_bytes);
+            if !self.polls_tell {
+                running.runner.scale(self.reuse as f32);
+                running.runner.need_at_least(seen_bytes);
+            }
             let growth = running.runner.growth.iter();
             for (sum, &bytes) in self.touched_growth.iter_mut().zip(growth) {
                 *sum += f64::from(bytes);
@@ -67,6 +80,11 @@ impl Forecast {
         let allocated = evidence.allocated_bytes as f64;
         if evidence.all_in_flight == 0 || self.beside_allocated > allocated {
             self.beside_allocated = allocated;
+        }
+        self.polls_tell = evidence.polls_tell;
+        if self.polls_tell {
+            self.reuse = 1.0;
+            return;
         }
         let touched = book.sums().held_bytes;
         let held = allocated - self.beside_allocated;
@@ -110,19 +128,25 @@ impl Forecast {
 
     /// Allocated and not touched: in use before long.
     pub(crate) fn untouched_bytes(&self) -> f64 {
-        self.book.as_ref().map_or(0.0, |_| {
-            let allocated_bytes = self.retained.allocated_bytes();
-            (allocated_bytes - self.usage_bytes).max(0.0)
-        })
+        let is_known = self.book.is_some() || self.allocation_is_known();
+        let allocated_bytes = self.retained.allocated_bytes();
+        match is_known {
+            true => (allocated_bytes - self.usage_bytes).max(0.0),
+            false => 0.0,
+        }
     }
 
     /// What the allocator keeps and is taken to use again.
     pub(crate) fn reusable_bytes(&self) -> f64 {
         // Meanwhile it may have been used.
-        match self.now.saturating_sub(self.allocated_at) <= KEPT_FOR {
+        match self.allocation_is_known() {
             true => self.retained.most_bytes() * REUSED,
             false => 0.0,
         }
+    }
+
+    fn allocation_is_known(&self) -> bool {
+        self.now.saturating_sub(self.allocated_at) <= KEPT_FOR
     }
 
     /// What is expected at each time in the next seconds. Where requests cannot be

@@ -82,14 +82,17 @@ impl Brake {
     }
 
     /// One of those who are paused goes on, whatever the headroom is: who is about to end,
-    /// or else whom all others leave what it needs; if what it adds is no more than there
-    /// is for such.
-    pub(crate) fn force_first(&self, for_ending: u64, for_growing: u64) -> bool {
+    /// or else whom all others leave what it needs; if what it may add is no more than
+    /// there is.
+    pub(crate) fn force_first(&self, left_bytes: u64) -> bool {
         let mut state = self.state();
         let State { pausing, front, .. } = &mut *state;
-        let mut waiting: Vec<&mut Pausing> = pausing.iter_mut().map(|(_, one)| one).collect();
+        let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
+            let jump_bytes = u64::from(one.slot.jump_kib.load(Ordering::Relaxed)) << 10;
+            jump_bytes <= left_bytes
+        });
         let ends = |slot: &Slot| matches!(slot.keep_kib.load(Ordering::Relaxed), FREE | ENDS);
-        waiting.sort_unstable_by_key(|one| {
+        let first = waiting.min_by_key(|one| {
             let is_front = front.is_some_and(|(slot, _)| std::ptr::eq(slot, one.slot));
             let rank = match is_front {
                 _ if ends(one.slot) => 0,
@@ -97,14 +100,6 @@ impl Brake {
                 false => 2,
             };
             (rank, one.slot.place())
-        });
-        let first = waiting.into_iter().next().filter(|one| {
-            let jump_bytes = u64::from(one.slot.jump_kib.load(Ordering::Relaxed)) << 10;
-            match ends(one.slot) {
-                // It most likely adds nothing.
-                true => jump_bytes / 4 <= for_ending,
-                false => jump_bytes <= for_growing,
-            }
         });
         let waker = first.map(|one| {
             one.forced = true;

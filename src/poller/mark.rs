@@ -1,0 +1,110 @@
+//! [`Mark`]: what a poll adds, or work between two checkpoints.
+
+use std::cell::Cell;
+
+use super::shared::{self, Part};
+
+thread_local! {
+    /// What polls of this thread were found to have added, ever: a poll within another
+    /// one is not counted twice.
+    static COUNTED: Cell<i64> = const { Cell::new(0) };
+}
+
+/// From here on, what this thread adds.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    meter: Meter,
+    from_bytes: i64,
+    counted_bytes: i64,
+}
+
+/// What tells how much that is.
+#[derive(Clone, Copy)]
+enum Meter {
+    /// This crate's allocator: what this thread has allocated and not freed.
+    #[cfg(feature = "account")]
+    Account,
+    /// The process's allocator, which tells the sum of all threads.
+    Poll(Part),
+    /// The same, less what polls are found to have added meanwhile.
+    BesidePolls,
+    /// Page faults: what this thread was the first to touch. Less than it adds where it
+    /// lives in what others left behind.
+    Faults,
+}
+
+/// What the process has allocated. It does not cease to tell.
+fn sum_bytes() -> i64 {
+    crate::release::allocated_bytes().unwrap_or(0) as i64
+}
+
+impl Meter {
+    fn bytes(self) -> i64 {
+        match self {
+            #[cfg(feature = "account")]
+            Meter::Account => crate::account::thread_bytes(),
+            Meter::Poll(_) | Meter::BesidePolls => sum_bytes(),
+            Meter::Faults => crate::sampler::touched_bytes(),
+        }
+    }
+
+    fn counted_bytes(self) -> i64 {
+        match self {
+            Meter::BesidePolls => shared::attributed_bytes(),
+            _ => COUNTED.get(),
+        }
+    }
+
+    fn mark(self) -> Mark {
+        Mark {
+            meter: self,
+            from_bytes: self.bytes(),
+            counted_bytes: self.counted_bytes(),
+        }
+    }
+}
+
+impl Mark {
+    /// Of a poll that begins.
+    pub(crate) fn of_poll(accounted: bool) -> Self {
+        #[cfg(feature = "account")]
+        if accounted {
+            return Meter::Account.mark();
+        }
+        let _ = accounted;
+        match crate::release::quickly_allocated_bytes() {
+            Some(bytes) => Self {
+                meter: Meter::Poll(Part::begin(bytes as i64)),
+                from_bytes: 0,
+                counted_bytes: 0,
+            },
+            None => Meter::Faults.mark(),
+        }
+    }
+
+    /// Of work that may end without anybody being told.
+    pub(crate) fn of_work(accounted: bool) -> Self {
+        #[cfg(feature = "account")]
+        if accounted {
+            return Meter::Account.mark();
+        }
+        let _ = accounted;
+        match crate::release::quickly_allocated_bytes() {
+            Some(_) => Meter::BesidePolls.mark(),
+            None => Meter::Faults.mark(),
+        }
+    }
+
+    /// What was added that no poll within has counted; less than nothing if some was
+    /// freed. From here on it is counted. To be called once.
+    pub(crate) fn count(&self) -> i64 {
+        if let Meter::Poll(part) = self.meter {
+            return part.end(sum_bytes());
+        }
+        let within = (self.meter.counted_bytes()).wrapping_sub(self.counted_bytes);
+        let all = self.meter.bytes().wrapping_sub(self.from_bytes);
+        let added_bytes = all.wrapping_sub(within);
+        COUNTED.set(COUNTED.get().wrapping_add(added_bytes));
+        added_bytes
+    }
+}
