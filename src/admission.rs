@@ -320,7 +320,7 @@ impl Controller {
     }
 
     fn never_fits(&self, ask: Ask, held_kib: u64) -> bool {
-        ask.low_kib.saturating_add(held_kib) > self.limit_bytes().div_ceil(1024)
+        ask.low_kib.saturating_add(held_kib) > self.kill_bytes().div_ceil(1024)
     }
 
     /// What enforce would do with what observe lets pass.

@@ -153,8 +153,8 @@ impl Guard {
         self.controller.levels.subscribe()
     }
 
-    /// A receiver that always has the tightest hard limit in bytes (`None`: no limit is
-    /// known), and is told when it changes: a container that is resized while it runs.
+    /// A receiver that always has the tightest limit in bytes (`memory.high` where nothing
+    /// is killed; `None`: no limit is known), and is told when it changes: a container that is resized while it runs.
     /// The guard itself follows such changes, and logs them.
     pub fn subscribe_limit(&self) -> watch::Receiver<Option<u64>> {
         self.controller.limits.subscribe()

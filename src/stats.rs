@@ -42,7 +42,8 @@ pub struct Stats {
     pub memory_alloc_mb: f64,
     /// MiB that the limited group holds and cannot give back at once.
     pub memory_sys_mb: f64,
-    /// MiB at which something is killed; `None` while no limit is known.
+    /// MiB at which something is killed or, where nothing is, the kernel throttles
+    /// (`memory.high`); `None` while no limit is known.
     pub memory_limit_mb: Option<f64>,
     /// MiB reserved for requests in flight, by all guards of this process.
     pub reserved_mb: f64,

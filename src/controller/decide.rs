@@ -11,7 +11,9 @@ use crate::config::OnSensorFailure;
 use crate::error::Reason;
 use crate::estimate::Evidence;
 use crate::limiter::{MAX_KIB, Packed, Staged, kib};
-use crate::policy::{Decision, Observation, Pressure, limit_bytes, worst_fraction};
+use crate::policy::{
+    Decision, Observation, Pressure, end_bytes, kill_bytes, limit_bytes, worst_fraction,
+};
 use crate::sampler::{Detail, MemoryLevel, Sample, Subscriber};
 
 impl Controller {
@@ -35,11 +37,14 @@ impl Controller {
                 // The rest of the group is other processes'.
                 control.own_bytes = control.process_bytes;
             }
-            if let (true, Some(limit)) = (share < 1.0, own.limit_bytes) {
-                let limit = (limit as f64 * share) as u64;
-                control
-                    .levels
-                    .push(MemoryLevel::new(control.process_bytes, Some(limit)));
+            if share < 1.0 && end_bytes(own).is_some() {
+                let part = |bytes: u64| (bytes as f64 * share) as u64;
+                let part = MemoryLevel {
+                    usage_bytes: control.process_bytes,
+                    limit_bytes: own.limit_bytes.map(part),
+                    high_bytes: own.high_bytes.map(part),
+                };
+                control.levels.push(part);
             }
         }
         let after = limit_bytes(&control.levels);
@@ -59,6 +64,8 @@ impl Controller {
         }
         self.limit_bytes
             .store(after.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let kill_bytes = kill_bytes(&control.levels).unwrap_or(u64::MAX);
+        self.kill_bytes.store(kill_bytes, Ordering::Relaxed);
         if before != after && !sample.limit_drifts {
             self.limits.send_replace(after);
         }

@@ -80,6 +80,7 @@ pub(crate) struct Controller {
     /// What each request allocates is known.
     accounted: bool,
     limit_bytes: AtomicU64,
+    kill_bytes: AtomicU64,
     pressure: AtomicU8,
     percent_bits: AtomicU64,
     /// The last full sample found nothing to do, nor anything done.
@@ -100,7 +101,7 @@ pub(crate) struct Controller {
     keeper: Option<Keeper>,
     control: Mutex<Control>,
     pub(crate) levels: watch::Sender<Pressure>,
-    /// The tightest hard limit, in bytes.
+    /// Where memory ends, in bytes.
     pub(crate) limits: watch::Sender<Option<u64>>,
 }
 
@@ -223,6 +224,7 @@ impl Controller {
             release: Release::new(),
             accounted,
             limit_bytes: AtomicU64::new(u64::MAX),
+            kill_bytes: AtomicU64::new(u64::MAX),
             pressure: AtomicU8::new(0),
             percent_bits: AtomicU64::new(0),
             was_idle: AtomicBool::new(true),
@@ -346,11 +348,6 @@ impl Controller {
 
     pub(crate) fn pressure(&self) -> Pressure {
         Pressure::from_index(self.pressure.load(Ordering::Relaxed))
-    }
-
-    /// The tightest hard limit; `u64::MAX` while none is known.
-    pub(crate) fn limit_bytes(&self) -> u64 {
-        self.limit_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_closed(&self) -> bool {

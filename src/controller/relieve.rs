@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::{Control, Controller};
 use crate::estimate::BeforeTrim;
-use crate::policy::worst_limit_fraction;
+use crate::policy::{worst_end_fraction, worst_kill_fraction};
 use crate::recent::Kind;
 use crate::release::{PressureContext, Shortage};
 
 /// Usage at which a request is cancelled, as a share of the hard limit. Late, since
 /// a forecast that is only feared costs a request whose work was nearly done.
 const CANCEL_AT: f64 = 0.97;
-/// What the allocator keeps was counted on; at this share of the hard limit it
+/// What the allocator keeps was counted on; at this share of where memory ends it
 /// is needed.
 const URGENT_AT: f64 = 0.92;
 const URGENT_BYTES: u64 = 2 << 20;
@@ -74,7 +74,7 @@ impl Controller {
             return Shortage::Stuck;
         }
         let counted_on = control.forecast.retained_bytes() >= URGENT_BYTES;
-        if counted_on && !control.blind && worst_limit_fraction(&control.levels) >= URGENT_AT {
+        if counted_on && !control.blind && worst_end_fraction(&control.levels) >= URGENT_AT {
             Shortage::Urgent
         } else if control.decision.gate || self.wanted_bytes(control) > 0 {
             Shortage::Some
@@ -93,7 +93,7 @@ impl Controller {
     fn must_cancel(&self, control: &mut Control, now: Duration) -> bool {
         self.live.may_cancel()
             && !control.blind
-            && (Self::is_stuck(control, now) || worst_limit_fraction(&control.levels) >= CANCEL_AT)
+            && (Self::is_stuck(control, now) || worst_kill_fraction(&control.levels) >= CANCEL_AT)
             && control
                 .cancellations
                 .may(self.limiter.in_flight(&self.bounds), now)

@@ -1,5 +1,6 @@
-//! What metrics and the dashboard look at.
+//! What requests, metrics and the dashboard look at.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::demand::Load;
@@ -7,6 +8,16 @@ use super::{Control, Controller};
 use crate::limiter::MAX_KIB;
 
 impl Controller {
+    /// Where memory ends; `u64::MAX` while no limit is known.
+    pub(crate) fn limit_bytes(&self) -> u64 {
+        self.limit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What is larger never fits; `u64::MAX` where nothing is killed.
+    pub(crate) fn kill_bytes(&self) -> u64 {
+        self.kill_bytes.load(Ordering::Relaxed)
+    }
+
     /// What the demand is computed from.
     pub(super) fn load(&self, control: &Control, now: Duration) -> Load {
         Load {

@@ -78,7 +78,7 @@ metrics! {
     ALLOCATED "allocated_bytes" Gauge Bytes []
         "Memory that the process has allocated; without the tracking allocator, its resident memory."
     LIMIT "limit_bytes" Gauge Bytes []
-        "Memory at which something is killed. Not published while no limit is known."
+        "Memory at which something is killed or, where nothing is, the kernel throttles. Not published while no limit is known."
     RESERVED "reserved_bytes" Gauge Bytes []
         "Memory reserved for requests in flight, by all guards of the process."
     FORECAST "forecast_bytes" Gauge Bytes []

@@ -38,7 +38,7 @@ impl Permit {
         let holder = self.holder();
         let controller = holder.controller;
         let total_bytes = self.bytes().saturating_add(bytes);
-        if total_bytes > controller.limit_bytes() {
+        if total_bytes > controller.kill_bytes() {
             return Err(controller.rejection(Reason::NeverFits));
         }
         let grown = holder

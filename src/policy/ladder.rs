@@ -223,6 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_is_killed_memory_ends_where_the_kernel_throttles() {
+        let throttled = [MemoryLevel {
+            high_bytes: Some(500),
+            ..MemoryLevel::new(410, None)
+        }];
+        assert_eq!(free_bytes(&throttled), 90);
+        assert_eq!(limit_bytes(&throttled), Some(500));
+        // Release is urgent there, but nobody is cancelled, and nothing never fits.
+        assert_eq!(crate::policy::worst_end_fraction(&throttled), 0.82);
+        assert_eq!(crate::policy::worst_kill_fraction(&throttled), 0.0);
+        assert_eq!(crate::policy::kill_bytes(&throttled), None);
+    }
+
+    #[test]
     fn base_concurrency_follows_the_estimate_where_none_is_set() {
         let mut ladder = Ladder::new(&Config::default());
         let decision = ladder.decide(&Observation {

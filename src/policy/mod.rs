@@ -133,7 +133,7 @@ pub(crate) struct Decision {
     pub(crate) concurrency: u32,
     /// Most bytes reserved on the ledger.
     pub(crate) allowance_bytes: u64,
-    /// Bytes free below the hard limit.
+    /// Bytes free below where memory ends.
     pub(crate) idle_bytes: u64,
     /// New work is rejected.
     pub(crate) gate: bool,
@@ -166,18 +166,30 @@ pub(crate) fn bound_bytes(level: &MemoryLevel) -> Option<u64> {
 
 /// The greatest share of its bound that any level uses (0–1, or more).
 pub(crate) fn worst_fraction(levels: &[MemoryLevel]) -> f64 {
-    levels
-        .iter()
-        .filter_map(|level| Some(level.usage_bytes as f64 / bound_bytes(level)?.max(1) as f64))
-        .fold(0.0, f64::max)
+    worst(levels, bound_bytes)
+}
+
+/// Where a level ends: something is killed there or, where nothing is, the kernel throttles
+/// whoever allocates until next to nothing gets on.
+pub(crate) fn end_bytes(level: &MemoryLevel) -> Option<u64> {
+    level.limit_bytes.or(level.high_bytes)
+}
+
+/// The greatest share of where it ends that any level uses.
+pub(crate) fn worst_end_fraction(levels: &[MemoryLevel]) -> f64 {
+    worst(levels, end_bytes)
 }
 
 /// The greatest share of its hard limit that any level uses.
-pub(crate) fn worst_limit_fraction(levels: &[MemoryLevel]) -> f64 {
-    levels
+pub(crate) fn worst_kill_fraction(levels: &[MemoryLevel]) -> f64 {
+    worst(levels, |level| level.limit_bytes)
+}
+
+fn worst(levels: &[MemoryLevel], bytes: impl Fn(&MemoryLevel) -> Option<u64>) -> f64 {
+    let fractions = levels
         .iter()
-        .filter_map(|level| Some(level.usage_bytes as f64 / level.limit_bytes?.max(1) as f64))
-        .fold(0.0, f64::max)
+        .filter_map(|level| Some(level.usage_bytes as f64 / bytes(level)?.max(1) as f64));
+    fractions.fold(0.0, f64::max)
 }
 
 /// Most bytes that may be reserved.
@@ -200,16 +212,21 @@ pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> u64 
         .unwrap_or(u64::MAX)
 }
 
-/// Bytes free below the hard limit, at the tightest level.
+/// Bytes free below where a level ends, at the tightest.
 pub(crate) fn free_bytes(levels: &[MemoryLevel]) -> u64 {
     levels
         .iter()
-        .filter_map(|level| Some(level.limit_bytes?.saturating_sub(level.usage_bytes)))
+        .filter_map(|level| Some(end_bytes(level)?.saturating_sub(level.usage_bytes)))
         .min()
         .unwrap_or(u64::MAX)
 }
 
-/// The tightest hard limit.
+/// Where the first level ends.
 pub(crate) fn limit_bytes(levels: &[MemoryLevel]) -> Option<u64> {
+    levels.iter().filter_map(end_bytes).min()
+}
+
+/// The tightest limit at which something is killed: what is larger never fits.
+pub(crate) fn kill_bytes(levels: &[MemoryLevel]) -> Option<u64> {
     levels.iter().filter_map(|level| level.limit_bytes).min()
 }

@@ -52,7 +52,8 @@ impl PressureContext {
         self.usage_bytes
     }
 
-    /// Bytes at which something is killed; `None` while no limit is known.
+    /// Bytes at which something is killed or, where nothing is, the kernel throttles
+    /// (`memory.high`); `None` while no limit is known.
     pub fn limit_bytes(&self) -> Option<u64> {
         self.limit_bytes
     }

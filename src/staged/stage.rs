@@ -123,7 +123,7 @@ impl Stage {
         if controller.only_observes() {
             return None;
         }
-        if total_bytes > limit_bytes {
+        if total_bytes > controller.kill_bytes() {
             return Some(Reason::NeverFits);
         }
         let reserved_kib = controller.limiter.reserved().kib() + missing_kib;
