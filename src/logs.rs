@@ -165,8 +165,8 @@ mod imp {
         tracing::warn!(
             target: TARGET,
             limit_mb,
-            "the memory guard finds no control group limit and goes by what the host has \
-             available; in a container, set a limit or MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
+            "the memory guard finds no control group limit below physical memory and goes by \
+             what the host has available; in a container, set a limit or MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
         );
     }
 

@@ -28,7 +28,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Source {
-    /// The control group if it has a limit, else the host.
+    /// The control group; where no limit is below physical memory, the host as well.
     #[default]
     Auto,
     /// The control group (v1 or v2) and those above it.

@@ -289,7 +289,10 @@ impl Controller {
         self.log_settings("memory guard initialised");
         let source = self.sampler.source_name();
         let looked_for_group = self.config().source == Source::Auto && !own_source;
-        if looked_for_group && source == crate::sampler::HOST && crate::sampler::in_container() {
+        if looked_for_group
+            && source.ends_with(crate::sampler::HOST)
+            && crate::sampler::in_container()
+        {
             logs::host_limit(self.stats().memory_limit_mb.unwrap_or(0.0));
         }
     }

@@ -1,25 +1,48 @@
-//! The control group while it has a limit, else the host.
+//! The control group while it has a limit, and the host where that binds nothing.
 
 use std::io;
 
 use super::cgroup::CgroupMemory;
+use super::machine::Machine;
 use super::process::ProcessMemory;
-use super::{Detail, MemorySource, Sample};
+use super::{Detail, HOST, MemorySource, Sample};
+
+/// What bounds memory, as of the last full read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BoundBy {
+    /// No control group has a limit.
+    Host,
+    Group,
+    /// Groups have limits, all of them above physical memory.
+    Both,
+}
 
 #[derive(Debug)]
 pub(super) struct Auto {
+    machine: Machine,
     cgroup: CgroupMemory,
     host: ProcessMemory,
-    /// The last full read found a limit.
-    limited: bool,
+    bound_by: BoundBy,
 }
 
 impl Auto {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(machine: Machine) -> Self {
         Self {
-            cgroup: CgroupMemory::discover(),
-            host: ProcessMemory::new(true),
-            limited: false,
+            cgroup: CgroupMemory::discover(machine.clone()),
+            host: ProcessMemory::new(machine.clone(), true),
+            machine,
+            bound_by: BoundBy::Host,
+        }
+    }
+
+    /// What the groups' limits leave to be bound by the host. Whatever its neighbours
+    /// do, a group whose limit can be reached is measured against that alone.
+    fn bound_by(&self, groups: &Sample) -> BoundBy {
+        let physical_bytes = self.machine.total_bytes().unwrap_or(u64::MAX);
+        match groups.bound_bytes() {
+            None => BoundBy::Host,
+            Some(bytes) if bytes < physical_bytes => BoundBy::Group,
+            Some(_) => BoundBy::Both,
         }
     }
 }
@@ -27,27 +50,35 @@ impl Auto {
 impl MemorySource for Auto {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         // A limit may appear while running, so a full read always looks.
-        if self.limited || detail == Detail::Full {
-            match self.cgroup.read(detail, sample) {
-                Ok(()) if sample.is_limited() => {
-                    self.limited = true;
-                    return Ok(());
-                }
+        if detail == Detail::Full || self.bound_by != BoundBy::Host {
+            let read = self.cgroup.read(detail, sample);
+            match read {
+                // A quick read does not find out what bounds.
+                Ok(()) if detail == Detail::Full => self.bound_by = self.bound_by(sample),
+                Ok(()) => {}
                 // A limit that was there and cannot be read any more is a
                 // failure; a machine without control groups is not.
-                Err(error) if self.limited => return Err(error),
-                _ => self.limited = false,
+                Err(error) if self.bound_by != BoundBy::Host => return Err(error),
+                Err(_) => self.bound_by = BoundBy::Host,
             }
-            sample.clear();
+        }
+        match self.bound_by {
+            BoundBy::Group => return Ok(()),
+            BoundBy::Both => {}
+            BoundBy::Host => sample.clear(),
         }
         self.host.read(detail, sample)
     }
 
     fn name(&self) -> String {
-        if self.limited {
-            self.cgroup.name()
-        } else {
-            self.host.name()
+        match self.bound_by {
+            BoundBy::Host => self.host.name(),
+            BoundBy::Group => self.cgroup.name(),
+            BoundBy::Both => format!("{} and {HOST}", self.cgroup.name()),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "auto_tests.rs"]
+mod tests;

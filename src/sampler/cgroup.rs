@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::discovery::{Location, discover};
+use super::machine::Machine;
 use super::process::resident_bytes;
 use super::{Detail, MemoryLevel, MemorySource, Sample, psi, working_set};
 
@@ -58,27 +59,29 @@ impl Version {
 /// Reads the own control group and those above it.
 #[derive(Debug)]
 pub(super) struct CgroupMemory {
+    machine: Machine,
     /// A directory one gave; else it is discovered, anew after each failure.
     given: Option<PathBuf>,
     levels: Vec<Level>,
-    machine: working_set::Kernel,
+    kernel: working_set::Kernel,
     buffer: Vec<u8>,
 }
 
 impl CgroupMemory {
-    pub(super) fn discover() -> Self {
+    pub(super) fn discover(machine: Machine) -> Self {
         Self {
+            machine,
             given: None,
             levels: Vec::new(),
-            machine: working_set::Kernel::default(),
+            kernel: working_set::Kernel::default(),
             buffer: vec![0; 16 << 10],
         }
     }
 
-    pub(super) fn at(directory: &Path) -> Self {
+    pub(super) fn at(machine: Machine, directory: &Path) -> Self {
         Self {
             given: Some(directory.to_path_buf()),
-            ..Self::discover()
+            ..Self::discover(machine)
         }
     }
 
@@ -88,7 +91,7 @@ impl CgroupMemory {
                 directory: directory.clone(),
                 top: PathBuf::from("/"),
             },
-            None => discover()?,
+            None => discover(&self.machine)?,
         };
         let Some(version) = Version::of(&location.directory) else {
             let usage = location.directory.join(Version::V2.usage());
@@ -113,7 +116,7 @@ impl CgroupMemory {
     fn read_levels(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         for (index, level) in self.levels.iter_mut().enumerate() {
             match detail {
-                Detail::Full => level.read_full(&mut self.buffer, index == 0, &self.machine)?,
+                Detail::Full => level.read_full(&mut self.buffer, index == 0, &self.kernel)?,
                 // What has no bound cannot change a decision.
                 Detail::Quick if index > 0 && !level.is_bounded() => {}
                 Detail::Quick => level.read_quick()?,
@@ -128,7 +131,7 @@ impl MemorySource for CgroupMemory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         if self.levels.is_empty() {
             self.levels = self.open()?;
-            self.machine = working_set::Kernel::of_this_machine();
+            self.kernel = working_set::Kernel::of_this_machine();
             // New levels know no limits yet.
             return self.read(Detail::Full, sample);
         }
@@ -141,7 +144,7 @@ impl MemorySource for CgroupMemory {
             if let Some(stall) = self.levels[0].stall_percent(&mut self.buffer) {
                 sample.set_stall_percent(stall);
             }
-            if let Ok(bytes) = resident_bytes() {
+            if let Ok(bytes) = resident_bytes(&self.machine) {
                 sample.set_process_bytes(bytes);
             }
         }

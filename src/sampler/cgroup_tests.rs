@@ -30,7 +30,7 @@ fn every_group_up_to_the_root_is_a_level() {
         "8000\n",
         "anon 4000\nfile 0\n",
     );
-    let levels = read(&mut CgroupMemory::at(&own), Detail::Full).unwrap();
+    let levels = read(&mut CgroupMemory::at(Machine::here(), &own), Detail::Full).unwrap();
     assert_eq!(
         levels,
         [
@@ -44,7 +44,7 @@ fn every_group_up_to_the_root_is_a_level() {
 fn a_quick_read_takes_off_what_the_last_full_one_found_reclaimable() {
     let root = tempfile::tempdir().unwrap();
     v2_group(root.path(), "1000\n", "8000\n", V2_STAT);
-    let mut source = CgroupMemory::at(root.path());
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
     read(&mut source, Detail::Full).unwrap();
     fs::write(root.path().join("memory.current"), "1500\n").unwrap();
     assert_eq!(
@@ -63,7 +63,7 @@ fn a_quick_read_takes_off_what_the_last_full_one_found_reclaimable() {
 fn a_limit_that_changes_is_followed() {
     let root = tempfile::tempdir().unwrap();
     v2_group(root.path(), "1000\n", "8000\n", V2_STAT);
-    let mut source = CgroupMemory::at(root.path());
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
     assert_eq!(
         read(&mut source, Detail::Full).unwrap()[0].limit_bytes,
         Some(8000)
@@ -81,7 +81,7 @@ fn a_limit_that_changes_is_followed() {
 fn what_cannot_be_read_is_an_error_that_names_the_file_and_heals() {
     let root = tempfile::tempdir().unwrap();
     let own = root.path().join("app");
-    let mut source = CgroupMemory::at(&own);
+    let mut source = CgroupMemory::at(Machine::here(), &own);
     let missing = read(&mut source, Detail::Full).unwrap_err();
     assert!(
         missing.to_string().contains("app/memory.current"),
@@ -113,7 +113,7 @@ fn what_cannot_be_read_is_an_error_that_names_the_file_and_heals() {
 fn cache_that_grows_in_a_group_without_a_limit_does_not_count() {
     let root = tempfile::tempdir().unwrap();
     v2_group(root.path(), "1000\n", "max\n", V2_STAT);
-    let mut source = CgroupMemory::at(root.path());
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
     read(&mut source, Detail::Full).unwrap();
     v2_group(root.path(), "9000\n", "max\n", V2_STAT);
     assert_eq!(read(&mut source, Detail::Full).unwrap()[0].usage_bytes, 320);
@@ -129,7 +129,7 @@ fn what_is_charged_and_not_named_counts() {
         "4294967296\n",
         "anon 536870912\nfile 0\nkernel 0\nshmem 0\nsock 0\n",
     );
-    let mut source = CgroupMemory::at(root.path());
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
     for detail in [Detail::Full, Detail::Quick] {
         let levels = read(&mut source, detail).unwrap();
         assert_eq!(levels, [MemoryLevel::new(3 << 30, Some(4 << 30))]);
@@ -147,7 +147,7 @@ fn version_1_takes_the_tightest_limit_it_is_told_of() {
         "memory.stat",
         "hierarchical_memory_limit 12000\ntotal_cache 8000\ntotal_rss 700\n",
     );
-    let mut source = CgroupMemory::at(root.path());
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
     for detail in [Detail::Full, Detail::Quick, Detail::Full] {
         let levels = read(&mut source, detail).unwrap();
         assert_eq!(levels, [MemoryLevel::new(750, Some(12000))]);

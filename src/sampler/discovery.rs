@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use procfs::process::MountInfos;
 use procfs::{FromBufRead, ProcessCGroups};
 
+use super::machine::Machine;
+
 /// A control group's directory, and the one above which nothing is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Location {
@@ -14,13 +16,17 @@ pub(super) struct Location {
 }
 
 /// The process's own memory control group.
-pub(super) fn discover() -> io::Result<Location> {
-    let cgroups = std::fs::read("/proc/self/cgroup")?;
-    let mounts = std::fs::read("/proc/self/mountinfo")?;
+pub(super) fn discover(machine: &Machine) -> io::Result<Location> {
+    let cgroups = machine.read("/proc/self/cgroup")?;
+    let mounts = machine.read("/proc/self/mountinfo")?;
     let parse = io::Error::other::<procfs::ProcError>;
     let cgroups = ProcessCGroups::from_buf_read(&cgroups[..]).map_err(parse)?;
     let mounts = MountInfos::from_buf_read(&mounts[..]).map_err(parse)?;
-    locate(&cgroups, &mounts).ok_or_else(|| {
+    let found = locate(&cgroups, &mounts).map(|Location { directory, top }| Location {
+        directory: machine.path(directory),
+        top: machine.path(top),
+    });
+    found.ok_or_else(|| {
         let message = "/proc/self/cgroup: no memory controller is mounted";
         io::Error::new(io::ErrorKind::NotFound, message)
     })

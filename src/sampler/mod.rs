@@ -14,6 +14,10 @@ mod container;
 mod discovery;
 #[cfg(target_os = "linux")]
 mod faults;
+#[cfg(all(test, target_os = "linux"))]
+mod laid_out;
+#[cfg(target_os = "linux")]
+mod machine;
 mod manual;
 #[cfg(target_os = "linux")]
 mod process;
@@ -98,10 +102,12 @@ impl Sample {
         self.stall_percent = percent;
     }
 
-    /// Something here has a limit.
+    /// The tightest bound of any level.
     #[cfg(target_os = "linux")]
-    fn is_limited(&self) -> bool {
-        self.levels.iter().any(|level| level.limit_bytes.is_some())
+    fn bound_bytes(&self) -> Option<u64> {
+        let levels = self.levels.iter();
+        let bounds = levels.flat_map(|level| [level.limit_bytes, level.high_bytes]);
+        bounds.flatten().min()
     }
 
     fn clear(&mut self) {
@@ -173,12 +179,13 @@ pub(crate) const HOST: &str = "host memory";
 #[cfg(target_os = "linux")]
 pub(crate) fn open(config: &Config) -> Box<dyn MemorySource> {
     use crate::config::Source;
+    let here = machine::Machine::here();
     match (config.source, &config.cgroup_path) {
-        (Source::Process, _) => Box::new(process::ProcessMemory::new(false)),
-        (Source::Host, _) => Box::new(process::ProcessMemory::new(true)),
-        (_, Some(path)) => Box::new(cgroup::CgroupMemory::at(path)),
-        (Source::Cgroup, None) => Box::new(cgroup::CgroupMemory::discover()),
-        (Source::Auto, None) => Box::new(auto::Auto::new()),
+        (Source::Process, _) => Box::new(process::ProcessMemory::new(here, false)),
+        (Source::Host, _) => Box::new(process::ProcessMemory::new(here, true)),
+        (_, Some(path)) => Box::new(cgroup::CgroupMemory::at(here, path)),
+        (Source::Cgroup, None) => Box::new(cgroup::CgroupMemory::discover(here)),
+        (Source::Auto, None) => Box::new(auto::Auto::new(here)),
     }
 }
 

@@ -4,23 +4,27 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use procfs::Current;
-
+use super::machine::Machine;
 use super::{Detail, HOST, MemoryLevel, MemorySource, Sample};
+
+const STATM: &str = "/proc/self/statm";
+const MEMINFO: &str = "/proc/meminfo";
 
 /// Resident memory against a limit that is given elsewhere or, `against_host`,
 /// against itself plus what the host has available (`MemAvailable`, the
 /// kernel's estimate of what can be had without swapping).
 #[derive(Debug)]
 pub(super) struct ProcessMemory {
+    machine: Machine,
     against_host: bool,
     statm: Option<(u32, File)>,
     limit_bytes: Option<u64>,
 }
 
 impl ProcessMemory {
-    pub(super) fn new(against_host: bool) -> Self {
+    pub(super) fn new(machine: Machine, against_host: bool) -> Self {
         Self {
+            machine,
             against_host,
             statm: None,
             limit_bytes: None,
@@ -33,7 +37,7 @@ impl ProcessMemory {
         let process = std::process::id();
         let statm = match self.statm.take() {
             Some((owner, statm)) if owner == process => statm,
-            _ => open_statm()?,
+            _ => open_statm(&self.machine)?,
         };
         let bytes = resident_in(&statm);
         self.statm = Some((process, statm));
@@ -45,9 +49,7 @@ impl MemorySource for ProcessMemory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         let resident = self.resident_bytes()?;
         if self.against_host && (detail == Detail::Full || self.limit_bytes.is_none()) {
-            let host = procfs::Meminfo::current().map_err(io::Error::other)?;
-            let available = host.mem_available.unwrap_or(host.mem_free);
-            self.limit_bytes = Some(resident + available);
+            self.limit_bytes = Some(resident + available_bytes(&self.machine)?);
         }
         sample.push(MemoryLevel::new(resident, self.limit_bytes));
         sample.set_process_bytes(resident);
@@ -65,12 +67,12 @@ impl MemorySource for ProcessMemory {
 }
 
 /// Resident bytes of this process.
-pub(super) fn resident_bytes() -> io::Result<u64> {
-    resident_in(&open_statm()?)
+pub(super) fn resident_bytes(machine: &Machine) -> io::Result<u64> {
+    resident_in(&open_statm(machine)?)
 }
 
-fn open_statm() -> io::Result<File> {
-    File::open("/proc/self/statm")
+fn open_statm(machine: &Machine) -> io::Result<File> {
+    File::open(machine.path(STATM))
 }
 
 fn resident_in(statm: &File) -> io::Result<u64> {
@@ -80,5 +82,22 @@ fn resident_in(statm: &File) -> io::Result<u64> {
         .ok()
         .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
         .map(|pages| pages * procfs::page_size())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/statm: malformed"))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{STATM}: malformed")))
+}
+
+/// What can be had without swapping. Read by hand: a machine that is not quite Linux shows
+/// a part of the lines only.
+fn available_bytes(machine: &Machine) -> io::Result<u64> {
+    let text = machine.read(MEMINFO)?;
+    let text = String::from_utf8_lossy(&text);
+    let kib = |name: &str| {
+        let values = text.lines().find_map(|line| line.strip_prefix(name))?;
+        values.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    // Kernels before 3.14 do not say how much is available.
+    let available = kib("MemAvailable:").or_else(|| kib("MemFree:"));
+    available.map(|kib| kib * 1024).ok_or_else(|| {
+        let message = format!("{MEMINFO}: expected a line MemAvailable or MemFree");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
 }
