@@ -102,3 +102,59 @@ async fn a_slice_of_what_is_not_throttled_stays_free_for_critical_work() {
     assert!(!has_room(&guard, &Class::new("report").cost(800 * MIB)));
     assert!(has_room(&guard, &critical.cost(800 * MIB)));
 }
+
+impl Throttled {
+    /// Every task has waited for memory for this share of the last ten seconds.
+    fn stall(&self, percent: u32) {
+        let full = format!("full avg10={percent}.00 avg60=0.00 avg300=0.00 total=9");
+        self.write("memory.pressure", &format!("some avg10=99.00\n{full}"));
+    }
+
+    /// Killed instead of throttled.
+    fn limited(usage: u64) -> Self {
+        let group = Self::new(usage);
+        group.write("memory.high", "max");
+        group.write("memory.max", &BOUND.to_string());
+        group
+    }
+}
+
+#[tokio::test]
+async fn while_memory_stalls_newcomers_wait_unless_alone() {
+    for policy in [Policy::Ladder, Policy::Predictive] {
+        let group = Throttled::limited(100 * MIB);
+        group.stall(60);
+        let guard = group.guard(|builder| builder.policy(policy).max_concurrent(9));
+        let small = Class::new("small").cost(MIB);
+        // A thrash of the page cache can not keep an idle service idle.
+        let first = guard.try_acquire(MIB).unwrap();
+        for _ in 0..3 {
+            // Near the limit each looks at usage alone, which says nothing of stalls.
+            assert!(!has_room(&guard, &small), "{policy:?}");
+        }
+        let refused = guard.try_acquire(MIB).unwrap_err();
+        assert_eq!(refused.reason(), Reason::WaitTimeout);
+        group.stall(0);
+        guard.sample_now();
+        assert!(has_room(&guard, &small), "{policy:?}");
+        drop(first);
+    }
+}
+
+#[tokio::test]
+async fn what_requests_have_on_swap_must_come_back() {
+    let room_with = |swapped: u64| {
+        let group = Throttled::limited(300 * MIB);
+        group.write("memory.swap.current", &swapped.to_string());
+        let guard = group.guard(|builder| builder.policy(Policy::Predictive));
+        let first = guard.try_acquire(400 * MIB).unwrap();
+        guard.sample_now();
+        let room = has_room(&guard, &Class::new("next").cost(200 * MIB));
+        drop(first);
+        guard.sample_now();
+        // What nobody in flight can have written may stay where it is.
+        (room, guard.try_acquire(600 * MIB).is_ok())
+    };
+    assert_eq!(room_with(0), (true, true));
+    assert_eq!(room_with(500 * MIB), (false, true));
+}

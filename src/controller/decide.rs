@@ -43,6 +43,7 @@ impl Controller {
                     usage_bytes: control.process_bytes,
                     limit_bytes: own.limit_bytes.map(part),
                     high_bytes: own.high_bytes.map(part),
+                    swapped_bytes: own.swapped_bytes,
                 };
                 control.levels.push(part);
             }

@@ -283,6 +283,7 @@ mod tests {
             usage_bytes: 820,
             limit_bytes: Some(1000),
             high_bytes: None,
+            swapped_bytes: 0,
         }];
         let decision = ladder.decide(&observation);
         assert_eq!((decision.pressure, decision.gate), (Pressure::High, false));

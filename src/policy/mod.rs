@@ -18,6 +18,8 @@ use crate::sampler::MemoryLevel;
 
 /// What a request is taken to hold at least while others are planned with it.
 const LEAST_SHARE: f64 = 0.02;
+/// While every task waits for memory for this share of the time, nobody else is let in.
+const HELD_BACK_PERCENT: f64 = 10.0;
 
 /// How full memory is, in the operators' words. Ordered: `Critical` is the greatest.
 ///
@@ -200,16 +202,23 @@ fn worst(levels: &[MemoryLevel], bytes: impl Fn(&MemoryLevel) -> Option<u64>) ->
 /// now on both sides that is `Σ reserved + r ≤ Σ reserved + min (θ·L − F(t)) / p(t)`: the
 /// right side is what this returns, so that an admission compares one number.
 pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> u64 {
+    let most_bytes = match observation.stall_percent >= HELD_BACK_PERCENT {
+        true => observation.reserved_bytes,
+        false => u64::MAX,
+    };
     observation
         .levels
         .iter()
         .filter_map(|level| {
             let free_bytes = bound_bytes(level)? as f64 * theta - level.usage_bytes as f64;
+            // What requests have on swap they touch again before they end. The rest of
+            // what is there may never come back, and holds nobody up who is alone.
+            let returning_bytes = level.swapped_bytes.min(observation.reserved_bytes);
+            let free_bytes = free_bytes - returning_bytes as f64;
             let more_bytes = observation.outstanding.reservable_bytes(free_bytes);
             Some((observation.reserved_bytes as f64 + more_bytes).max(0.0) as u64)
         })
-        .min()
-        .unwrap_or(u64::MAX)
+        .fold(most_bytes, u64::min)
 }
 
 /// Bytes free below where a level ends, at the tightest.

@@ -81,6 +81,15 @@ mod tests {
     use crate::sampler::MemoryLevel;
 
     fn decide(usage_bytes: u64, reserved_bytes: u64, outstanding_bytes: i64) -> Decision {
+        stalled(usage_bytes, reserved_bytes, outstanding_bytes, 0.0)
+    }
+
+    fn stalled(
+        usage_bytes: u64,
+        reserved_bytes: u64,
+        outstanding_bytes: i64,
+        stall_percent: f64,
+    ) -> Decision {
         let config = Config {
             warning_fraction: 0.90,
             high_fraction: 0.95,
@@ -90,7 +99,7 @@ mod tests {
         Predictive::new(&config, true).decide(&Observation {
             now: Duration::ZERO,
             levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
-            stall_percent: 90.0,
+            stall_percent,
             active: 4,
             unused_probes: 0,
             reserved_bytes,
@@ -106,6 +115,15 @@ mod tests {
         // 400 used, 100 of the 300 reserved are to come: 470 of θ = 970 are free.
         assert_eq!(decide(400, 300, 100).allowance_bytes, 300 + 470);
         assert_eq!(decide(900, 300, 100).allowance_bytes, 300 - 30);
+    }
+
+    #[test]
+    fn stalls_hold_newcomers_back_and_reject_nobody() {
+        let decision = stalled(400, 300, 0, 10.0);
+        assert_eq!((decision.allowance_bytes, decision.gate), (300, false));
+        // Who is alone goes by what is free.
+        assert_eq!(decision.idle_bytes, 600);
+        assert!(stalled(400, 300, 0, 9.9).allowance_bytes > 300);
     }
 
     #[test]

@@ -10,6 +10,7 @@ const HOST_LEVEL: MemoryLevel = MemoryLevel {
     usage_bytes: RESIDENT,
     limit_bytes: Some((12 << 30) + RESIDENT),
     high_bytes: None,
+    swapped_bytes: 0,
 };
 
 fn read(laid_out: &LaidOut) -> (Sample, String) {

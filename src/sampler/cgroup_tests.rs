@@ -1,5 +1,6 @@
 use std::fs;
 
+use super::super::MemoryLevel;
 use super::*;
 
 const V2_STAT: &str = "anon 300\nfile 500\nkernel 40\nshmem 0\nsock 0\nfile_dirty 0\n\
@@ -151,5 +152,61 @@ fn version_1_takes_the_tightest_limit_it_is_told_of() {
     for detail in [Detail::Full, Detail::Quick, Detail::Full] {
         let levels = read(&mut source, detail).unwrap();
         assert_eq!(levels, [MemoryLevel::new(750, Some(12000))]);
+    }
+}
+
+#[test]
+fn what_is_on_swap_and_not_in_memory_too_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let stat = format!("{V2_STAT}swapcached 30\n");
+    v2_group(root.path(), "1000\n", "8000\n", &stat);
+    fs::write(root.path().join("memory.swap.current"), "200\n").unwrap();
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
+    for detail in [Detail::Full, Detail::Quick, Detail::Full] {
+        let level = read(&mut source, detail).unwrap()[0];
+        assert_eq!((level.usage_bytes, level.swapped_bytes), (320, 170));
+    }
+}
+
+#[test]
+fn version_1_may_end_where_memory_and_swap_do() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |name, text: &str| fs::write(root.path().join(name), text).unwrap();
+    write("memory.usage_in_bytes", "700\n");
+    write("memory.limit_in_bytes", "9000\n");
+    write("memory.memsw.usage_in_bytes", "1000\n");
+    write("memory.memsw.limit_in_bytes", "10000\n");
+    write("memory.stat", "total_cache 0\ntotal_rss 700\n");
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
+    let own = MemoryLevel {
+        swapped_bytes: 300,
+        ..MemoryLevel::new(700, Some(9000))
+    };
+    let with_swap = MemoryLevel::new(1000, Some(10000));
+    for detail in [Detail::Full, Detail::Quick, Detail::Full] {
+        assert_eq!(read(&mut source, detail).unwrap(), [own, with_swap]);
+    }
+    // Of a group above that cannot be seen.
+    let tighter = "hierarchical_memsw_limit 1100\ntotal_cache 0\ntotal_rss 700\n";
+    write("memory.stat", tighter);
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
+    let levels = read(&mut source, Detail::Full).unwrap();
+    assert_eq!(levels[1], MemoryLevel::new(1000, Some(1100)));
+    // Nothing is swapped: the limit is the lower one.
+    write("memory.memsw.usage_in_bytes", "700\n");
+    assert_eq!(read(&mut source, Detail::Full).unwrap().len(), 1);
+}
+
+#[test]
+fn a_quick_read_keeps_what_is_known_of_stalls() {
+    let root = tempfile::tempdir().unwrap();
+    v2_group(root.path(), "1000\n", "8000\n", V2_STAT);
+    let pressure = "some avg10=9.00\nfull avg10=7.50 avg60=0.00 avg300=0.00 total=4\n";
+    fs::write(root.path().join("memory.pressure"), pressure).unwrap();
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
+    for detail in [Detail::Full, Detail::Quick] {
+        let mut sample = Sample::default();
+        source.read(detail, &mut sample).unwrap();
+        assert_eq!(sample.stall_percent, 7.5);
     }
 }

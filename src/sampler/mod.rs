@@ -17,6 +17,8 @@ mod faults;
 #[cfg(all(test, target_os = "linux"))]
 mod laid_out;
 #[cfg(target_os = "linux")]
+mod level;
+#[cfg(target_os = "linux")]
 mod machine;
 mod manual;
 #[cfg(target_os = "linux")]
@@ -62,6 +64,9 @@ pub struct MemoryLevel {
     pub limit_bytes: Option<u64>,
     /// Bytes at which the kernel throttles (`memory.high`); `None` if it does not.
     pub high_bytes: Option<u64>,
+    /// Bytes that were in use and are on swap now, beside the usage. What of them requests
+    /// in flight have written comes back before they end.
+    pub swapped_bytes: u64,
 }
 
 impl MemoryLevel {
@@ -71,6 +76,7 @@ impl MemoryLevel {
             usage_bytes,
             limit_bytes,
             high_bytes: None,
+            swapped_bytes: 0,
         }
     }
 }

@@ -178,11 +178,12 @@ pub(super) fn v1(stat: &str, usage: u64, kernel_bytes: u64, kernel: &Kernel) -> 
     parts.counted(usage, !kernel.by_generations, kernel.lag_bytes)
 }
 
-/// The limit that version 1 says holds here, ancestors that cannot be seen included.
-pub(super) fn v1_hierarchical_limit(stat: &str) -> Option<u64> {
-    Fields::new(stat)
-        .find(|(name, _)| *name == "hierarchical_memory_limit")
-        .map(|(_, bytes)| bytes)
+/// What a `memory.stat` says under this name.
+pub(super) fn field(stat: &str, name: &str) -> Option<u64> {
+    let mut fields = Fields::new(stat);
+    fields
+        .find(|&(other, _)| other == name)
+        .map(|field| field.1)
 }
 
 /// The `name value` lines of a `memory.stat`.
@@ -344,10 +345,8 @@ mod tests {
                     total_inactive_file 3900\n";
         assert_eq!(v1(stat, 4120, 20, &BY_LISTS), Some(100 + 7 + 20));
         assert_eq!(v1("hierarchical_memory_limit 99\n", 1, 0, &BY_LISTS), None);
-        assert_eq!(
-            v1_hierarchical_limit("rss 1\nhierarchical_memory_limit 99\n"),
-            Some(99)
-        );
+        let limited = "rss 1\nhierarchical_memory_limit 99\n";
+        assert_eq!(field(limited, "hierarchical_memory_limit"), Some(99));
     }
 
     #[test]

@@ -1,0 +1,301 @@
+//! One control group: its open files, and what they say.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::{MemoryLevel, psi, working_set};
+
+const SWAP_LIMIT: &str = "memory.memsw.limit_in_bytes";
+
+/// Version 1 writes "no limit" as the largest number of whole pages.
+const V1_UNLIMITED: u64 = 1 << 62;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    V1,
+    V2,
+}
+
+impl Version {
+    /// What the directory holds, if it is a memory control group.
+    pub(super) fn of(directory: &Path) -> Option<Self> {
+        if directory.join(Self::V2.usage()).exists() {
+            Some(Self::V2)
+        } else if directory.join(Self::V1.usage()).exists() {
+            Some(Self::V1)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn usage(self) -> &'static str {
+        match self {
+            Self::V1 => "memory.usage_in_bytes",
+            Self::V2 => "memory.current",
+        }
+    }
+
+    pub(super) fn limit(self) -> &'static str {
+        match self {
+            Self::V1 => "memory.limit_in_bytes",
+            Self::V2 => "memory.max",
+        }
+    }
+
+    /// Version 1 counts memory and swap together, version 2 swap alone.
+    fn swap(self) -> &'static str {
+        match self {
+            Self::V1 => "memory.memsw.usage_in_bytes",
+            Self::V2 => "memory.swap.current",
+        }
+    }
+}
+
+/// One group: its open files and what was read last.
+#[derive(Debug)]
+pub(super) struct Level {
+    pub(super) path: PathBuf,
+    version: Version,
+    usage: File,
+    limit: File,
+    high: Option<File>,
+    stat: Option<File>,
+    kernel: Option<File>,
+    swap: Option<File>,
+    /// Version 1: the limit of memory and swap together. Version 2 limits swap by itself,
+    /// which kills nobody whose memory is below its limit.
+    swap_limit: Option<File>,
+    pressure: Option<File>,
+    pub(super) last: MemoryLevel,
+    /// Version 1: the limits of groups above that may not be visible, without swap and with.
+    hierarchical: Option<u64>,
+    hierarchical_with_swap: Option<u64>,
+    /// Where memory and swap together end, and what they hold.
+    with_swap: MemoryLevel,
+    /// On swap, and in memory all the same.
+    swap_cached: u64,
+    /// Usage as the kernel counts it when `memory.stat` was read last, and the
+    /// reclaimable part of it.
+    usage_at_stat: u64,
+    reclaimable: u64,
+}
+
+impl Level {
+    pub(super) fn open(path: &Path, version: Version) -> io::Result<Self> {
+        let open = |name: &str| {
+            File::open(path.join(name)).map_err(|error| {
+                let file = path.join(name);
+                io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+            })
+        };
+        let of = |one: Version, name| open(name).ok().filter(|_| version == one);
+        let of_v1 = |name| of(Version::V1, name);
+        let of_v2 = |name| of(Version::V2, name);
+        Ok(Self {
+            path: path.to_path_buf(),
+            version,
+            usage: open(version.usage())?,
+            limit: open(version.limit())?,
+            high: of_v2("memory.high"),
+            stat: open("memory.stat").ok(),
+            kernel: of_v1("memory.kmem.usage_in_bytes"),
+            swap: open(version.swap()).ok(),
+            swap_limit: of_v1(SWAP_LIMIT),
+            pressure: of_v2("memory.pressure"),
+            last: MemoryLevel::default(),
+            hierarchical: None,
+            hierarchical_with_swap: None,
+            with_swap: MemoryLevel::default(),
+            swap_cached: 0,
+            usage_at_stat: 0,
+            reclaimable: 0,
+        })
+    }
+
+    pub(super) fn is_bounded(&self) -> bool {
+        self.last.limit_bytes.is_some() || self.last.high_bytes.is_some()
+    }
+
+    pub(super) fn version_number(&self) -> &'static str {
+        match self.version {
+            Version::V1 => "v1",
+            Version::V2 => "v2",
+        }
+    }
+
+    /// Usage alone. What could be reclaimed is taken from the last full read;
+    /// if usage fell since, cache may have gone with it, so none of the fall
+    /// counts. Either way the result is not below what is really in use, as
+    /// long as nothing is reclaimed meanwhile, which happens near the limit
+    /// only, where full reads are frequent.
+    pub(super) fn read_quick(&mut self) -> io::Result<()> {
+        let usage = self.number(&self.usage, self.version.usage())?;
+        let usage = usage.unwrap_or(0).max(self.usage_at_stat);
+        self.set_usage(usage - self.reclaimable);
+        Ok(())
+    }
+
+    pub(super) fn read_full(
+        &mut self,
+        buffer: &mut [u8],
+        own: bool,
+        machine: &working_set::Kernel,
+    ) -> io::Result<()> {
+        if self.usage.metadata()?.nlink() == 0 {
+            let usage = self.path.join(self.version.usage());
+            let message = format!("{} was removed", usage.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        }
+        self.last.limit_bytes = self.number(&self.limit, self.version.limit())?;
+        self.last.high_bytes = match &self.high {
+            Some(high) => self.number(high, "memory.high")?,
+            None => None,
+        };
+        let usage = self.number(&self.usage, self.version.usage())?;
+        let usage = usage.ok_or_else(|| self.malformed(self.version.usage(), "max"))?;
+        self.apply_hierarchical_limit();
+        self.read_swap(usage)?;
+        if self.is_unmoved(usage) {
+            self.set_usage(usage.max(self.usage_at_stat) - self.reclaimable);
+            return Ok(());
+        }
+        let kernel = match &self.kernel {
+            Some(kernel) => self
+                .number(kernel, "memory.kmem.usage_in_bytes")?
+                .unwrap_or(0),
+            None => 0,
+        };
+        let stat = self
+            .stat
+            .as_ref()
+            .map_or("", |stat| text(stat, buffer).unwrap_or(""));
+        let counted = match self.version {
+            Version::V1 => working_set::v1(stat, usage, kernel, machine),
+            Version::V2 => working_set::v2(stat, usage, machine),
+        };
+        let swap_cached = working_set::field(stat, "swapcached").unwrap_or(0);
+        if own && self.version == Version::V1 {
+            let limit = |name| working_set::field(stat, name).filter(|&bytes| bytes < V1_UNLIMITED);
+            (self.hierarchical, self.hierarchical_with_swap) = (
+                limit("hierarchical_memory_limit"),
+                limit("hierarchical_memsw_limit"),
+            );
+            self.apply_hierarchical_limit();
+        }
+        if self.version == Version::V2 {
+            self.swap_cached = swap_cached;
+        }
+        self.read_swap(usage)?;
+        // Without a readable memory.stat all of the usage counts: the safe side.
+        let counted = counted.unwrap_or(usage);
+        self.usage_at_stat = usage;
+        self.reclaimable = usage - counted;
+        self.set_usage(counted);
+        Ok(())
+    }
+
+    /// How much is on swap and not in memory too, as of `memory.stat`'s last reading.
+    fn read_swap(&mut self, usage: u64) -> io::Result<()> {
+        let Some(swap) = &self.swap else {
+            return Ok(());
+        };
+        let held = self.number(swap, self.version.swap())?.unwrap_or(0);
+        let in_memory = match self.version {
+            Version::V1 => usage,
+            Version::V2 => self.swap_cached,
+        };
+        self.last.swapped_bytes = held.saturating_sub(in_memory);
+        self.with_swap.limit_bytes = match &self.swap_limit {
+            Some(limit) => self.number(limit, SWAP_LIMIT)?,
+            None => None,
+        };
+        Ok(())
+    }
+
+    fn set_usage(&mut self, counted: u64) {
+        self.last.usage_bytes = counted;
+        self.with_swap.usage_bytes = counted + self.last.swapped_bytes;
+    }
+
+    /// Memory and swap together, where they have an end and swap is in use: else
+    /// memory's own end comes first.
+    pub(super) fn with_swap(&self) -> Option<MemoryLevel> {
+        let limits = [self.with_swap.limit_bytes, self.hierarchical_with_swap];
+        let limit = limits.into_iter().flatten().min()?;
+        let level = MemoryLevel::new(self.with_swap.usage_bytes, Some(limit));
+        (self.last.swapped_bytes > 0).then_some(level)
+    }
+
+    fn apply_hierarchical_limit(&mut self) {
+        let limits = [self.last.limit_bytes, self.hierarchical];
+        self.last.limit_bytes = limits.into_iter().flatten().min();
+    }
+
+    /// `memory.stat` need not be read: far below every bound, and hardly
+    /// changed. The guard may have a lower limit of its own, so what counts is
+    /// the change against the usage too.
+    fn is_unmoved(&self, usage: u64) -> bool {
+        let bound = self
+            .last
+            .limit_bytes
+            .into_iter()
+            .chain(self.last.high_bytes)
+            .min();
+        bound.is_some_and(|bound| {
+            let little = bound.min(self.usage_at_stat) / 64;
+            usage < bound / 2 && usage.abs_diff(self.usage_at_stat) < little
+        })
+    }
+
+    pub(super) fn stall_percent(&self, buffer: &mut [u8]) -> Option<f64> {
+        psi::full_avg10(text(self.pressure.as_ref()?, buffer).ok()?)
+    }
+
+    /// A file that holds one number, or `max`.
+    fn number(&self, file: &File, name: &str) -> io::Result<Option<u64>> {
+        let mut buffer = [0; 32];
+        let length = file.read_at(&mut buffer, 0).map_err(|error| {
+            let file = self.path.join(name);
+            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+        })?;
+        let text = buffer[..length].trim_ascii_end();
+        match digits(text) {
+            Some(bytes) if self.version == Version::V1 && bytes >= V1_UNLIMITED => Ok(None),
+            Some(bytes) => Ok(Some(bytes)),
+            None if text == b"max" => Ok(None),
+            None => Err(self.malformed(name, &String::from_utf8_lossy(text))),
+        }
+    }
+
+    fn malformed(&self, name: &str, text: &str) -> io::Error {
+        let file = self.path.join(name);
+        let message = format!("{}: expected bytes, found {text:?}", file.display());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    }
+}
+
+/// A number of nothing but digits.
+fn digits(text: &[u8]) -> Option<u64> {
+    let add = |sum: u64, &byte: &u8| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            None
+        } else {
+            sum.checked_mul(10)?.checked_add(u64::from(digit))
+        }
+    };
+    if text.is_empty() {
+        None
+    } else {
+        text.iter().try_fold(0, add)
+    }
+}
+
+/// What a file of the kernel's says now.
+fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
+    let length = file.read_at(buffer, 0)?;
+    std::str::from_utf8(&buffer[..length])
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
