@@ -161,15 +161,6 @@ mod imp {
         );
     }
 
-    pub(crate) fn host_limit(limit_mb: f64) {
-        tracing::warn!(
-            target: TARGET,
-            limit_mb,
-            "the memory guard finds no control group limit below physical memory and goes by \
-             what the host has available; in a container, set a limit or MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
-        );
-    }
-
     pub(crate) fn not_staged() {
         tracing::warn!(
             target: TARGET,
@@ -220,7 +211,6 @@ mod imp {
     pub(crate) fn stuck(_: Option<&str>, _: u32, _: bool) {}
     pub(crate) fn warnings(_: &[String]) {}
     pub(crate) fn no_limit() {}
-    pub(crate) fn host_limit(_: f64) {}
     pub(crate) fn not_staged() {}
     pub(crate) fn sensor_failed(_: &std::io::Error, _: bool, _: bool) {}
     pub(crate) fn sensor_recovered() {}

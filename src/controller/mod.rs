@@ -37,7 +37,7 @@ pub(crate) use pace::WAITING_INTERVAL;
 use patience::Patience;
 use relieve::Cancellations;
 
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config};
 use crate::delivery::Deliveries;
 use crate::error::Reason;
 use crate::estimate::Forecast;
@@ -190,7 +190,6 @@ fn accounting_is_installed() -> bool {
 
 impl Controller {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
-        let own_source = source.is_some();
         let pool::Shared {
             sampler,
             limiter,
@@ -280,21 +279,9 @@ impl Controller {
         controller.bounds.set_unseen(first_kib, 0);
         warnings.extend(controller.begin_to_keep(learned));
         controller.begin(&config);
-        controller.log_start(own_source);
+        controller.log_settings("memory guard initialised");
         logs::warnings(&warnings);
         controller
-    }
-
-    fn log_start(&self, own_source: bool) {
-        self.log_settings("memory guard initialised");
-        let source = self.sampler.source_name();
-        let looked_for_group = self.config().source == Source::Auto && !own_source;
-        if looked_for_group
-            && source.ends_with(crate::sampler::HOST)
-            && crate::sampler::in_container()
-        {
-            logs::host_limit(self.stats().memory_limit_mb.unwrap_or(0.0));
-        }
     }
 
     fn log_settings(&self, what: &str) {

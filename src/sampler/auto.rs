@@ -3,9 +3,14 @@
 use std::io;
 
 use super::cgroup::CgroupMemory;
+use super::container::is_container;
 use super::machine::Machine;
 use super::process::ProcessMemory;
 use super::{Detail, HOST, MemorySource, Sample};
+
+const NO_LIMIT: &str = "the memory guard finds no control group limit below physical memory and \
+    goes by what the host has available; in a container, set a limit or \
+    MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)";
 
 /// What bounds memory, as of the last full read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +28,26 @@ pub(super) struct Auto {
     cgroup: CgroupMemory,
     host: ProcessMemory,
     bound_by: BoundBy,
+    /// Still to be said: where a limit that is missing is a mistake, and what to do.
+    advises: bool,
 }
 
 impl Auto {
-    pub(super) fn new(machine: Machine) -> Self {
+    /// Says once where a limit is missing, if it `advises`.
+    pub(super) fn new(machine: Machine, advises: bool) -> Self {
         Self {
             cgroup: CgroupMemory::discover(machine.clone()),
             host: ProcessMemory::new(machine.clone(), true),
             machine,
             bound_by: BoundBy::Host,
+            advises,
+        }
+    }
+
+    fn advise(&mut self, sample: &mut Sample) {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if std::mem::take(&mut self.advises) && is_container(&self.machine, is_set) {
+            sample.warnings.push(NO_LIMIT.into());
         }
     }
 
@@ -67,6 +83,7 @@ impl MemorySource for Auto {
             BoundBy::Both => {}
             BoundBy::Host => sample.clear(),
         }
+        self.advise(sample);
         self.host.read(detail, sample)
     }
 

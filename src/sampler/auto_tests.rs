@@ -14,7 +14,7 @@ const HOST_LEVEL: MemoryLevel = MemoryLevel {
 };
 
 fn read(laid_out: &LaidOut) -> (Sample, String) {
-    let (mut source, mut sample) = (Auto::new(laid_out.machine()), Sample::default());
+    let (mut source, mut sample) = (Auto::new(laid_out.machine(), true), Sample::default());
     source.read(Detail::Full, &mut sample).unwrap();
     (sample, source.name())
 }
@@ -75,7 +75,7 @@ fn throttling_is_a_limit() {
 #[test]
 fn what_binds_may_change_while_running() {
     let laid_out = limited("1125899906842624");
-    let (mut source, mut sample) = (Auto::new(laid_out.machine()), Sample::default());
+    let (mut source, mut sample) = (Auto::new(laid_out.machine(), true), Sample::default());
     let mut levels = |detail| {
         sample.clear();
         source.read(detail, &mut sample).unwrap();
@@ -86,4 +86,27 @@ fn what_binds_may_change_while_running() {
     assert_eq!((levels(Detail::Full), levels(Detail::Quick)), (1, 1));
     laid_out.write(&format!("{OWN}/memory.max"), "max");
     assert_eq!((levels(Detail::Full), levels(Detail::Quick)), (1, 1));
+}
+
+#[test]
+fn in_a_container_a_limit_that_is_missing_is_said_once() {
+    let warnings = |laid_out: &LaidOut, advises| {
+        let mut source = Auto::new(laid_out.machine(), advises);
+        let mut all = Vec::new();
+        for limit in ["1073741824", "max", "1125899906842624", "max"] {
+            laid_out.write(&format!("{OWN}/memory.max"), limit);
+            let mut sample = Sample::default();
+            source.read(Detail::Full, &mut sample).unwrap();
+            all.push(sample.warnings.len());
+            if let Some(warning) = sample.warnings.first() {
+                assert!(warning.contains("MEMORY_GUARD_MEMORY_LIMIT"), "{warning}");
+            }
+        }
+        all
+    };
+    let container = limited("max");
+    container.write("proc/1/environ", "container=lxc\0");
+    assert_eq!(warnings(&container, true), [0, 1, 0, 0]);
+    // A limit of one's own was given.
+    assert_eq!(warnings(&container, false), [0, 0, 0, 0]);
 }

@@ -9,6 +9,7 @@
 mod auto;
 #[cfg(target_os = "linux")]
 mod cgroup;
+#[cfg(target_os = "linux")]
 mod container;
 #[cfg(target_os = "linux")]
 mod discovery;
@@ -33,7 +34,6 @@ mod working_set;
 
 use std::io;
 
-pub(crate) use container::in_container;
 #[cfg(target_os = "linux")]
 pub(crate) use faults::touched_bytes;
 pub use manual::ManualSource;
@@ -89,6 +89,8 @@ pub struct Sample {
     pub(crate) stall_percent: f64,
     /// The limit moves by itself, so that a change is no news.
     pub(crate) limit_drifts: bool,
+    /// What is to be said, once.
+    warnings: Vec<String>,
 }
 
 impl Sample {
@@ -121,6 +123,7 @@ impl Sample {
         self.process_bytes = None;
         self.stall_percent = 0.0;
         self.limit_drifts = false;
+        self.warnings.clear();
     }
 }
 
@@ -191,7 +194,9 @@ pub(crate) fn open(config: &Config) -> Box<dyn MemorySource> {
         (Source::Host, _) => Box::new(process::ProcessMemory::new(here, true)),
         (_, Some(path)) => Box::new(cgroup::CgroupMemory::at(here, path)),
         (Source::Cgroup, None) => Box::new(cgroup::CgroupMemory::discover(here)),
-        (Source::Auto, None) => Box::new(auto::Auto::new(here)),
+        (Source::Auto, None) => {
+            Box::new(auto::Auto::new(here, config.memory_limit_bytes.is_none()))
+        }
     }
 }
 

@@ -263,11 +263,13 @@ impl Sampler {
         for subscriber in subscribers.iter() {
             act |= subscriber.on_sample(read.as_ref().map(|()| &*sample), detail, now);
         }
-        if !act {
+        let warnings = std::mem::take(&mut sample.warnings);
+        if !act && warnings.is_empty() {
             return DOZE;
         }
         let subscribers = Arc::clone(subscribers);
         drop(reader);
+        crate::logs::warnings(&warnings);
         let full = detail == Detail::Full;
         let due = subscribers
             .iter()
