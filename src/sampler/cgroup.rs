@@ -25,6 +25,7 @@ pub(super) struct CgroupMemory {
     machine: Machine,
     /// A directory one gave; else it is discovered, anew after each failure.
     given: Option<PathBuf>,
+    said_elsewhere: bool,
     levels: Vec<Level>,
     kernel: working_set::Kernel,
     stall_percent: f64,
@@ -36,6 +37,7 @@ impl CgroupMemory {
         Self {
             machine,
             given: None,
+            said_elsewhere: false,
             levels: Vec::new(),
             kernel: working_set::Kernel::default(),
             stall_percent: 0.0,
@@ -58,13 +60,13 @@ impl CgroupMemory {
             },
             None => discover(&self.machine)?,
         };
-        let Some(version) = Version::of(&location.directory) else {
+        let Some((directory, version)) = location.nearest() else {
             let usage = location.directory.join(Version::V2.usage());
             let message = format!("{}: no memory control group here", usage.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         };
-        let mut levels = vec![Level::open(&location.directory, version)?];
-        for above in location.directory.ancestors().skip(1).take(MOST_LEVELS) {
+        let mut levels = vec![Level::open(directory, version)?];
+        for above in directory.ancestors().skip(1).take(MOST_LEVELS) {
             // The root of version 2 has neither usage nor limit.
             if !above.starts_with(&location.top) || !above.join(version.limit()).exists() {
                 break;
@@ -76,6 +78,21 @@ impl CgroupMemory {
             }
         }
         Ok(levels)
+    }
+
+    /// Says, once, that the directory one gave has no memory files.
+    fn elsewhere(&mut self) -> Option<String> {
+        let (given, found) = (self.given.as_ref()?, &self.levels.first()?.path);
+        let is_news = given != found && !std::mem::replace(&mut self.said_elsewhere, true);
+        is_news.then(|| {
+            format!(
+                "{} has no memory files, so the memory guard reads those of {}; a group is \
+                 threaded, or the one above does not enable the memory controller for it; \
+                 MEMORY_GUARD_CGROUP_PATH should name a group that has a memory.current",
+                given.display(),
+                found.display()
+            )
+        })
     }
 
     fn read_levels(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
@@ -97,6 +114,7 @@ impl MemorySource for CgroupMemory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         if self.levels.is_empty() {
             self.levels = self.open()?;
+            sample.warnings.extend(self.elsewhere());
             self.kernel = working_set::Kernel::of_this_machine();
             // New levels know no limits yet.
             return self.read(Detail::Full, sample);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use procfs::process::MountInfos;
 use procfs::{FromBufRead, ProcessCGroups};
 
+use super::level::Version;
 use super::machine::Machine;
 
 /// A control group's directory, and the one above which nothing is looked at.
@@ -13,6 +14,19 @@ use super::machine::Machine;
 pub(super) struct Location {
     pub(super) directory: PathBuf,
     pub(super) top: PathBuf,
+}
+
+impl Location {
+    /// The directory, or the next above, that has memory's files: a group that is threaded
+    /// or for which the one above does not enable the controller is counted there.
+    pub(super) fn nearest(&self) -> Option<(&Path, Version)> {
+        if !self.directory.is_dir() {
+            return None;
+        }
+        let upwards = self.directory.ancestors();
+        let mut within = upwards.take_while(|above| above.starts_with(&self.top));
+        within.find_map(|directory| Some((directory, Version::of(directory)?)))
+    }
 }
 
 /// The process's own memory control group.
@@ -142,3 +156,7 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+#[path = "discovery_tests.rs"]
+mod machines;
