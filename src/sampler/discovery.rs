@@ -1,13 +1,18 @@
 //! Where the process's memory control group is.
+//!
+//! Names do not always tell: a mount may be covered by another, a container may see its
+//! host's paths, a namespace hides the names above its root. So every reading is tried,
+//! and a group counts that has memory's files; of several, the one that holds this process.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use procfs::process::MountInfos;
-use procfs::{FromBufRead, ProcessCGroups};
-
 use super::level::Version;
 use super::machine::Machine;
+use super::mounts::{Mount, below, group, mounts};
+
+/// Most groups looked at to find one whose name is hidden.
+const MOST_GROUPS: usize = 10_000;
 
 /// A control group's directory, and the one above which nothing is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,136 +32,113 @@ impl Location {
         let mut within = upwards.take_while(|above| above.starts_with(&self.top));
         within.find_map(|directory| Some((directory, Version::of(directory)?)))
     }
+
+    fn has_files(&self, version: Version) -> bool {
+        self.nearest().is_some_and(|(_, found)| found == version)
+    }
 }
 
 /// The process's own memory control group.
 pub(super) fn discover(machine: &Machine) -> io::Result<Location> {
     let cgroups = machine.read("/proc/self/cgroup")?;
-    let mounts = machine.read("/proc/self/mountinfo")?;
-    let parse = io::Error::other::<procfs::ProcError>;
-    let cgroups = ProcessCGroups::from_buf_read(&cgroups[..]).map_err(parse)?;
-    let mounts = MountInfos::from_buf_read(&mounts[..]).map_err(parse)?;
-    let found = locate(&cgroups, &mounts).map(|Location { directory, top }| Location {
-        directory: machine.path(directory),
-        top: machine.path(top),
+    let mounts = mounts(&machine.read("/proc/self/mountinfo")?);
+    // A memory controller of version 1 decides where there is one: in a hybrid
+    // the hierarchy of version 2 beside it accounts for no memory.
+    let found = [Version::V1, Version::V2].into_iter().find_map(|version| {
+        let group = group(&cgroups, version)?;
+        let of_version = mounts.iter().filter(|mount| mount.version == version);
+        let mut readings: Vec<_> = of_version
+            .flat_map(|mount| readings(machine, mount, &group))
+            .filter(|reading| reading.location.has_files(version))
+            .collect();
+        readings.sort_by_key(|reading| reading.likely);
+        let holds = |reading: &Reading| holds_this_process(&reading.location.directory);
+        let best = readings.iter().position(holds);
+        let best = best.or(readings
+            .iter()
+            .position(|reading| reading.likely < Likely::No))?;
+        Some(readings.swap_remove(best).location)
     });
     found.ok_or_else(|| {
-        let message = "/proc/self/cgroup: no memory controller is mounted";
+        let message = "/proc/self/cgroup and mountinfo lead to no memory control group";
         io::Error::new(io::ErrorKind::NotFound, message)
     })
 }
 
-/// A memory controller of version 1 decides where there is one: in a hybrid
-/// the hierarchy of version 2 beside it accounts for no memory.
-pub(super) fn locate(cgroups: &ProcessCGroups, mounts: &MountInfos) -> Option<Location> {
-    let memory = |names: &[String]| names.iter().any(|name| name == "memory");
-    let v1 = cgroups
-        .0
-        .iter()
-        .find(|group| memory(&group.controllers))
-        .and_then(|group| {
-            let mount = mounts.iter().find(|mount| {
-                mount.fs_type == "cgroup" && mount.super_options.contains_key("memory")
-            })?;
-            Some((group, mount))
-        });
-    let v2 = || {
-        let group = cgroups.0.iter().find(|group| group.hierarchy == 0)?;
-        let mount = mounts.iter().find(|mount| mount.fs_type == "cgroup2")?;
-        Some((group, mount))
-    };
-    let (group, mount) = v1.or_else(v2)?;
-    // The mount shows the hierarchy from `root` on. Where the group is not
-    // below it (a container that sees the host's paths, or a namespace's
-    // "/.."), the mount point itself is the container's group.
-    let below = Path::new(&group.pathname)
-        .strip_prefix(&mount.root)
-        .ok()
-        .filter(|path| !path.components().any(|part| part.as_os_str() == ".."));
-    let directory = match below {
-        Some(path) if path.as_os_str().is_empty() => mount.mount_point.clone(),
-        Some(path) => mount.mount_point.join(path),
-        None => mount.mount_point.clone(),
-    };
-    Some(Location {
-        directory,
-        top: mount.mount_point.clone(),
-    })
+/// Where the group may be.
+struct Reading {
+    location: Location,
+    likely: Likely,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Likely {
+    /// The names say so.
+    Named,
+    /// No name fits: a container that sees its host's paths, or a group moved out of the
+    /// namespace's root. The mount point is as near as one gets.
+    Nameless,
+    /// Only if it holds this process: the names say otherwise.
+    No,
+}
 
-    fn located(cgroup: &str, mountinfo: &str) -> Option<(String, String)> {
-        let cgroups = ProcessCGroups::from_buf_read(cgroup.as_bytes()).unwrap();
-        let mounts = MountInfos::from_buf_read(mountinfo.as_bytes()).unwrap();
-        let location = locate(&cgroups, &mounts)?;
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        Some((text(&location.directory), text(&location.top)))
+fn readings(machine: &Machine, mount: &Mount, group: &Path) -> Vec<Reading> {
+    let top = machine.path(&mount.point);
+    let below = below(group, &mount.root);
+    let named = match &below {
+        Some(below) if below.hidden > 0 => find_hidden(&top, below.hidden, below.rest),
+        below => below.as_ref().map(|below| top.join(below.rest)),
+    };
+    let at_the_point = match below {
+        Some(below) if below.hidden == 0 => Likely::No,
+        _ => Likely::Nameless,
+    };
+    let directories = named.map(|named| (named, Likely::Named));
+    let directories = directories.into_iter().chain([(top.clone(), at_the_point)]);
+    let readings = directories.map(|(directory, likely)| {
+        let location = Location {
+            // Without the slash that joining nothing leaves.
+            directory: directory.components().collect(),
+            top: top.clone(),
+        };
+        Reading { location, likely }
+    });
+    readings.collect()
+}
+
+/// The group that holds this process, `depth` unknown names below `top` and then at `rest`.
+fn find_hidden(top: &Path, depth: usize, rest: &Path) -> Option<PathBuf> {
+    let mut left = MOST_GROUPS;
+    let mut to_see = vec![(top.to_path_buf(), depth)];
+    while let Some((directory, depth)) = to_see.pop() {
+        if depth == 0 {
+            let group = directory.join(rest);
+            if holds_this_process(&group) {
+                return Some(group);
+            }
+            continue;
+        }
+        let entries = std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        for group in groups {
+            left = left.checked_sub(1)?;
+            to_see.push((group.path(), depth - 1));
+        }
     }
+    None
+}
 
-    fn at(directory: &str, top: &str) -> Option<(String, String)> {
-        Some((directory.into(), top.into()))
-    }
-
-    const V2_MOUNT: &str = "40 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-
-    #[test]
-    fn a_group_of_version_2_is_found_below_its_mount() {
-        assert_eq!(
-            located("0::/system.slice/app.service\n", V2_MOUNT),
-            at("/sys/fs/cgroup/system.slice/app.service", "/sys/fs/cgroup")
-        );
-        // In a container with a namespace of its own the group is the root.
-        assert_eq!(
-            located("0::/\n", V2_MOUNT),
-            at("/sys/fs/cgroup", "/sys/fs/cgroup")
-        );
-        // Moved out of the namespace's root: only the mount point can be seen.
-        assert_eq!(
-            located("0::/../other\n", V2_MOUNT),
-            at("/sys/fs/cgroup", "/sys/fs/cgroup")
-        );
-    }
-
-    #[test]
-    fn in_a_hybrid_the_controller_of_version_1_decides() {
-        let mounts = "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-                      41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(
-            located("4:memory:/jobs/7\n0::/\n", mounts),
-            at("/sys/fs/cgroup/memory/jobs/7", "/sys/fs/cgroup/memory")
-        );
-    }
-
-    #[test]
-    fn a_container_that_sees_the_paths_of_its_host_is_found_at_the_mount_point() {
-        let mounts = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
-        let memory = "/sys/fs/cgroup/memory";
-        assert_eq!(
-            located("4:memory:/docker/abc\n", mounts),
-            at(memory, memory)
-        );
-        assert_eq!(
-            located("4:memory:/docker/abc/inner\n", mounts),
-            at("/sys/fs/cgroup/memory/inner", memory)
-        );
-        assert_eq!(located("4:memory:/elsewhere\n", mounts), at(memory, memory));
-    }
-
-    #[test]
-    fn a_machine_without_a_memory_controller_has_none() {
-        assert_eq!(
-            located(
-                "3:cpu:/\n",
-                "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
-            ),
-            None
-        );
-    }
+/// By the first list that can be read: of a threaded group that is the threads'.
+fn holds_this_process(group: &Path) -> bool {
+    let read = |name| std::fs::read_to_string(group.join(name)).ok();
+    let list = read("cgroup.procs").or_else(|| read("cgroup.threads"));
+    let own = std::process::id().to_string();
+    list.is_some_and(|list| list.lines().any(|process| process == own))
 }
 
 #[cfg(test)]
 #[path = "discovery_tests.rs"]
-mod machines;
+mod tests;

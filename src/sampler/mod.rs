@@ -23,6 +23,8 @@ mod level;
 mod machine;
 mod manual;
 #[cfg(target_os = "linux")]
+mod mounts;
+#[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
 mod psi;
