@@ -123,7 +123,7 @@ impl Guard {
 
     /// What memory is measured by, such as `cgroup v2 at /sys/fs/cgroup`.
     pub fn source(&self) -> String {
-        self.controller.sampler.source_name()
+        self.controller.source_name()
     }
 
     /// The policy that decides, such as `ladder`.

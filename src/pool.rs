@@ -1,15 +1,14 @@
 //! What the guards of a process share.
 //!
-//! Guards that watch the same source have one sampler, and guards that hold
-//! back the same process have one ledger, so that no two of them promise the
-//! same memory, and one board on which each says what it knows of its requests.
+//! Guards that hold back the same process have one ledger, so that no two of them
+//! promise the same memory; one sampler, so that all learn at once what has become free;
+//! and one board on which each says what it knows of its requests.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use crate::config::{Config, Source};
+use crate::config::Config;
 use crate::estimate::Portion;
 use crate::limiter::Limiter;
 use crate::running::brake::Brake;
@@ -18,6 +17,8 @@ use crate::sampler::{self, MemorySource, Sampler};
 /// What a guard finds when it joins.
 pub(crate) struct Shared {
     pub(crate) sampler: Arc<Sampler>,
+    /// Its place among what the sampler reads.
+    pub(crate) source: usize,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) board: Arc<Board>,
     pub(crate) brake: &'static Brake,
@@ -43,8 +44,9 @@ impl Board {
     }
 }
 
-/// A ledger, and its board.
+/// A ledger, its sampler and its board.
 struct Holdings {
+    sampler: Arc<Sampler>,
     limiter: Arc<Limiter>,
     board: Arc<Board>,
     /// Lives as long as the guards that use it.
@@ -52,8 +54,9 @@ struct Holdings {
 }
 
 impl Holdings {
-    fn new() -> Arc<Self> {
+    fn new(sampler: Arc<Sampler>) -> Arc<Self> {
         Arc::new(Self {
+            sampler,
             limiter: Arc::new(Limiter::new()),
             board: Arc::default(),
             brake: Box::leak(Box::default()),
@@ -61,39 +64,33 @@ impl Holdings {
     }
 }
 
-type Registry<K, T> = LazyLock<Mutex<HashMap<K, Arc<T>>>>;
-
-/// By what is sampled.
-static SAMPLERS: Registry<(Source, Option<PathBuf>), Sampler> = LazyLock::new(Mutex::default);
-/// By whose memory it is: a directory one gave, or this process's.
-static HOLDINGS: Registry<Option<PathBuf>, Holdings> = LazyLock::new(Mutex::default);
+/// By whose memory it is: of a group one gave, or this process's.
+static HOLDINGS: LazyLock<Mutex<HashMap<Option<PathBuf>, Arc<Holdings>>>> =
+    LazyLock::new(Mutex::default);
 
 /// What is there for `config`; all new for a source of the user's.
 pub(crate) fn join(config: &Config, source: Option<Box<dyn MemorySource>>) -> Shared {
-    let (sampler, holdings) = match source {
-        Some(source) => (Sampler::new(source), Holdings::new()),
+    let (holdings, source) = match source {
+        Some(source) => (Holdings::new(Sampler::of(source)), 0),
         None => {
-            let path = config.cgroup_path.clone();
-            let sampler = shared(&SAMPLERS, (config.source, path.clone()), || {
-                Sampler::new(sampler::open(config))
-            });
-            (sampler, shared(&HOLDINGS, path, Holdings::new))
+            let of_the_system = || Holdings::new(Sampler::of_the_system());
+            let holdings = {
+                let group = sampler::foreign_group(config);
+                let mut all = lock(&HOLDINGS);
+                Arc::clone(all.entry(group).or_insert_with(of_the_system))
+            };
+            let name = (config.source, config.cgroup_path.clone());
+            let place = holdings.sampler.watch(name, || sampler::open(config));
+            (holdings, place)
         }
     };
     Shared {
-        sampler,
+        sampler: Arc::clone(&holdings.sampler),
+        source,
         limiter: Arc::clone(&holdings.limiter),
         board: Arc::clone(&holdings.board),
         brake: holdings.brake,
     }
-}
-
-fn shared<K: Eq + Hash, T>(
-    registry: &Registry<K, T>,
-    key: K,
-    make: impl FnOnce() -> Arc<T>,
-) -> Arc<T> {
-    Arc::clone(lock(registry).entry(key).or_insert_with(make))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,7 +11,7 @@ use support::events::Events;
 use support::{MIB, poll_once};
 use tempfile::TempDir;
 use tower_memory_guard::{
-    Class, Guard, MemoryGuardBuilder, MemoryGuardLayer, Policy, Priority, Reason, Tier,
+    Class, Guard, MemoryGuardBuilder, MemoryGuardLayer, Policy, Priority, Reason, Source, Tier,
 };
 
 const BOUND: u64 = 1000 * MIB;
@@ -157,4 +157,37 @@ async fn what_requests_have_on_swap_must_come_back() {
     };
     assert_eq!(room_with(0), (true, true));
     assert_eq!(room_with(500 * MIB), (false, true));
+}
+
+#[test]
+fn guards_on_one_ledger_are_sampled_together_whatever_they_measure() {
+    let seldom = std::time::Duration::from_secs(3600);
+    let guard = |source| {
+        let builder = MemoryGuardLayer::builder().source(source);
+        let builder = builder.check_interval(seldom).memory_limit_bytes(1 << 40);
+        builder.build().unwrap().guard().clone()
+    };
+    let (first, second) = (guard(Source::Process), guard(Source::Host));
+    let before = first.stats().memory_sys_mb;
+    let held = vec![1_u8; 64 << 20];
+    // Else what it gives back would be free for the first before the first has looked.
+    second.sample_now();
+    assert!(first.stats().memory_sys_mb > before + 60.0);
+    drop(held);
+    assert_ne!(first.source(), second.source());
+}
+
+#[test]
+fn a_path_that_leads_to_the_own_group_is_no_other_group() {
+    let found = MemoryGuardLayer::builder().source(Source::Cgroup).build();
+    let found = found.unwrap().guard().clone();
+    let source = found.source();
+    let Some((_, path)) = source.split_once(" at ") else {
+        return; // No control groups here.
+    };
+    let spelt_otherwise = format!("{path}/../{}/.", path.rsplit('/').next().unwrap());
+    let given = MemoryGuardLayer::builder().cgroup_path(spelt_otherwise);
+    let given = given.build().unwrap().guard().clone();
+    let _permit = found.try_acquire(MIB).unwrap();
+    assert_eq!(given.stats().reserved_mb, 1.0);
 }

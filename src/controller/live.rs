@@ -208,7 +208,7 @@ impl Controller {
         self.bounds
             .set_order(millis(config.wait_timeout), newest_first_ms);
         if config.enabled && self.live.begins_to_be_sampled() {
-            self.sampler.subscribe(self);
+            self.sampler.subscribe(self, self.source);
         } else if config.enabled {
             self.sampler.sample_now();
         }

@@ -70,6 +70,8 @@ pub(crate) struct Controller {
     /// What polls had added when the last sample was begun.
     grown_before: AtomicI64,
     pub(crate) sampler: Arc<Sampler>,
+    /// Its place among those that the sampler reads.
+    source: usize,
     pub(crate) live: Live,
     pub(crate) name: Option<String>,
     pub(crate) counters: Counters,
@@ -192,6 +194,7 @@ impl Controller {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
         let pool::Shared {
             sampler,
+            source,
             limiter,
             board,
             brake,
@@ -216,6 +219,7 @@ impl Controller {
             brake,
             grown_before: AtomicI64::new(0),
             sampler,
+            source,
             counters: Counters::default(),
             closed: AtomicBool::new(false),
             deliveries: Deliveries::default(),
@@ -285,7 +289,7 @@ impl Controller {
     }
 
     fn log_settings(&self, what: &str) {
-        let source = self.sampler.source_name();
+        let source = self.source_name();
         let (policy, stats) = (self.policy_name(), self.stats());
         let problem = self.keeper.as_ref().and_then(Keeper::problem);
         logs::settings(what, &self.config(), &source, policy, &stats, problem);

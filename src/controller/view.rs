@@ -8,6 +8,11 @@ use super::{Control, Controller};
 use crate::limiter::MAX_KIB;
 
 impl Controller {
+    /// What is watched.
+    pub(crate) fn source_name(&self) -> String {
+        self.sampler.source_name(self.source)
+    }
+
     /// Where memory ends; `u64::MAX` while no limit is known.
     pub(crate) fn limit_bytes(&self) -> u64 {
         self.limit_bytes.load(Ordering::Relaxed)

@@ -145,7 +145,7 @@ impl<'a> Snapshot<'a> {
             at_unix_ms: since.map_or(0, |since| since.as_millis() as u64),
             mode,
             policy: controller.policy_name(),
-            source: controller.sampler.source_name(),
+            source: controller.source_name(),
             accounted: controller.is_accounted(),
             closed: controller.is_closed(),
             ready: controller.unready(LATCHED_AFTER).is_none(),

@@ -35,6 +35,9 @@ mod unseen;
 mod working_set;
 
 use std::io;
+#[cfg(target_os = "linux")]
+use std::path::Path;
+use std::path::PathBuf;
 
 #[cfg(target_os = "linux")]
 pub(crate) use faults::touched_bytes;
@@ -200,6 +203,27 @@ pub(crate) fn open(config: &Config) -> Box<dyn MemorySource> {
             Box::new(auto::Auto::new(here, config.memory_limit_bytes.is_none()))
         }
     }
+}
+
+/// The group one gave, unless it is the process's own: whose memory is measured.
+#[cfg(target_os = "linux")]
+pub(crate) fn foreign_group(config: &Config) -> Option<PathBuf> {
+    use crate::config::Source;
+    let given = match config.source {
+        Source::Process | Source::Host => None,
+        _ => config.cgroup_path.as_deref(),
+    };
+    // Spelt in one way, if it is there.
+    let path = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
+    let given = path(given?);
+    let own = discovery::discover(&machine::Machine::here());
+    let is_own = own.is_ok_and(|own| path(&own.directory) == given);
+    (!is_own).then_some(given)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn foreign_group(config: &Config) -> Option<PathBuf> {
+    config.cgroup_path.clone()
 }
 
 /// No source: the guard counts and queues.

@@ -1,7 +1,9 @@
-//! The sampler: one reader, a thread, and whoever wants to know.
+//! The sampler: one reader of one or more sources, a thread, and whoever wants to know.
 
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::Thread;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Detail, MemorySource, Sample};
+use crate::config::Source;
 
 /// Told of every sample.
 pub(crate) trait Subscriber: Send + Sync {
@@ -37,7 +40,11 @@ pub(crate) trait Subscriber: Send + Sync {
     fn leaves(&self) -> bool;
 }
 
-/// Samples one source for all who subscribed.
+/// What is measured, for guards that share it.
+pub(crate) type Named = (Source, Option<PathBuf>);
+
+/// Samples for all guards on one ledger. Each goes by the source it asked for, but all are
+/// sampled together: what one's sample shows to be free is free for the others too.
 pub(crate) struct Sampler {
     reader: Mutex<Reader>,
     started: Instant,
@@ -55,12 +62,46 @@ pub(crate) struct Sampler {
 }
 
 struct Reader {
-    source: Box<dyn MemorySource>,
-    sample: Sample,
+    sources: Vec<Watched>,
     /// Quick samples since the last full one.
     refreshes: u32,
     /// Replaced as a whole, so that they can be called under no lock.
-    subscribers: Arc<[&'static dyn Subscriber]>,
+    subscribers: Arc<[Subscribed]>,
+}
+
+#[derive(Clone, Copy)]
+struct Subscribed {
+    /// Its place among the sources.
+    source: usize,
+    subscriber: &'static dyn Subscriber,
+}
+
+/// A source, and what it said last.
+struct Watched {
+    /// `None`: the user's own.
+    name: Option<Named>,
+    source: Box<dyn MemorySource>,
+    sample: Sample,
+    read: io::Result<()>,
+}
+
+impl Watched {
+    fn new(name: Option<Named>, source: Box<dyn MemorySource>) -> Self {
+        Self {
+            name,
+            source,
+            sample: Sample::default(),
+            read: Ok(()),
+        }
+    }
+
+    fn read(&mut self, detail: Detail) {
+        let Self { source, sample, .. } = self;
+        sample.clear();
+        // A source may be the user's: a panic of its must not take the thread.
+        let read = catch_unwind(AssertUnwindSafe(|| source.read(detail, sample)));
+        self.read = read.unwrap_or_else(|_| Err(io::Error::other("the memory source panicked")));
+    }
 }
 
 /// A point in time, as sixteenths of a millisecond since the sampler began; they begin
@@ -99,12 +140,21 @@ impl fmt::Debug for Sampler {
 }
 
 impl Sampler {
-    pub(crate) fn new(source: Box<dyn MemorySource>) -> Arc<Self> {
+    /// Of a source that one gave.
+    pub(crate) fn of(source: Box<dyn MemorySource>) -> Arc<Self> {
         let background = source.in_background();
+        Self::new(vec![Watched::new(None, source)], background)
+    }
+
+    /// Of no source yet: see [`watch`](Self::watch).
+    pub(crate) fn of_the_system() -> Arc<Self> {
+        Self::new(Vec::new(), true)
+    }
+
+    fn new(sources: Vec<Watched>, background: bool) -> Arc<Self> {
         Arc::new(Self {
             reader: Mutex::new(Reader {
-                source,
-                sample: Sample::default(),
+                sources,
                 refreshes: 0,
                 subscribers: Arc::from([]),
             }),
@@ -118,15 +168,23 @@ impl Sampler {
         })
     }
 
-    /// Adds a subscriber, gives it a first sample and sees to it that the thread runs.
-    pub(crate) fn subscribe(self: &Arc<Self>, subscriber: &'static dyn Subscriber) {
+    /// Watches a source; one of this name only once. Says its place.
+    pub(crate) fn watch(&self, name: Named, open: impl FnOnce() -> Box<dyn MemorySource>) -> usize {
+        let sources = &mut self.reader().sources;
+        let named = |watched: &Watched| watched.name.as_ref() == Some(&name);
+        sources.iter().position(named).unwrap_or_else(|| {
+            sources.push(Watched::new(Some(name), open()));
+            sources.len() - 1
+        })
+    }
+
+    /// Adds a subscriber to the source at this place, gives it a first sample and sees to
+    /// it that the thread runs.
+    pub(crate) fn subscribe(self: &Arc<Self>, subscriber: &'static dyn Subscriber, source: usize) {
         let mut reader = self.reader();
-        reader.subscribers = reader
-            .subscribers
-            .iter()
-            .copied()
-            .chain([subscriber])
-            .collect();
+        let subscribers = reader.subscribers.iter().copied();
+        let joins = Subscribed { source, subscriber };
+        reader.subscribers = subscribers.chain([joins]).collect();
         drop(reader);
         self.sample_now();
         self.run();
@@ -153,10 +211,10 @@ impl Sampler {
         self.background
     }
 
-    /// What is watched.
-    pub(crate) fn source_name(&self) -> String {
+    /// What the source at this place watches.
+    pub(crate) fn source_name(&self, source: usize) -> String {
         let reader = self.reader();
-        reader.source.name()
+        reader.sources[source].source.name()
     }
 
     /// A full sample, waiting for one that is under way. Says when the next is due.
@@ -246,24 +304,27 @@ impl Sampler {
         now: Duration,
     ) -> Duration {
         let Reader {
-            source,
-            sample,
+            sources,
             subscribers,
             ..
         } = &mut *reader;
-        sample.clear();
-        for subscriber in subscribers.iter() {
-            subscriber.before_sample(detail, now);
+        for one in subscribers.iter() {
+            one.subscriber.before_sample(detail, now);
         }
-        // A source may be the user's: a panic of its must not take the thread.
-        let read =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| source.read(detail, sample)))
-                .unwrap_or_else(|_| Err(io::Error::other("the memory source panicked")));
+        for (place, watched) in sources.iter_mut().enumerate() {
+            // All that wanted it may be gone.
+            if subscribers.iter().any(|one| one.source == place) {
+                watched.read(detail);
+            }
+        }
         let mut act = detail == Detail::Full;
-        for subscriber in subscribers.iter() {
-            act |= subscriber.on_sample(read.as_ref().map(|()| &*sample), detail, now);
+        for one in subscribers.iter() {
+            let Watched { read, sample, .. } = &sources[one.source];
+            let sample = read.as_ref().map(|()| sample);
+            act |= one.subscriber.on_sample(sample, detail, now);
         }
-        let warnings = std::mem::take(&mut sample.warnings);
+        let warnings = sources.iter_mut().map(|one| &mut one.sample.warnings);
+        let warnings: Vec<_> = warnings.flat_map(std::mem::take).collect();
         if !act && warnings.is_empty() {
             return DOZE;
         }
@@ -273,7 +334,7 @@ impl Sampler {
         let full = detail == Detail::Full;
         let due = subscribers
             .iter()
-            .map(|subscriber| subscriber.after_sample(full, now));
+            .map(|one| one.subscriber.after_sample(full, now));
         due.min().unwrap_or(DOZE)
     }
 
@@ -304,7 +365,7 @@ impl Sampler {
             let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
             let mut reader = self.reader();
             let subscribers = reader.subscribers.iter().copied();
-            let staying: Vec<_> = subscribers.filter(|one| !one.leaves()).collect();
+            let staying: Vec<_> = subscribers.filter(|one| !one.subscriber.leaves()).collect();
             if staying.len() < reader.subscribers.len() {
                 reader.subscribers = staying.into();
             }
@@ -317,9 +378,9 @@ impl Sampler {
             drop((reader, thread));
             // Only an idle thread is kicked: otherwise requests that come one by
             // one would each cause a sample.
-            if pause > DOZE && subscribers.iter().all(|one| one.was_idle()) {
+            if pause > DOZE && subscribers.iter().all(|one| one.subscriber.was_idle()) {
                 self.dozing.store(true, Ordering::SeqCst);
-                if subscribers.iter().any(|one| one.has_work()) {
+                if subscribers.iter().any(|one| one.subscriber.has_work()) {
                     // It came before the flag: look again.
                     self.dozing.store(false, Ordering::SeqCst);
                     continue;
