@@ -4,8 +4,10 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use support::events::Events;
 use support::{MIB, poll_once};
@@ -161,7 +163,7 @@ async fn what_requests_have_on_swap_must_come_back() {
 
 #[test]
 fn guards_on_one_ledger_are_sampled_together_whatever_they_measure() {
-    let seldom = std::time::Duration::from_secs(3600);
+    let seldom = Duration::from_secs(3600);
     let guard = |source| {
         let builder = MemoryGuardLayer::builder().source(source);
         let builder = builder.check_interval(seldom).memory_limit_bytes(1 << 40);
@@ -190,4 +192,50 @@ fn a_path_that_leads_to_the_own_group_is_no_other_group() {
     let given = given.build().unwrap().guard().clone();
     let _permit = found.try_acquire(MIB).unwrap();
     assert_eq!(given.stats().reserved_mb, 1.0);
+}
+
+/// A child of this process's own group (version 1), where one can be made.
+fn real_group(limit: u64) -> Option<PathBuf> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut lines = groups.lines();
+    let own = lines.find_map(|line| line.split_once(":memory:"))?.1;
+    let name = format!("memory-guard-moved-{}", std::process::id());
+    let memory = Path::new("/sys/fs/cgroup/memory");
+    let group = memory.join(own.trim_start_matches('/')).join(name);
+    fs::create_dir(&group).ok()?;
+    fs::write(group.join("memory.limit_in_bytes"), limit.to_string()).ok()?;
+    Some(group)
+}
+
+const MOVES_TO: &str = "TEST_MOVES_TO";
+
+#[test]
+fn a_process_that_is_moved_goes_by_its_new_limit() {
+    if let Some(group) = std::env::var_os(MOVES_TO) {
+        return move_and_look(Path::new(&group));
+    }
+    let Some(group) = real_group(300 * MIB) else {
+        return;
+    };
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_that_is_moved_goes_by_its_new_limit"])
+        .env(MOVES_TO, &group)
+        .status();
+    fs::remove_dir(&group).unwrap();
+    assert!(status.unwrap().success());
+}
+
+fn move_and_look(group: &Path) {
+    let interval = Duration::from_millis(200);
+    let builder = MemoryGuardLayer::builder().source(Source::Cgroup);
+    let layer = builder.check_interval(interval).build().unwrap();
+    let limit = || layer.guard().stats().memory_limit_mb;
+    assert_ne!(limit(), Some(300.0));
+    let process = std::process::id().to_string();
+    fs::write(group.join("cgroup.procs"), process).unwrap();
+    let moved = Instant::now();
+    while limit() != Some(300.0) {
+        assert!(moved.elapsed() < Duration::from_secs(5), "{:?}", limit());
+        std::thread::sleep(interval);
+    }
 }

@@ -9,12 +9,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::discovery::{Location, discover};
+use super::discovery::{Location, MEMBERSHIP, discover};
 use super::level::{Level, Version};
 use super::machine::Machine;
 use super::process::resident_bytes;
 use super::{Detail, MemorySource, Sample, working_set};
+
+/// How often it is asked whether the process has been moved.
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 /// Levels looked at above the own group: deeper trees do not exist in practice.
 const MOST_LEVELS: usize = 32;
@@ -25,6 +29,9 @@ pub(super) struct CgroupMemory {
     machine: Machine,
     /// A directory one gave; else it is discovered, anew after each failure.
     given: Option<PathBuf>,
+    /// Which groups the process was in when its own was discovered.
+    membership: Vec<u8>,
+    pub(super) looked_at: Option<Instant>,
     said_elsewhere: bool,
     levels: Vec<Level>,
     kernel: working_set::Kernel,
@@ -37,6 +44,8 @@ impl CgroupMemory {
         Self {
             machine,
             given: None,
+            membership: Vec::new(),
+            looked_at: None,
             said_elsewhere: false,
             levels: Vec::new(),
             kernel: working_set::Kernel::default(),
@@ -80,6 +89,22 @@ impl CgroupMemory {
         Ok(levels)
     }
 
+    /// The process has been moved to another group since its own was discovered. Looks now
+    /// and then: some ten microseconds.
+    fn has_moved(&mut self) -> bool {
+        let rested = |at: Instant| at.elapsed() >= LOOKS_EVERY;
+        if self.given.is_some() || !self.looked_at.is_none_or(rested) {
+            return false;
+        }
+        self.looked_at = Some(Instant::now());
+        let Ok(groups) = self.machine.read(MEMBERSHIP) else {
+            return false; // Nobody knows.
+        };
+        let moved = groups != self.membership;
+        self.membership = groups;
+        moved
+    }
+
     /// Says, once, that the directory one gave has no memory files.
     fn elsewhere(&mut self) -> Option<String> {
         let (given, found) = (self.given.as_ref()?, &self.levels.first()?.path);
@@ -112,6 +137,9 @@ impl CgroupMemory {
 
 impl MemorySource for CgroupMemory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
+        if detail == Detail::Full && self.has_moved() {
+            self.levels.clear();
+        }
         if self.levels.is_empty() {
             self.levels = self.open()?;
             sample.warnings.extend(self.elsewhere());

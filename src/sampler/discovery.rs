@@ -11,6 +11,8 @@ use super::level::Version;
 use super::machine::Machine;
 use super::mounts::{Mount, below, group, mounts};
 
+/// The groups that the process is in.
+pub(super) const MEMBERSHIP: &str = "/proc/self/cgroup";
 /// Most groups looked at to find one whose name is hidden.
 const MOST_GROUPS: usize = 10_000;
 
@@ -40,7 +42,7 @@ impl Location {
 
 /// The process's own memory control group.
 pub(super) fn discover(machine: &Machine) -> io::Result<Location> {
-    let cgroups = machine.read("/proc/self/cgroup")?;
+    let cgroups = machine.read(MEMBERSHIP)?;
     let mounts = mounts(&machine.read("/proc/self/mountinfo")?);
     // A memory controller of version 1 decides where there is one: in a hybrid
     // the hierarchy of version 2 beside it accounts for no memory.

@@ -256,3 +256,45 @@ fn a_machine_without_a_memory_controller_has_none() {
     let (error, _) = found(&laid_out);
     assert!(error.contains("/proc/self/mountinfo"), "{error}");
 }
+
+#[test]
+fn a_process_that_is_moved_is_followed() {
+    let laid_out = LaidOut::version_2("/one");
+    laid_out.group("sys/fs/cgroup/one", MIB, LIMIT);
+    laid_out.group("sys/fs/cgroup/two", 2 * MIB, "2147483648");
+    let mut source = CgroupMemory::discover(laid_out.machine());
+    let mut limit = || {
+        // It has rested long enough.
+        source.looked_at = None;
+        let mut sample = Sample::default();
+        source.read(Detail::Full, &mut sample)?;
+        Ok::<_, std::io::Error>(sample.levels[0].limit_bytes)
+    };
+    assert_eq!(limit().unwrap(), Some(1 << 30));
+    // The group it was in stays as it was.
+    laid_out.enter("/two");
+    assert_eq!(limit().unwrap(), Some(2 << 30));
+    // Where it is now nobody can tell: that is a failure, until it is known again.
+    laid_out.enter("/gone");
+    assert!(limit().is_err());
+    laid_out.enter("/one");
+    assert_eq!(limit().unwrap(), Some(1 << 30));
+    // What cannot be read for a moment is no move.
+    std::fs::remove_file(laid_out.path("proc/self/cgroup")).unwrap();
+    assert_eq!(limit().unwrap(), Some(1 << 30));
+}
+
+#[test]
+fn a_path_that_was_given_is_not_left() {
+    let laid_out = LaidOut::version_2("/one");
+    laid_out.group("sys/fs/cgroup/one", MIB, LIMIT);
+    laid_out.group("sys/fs/cgroup/two", MIB, "2147483648");
+    let given = laid_out.path("sys/fs/cgroup/one");
+    let mut source = CgroupMemory::at(laid_out.machine(), &given);
+    for group in ["/one", "/two"] {
+        laid_out.enter(group);
+        let mut sample = Sample::default();
+        source.read(Detail::Full, &mut sample).unwrap();
+        assert_eq!(sample.levels[0].limit_bytes, Some(1 << 30));
+    }
+}
