@@ -19,6 +19,8 @@ pub(super) struct ProcessMemory {
     against_host: bool,
     statm: Option<(u32, File)>,
     limit_bytes: Option<u64>,
+    /// It has been said that nobody tells what is available.
+    said_hidden: bool,
 }
 
 impl ProcessMemory {
@@ -28,7 +30,28 @@ impl ProcessMemory {
             against_host,
             statm: None,
             limit_bytes: None,
+            said_hidden: false,
         }
+    }
+
+    /// What may be had from the host. All there is where it does not tell what is
+    /// available: of what is free, files that were read would leave next to nothing.
+    fn host_bytes(&mut self, resident: u64, sample: &mut Sample) -> io::Result<u64> {
+        let hidden = match available_bytes(&self.machine) {
+            Ok(available) => return Ok(resident.saturating_add(available)),
+            Err(error) => error,
+        };
+        let Some(total_bytes) = self.machine.total_bytes() else {
+            return Err(hidden);
+        };
+        if !std::mem::replace(&mut self.said_hidden, true) {
+            sample.warnings.push(format!(
+                "{hidden}, so the memory guard goes by all physical memory and does not see what \
+                 others use; systemd's ProcSubset=pid hides that file; set a control group \
+                 limit or MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
+            ));
+        }
+        Ok(total_bytes)
     }
 
     fn resident_bytes(&mut self) -> io::Result<u64> {
@@ -49,7 +72,7 @@ impl MemorySource for ProcessMemory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
         let resident = self.resident_bytes()?;
         if self.against_host && (detail == Detail::Full || self.limit_bytes.is_none()) {
-            self.limit_bytes = Some(resident + available_bytes(&self.machine)?);
+            self.limit_bytes = Some(self.host_bytes(resident, sample)?);
         }
         sample.push(MemoryLevel::new(resident, self.limit_bytes));
         sample.set_process_bytes(resident);
@@ -73,6 +96,7 @@ pub(super) fn resident_bytes(machine: &Machine) -> io::Result<u64> {
 
 fn open_statm(machine: &Machine) -> io::Result<File> {
     File::open(machine.path(STATM))
+        .map_err(|error| io::Error::new(error.kind(), format!("{STATM}: {error}")))
 }
 
 fn resident_in(statm: &File) -> io::Result<u64> {
@@ -81,7 +105,7 @@ fn resident_in(statm: &File) -> io::Result<u64> {
     std::str::from_utf8(&buffer[..length])
         .ok()
         .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
-        .map(|pages| pages * procfs::page_size())
+        .map(|pages| pages.saturating_mul(procfs::page_size()))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{STATM}: malformed")))
 }
 
@@ -96,8 +120,14 @@ fn available_bytes(machine: &Machine) -> io::Result<u64> {
     };
     // Kernels before 3.14 do not say how much is available.
     let available = kib("MemAvailable:").or_else(|| kib("MemFree:"));
-    available.map(|kib| kib * 1024).ok_or_else(|| {
-        let message = format!("{MEMINFO}: expected a line MemAvailable or MemFree");
-        io::Error::new(io::ErrorKind::InvalidData, message)
-    })
+    available
+        .map(|kib| kib.saturating_mul(1024))
+        .ok_or_else(|| {
+            let message = format!("{MEMINFO}: expected a line MemAvailable or MemFree");
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })
 }
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;
