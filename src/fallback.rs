@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode};
 
 use crate::error::Rejected;
 use crate::permit::Permit;
-use crate::respond::Respond;
+use crate::respond::{Respond, answer};
 use crate::staged::{self, Stage};
 
 /// What it takes to answer a request that is turned away after it was passed on.
@@ -49,7 +49,7 @@ impl<R: Respond> Fallback<R> {
     }
 
     pub(crate) fn respond(&self, rejected: &Rejected) -> Response<Bytes> {
-        self.responder.respond(rejected, &self.head)
+        answer(&self.responder, rejected, &self.head)
     }
 
     /// The inner future was polled, and may have read the request's body. The answer, if

@@ -18,7 +18,7 @@ use crate::held::Held;
 use crate::labels::Entry;
 use crate::permit::Permit;
 use crate::poller::Poller;
-use crate::respond::Respond;
+use crate::respond::{Respond, answer};
 use crate::staged;
 use crate::waiting::Waiting;
 
@@ -137,7 +137,7 @@ where
                     return Poll::Pending;
                 }
                 Poll::Ready(Err(rejected)) => {
-                    let response = self.responder.respond(&rejected, &request);
+                    let response = answer(&self.responder, &rejected, &request);
                     return Poll::Ready(Ok(Outcome::Rejected(response)));
                 }
                 Poll::Ready(Ok(permit)) => {

@@ -125,6 +125,7 @@ mod error_future;
 mod error_service;
 mod estimate;
 mod fallback;
+mod foreign;
 mod future;
 mod guard;
 mod health;

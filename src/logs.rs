@@ -6,11 +6,17 @@ mod imp {
 
     use crate::config::Config;
     use crate::error::Rejected;
+    use crate::foreign::{self, Code};
     use crate::stats::{Stats, bound};
 
     const TARGET: &str = "tower_memory_guard";
     /// Of request spans.
     const FIELD: &str = "memory_guard";
+
+    /// To whoever listens, and may panic.
+    fn said(say: impl FnOnce()) {
+        foreign::call(Code::Subscriber, say);
+    }
 
     /// All settings, at the start and after a change.
     pub(crate) fn settings(
@@ -21,50 +27,54 @@ mod imp {
         stats: &Stats,
         state_problem: Option<&str>,
     ) {
-        tracing::info!(
-            target: TARGET,
-            enabled = config.enabled,
-            source,
-            policy,
-            mode = ?config.mode,
-            memory_limit_mb = stats.memory_limit_mb,
-            memory_percent = stats.memory_percent,
-            base_concurrency = bound(stats.base_concurrency),
-            warning_fraction = config.warning_fraction,
-            high_fraction = config.high_fraction,
-            critical_fraction = config.critical_fraction,
-            check_interval = ?config.check_interval,
-            estimated_mem_per_req_mb = stats.estimated_mem_per_req_mb,
-            max_result_size_bytes = config.max_result_size_bytes,
-            wait_timeout = ?config.wait_timeout,
-            max_waiting = config.max_waiting,
-            share_fraction = config.share_fraction,
-            on_sensor_failure = ?config.on_sensor_failure,
-            cancel = config.cancel,
-            exceedance_target = config.exceedance_target,
-            body_timeout = ?config.body_timeout,
-            tiers = config.tiers.len(),
-            critical_reserve_fraction = config.critical_reserve_fraction,
-            shed_low_at = config.shed_low_at.map(|level| level.as_str()),
-            state = config.state.as_ref().map(|path| tracing::field::display(path.display())),
-            state_problem,
-            name = config.name,
-            "{what}"
-        );
+        said(|| {
+            tracing::info!(
+                target: TARGET,
+                enabled = config.enabled,
+                source,
+                policy,
+                mode = ?config.mode,
+                memory_limit_mb = stats.memory_limit_mb,
+                memory_percent = stats.memory_percent,
+                base_concurrency = bound(stats.base_concurrency),
+                warning_fraction = config.warning_fraction,
+                high_fraction = config.high_fraction,
+                critical_fraction = config.critical_fraction,
+                check_interval = ?config.check_interval,
+                estimated_mem_per_req_mb = stats.estimated_mem_per_req_mb,
+                max_result_size_bytes = config.max_result_size_bytes,
+                wait_timeout = ?config.wait_timeout,
+                max_waiting = config.max_waiting,
+                share_fraction = config.share_fraction,
+                on_sensor_failure = ?config.on_sensor_failure,
+                cancel = config.cancel,
+                exceedance_target = config.exceedance_target,
+                body_timeout = ?config.body_timeout,
+                tiers = config.tiers.len(),
+                critical_reserve_fraction = config.critical_reserve_fraction,
+                shed_low_at = config.shed_low_at.map(|level| level.as_str()),
+                state = config.state.as_ref().map(|path| tracing::field::display(path.display())),
+                state_problem,
+                name = config.name,
+                "{what}"
+            );
+        });
     }
 
     pub(crate) fn adjusted(stats: &Stats, action: &str, old_concurrency: u64, name: Option<&str>) {
-        tracing::info!(
-            target: TARGET,
-            action,
-            level = stats.level.as_str(),
-            memory_percent = stats.memory_percent,
-            old_concurrency = bound(old_concurrency),
-            new_concurrency = bound(stats.current_concurrency),
-            active_tasks = stats.active_tasks,
-            name,
-            "memory guard adjusted"
-        );
+        said(|| {
+            tracing::info!(
+                target: TARGET,
+                action,
+                level = stats.level.as_str(),
+                memory_percent = stats.memory_percent,
+                old_concurrency = bound(old_concurrency),
+                new_concurrency = bound(stats.current_concurrency),
+                active_tasks = stats.active_tasks,
+                name,
+                "memory guard adjusted"
+            );
+        });
     }
 
     pub(crate) fn rejected(
@@ -73,40 +83,46 @@ mod imp {
         suppressed: u64,
         name: Option<&str>,
     ) {
-        tracing::warn!(
-            target: TARGET,
-            reason = rejected.reason().as_str(),
-            level = stats.level.as_str(),
-            memory_percent = stats.memory_percent,
-            active_tasks = stats.active_tasks,
-            waiting_requests = stats.waiting_requests,
-            current_concurrency = stats.current_concurrency,
-            total_requests = stats.total_requests,
-            rejected_requests = stats.rejected_requests,
-            suppressed,
-            name,
-            "memory guard rejected a request"
-        );
+        said(|| {
+            tracing::warn!(
+                target: TARGET,
+                reason = rejected.reason().as_str(),
+                level = stats.level.as_str(),
+                memory_percent = stats.memory_percent,
+                active_tasks = stats.active_tasks,
+                waiting_requests = stats.waiting_requests,
+                current_concurrency = stats.current_concurrency,
+                total_requests = stats.total_requests,
+                rejected_requests = stats.rejected_requests,
+                suppressed,
+                name,
+                "memory guard rejected a request"
+            );
+        });
     }
 
     /// In observe mode: what enforce would have done.
     pub(crate) fn observed(would: &str, stats: &Stats, suppressed: u64, name: Option<&str>) {
-        tracing::warn!(
-            target: TARGET,
-            would,
-            level = stats.level.as_str(),
-            memory_percent = stats.memory_percent,
-            active_tasks = stats.active_tasks,
-            observed_requests = stats.observed_requests,
-            suppressed,
-            name,
-            "memory guard would have held back a request"
-        );
+        said(|| {
+            tracing::warn!(
+                target: TARGET,
+                would,
+                level = stats.level.as_str(),
+                memory_percent = stats.memory_percent,
+                active_tasks = stats.active_tasks,
+                observed_requests = stats.observed_requests,
+                suppressed,
+                name,
+                "memory guard would have held back a request"
+            );
+        });
     }
 
     /// The decision, in the request's span if that has a field for it.
     pub(crate) fn decided(decision: &str) {
-        tracing::Span::current().record(FIELD, decision);
+        said(|| {
+            tracing::Span::current().record(FIELD, decision);
+        });
     }
 
     /// [`decided`], on the path where every nanosecond counts.
@@ -130,7 +146,9 @@ mod imp {
     }
 
     pub(crate) fn closed(name: Option<&str>) {
-        tracing::info!(target: TARGET, name, "memory guard closed");
+        said(|| {
+            tracing::info!(target: TARGET, name, "memory guard closed");
+        });
     }
 
     pub(crate) fn stuck(name: Option<&str>, paused: u32, goes_on: bool) {
@@ -139,34 +157,40 @@ mod imp {
         } else {
             "and none can go on"
         };
-        tracing::error!(
-            target: TARGET,
-            name,
-            paused,
-            "no request in flight fits into memory any more, {then}"
-        );
+        said(|| {
+            tracing::error!(
+                target: TARGET,
+                name,
+                paused,
+                "no request in flight fits into memory any more, {then}"
+            );
+        });
     }
 
     pub(crate) fn warnings(warnings: &[String]) {
         for warning in warnings {
-            tracing::warn!(target: TARGET, "{warning}");
+            said(|| tracing::warn!(target: TARGET, "{warning}"));
         }
     }
 
     pub(crate) fn no_limit() {
-        tracing::warn!(
-            target: TARGET,
-            "the memory guard finds no memory limit and only counts; run in a container or \
-             control group with a limit, or set MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
-        );
+        said(|| {
+            tracing::warn!(
+                target: TARGET,
+                "the memory guard finds no memory limit and only counts; run in a container or \
+                 control group with a limit, or set MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
+            );
+        });
     }
 
     pub(crate) fn not_staged() {
-        tracing::warn!(
-            target: TARGET,
-            "the memory guard stages bodies, and a request was answered that no \
-             StagedBodyLayer had seen; it has to be inside of the guard"
-        );
+        said(|| {
+            tracing::warn!(
+                target: TARGET,
+                "the memory guard stages bodies, and a request was answered that no \
+                 StagedBodyLayer had seen; it has to be inside of the guard"
+            );
+        });
     }
 
     pub(crate) fn sensor_failed(error: &std::io::Error, closed: bool, counts: bool) {
@@ -175,19 +199,38 @@ mod imp {
             (false, true) => "only the concurrency limit holds",
             (false, false) => "nothing is held back; set MAX_CONCURRENT",
         };
-        tracing::error!(target: TARGET, %error, consequence, "the memory guard cannot read memory");
+        said(|| {
+            tracing::error!(target: TARGET, %error, consequence, "the memory guard cannot read memory");
+        });
     }
 
     pub(crate) fn sensor_recovered() {
-        tracing::info!(target: TARGET, "the memory guard reads memory again");
+        said(|| {
+            tracing::info!(target: TARGET, "the memory guard reads memory again");
+        });
     }
 
     pub(crate) fn limit_changed(old_mb: f64, new_mb: f64) {
-        tracing::info!(target: TARGET, old_mb, new_mb, "the memory limit changed");
+        said(|| {
+            tracing::info!(target: TARGET, old_mb, new_mb, "the memory limit changed");
+        });
+    }
+
+    pub(crate) fn panicked(what: &str) {
+        said(|| {
+            tracing::error!(
+                target: TARGET,
+                what,
+                "code that the memory guard calls panicked, and was passed over; further \
+                 panics of its kind are counted only"
+            );
+        });
     }
 
     pub(crate) fn no_thread(error: &std::io::Error) {
-        tracing::error!(target: TARGET, %error, "the memory guard has no thread to sample memory with");
+        said(|| {
+            tracing::error!(target: TARGET, %error, "the memory guard has no thread to sample memory with");
+        });
     }
 }
 
@@ -215,6 +258,7 @@ mod imp {
     pub(crate) fn sensor_failed(_: &std::io::Error, _: bool, _: bool) {}
     pub(crate) fn sensor_recovered() {}
     pub(crate) fn limit_changed(_: f64, _: f64) {}
+    pub(crate) fn panicked(_: &str) {}
     pub(crate) fn no_thread(_: &std::io::Error) {}
 }
 

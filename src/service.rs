@@ -20,7 +20,7 @@ use crate::labels::Entry;
 use crate::logs;
 use crate::permit::Permit;
 use crate::poller::{Growth, Poller, Polling};
-use crate::respond::{HttpResponder, Respond};
+use crate::respond::{HttpResponder, Respond, answer};
 use crate::staged;
 
 /// A service behind a guard that answers rejections with a response.
@@ -149,7 +149,7 @@ where
                 self.pass(request, ready, Some(permit))
             }
             Admission::Rejected(rejected) => {
-                ResponseFuture::rejected(self.responder.respond(&rejected, &request))
+                ResponseFuture::rejected(answer(&self.responder, &rejected, &request))
             }
             Admission::Waiting(waiting) => ResponseFuture::slow(Slow {
                 waiting: Some(waiting),

@@ -97,6 +97,10 @@ pub struct Stats {
     pub releases: u64,
     /// MiB that this brought, as far as usage showed it.
     pub released_mb: f64,
+    /// Panics in code that the guard calls (a hook, a memory source, a responder, a
+    /// classifier, a waker, the metrics recorder, the tracing subscriber) and that it has
+    /// passed over, of all guards of this process.
+    pub caught_panics: u64,
     /// The longest time that an allocator took for it, in milliseconds.
     pub longest_release_ms: f64,
 }

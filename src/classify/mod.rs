@@ -8,6 +8,7 @@ use http::header::CONTENT_LENGTH;
 use http_body::Body;
 
 use crate::class::Class;
+use crate::foreign::{self, Code};
 use crate::labels::{Entry, Labels};
 use crate::limiter::kib;
 
@@ -65,7 +66,9 @@ where
 {
     #[inline]
     fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry> {
-        Some(labels.entry(&(self.0)(request)))
+        // Who panics has not said: the request is as one that nobody classified.
+        let class = foreign::call(Code::Classifier, || (self.0)(request));
+        Some(class.map_or_else(Entry::default, |class| labels.entry(&class)))
     }
 }
 
@@ -100,7 +103,8 @@ where
 {
     #[inline]
     fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry> {
-        if (self.skips)(request) {
+        let skips = foreign::call(Code::Classifier, || (self.skips)(request));
+        if skips == Some(true) {
             None
         } else {
             self.rest.entry(request, labels)

@@ -10,6 +10,7 @@ use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::error::Reason;
 use crate::estimate::Evidence;
+use crate::foreign::{self, Code};
 use crate::limiter::{MAX_KIB, Packed, Staged, kib};
 use crate::policy::{
     Decision, Observation, Pressure, end_bytes, kill_bytes, limit_bytes, worst_fraction,
@@ -68,7 +69,8 @@ impl Controller {
         let kill_bytes = kill_bytes(&control.levels).unwrap_or(u64::MAX);
         self.kill_bytes.store(kill_bytes, Ordering::Relaxed);
         if before != after && !sample.limit_drifts {
-            self.limits.send_replace(after);
+            // Wakes whoever listens.
+            foreign::call(Code::Waker, || self.limits.send_replace(after));
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Control, Controller, Event};
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
+use crate::foreign::{self, Code};
 use crate::limiter::MAX_COUNT;
 use crate::logs;
 use crate::policy::{Pressure, limit_bytes, worst_fraction};
@@ -173,6 +174,7 @@ impl Controller {
             cancelled_requests: self.counters.cancelled.load(Ordering::Relaxed),
             releases: self.release.attempts.load(Ordering::Relaxed),
             released_mb: mib(self.release.freed_bytes.load(Ordering::Relaxed)),
+            caught_panics: foreign::caught(),
             longest_release_ms: self.release.longest_us.load(Ordering::Relaxed) as f64 / 1e3,
         }
     }
@@ -199,7 +201,7 @@ impl Controller {
         }
         #[cfg(feature = "metrics")]
         if publish_metrics {
-            self.publish_metrics(now);
+            foreign::call(Code::Recorder, || self.publish_metrics(now));
         }
         let _ = (publish_metrics, now);
     }
@@ -231,7 +233,8 @@ impl Controller {
                 };
                 self.note(Kind::Adjusted, text, 0);
                 logs::adjusted(&stats, action, old, name);
-                self.levels.send_replace(stats.level);
+                // Wakes whoever listens.
+                foreign::call(Code::Waker, || self.levels.send_replace(stats.level));
             }
             Event::SensorFailed(error) => {
                 let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;

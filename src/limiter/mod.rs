@@ -40,6 +40,7 @@ pub(crate) use ledger::{MAX_COUNT, MAX_KIB, Mode, Packed, Refused, Staged, kib};
 pub(crate) use shares::{Quota, Share, Shares, TENANTS};
 
 use crate::error::Reason;
+use crate::foreign;
 use crate::sync::{AtomicU32, Mutex, Ordering, lock};
 use crate::tag::Tag;
 use ledger::{Ledger, Released};
@@ -299,7 +300,7 @@ impl Limiter {
         let waker = queue.grant(candidate, ask.kib, now_ms);
         self.count_waiting(&queue);
         drop(queue);
-        waker.wake();
+        foreign::wake(waker);
         true
     }
 

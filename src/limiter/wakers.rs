@@ -2,6 +2,8 @@
 
 use std::task::Waker;
 
+use crate::foreign;
+
 /// Most rounds wake one waiter, which costs no allocation.
 #[derive(Debug, Default)]
 pub(super) struct Wakers {
@@ -19,7 +21,7 @@ impl Wakers {
     }
 
     pub(super) fn wake(self) {
-        self.first.into_iter().for_each(Waker::wake);
-        self.others.into_iter().for_each(Waker::wake);
+        let all = self.first.into_iter().chain(self.others);
+        all.for_each(foreign::wake);
     }
 }

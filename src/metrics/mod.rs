@@ -75,6 +75,7 @@ impl Report<'_> {
         self.publish_memory();
         self.publish_forecasts();
         self.count(table::SAMPLES, self.samples);
+        self.count(table::CAUGHT_PANICS, self.stats.caught_panics);
         self.count(table::SENSOR_ERRORS, self.sensor_errors);
         self.set(table::SAMPLE_AGE, self.sample_age_seconds);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -111,6 +111,8 @@ metrics! {
         "Memory that was given back, as far as usage showed it."
     SAMPLES "samples_total" Counter Count []
         "Full samples of memory, failed ones included."
+    CAUGHT_PANICS "caught_panics_total" Counter Count []
+        "Panics in code that the guard calls (hooks, sources, responders, classifiers, wakers, recorder, subscriber) and that it passed over, of all guards of the process."
     SENSOR_ERRORS "sensor_errors_total" Counter Count []
         "Samples that failed."
     SAMPLE_AGE "sample_age_seconds" Gauge Seconds []

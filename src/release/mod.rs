@@ -10,7 +10,6 @@ mod ask;
 mod ffi;
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::controller::Controller;
+use crate::foreign::{self, Code};
 use crate::policy::Pressure;
 use crate::recent::Kind;
 use crate::stats::mib;
@@ -215,8 +215,8 @@ impl Release {
         for (index, call) in hooks {
             let before_bytes = controller.usage_now();
             let started = Instant::now();
-            // A panic of the service's must not take the thread.
-            let _ = catch_unwind(AssertUnwindSafe(|| call(&controller.pressure_context())));
+            let context = controller.pressure_context();
+            foreign::call(Code::Hook, || call(&context));
             let took = started.elapsed();
             let freed_bytes = before_bytes.saturating_sub(controller.usage_now());
             self.note(controller, "a hook", freed_bytes);
@@ -280,10 +280,8 @@ fn worker() -> Option<Sender<Work>> {
         .name("memory-release".into())
         .spawn(move || {
             for (controller, shortage) in receiver {
-                // A panic of the service's (in a source, or in what it logs with)
-                // must not take the thread.
-                let run = AssertUnwindSafe(|| controller.release.run(controller, shortage));
-                let _ = catch_unwind(run);
+                let run = || controller.release.run(controller, shortage);
+                foreign::call(Code::Guard, run);
                 controller.release.under_way.store(false, Ordering::Release);
             }
         });

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 pub use self::http::HttpResponder;
 use crate::error::Rejected;
+use crate::foreign::{self, Code};
 
 /// Answers the requests that are turned away.
 ///
@@ -35,5 +36,17 @@ use crate::error::Rejected;
 /// ```
 pub trait Respond: Clone {
     /// The answer to `request`, which was not passed on.
+    ///
+    /// If it panics, the caller gets what [`HttpResponder`] answers.
     fn respond<B>(&self, rejected: &Rejected, request: &Request<B>) -> Response<Bytes>;
+}
+
+/// The answer of a responder that may be the service's.
+pub(crate) fn answer<R: Respond, B>(
+    responder: &R,
+    rejected: &Rejected,
+    request: &Request<B>,
+) -> Response<Bytes> {
+    foreign::call(Code::Responder, || responder.respond(rejected, request))
+        .unwrap_or_else(|| HttpResponder::new().respond(rejected, request))
 }

@@ -9,6 +9,7 @@ use atomic_waker::AtomicWaker;
 
 use super::brake::{CRITICAL, FRONT, UNKNOWN};
 use crate::class::Priority;
+use crate::foreign::{self, Code};
 use crate::tag::{HINT_UNIT_KIB, Tag};
 
 fn rank(priority: Priority) -> u8 {
@@ -272,7 +273,7 @@ impl Slot {
             .flags
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_answered);
         if set.is_ok() {
-            self.waker.wake();
+            self.wake();
         }
     }
 
@@ -310,7 +311,7 @@ impl Slot {
 
     /// Has the response future polled, if it has been before.
     pub(crate) fn wake(&self) {
-        self.waker.wake();
+        foreign::call(Code::Waker, || self.waker.wake());
     }
 
     /// Its need was declared: it says nothing about others.

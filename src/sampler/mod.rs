@@ -29,6 +29,8 @@ mod process;
 #[cfg(target_os = "linux")]
 mod psi;
 mod thread;
+#[cfg(test)]
+mod thread_tests;
 #[cfg(not(target_os = "linux"))]
 mod unseen;
 #[cfg(target_os = "linux")]

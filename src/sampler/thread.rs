@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Detail, MemorySource, Sample};
 use crate::config::Source;
+use crate::foreign::{self, Code};
 
 /// Told of every sample.
 pub(crate) trait Subscriber: Send + Sync {
@@ -98,9 +98,9 @@ impl Watched {
     fn read(&mut self, detail: Detail) {
         let Self { source, sample, .. } = self;
         sample.clear();
-        // A source may be the user's: a panic of its must not take the thread.
-        let read = catch_unwind(AssertUnwindSafe(|| source.read(detail, sample)));
-        self.read = read.unwrap_or_else(|_| Err(io::Error::other("the memory source panicked")));
+        // A source may be the user's.
+        let read = foreign::call(Code::Source, || source.read(detail, sample));
+        self.read = read.unwrap_or_else(|| Err(io::Error::other("the memory source panicked")));
     }
 }
 
@@ -128,6 +128,9 @@ const CHECK_PROCESS_EVERY: u32 = 64;
 /// A park longer than this is worth a kick when work arrives.
 const DOZE: Duration = Duration::from_millis(250);
 
+/// A thread that went is replaced after this.
+const REPLACED_AFTER: Duration = Duration::from_millis(250);
+
 /// The thread rests at least so long between two samples.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
@@ -139,10 +142,29 @@ impl fmt::Debug for Sampler {
     }
 }
 
+/// Nothing is known of memory: the subscriber goes by its policy for that.
+fn blind(subscriber: &dyn Subscriber, why: &str, detail: Detail, now: Duration) -> bool {
+    let error = io::Error::other(why);
+    foreign::call(Code::Guard, || {
+        subscriber.on_sample(Err(&error), detail, now)
+    })
+    .unwrap_or(true)
+}
+
+/// Dropped by a thread that goes although it should not: nobody must go on by what it
+/// saw last.
+struct Lifeline<'a>(&'a Arc<Sampler>);
+
+impl Drop for Lifeline<'_> {
+    fn drop(&mut self) {
+        self.0.thread_is_gone();
+    }
+}
+
 impl Sampler {
     /// Of a source that one gave.
     pub(crate) fn of(source: Box<dyn MemorySource>) -> Arc<Self> {
-        let background = source.in_background();
+        let background = foreign::call(Code::Source, || source.in_background()).unwrap_or(true);
         Self::new(vec![Watched::new(None, source)], background)
     }
 
@@ -214,7 +236,8 @@ impl Sampler {
     /// What the source at this place watches.
     pub(crate) fn source_name(&self, source: usize) -> String {
         let reader = self.reader();
-        reader.sources[source].source.name()
+        let source = &reader.sources[source].source;
+        foreign::call(Code::Source, || source.name()).unwrap_or_default()
     }
 
     /// A full sample, waiting for one that is under way. Says when the next is due.
@@ -309,7 +332,7 @@ impl Sampler {
             ..
         } = &mut *reader;
         for one in subscribers.iter() {
-            one.subscriber.before_sample(detail, now);
+            foreign::call(Code::Guard, || one.subscriber.before_sample(detail, now));
         }
         for (place, watched) in sources.iter_mut().enumerate() {
             // All that wanted it may be gone.
@@ -321,7 +344,10 @@ impl Sampler {
         for one in subscribers.iter() {
             let Watched { read, sample, .. } = &sources[one.source];
             let sample = read.as_ref().map(|()| sample);
-            act |= one.subscriber.on_sample(sample, detail, now);
+            act |= foreign::call(Code::Guard, || {
+                one.subscriber.on_sample(sample, detail, now)
+            })
+            .unwrap_or_else(|| blind(one.subscriber, "the decision panicked", detail, now));
         }
         let warnings = sources.iter_mut().map(|one| &mut one.sample.warnings);
         let warnings: Vec<_> = warnings.flat_map(std::mem::take).collect();
@@ -332,9 +358,10 @@ impl Sampler {
         drop(reader);
         crate::logs::warnings(&warnings);
         let full = detail == Detail::Full;
-        let due = subscribers
-            .iter()
-            .map(|one| one.subscriber.after_sample(full, now));
+        let due = subscribers.iter().map(|one| {
+            let acted = foreign::call(Code::Guard, || one.subscriber.after_sample(full, now));
+            acted.unwrap_or(DOZE)
+        });
         due.min().unwrap_or(DOZE)
     }
 
@@ -343,6 +370,10 @@ impl Sampler {
     }
 
     fn run(self: &Arc<Self>) {
+        self.run_after(Duration::ZERO);
+    }
+
+    fn run_after(self: &Arc<Self>, pause: Duration) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.background || thread.is_some() {
             return;
@@ -350,12 +381,40 @@ impl Sampler {
         let sampler = Arc::clone(self);
         let spawned = std::thread::Builder::new()
             .name("memory-guard".into())
-            .spawn(move || sampler.work());
+            .spawn(move || {
+                std::thread::sleep(pause);
+                let lifeline = Lifeline(&sampler);
+                sampler.work();
+                std::mem::forget(lifeline);
+            });
         match spawned {
             Ok(handle) => *thread = Some(handle.thread().clone()),
             // No thread to be had: admissions near the limit still sample.
             Err(error) => crate::logs::no_thread(&error),
         }
+    }
+
+    /// All go by their policy for failures, until another thread samples.
+    #[cold]
+    fn thread_is_gone(self: &Arc<Self>) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let now = self.started.elapsed();
+        let subscribers = {
+            let reader = self.reader();
+            for one in reader.subscribers.iter() {
+                blind(
+                    one.subscriber,
+                    "the sampling thread ended",
+                    Detail::Full,
+                    now,
+                );
+            }
+            Arc::clone(&reader.subscribers)
+        };
+        for one in subscribers.iter() {
+            foreign::call(Code::Guard, || one.subscriber.after_sample(true, now));
+        }
+        self.run_after(REPLACED_AFTER);
     }
 
     /// Samples for as long as there is somebody to sample for.
