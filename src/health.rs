@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tower_service::Service;
 
 use crate::guard::Guard;
-use crate::reply::ReplyBody;
+use crate::reply::{ReplyBody, answer_to};
 
 /// So long nobody is admitted before a process is not ready.
 pub(crate) const LATCHED_AFTER: Duration = Duration::from_secs(30);
@@ -81,14 +81,14 @@ impl Liveness {
     }
 }
 
-fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody::whole(text));
+fn plain(method: &Method, status: StatusCode, text: impl Into<Bytes>) -> Response<ReplyBody> {
+    let mut response = Response::new(text.into());
     *response.status_mut() = status;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);
     let no_store = HeaderValue::from_static("no-store");
     response.headers_mut().insert(CACHE_CONTROL, no_store);
-    response
+    answer_to(method, response).map(ReplyBody::whole)
 }
 
 impl<B> Service<Request<B>> for Readiness {
@@ -100,10 +100,11 @@ impl<B> Service<Request<B>> for Readiness {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let method = request.method();
         let response = match self.guard.controller.unready(self.latched_after) {
-            None => plain(StatusCode::OK, "ready\n"),
-            Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            None => plain(method, StatusCode::OK, "ready\n"),
+            Some(why) => plain(method, StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         };
         ready(Ok(response))
     }
@@ -118,7 +119,7 @@ impl<B> Service<Request<B>> for Liveness {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<B>) -> Self::Future {
-        ready(Ok(plain(StatusCode::OK, "alive\n")))
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        ready(Ok(plain(request.method(), StatusCode::OK, "alive\n")))
     }
 }

@@ -1,10 +1,24 @@
-//! [`ReplyBody`]: what the guard's own services answer with.
+//! What the guard itself answers with: [`ReplyBody`], and the answer to HEAD.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Response};
 use http_body::{Body, Frame, SizeHint};
+
+/// What is sent of an answer: to HEAD, its head alone. A body after it would be a stream
+/// error over HTTP/2, and the caller would see that in the place of the answer.
+pub(crate) fn answer_to(method: &Method, mut answer: Response<Bytes>) -> Response<Bytes> {
+    if *method == Method::HEAD {
+        let body = std::mem::take(answer.body_mut());
+        // What GET would send, unless it says so itself.
+        let length = HeaderValue::from(body.len());
+        answer.headers_mut().entry(CONTENT_LENGTH).or_insert(length);
+    }
+    answer
+}
 
 /// The body of the answers of [`Readiness`](crate::Readiness) and
 /// [`Liveness`](crate::Liveness): one piece of text.

@@ -17,6 +17,7 @@ use snapshot::Snapshot;
 
 use crate::controller::Controller;
 use crate::guard::Guard;
+use crate::reply::answer_to;
 
 /// Everything in one file: it asks for nothing but the two paths beside it.
 const PAGE: &str = include_str!("page.html");
@@ -71,7 +72,7 @@ fn snapshot(controller: &Controller) -> String {
     serde_json::to_string(&Snapshot::take(controller)).unwrap_or_default()
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: DashboardBody) -> Response<DashboardBody> {
+fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let mut set = |name: HeaderName, value: &'static str| {
@@ -98,31 +99,32 @@ impl<B> Service<Request<B>> for Dashboard {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let whole = DashboardBody::whole;
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let body = whole(Bytes::from_static(b"only GET\n"));
+        let method = request.method();
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            let body = Bytes::from_static(b"only GET\n");
             let mut refused = respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", body);
             let get = HeaderValue::from_static("GET, HEAD");
             refused.headers_mut().insert(ALLOW, get);
-            return ready(Ok(refused));
+            return ready(Ok(refused.map(DashboardBody::whole)));
         }
         let controller = self.guard.controller;
         let path = request.uri().path();
         let (kind, body) = match path.rsplit('/').next().unwrap_or_default() {
-            "events" if request.method() == Method::HEAD => {
-                ("text/event-stream", whole(Bytes::new()))
+            "events" => {
+                let events = respond(StatusCode::OK, "text/event-stream", Bytes::new());
+                return ready(Ok(events.map(|none| match *method {
+                    Method::HEAD => DashboardBody::whole(none),
+                    _ => DashboardBody::events(self.guard.clone()),
+                })));
             }
-            "events" => (
-                "text/event-stream",
-                DashboardBody::events(self.guard.clone()),
-            ),
-            "snapshot.json" => ("application/json", whole(snapshot(controller).into())),
+            "snapshot.json" => ("application/json", snapshot(controller).into()),
             // Mounted at any path, with a slash behind it or without.
             _ => (
                 "text/html; charset=utf-8",
-                whole(Bytes::from_static(PAGE.as_bytes())),
+                Bytes::from_static(PAGE.as_bytes()),
             ),
         };
-        ready(Ok(respond(StatusCode::OK, kind, body)))
+        let answer = answer_to(method, respond(StatusCode::OK, kind, body));
+        ready(Ok(answer.map(DashboardBody::whole)))
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 pub use self::http::HttpResponder;
 use crate::error::Rejected;
 use crate::foreign::{self, Code};
+use crate::reply::answer_to;
 
 /// Answers the requests that are turned away.
 ///
@@ -37,7 +38,7 @@ use crate::foreign::{self, Code};
 pub trait Respond: Clone {
     /// The answer to `request`, which was not passed on.
     ///
-    /// If it panics, the caller gets what [`HttpResponder`] answers.
+    /// Of the answer to HEAD the head is sent, with the body's length. If it panics, the caller gets what [`HttpResponder`] answers.
     fn respond<B>(&self, rejected: &Rejected, request: &Request<B>) -> Response<Bytes>;
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn answer<R: Respond, B>(
     rejected: &Rejected,
     request: &Request<B>,
 ) -> Response<Bytes> {
-    foreign::call(Code::Responder, || responder.respond(rejected, request))
-        .unwrap_or_else(|| HttpResponder::new().respond(rejected, request))
+    let answer = foreign::call(Code::Responder, || responder.respond(rejected, request))
+        .unwrap_or_else(|| HttpResponder::new().respond(rejected, request));
+    answer_to(request.method(), answer)
 }

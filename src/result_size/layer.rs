@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::LimitedBody;
 use crate::error::BoxError;
 use crate::guard::Guard;
-use crate::respond::{HttpResponder, Respond};
+use crate::respond::{HttpResponder, answer};
 
 /// Refuses responses whose body is longer than the guard's
 /// [`max_result_size_bytes`](crate::Config::max_result_size_bytes).
@@ -102,6 +102,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // What the answer depends on is gone with the request.
         let mut asked = Request::new(());
+        *asked.method_mut() = request.method().clone();
         if let Some(content_type) = request.headers().get(CONTENT_TYPE) {
             asked
                 .headers_mut()
@@ -139,7 +140,7 @@ where
         let limit = this.limit.limit_bytes;
         if response.body().size_hint().lower() > limit {
             let rejected = this.limit.guard.reject_result();
-            let refusal = HttpResponder::new().respond(&rejected, this.asked);
+            let refusal = answer(&HttpResponder::new(), &rejected, this.asked);
             return Poll::Ready(Ok(refusal.map(LimitedBody::refusal)));
         }
         Poll::Ready(Ok(response.map(|body| LimitedBody::new(body, limit))))
