@@ -8,6 +8,7 @@ use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
 use crate::labels::Entry;
 use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket, kib};
+use crate::outcome::Outcome;
 use crate::permit::Permit;
 use crate::policy::Pressure;
 use crate::running::Slot;
@@ -182,14 +183,20 @@ impl Controller {
     /// Gives back what was never used, and nobody classified.
     #[inline]
     pub(crate) fn release(&self, kib: u64) {
-        self.counters.completed.increment();
         self.limiter.release(&self.bounds, kib, Tag::NONE);
     }
 
     /// The work is over, and its memory free unless the allocator keeps it.
     #[inline]
-    pub(crate) fn finish(&self, kib: u64, tag: Tag, granted_at: Moment, slot: Option<&Slot>) {
-        self.counters.completed.increment();
+    pub(crate) fn finish(
+        &self,
+        kib: u64,
+        tag: Tag,
+        granted_at: Moment,
+        slot: Option<&Slot>,
+        outcome: Outcome,
+    ) {
+        self.counters.outcomes.ended(outcome);
         let mut held_kib = kib;
         if granted_at != Moment::NONE {
             self.settle(kib, tag, granted_at);
@@ -369,7 +376,7 @@ impl Controller {
             Ok(ticket) => {
                 self.counters.queued.fetch_add(1, Ordering::Relaxed);
                 self.sampler.wake_if_older(WAITING_INTERVAL);
-                let waiting = Waiting::new(self, ticket, need.tag(), deadline);
+                let waiting = Waiting::new(self, ticket, need, deadline);
                 Admission::Waiting(waiting)
             }
             Err(Refusal { reason, expected }) => {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -43,6 +45,9 @@ pin_project! {
         hold: Hold,
         // Of a large frame.
         rest: Option<Bytes>,
+        // Bytes that the head still promises. A server drops a body when it has those,
+        // whatever the body says of its end.
+        promised_bytes: Option<u64>,
     }
 }
 
@@ -117,6 +122,15 @@ impl Hold {
         }
     }
 
+    /// The body ends with an error.
+    fn fail(&self) {
+        match self {
+            Hold::Own(held) => held.permit().into_iter().for_each(Permit::fails),
+            Hold::Shared { delivery, .. } => delivery.fail(),
+            Hold::Nothing => {}
+        }
+    }
+
     /// The body is at its end; only frames on their way hold on.
     fn finish(&mut self) {
         match self {
@@ -175,7 +189,7 @@ impl AsRef<[u8]> for Carried {
 impl<B: Body> GuardedBody<B> {
     /// Takes what `held` holds, if anything.
     #[inline]
-    pub(crate) fn new(body: B, held: &mut Held) -> Self {
+    pub(crate) fn new(body: B, promised_bytes: Option<u64>, held: &mut Held) -> Self {
         let mut hold = match held.take() {
             Some(permit) => Hold::Own(Held::new(Some(permit))),
             None => Hold::Nothing,
@@ -189,7 +203,21 @@ impl<B: Body> GuardedBody<B> {
             poller: Poller::default(),
             hold,
             rest: None,
+            promised_bytes,
         }
+    }
+}
+
+/// What a response's head says of a body that does not say it by itself.
+#[inline]
+pub(crate) fn promised_bytes<B: Body>(response: &Response<B>) -> Option<u64> {
+    let hint = response.body().size_hint();
+    match hint.exact() {
+        None => {
+            let length = response.headers().get(CONTENT_LENGTH)?;
+            length.to_str().ok()?.parse().ok()
+        }
+        exact => exact,
     }
 }
 
@@ -213,6 +241,7 @@ impl<B> GuardedBody<B> {
             poller: Poller::default(),
             hold: Hold::Nothing,
             rest: None,
+            promised_bytes: None,
         }
     }
 }
@@ -255,6 +284,9 @@ where
             match frame {
                 Some(Ok(frame)) => frame.map_data(|data| carry(data, this.hold, slot)),
                 end => {
+                    if matches!(end, Some(Err(_))) {
+                        this.hold.fail();
+                    }
                     this.hold.finish();
                     return Poll::Ready(end.map(|result| result.map_err(Into::into)));
                 }
@@ -266,7 +298,11 @@ where
             }
             data
         });
-        if this.rest.is_none() && body.is_end_stream() {
+        if let (Some(promised), Some(data)) = (this.promised_bytes.as_mut(), frame.data_ref()) {
+            *promised = promised.saturating_sub(data.len() as u64);
+        }
+        let is_over = body.is_end_stream() || *this.promised_bytes == Some(0);
+        if this.rest.is_none() && is_over {
             this.hold.finish();
         } else {
             this.hold.gave();

@@ -73,6 +73,11 @@ impl Delivery {
         }
     }
 
+    /// The response ends with an error.
+    pub(crate) fn fail(&self) {
+        self.permit().iter().for_each(Permit::fails);
+    }
+
     /// The permit, if what its work holds is kept track of, or it may be paused.
     pub(crate) fn tracked_permit(&self) -> Option<Permit> {
         if !self.controller.tracks() && !self.controller.brake.is_on() {

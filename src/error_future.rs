@@ -9,7 +9,6 @@ use pin_project_lite::pin_project;
 
 use crate::error::{BoxError, Rejected};
 use crate::held::Held;
-use crate::permit::Permit;
 use crate::poller::Poller;
 use crate::waiting::Waiting;
 
@@ -44,8 +43,7 @@ impl<F> ErrorFuture<F> {
     }
 
     #[inline]
-    pub(crate) fn calling(future: F, permit: Option<Permit>) -> Self {
-        let held = Held::new(permit);
+    pub(crate) fn calling(future: F, held: Held) -> Self {
         Self {
             state: ErrorState::Calling {
                 future,
@@ -104,7 +102,10 @@ where
                     let _polling = ready!(poller.poll(held.permit(), cx));
                     ready!(future.poll(cx))
                 };
-                held.end();
+                match result.is_ok() {
+                    true => held.end(),
+                    false => held.fail(),
+                }
                 Poll::Ready(result.map_err(Into::into))
             }
             ErrorStateProj::Rejected { rejected } => {

@@ -14,6 +14,7 @@ use crate::classify::{Classify, Uniform};
 use crate::error::{BoxError, Rejected};
 use crate::error_future::ErrorFuture;
 use crate::guard::Guard;
+use crate::held::Held;
 use crate::labels::Entry;
 use crate::permit::Permit;
 use crate::poller::Polling;
@@ -189,16 +190,12 @@ where
         let controller = self.guard.controller;
         let Some(entry) = self.classify.entry(&request, &controller.labels) else {
             self.give_back();
-            return ErrorFuture::calling(self.inner.call(request), None);
+            return ErrorFuture::calling(self.inner.call(request), Held::new(None));
         };
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Admitted { kib } if !entry.tag.is_classified() => {
                 let permit = Permit::new(controller, kib, entry.tag).start();
-                let future = {
-                    let _polling = Polling::unbraked(Some(&permit));
-                    self.inner.call(request)
-                };
-                ErrorFuture::calling(future, Some(permit))
+                self.call_with(permit, request)
             }
             state => self.call_as(state, entry, request),
         }
@@ -206,6 +203,20 @@ where
 }
 
 impl<S, C> MemoryGuardErrorService<S, C> {
+    #[inline(always)]
+    fn call_with<Req>(&mut self, permit: Permit, request: Req) -> ErrorFuture<S::Future>
+    where
+        S: Service<Req>,
+    {
+        // A panic of the inner service's is its failure.
+        let held = Held::new(Some(permit));
+        let future = {
+            let _polling = Polling::unbraked(held.permit());
+            self.inner.call(request)
+        };
+        ErrorFuture::calling(future, held)
+    }
+
     /// `call`, for a request of a class, or where there is more to be done.
     fn call_as<Req>(&mut self, state: State, entry: Entry, request: Req) -> ErrorFuture<S::Future>
     where
@@ -222,14 +233,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         };
         match admission {
-            Admission::Admitted(permit) => {
-                let permit = permit.start();
-                let future = {
-                    let _polling = Polling::unbraked(Some(&permit));
-                    self.inner.call(request)
-                };
-                ErrorFuture::calling(future, Some(permit))
-            }
+            Admission::Admitted(permit) => self.call_with(permit.start(), request),
             Admission::Waiting(waiting) => ErrorFuture::waiting(self.inner.call(request), waiting),
             Admission::Rejected(rejected) => ErrorFuture::rejected(Box::new(rejected)),
         }

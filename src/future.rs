@@ -11,11 +11,12 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::body::GuardedBody;
+use crate::body::{GuardedBody, promised_bytes};
 use crate::error::BoxError;
 use crate::fallback::Fallback;
 use crate::held::Held;
 use crate::labels::Entry;
+use crate::outcome::is_refused_result;
 use crate::permit::Permit;
 use crate::poller::Poller;
 use crate::respond::{Respond, answer};
@@ -57,7 +58,7 @@ pub(crate) struct Slow<S, R, Req> {
     /// What it is, until then.
     pub(crate) entry: Entry,
     pub(crate) outer: Option<Permit>,
-    pub(crate) permit: Option<Permit>,
+    pub(crate) held: Held,
     pub(crate) inner: S,
     pub(crate) inner_ready: bool,
     /// Taken by the call.
@@ -83,10 +84,9 @@ where
     #[inline]
     pub(crate) fn calling(
         future: S::Future,
-        permit: Option<Permit>,
+        held: Held,
         fallback: Option<Box<Fallback<R>>>,
     ) -> Self {
-        let held = Held::new(permit);
         Self {
             state: State::Calling {
                 future,
@@ -114,7 +114,7 @@ where
 
 /// What became of a slow request.
 enum Outcome<F, R> {
-    Called(F, Option<Permit>, Option<Box<Fallback<R>>>),
+    Called(F, Held, Option<Box<Fallback<R>>>),
     Rejected(Response<Bytes>),
 }
 
@@ -143,33 +143,37 @@ where
                 Poll::Ready(Ok(permit)) => {
                     let permit = staged::begin(permit, self.entry, &mut request);
                     enter(&permit, self.outer.take(), &mut request);
-                    self.permit = Some(permit);
+                    self.held = Held::new(Some(permit));
                     self.waiting = None;
                 }
             }
         }
         // Admitted → called, once the inner service is ready.
         if !self.inner_ready {
-            match self.inner.poll_ready(cx)? {
-                Poll::Ready(()) => self.inner_ready = true,
+            match self.inner.poll_ready(cx) {
+                Poll::Ready(Ok(())) => self.inner_ready = true,
+                Poll::Ready(Err(error)) => {
+                    self.held.fail();
+                    return Poll::Ready(Err(error));
+                }
                 Poll::Pending => {
                     self.request = Some(request);
                     return Poll::Pending;
                 }
             }
         }
-        let polling = match self.poller.poll_first(self.permit.as_ref(), cx) {
+        let polling = match self.poller.poll_first(self.held.permit(), cx) {
             Poll::Ready(polling) => polling,
             Poll::Pending => {
                 self.request = Some(request);
                 return Poll::Pending;
             }
         };
-        let fallback = Fallback::keep(self.permit.as_ref(), &self.responder, &request);
+        let fallback = Fallback::keep(self.held.permit(), &self.responder, &request);
         let future = self.inner.call(request);
         drop(polling);
-        let permit = self.permit.take();
-        Poll::Ready(Ok(Outcome::Called(future, permit, fallback)))
+        let held = Held::new(self.held.take());
+        Poll::Ready(Ok(Outcome::Called(future, held, fallback)))
     }
 }
 
@@ -224,11 +228,17 @@ where
         match result {
             Ok(response) => {
                 held.answered();
-                Poll::Ready(Ok(response.map(|body| GuardedBody::new(body, held))))
+                if is_refused_result(&response) {
+                    held.result_is_refused();
+                }
+                let promised = promised_bytes(&response);
+                Poll::Ready(Ok(
+                    response.map(|body| GuardedBody::new(body, promised, held))
+                ))
             }
             Err(error) => {
                 // An error has no bytes to wait for: the permit ends here.
-                held.end();
+                held.fail();
                 Poll::Ready(Err(error))
             }
         }
@@ -273,8 +283,7 @@ where
             StateProj::Calling { .. } => return Poll::Ready(Ok(None)),
         };
         match ready!(slow.poll(cx))? {
-            Outcome::Called(future, permit, fallback) => {
-                let held = Held::new(permit);
+            Outcome::Called(future, held, fallback) => {
                 self.set(State::Calling {
                     future,
                     poller: Poller::default(),

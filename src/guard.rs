@@ -272,7 +272,11 @@ impl Guard {
     }
 
     /// A rejection because a result is too large, counted and logged like every other.
+    ///
+    /// The request counts as rejected. Its response counts as an answer, too, unless it is
+    /// that of `LimitedJson` or `ResultLimitLayer`; `total_requests` has it once.
     pub fn reject_result(&self) -> Rejected {
+        self.controller.counters.outcomes.turned_away_late();
         self.controller.reject(Reason::ResultTooLarge, Tag::NONE)
     }
 }

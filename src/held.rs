@@ -2,6 +2,7 @@
 
 use std::task::Context;
 
+use crate::outcome::Outcome;
 use crate::permit::Permit;
 
 /// A permit whose work is under way: dropped before it is taken, the permit's
@@ -48,6 +49,22 @@ impl Held {
     #[inline]
     pub(crate) fn take(&mut self) -> Option<Permit> {
         self.0.take()
+    }
+
+    /// The response stands in the place of a result that was refused, and counted then.
+    #[cold]
+    pub(crate) fn result_is_refused(&self) {
+        if let Some(permit) = self.permit() {
+            permit.mark(Outcome::TurnedAway);
+        }
+    }
+
+    /// The work came to its end with an error.
+    pub(crate) fn fail(&mut self) {
+        if let Some(permit) = self.permit() {
+            permit.fails();
+        }
+        self.end();
     }
 
     /// The work came to its end.

@@ -138,6 +138,7 @@ mod logs;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod names;
+mod outcome;
 mod permit;
 mod policy;
 mod poller;

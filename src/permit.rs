@@ -1,6 +1,7 @@
 //! [`Permit`]: the right to use memory, and the duty to give it back.
 
 mod grow;
+mod marks;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -9,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use crate::admission::Cost;
 use crate::class::Priority;
 use crate::controller::Controller;
-use crate::error::{Reason, Rejected};
+use crate::outcome::{Mark, Outcome};
 use crate::running::Slot;
 use crate::sampler::Moment;
 use crate::tag::Tag;
@@ -46,6 +47,7 @@ pub struct Permit {
     granted_at: Moment,
     /// What the work holds, where the guard keeps track of it.
     slot: Option<&'static Slot>,
+    mark: Mark,
     /// Made by the first clone, so that a permit nobody clones allocates nothing.
     shared: OnceLock<Arc<Shared>>,
 }
@@ -64,6 +66,7 @@ struct Shared {
     tag: Tag,
     granted_at: Moment,
     slot: OnceLock<&'static Slot>,
+    mark: Mark,
     cancelled: AtomicBool,
     /// The permit of a guard further out, which this one took the place of.
     outer: OnceLock<Permit>,
@@ -80,6 +83,7 @@ impl Permit {
             tag,
             granted_at: Moment::NONE,
             slot: None,
+            mark: Mark::default(),
             shared: OnceLock::new(),
         }
     }
@@ -276,6 +280,10 @@ impl Permit {
     pub(crate) fn abandon(&self) {
         let given_up = &self.controller.counters.given_up;
         given_up.fetch_add(1, Ordering::Relaxed);
+        self.mark(match std::thread::panicking() {
+            true => Outcome::Failed,
+            false => Outcome::Abandoned,
+        });
         if let Some(slot) = self.slot() {
             slot.abandon();
         }
@@ -297,11 +305,6 @@ impl Permit {
     #[inline]
     pub(crate) fn can_be_cancelled(&self) -> bool {
         self.slot.is_some() && self.controller.live.may_cancel()
-    }
-
-    /// What its caller is told once it was cancelled.
-    pub(crate) fn reject_cancelled(&self) -> Rejected {
-        self.controller.reject(Reason::Cancelled, self.tag)
     }
 
     /// The guard puts its permits where handlers find them.
@@ -337,6 +340,7 @@ impl Permit {
                 tag: self.tag,
                 granted_at: self.granted_at,
                 slot: self.slot.map_or_else(OnceLock::new, OnceLock::from),
+                mark: Mark::from(self.mark.get()),
                 cancelled: AtomicBool::new(false),
                 outer: OnceLock::new(),
             })
@@ -352,6 +356,7 @@ impl Clone for Permit {
             tag: self.tag,
             granted_at: self.granted_at,
             slot: self.slot,
+            mark: Mark::default(),
             shared: OnceLock::from(Arc::clone(self.share())),
         }
     }
@@ -362,8 +367,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         // With clones, the last one releases.
         if self.shared.get().is_none() {
+            let outcome = self.mark.get();
             self.controller
-                .finish(self.kib, self.tag, self.granted_at, self.slot);
+                .finish(self.kib, self.tag, self.granted_at, self.slot, outcome);
         }
     }
 }
@@ -371,7 +377,8 @@ impl Drop for Permit {
 impl Drop for Shared {
     fn drop(&mut self) {
         let (controller, slot) = (self.controller, self.slot.get().copied());
-        controller.finish(self.kib, self.tag, self.granted_at, slot);
+        let outcome = self.mark.get();
+        controller.finish(self.kib, self.tag, self.granted_at, slot, outcome);
     }
 }
 

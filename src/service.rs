@@ -16,6 +16,7 @@ use crate::error::BoxError;
 use crate::fallback::Fallback;
 use crate::future::{ResponseFuture, Slow, enter};
 use crate::guard::Guard;
+use crate::held::Held;
 use crate::labels::Entry;
 use crate::logs;
 use crate::permit::Permit;
@@ -119,11 +120,13 @@ where
         let ready = std::mem::take(&mut self.inner_ready);
         let controller = self.guard.controller;
         let Some(mut entry) = self.classify.entry(&request, &controller.labels) else {
-            return self.pass(request, ready, None);
+            return self.pass(request, ready, Held::new(None));
         };
         // A guard further out may have admitted it already.
         let outer = match request.extensions().get::<Permit>() {
-            Some(outer) if outer.is_of(controller) => return self.pass(request, ready, None),
+            Some(outer) if outer.is_of(controller) => {
+                return self.pass(request, ready, Held::new(None));
+            }
             Some(outer) if outer.covers(controller) => Some(outer.clone()),
             _ => None,
         };
@@ -146,7 +149,7 @@ where
                 logs::admitted();
                 let permit = staged::begin(permit, entry, &mut request);
                 enter(&permit, outer, &mut request);
-                self.pass(request, ready, Some(permit))
+                self.pass(request, ready, Held::new(Some(permit)))
             }
             Admission::Rejected(rejected) => {
                 ResponseFuture::rejected(answer(&self.responder, &rejected, &request))
@@ -155,7 +158,7 @@ where
                 waiting: Some(waiting),
                 entry,
                 outer,
-                permit: None,
+                held: Held::new(None),
                 poller: Poller::default(),
                 inner: self.take_inner(),
                 inner_ready: ready,
@@ -173,7 +176,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
         &mut self,
         request: Request<B>,
         ready: bool,
-        permit: Option<Permit>,
+        held: Held,
     ) -> ResponseFuture<S, R, Request<B>>
     where
         S: Service<Request<B>, Response = Response<ResB>> + Clone,
@@ -181,13 +184,13 @@ impl<S, R, C> MemoryGuard<S, R, C> {
     {
         // The call is the first poll.
         if ready {
-            if let Some(growth) = Growth::try_begin(permit.as_ref()) {
-                let fallback = Fallback::keep(permit.as_ref(), &self.responder, &request);
+            if let Some(growth) = Growth::try_begin(held.permit()) {
+                let fallback = Fallback::keep(held.permit(), &self.responder, &request);
                 let future = {
-                    let _polling = Polling::begin(permit.as_ref(), growth);
+                    let _polling = Polling::begin(held.permit(), growth);
                     self.inner.call(request)
                 };
-                return ResponseFuture::calling(future, permit, fallback);
+                return ResponseFuture::calling(future, held, fallback);
             }
         }
         // There is no room yet for what the call may add; or it was admitted after a
@@ -197,7 +200,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
             waiting: None,
             entry: Entry::default(),
             outer: None,
-            permit,
+            held,
             poller: Poller::default(),
             inner: self.take_inner(),
             inner_ready: ready,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::Reason;
 use crate::limiter::MAX_COUNT;
+use crate::outcome::Outcomes;
 use crate::policy::Pressure;
 use crate::tag::Tag;
 use crate::tally::Tally;
@@ -17,14 +18,29 @@ use crate::wait_times::WaitTimes;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Requests that came: completed, active, waiting and rejected. One whose
-    /// result was refused had been admitted: it is among the completed and the
-    /// rejected, and counts once here.
+    /// Requests that came, each once: those that are active or wait, and the sum of the
+    /// outcomes, `completed_requests`, `failed_requests`, `abandoned_requests`,
+    /// `abandoned_waiting_requests` and `rejected_requests`. It never falls.
+    ///
+    /// Work that [`acquire`](crate::Guard::acquire)d its permit is a request like others; so
+    /// is what observe mode let pass, and in each of several guards what all of them
+    /// admitted. What passes by the guard is none, nor is a service of the error flavour
+    /// that was made ready and not called.
     pub total_requests: u64,
-    /// Requests turned away.
+    /// Requests turned away, for whatever reason. One that had been admitted (it was
+    /// [cancelled](crate::Reason::Cancelled), its body had been waited for, or its result
+    /// was too large) is active until its work has ended, and counts once in the total.
     pub rejected_requests: u64,
-    /// Requests whose permit was given back.
+    /// Requests that were answered, errors such as 500 included; work that is no request
+    /// and has ended.
     pub completed_requests: u64,
+    /// Requests whose service returned an error or panicked, or whose response's body did.
+    pub failed_requests: u64,
+    /// Requests whose callers were gone before the end of the response, those that did not
+    /// read it for [`body_timeout`](crate::MemoryGuardBuilder::body_timeout) included.
+    pub abandoned_requests: u64,
+    /// Requests whose callers were gone while they waited for memory.
+    pub abandoned_waiting_requests: u64,
     /// Requests that hold a permit.
     pub active_tasks: u64,
     /// Requests that had to wait for memory, those that still do included.
@@ -47,7 +63,7 @@ pub struct Stats {
     pub memory_limit_mb: Option<f64>,
     /// MiB reserved for requests in flight, by all guards of this process.
     pub reserved_mb: f64,
-    /// What one more request may expect to wait while some do.
+    /// What one more request may expect to wait; 0 where it would be admitted at once.
     pub expected_wait_ms: f64,
     /// How long the oldest of those that wait has waited.
     pub oldest_waiter_ms: f64,
@@ -184,12 +200,12 @@ impl ShardedCounter {
 /// What a guard counts.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) completed: ShardedCounter,
+    pub(crate) outcomes: Outcomes,
     pub(crate) observed: AtomicU64,
     pub(crate) queued: AtomicU64,
     pub(crate) stalled: AtomicU64,
-    /// Of the rejected, those that were admitted before, for their bodies.
-    pub(crate) turned_away_late: AtomicU64,
+    /// Of those that wait, the ones that are counted otherwise: as active, or not yet.
+    pub(crate) waiting_beside: AtomicU64,
     /// Requests told to stop.
     pub(crate) cancelled: AtomicU64,
     /// Requests whose callers were gone before they were answered.
@@ -211,10 +227,6 @@ impl Counters {
 
     pub(crate) fn stalled(&self, responses: usize) {
         self.stalled.fetch_add(responses as u64, Ordering::Relaxed);
-    }
-
-    pub(crate) fn turned_away_late(&self) {
-        self.turned_away_late.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn rejected(&self, reason: Reason) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
-use crate::limiter::Ticket;
+use crate::limiter::{Need, Ticket};
 use crate::logs;
 use crate::permit::Permit;
 use crate::tag::Tag;
@@ -24,21 +25,42 @@ pub(crate) struct Waiting {
     since: Instant,
     sleep: Pin<Box<Sleep>>,
     controller: &'static Controller,
+    counts: Counts,
+    over: bool,
+}
+
+/// What a wait is in the totals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    /// A request that came.
+    AsRequest,
+    /// A request that was admitted for its body, and is active.
+    Admitted,
 }
 
 impl Waiting {
     pub(crate) fn new(
         controller: &'static Controller,
         ticket: Ticket,
-        tag: Tag,
+        need: Need,
         deadline: Duration,
     ) -> Self {
+        let counts = match need {
+            Need::More { .. } => Counts::Admitted,
+            _ => Counts::AsRequest,
+        };
+        if counts != Counts::AsRequest {
+            let beside = &controller.counters.waiting_beside;
+            beside.fetch_add(1, Ordering::Relaxed);
+        }
         Self {
             ticket,
-            tag,
+            tag: need.tag(),
             since: Instant::now(),
             sleep: Box::pin(tokio::time::sleep(deadline)),
             controller,
+            counts,
+            over: false,
         }
     }
 
@@ -46,6 +68,7 @@ impl Waiting {
     pub(crate) fn poll_kib(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Rejected>> {
         let reason = match self.ticket.poll(cx) {
             Poll::Ready(Ok(kib)) => {
+                self.ends();
                 let waited = self.since.elapsed();
                 self.controller.counters.waited_then_admitted.add(waited);
                 logs::waited(waited);
@@ -57,9 +80,32 @@ impl Waiting {
                 Reason::WaitTimeout
             }
         };
+        self.ends();
         let counters = &self.controller.counters;
         counters.waited_then_rejected.add(self.since.elapsed());
         Poll::Ready(Err(self.controller.reject(reason, self.tag)))
+    }
+}
+
+impl Waiting {
+    fn ends(&mut self) {
+        self.over = true;
+        if self.counts != Counts::AsRequest {
+            let beside = &self.controller.counters.waiting_beside;
+            beside.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        self.ends();
+        if self.counts != Counts::Admitted {
+            self.controller.counters.outcomes.abandoned_waiting();
+        }
     }
 }
 

@@ -269,7 +269,7 @@ async fn a_refused_result_is_one_request() {
         stats.completed_requests,
         stats.rejected_requests,
     );
-    assert_eq!(counts, (1, 1, 1));
+    assert_eq!(counts, (1, 0, 1));
 }
 
 #[tokio::test]

@@ -288,7 +288,7 @@ impl Subscriber for Controller {
         let mut control = self.control();
         if detail == Detail::Full {
             self.limiter.tick(now);
-            control.completed = self.counters.completed.total();
+            control.completed = self.counters.outcomes.all_ended();
             control.samples += 1;
         }
         self.decide(&mut control, sample, detail, now);
@@ -297,6 +297,10 @@ impl Subscriber for Controller {
             control.demand.observe(&load);
             self.last_loads.keep(&control.demand);
             self.observe_latched(&mut control, now);
+            let critical = control.decision.gate;
+            control.critical.observe(critical, now);
+            let left_ms = control.critical.remaining(now).as_millis() as u64;
+            self.critical_ms.store(left_ms, Ordering::Relaxed);
             self.order(&mut control);
         }
         let shared = self.limiter.shared();

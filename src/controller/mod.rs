@@ -6,6 +6,7 @@
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
 
 mod braking;
+mod critical;
 mod decide;
 mod demand;
 mod latched;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use braking::Braking;
+use critical::Critical;
 use demand::Demand;
 use latched::Latched;
 pub(crate) use live::Live;
@@ -93,6 +95,8 @@ pub(crate) struct Controller {
     backlog_ms: AtomicU64,
     /// KiB that had ever been given back when the last sample was begun.
     settling_kib: AtomicU64,
+    /// How much longer CRITICAL may last, or would.
+    critical_ms: AtomicU64,
     latched_since_ms: AtomicU64,
     last_loads: LastLoads,
     forgives_at_ms: AtomicU64,
@@ -124,6 +128,7 @@ struct Control {
     /// Memory leaves no room for the next in line.
     kept_out: bool,
     latched: Latched,
+    critical: Critical,
     /// What a request reserves, on average.
     request_bytes: u64,
     /// What the next in line asks for; the average if nobody waits.
@@ -234,6 +239,7 @@ impl Controller {
             drain_ns: AtomicU64::new(0),
             backlog_ms: AtomicU64::new(u64::MAX),
             settling_kib: AtomicU64::new(0),
+            critical_ms: AtomicU64::new(0),
             latched_since_ms: AtomicU64::new(latched::NOT),
             last_loads: LastLoads::default(),
             forgives_at_ms: AtomicU64::new(0),
@@ -262,6 +268,7 @@ impl Controller {
                 demand: Demand::default(),
                 kept_out: false,
                 latched: Latched::default(),
+                critical: Critical::default(),
                 request_bytes: config.estimated_bytes_per_request,
                 next_bytes: config.estimated_bytes_per_request,
                 probes: 0,

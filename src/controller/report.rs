@@ -35,7 +35,8 @@ impl Controller {
         self.counters.reject(reason, tag);
         let mut rejected = self.rejection(reason);
         if let Some(at_once) = &mut rejected.retry_after {
-            *at_once = self.retry_after(tag, expected);
+            let wait = expected.unwrap_or_else(|| self.time_to_retry(reason));
+            *at_once = self.retry_after(tag, wait);
         }
         self.log_rejection(&rejected);
         rejected
@@ -43,7 +44,7 @@ impl Controller {
 
     /// A rejection that is neither counted nor logged.
     pub(crate) fn rejection(&self, reason: Reason) -> Rejected {
-        let retry_after = || self.jittered(self.backlog());
+        let retry_after = || self.jittered(self.time_to_retry(reason));
         Rejected {
             reason,
             pressure: self.pressure(),
@@ -94,8 +95,7 @@ impl Controller {
     }
 
     /// When to come back: later and later, if the tenant is over its retry budget.
-    fn retry_after(&self, tag: Tag, expected: Option<Duration>) -> Duration {
-        let wait = expected.unwrap_or_else(|| self.backlog());
+    fn retry_after(&self, tag: Tag, wait: Duration) -> Duration {
         let retry_after = self.jittered(wait);
         let Some(share) = self.bounds.shares.get(tag.tenant) else {
             return retry_after;
@@ -105,6 +105,25 @@ impl Controller {
         };
         let doublings = (share.strike() / budget.max(1)).min(MOST_DOUBLINGS);
         retry_after * (1 << doublings)
+    }
+
+    /// When what was turned away may expect to be admitted.
+    fn time_to_retry(&self, reason: Reason) -> Duration {
+        match reason {
+            Reason::CriticalPressure => {
+                Duration::from_millis(self.critical_ms.load(Ordering::Relaxed))
+            }
+            _ => self.backlog(),
+        }
+    }
+
+    /// The expected wait of one more request: none, where it would be admitted.
+    fn expected_wait(&self, control: &Control) -> Duration {
+        let has_place = self.limiter.in_flight(&self.bounds) < control.decision.concurrency;
+        match self.limiter.waiting() == 0 && has_place && !control.kept_out {
+            true => Duration::ZERO,
+            false => self.backlog(),
+        }
     }
 
     /// The expected wait of one more waiter.
@@ -128,19 +147,21 @@ impl Controller {
     pub(crate) fn stats(&self) -> Stats {
         let control = self.control();
         let waits = self.limiter.waits();
+        let rejected = self.counters.all_rejected();
         let active = u64::from(self.limiter.in_flight(&self.bounds));
         let waiting = self.limiter.waiting_for(&self.bounds) as u64;
-        let completed = self.counters.completed.total();
-        let rejected = self.counters.all_rejected();
+        // What has ended before what is in flight: one that ends in between is missed, and
+        // not counted twice.
+        let ended = self.counters.outcomes.totals();
+        let beside = self.counters.waiting_beside.load(Ordering::Relaxed);
         let usage = control.levels.first().map_or(0, |level| level.usage_bytes);
         Stats {
-            total_requests: (completed + active + waiting + rejected)
-                // Admitted first, and among the completed too.
-                .saturating_sub(self.counters.rejected(Reason::ResultTooLarge))
-                .saturating_sub(self.counters.rejected(Reason::Cancelled))
-                .saturating_sub(self.counters.turned_away_late.load(Ordering::Relaxed)),
+            total_requests: ended.sum(rejected) + active + waiting - beside.min(waiting),
             rejected_requests: rejected,
-            completed_requests: completed,
+            completed_requests: ended.answered,
+            failed_requests: ended.failed,
+            abandoned_requests: ended.abandoned,
+            abandoned_waiting_requests: ended.abandoned_waiting,
             active_tasks: active,
             queued_requests: self.counters.queued.load(Ordering::Relaxed),
             waiting_requests: waiting,
@@ -154,7 +175,7 @@ impl Controller {
             estimated_mem_per_req_mb: mib(control.request_bytes),
             level: self.pressure(),
             sensor_ok: !control.blind,
-            expected_wait_ms: self.backlog().as_secs_f64() * 1e3,
+            expected_wait_ms: self.expected_wait(&control).as_secs_f64() * 1e3,
             oldest_waiter_ms: self.oldest_wait().as_secs_f64() * 1e3,
             estimate_error_ratio: control.forecast.error_ratio(),
             demand_ratio: control.demand.ratio(),
@@ -180,6 +201,10 @@ impl Controller {
     }
 
     fn outstanding_bytes(&self, control: &Control) -> i64 {
+        // What is forecast for requests that are over is nobody's.
+        if self.limiter.all_in_flight() == 0 {
+            return 0;
+        }
         let reserved_bytes = self.limiter.reserved().kib() * 1024;
         control.forecast.outstanding_bytes(reserved_bytes)
     }

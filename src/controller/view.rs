@@ -50,12 +50,18 @@ impl Controller {
         }
     }
 
+    /// Requests that were admitted, ever.
+    #[cfg(any(feature = "metrics", feature = "dashboard"))]
+    pub(crate) fn ever_admitted(&self) -> u64 {
+        // In this order: one that ends in between is not counted twice.
+        let ended = self.counters.outcomes.all_ended();
+        ended + u64::from(self.limiter.in_flight(&self.bounds))
+    }
+
     /// Counts by class and priority, those of plain requests first.
     #[cfg(any(feature = "metrics", feature = "dashboard"))]
     pub(crate) fn sorts(&self) -> Vec<crate::tally::Entry> {
-        let active = u64::from(self.limiter.in_flight(&self.bounds));
-        let admitted = self.counters.completed.total() + active;
-        self.counters.tally.entries(admitted)
+        self.counters.tally.entries(self.ever_admitted())
     }
 
     /// What the next request of each class needs, in bytes: its mean, with its part of

@@ -82,8 +82,12 @@ struct Paused {
 
 #[derive(Debug, Serialize)]
 struct Totals {
+    came: u64,
     admitted: u64,
     completed: u64,
+    failed: u64,
+    abandoned: u64,
+    abandoned_waiting: u64,
     rejected: u64,
     queued: u64,
     observed: u64,
@@ -200,8 +204,12 @@ impl Memory {
 impl Totals {
     fn of(stats: &Stats, controller: &Controller) -> Self {
         Self {
-            admitted: stats.completed_requests + stats.active_tasks,
+            came: stats.total_requests,
+            admitted: controller.ever_admitted(),
             completed: stats.completed_requests,
+            failed: stats.failed_requests,
+            abandoned: stats.abandoned_requests,
+            abandoned_waiting: stats.abandoned_waiting_requests,
             rejected: stats.rejected_requests,
             queued: stats.queued_requests,
             observed: stats.observed_requests,

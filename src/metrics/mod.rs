@@ -96,7 +96,16 @@ impl Report<'_> {
                 }
             }
         }
+        self.count(table::REQUESTS, stats.total_requests);
         self.count(table::COMPLETED, stats.completed_requests);
+        self.count(table::FAILED, stats.failed_requests);
+        for (when, abandoned) in [
+            ("waiting", stats.abandoned_waiting_requests),
+            ("running", stats.abandoned_requests),
+        ] {
+            let labels = self.labels(&[("while", when)]);
+            counter!(table::ABANDONED, labels).absolute(abandoned);
+        }
         self.count(table::QUEUED, stats.queued_requests);
         self.count(table::OBSERVED, stats.observed_requests);
         self.count(table::CANCELLATIONS, self.cancellations);

@@ -41,8 +41,14 @@ metrics! {
         "Requests turned away."
     ADMITTED "admitted_requests_total" Counter Count ["class", "priority"]
         "Requests that were given a permit, at once or after a wait."
+    REQUESTS "requests_total" Counter Count []
+        "Requests that came: those that are active or wait, and those completed, failed, abandoned and rejected, each once."
     COMPLETED "completed_requests_total" Counter Count []
-        "Requests whose permit was given back."
+        "Requests that were answered, errors such as 500 included; work that is no request and has ended."
+    FAILED "failed_requests_total" Counter Count []
+        "Requests whose service returned an error or panicked, or whose response's body did."
+    ABANDONED "abandoned_requests_total" Counter Count ["while"]
+        "Requests whose callers were gone while they were waiting, or while they were running: before the end of the response, or without reading it."
     QUEUED "queued_requests_total" Counter Count []
         "Requests that had to wait for memory, whatever became of them."
     OBSERVED "observed_requests_total" Counter Count []

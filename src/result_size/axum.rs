@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Error, to_json};
 use crate::guard::Guard;
+use crate::outcome::refused_result;
 use crate::respond::{HttpResponder, Respond};
 
 /// Answers with the value as JSON, or refuses it before it is built.
@@ -70,7 +71,7 @@ impl<T: Serialize> IntoResponse for LimitedJson<T> {
                 let rejected = self.guard.reject_result();
                 let mut response = HttpResponder::new().respond(&rejected, &Request::new(()));
                 *response.status_mut() = self.status;
-                response.map(Into::into)
+                refused_result(response).map(Into::into)
             }
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }

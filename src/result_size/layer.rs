@@ -16,6 +16,7 @@ use tower_service::Service;
 use super::LimitedBody;
 use crate::error::BoxError;
 use crate::guard::Guard;
+use crate::outcome::refused_result;
 use crate::respond::{HttpResponder, answer};
 
 /// Refuses responses whose body is longer than the guard's
@@ -141,6 +142,7 @@ where
         if response.body().size_hint().lower() > limit {
             let rejected = this.limit.guard.reject_result();
             let refusal = answer(&HttpResponder::new(), &rejected, this.asked);
+            let refusal = refused_result(refusal);
             return Poll::Ready(Ok(refusal.map(LimitedBody::refusal)));
         }
         Poll::Ready(Ok(response.map(|body| LimitedBody::new(body, limit))))

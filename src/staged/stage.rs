@@ -171,7 +171,7 @@ impl Stage {
 
     /// Leaves the rejection to the response future.
     fn reject(&self, rejected: Rejected) -> Rejected {
-        self.controller().counters.turned_away_late();
+        self.permit.turn_away();
         let _ = self.rejected.set(rejected.clone());
         // Before the future is woken, so that it sees the rejection.
         self.end(READING);

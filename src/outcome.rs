@@ -1,0 +1,158 @@
+//! What became of requests.
+//!
+//! Each request that came has one outcome, or is in flight. A rejection is one, by its
+//! reason; so is a caller that was gone before it was served, and of those that were
+//! admitted what their permit was marked with first.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use http::Response;
+
+use crate::stats::ShardedCounter;
+
+/// What became of a request that was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Outcome {
+    /// Whatever the answer said; work that is no request is done.
+    Answered,
+    /// The service returned an error, its body did, or it panicked.
+    Failed,
+    /// Its caller was gone before the answer's end, or did not read it.
+    Abandoned,
+    /// Turned away all the same, and counted with the reason for it.
+    TurnedAway,
+}
+
+/// A permit's outcome; the first that is set stands.
+#[derive(Debug, Default)]
+pub(crate) struct Mark(AtomicU8);
+
+impl From<Outcome> for Mark {
+    fn from(outcome: Outcome) -> Self {
+        Self(AtomicU8::new(outcome as u8))
+    }
+}
+
+impl Mark {
+    /// Relaxed: whoever ends the permit has it from those that marked it.
+    pub(crate) fn set(&self, outcome: Outcome) {
+        let unset = Outcome::Answered as u8;
+        let _ = self
+            .0
+            .compare_exchange(unset, outcome as u8, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> Outcome {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Outcome::Answered,
+            1 => Outcome::Failed,
+            2 => Outcome::Abandoned,
+            _ => Outcome::TurnedAway,
+        }
+    }
+}
+
+/// How many requests had each outcome, but for rejections. They only rise.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes {
+    answered: ShardedCounter,
+    failed: AtomicU64,
+    abandoned: AtomicU64,
+    /// Permits of requests that were turned away after they were admitted.
+    turned_away: AtomicU64,
+    /// Requests that were turned away after they were admitted; the permits of some may
+    /// be held still, or end as another outcome.
+    late: AtomicU64,
+    /// Their callers were gone while they waited.
+    abandoned_waiting: AtomicU64,
+}
+
+impl Outcomes {
+    /// A permit was given back.
+    #[inline]
+    pub(crate) fn ended(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Answered => self.answered.increment(),
+            other => self.ended_otherwise(other),
+        }
+    }
+
+    #[cold]
+    fn ended_otherwise(&self, outcome: Outcome) {
+        let count = match outcome {
+            Outcome::Failed => &self.failed,
+            Outcome::Abandoned => &self.abandoned,
+            _ => &self.turned_away,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request was turned away after it was admitted.
+    pub(crate) fn turned_away_late(&self) {
+        self.late.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A caller was gone while it waited.
+    pub(crate) fn abandoned_waiting(&self) {
+        self.abandoned_waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Permits that were given back.
+    pub(crate) fn all_ended(&self) -> u64 {
+        let others = [&self.failed, &self.abandoned, &self.turned_away];
+        let others: u64 = others
+            .map(|count| count.load(Ordering::Relaxed))
+            .iter()
+            .sum();
+        self.answered.total() + others
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        // In this order: one that is turned away in between is not missed twice.
+        let turned_away = of(&self.turned_away);
+        Totals {
+            answered: self.answered.total(),
+            failed: of(&self.failed),
+            abandoned: of(&self.abandoned),
+            abandoned_waiting: of(&self.abandoned_waiting),
+            twice: of(&self.late).saturating_sub(turned_away),
+        }
+    }
+}
+
+/// [`Outcomes`] at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Totals {
+    pub(crate) answered: u64,
+    pub(crate) failed: u64,
+    pub(crate) abandoned: u64,
+    pub(crate) abandoned_waiting: u64,
+    /// Among the rejected, and among the active or those with another outcome too.
+    pub(crate) twice: u64,
+}
+
+impl Totals {
+    /// All requests that came and are not in flight, of which so many were rejected.
+    pub(crate) fn sum(&self, rejected: u64) -> u64 {
+        let all = self.answered + self.failed + self.abandoned + self.abandoned_waiting;
+        (all + rejected).saturating_sub(self.twice)
+    }
+}
+
+/// In the extensions of a response that stands in the place of a result that is too large.
+#[derive(Clone, Copy)]
+struct RefusedResult;
+
+/// Marks a response, so that its request is not counted as answered as well.
+pub(crate) fn refused_result<B>(mut response: Response<B>) -> Response<B> {
+    response.extensions_mut().insert(RefusedResult);
+    response
+}
+
+#[inline]
+pub(crate) fn is_refused_result<B>(response: &Response<B>) -> bool {
+    response.extensions().get::<RefusedResult>().is_some()
+}
