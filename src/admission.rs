@@ -37,7 +37,8 @@ impl From<u64> for Cost {
 pub(crate) enum Admission {
     Admitted(Permit),
     Waiting(Waiting),
-    Rejected(Rejected),
+    /// Neither counted nor said yet.
+    Rejected(Refusal),
 }
 
 /// What a request asks for, and how long it may wait for it.
@@ -105,7 +106,7 @@ impl Controller {
     ) -> Admission {
         let tag = request.need.tag();
         if self.sheds(tag) {
-            return self.rejected(Reason::LowPriority, tag);
+            return Self::rejected(Reason::LowPriority);
         }
         let ask = request.need.ask(&self.bounds);
         match self.limiter.try_admit(&self.bounds, ask) {
@@ -146,7 +147,7 @@ impl Controller {
         let tag = entry.tag;
         // The gate does not hold what another guard has admitted; closing does.
         if self.is_closed() {
-            return self.rejected(Reason::Closed, tag);
+            return Self::rejected(Reason::Closed);
         }
         let ask = Ask {
             kib: 0,
@@ -243,6 +244,26 @@ impl Controller {
         Admission::Admitted(self.permit(ask, first))
     }
 
+    /// Counts and says that a request is turned away.
+    #[cold]
+    pub(crate) fn tell(&self, refusal: Refusal, tag: Tag) -> Rejected {
+        self.reject_for(refusal.reason, tag, refusal.expected)
+    }
+
+    /// What is reserved, if there is room now.
+    #[cold]
+    pub(crate) fn reserve_now(&'static self, request: Request) -> Option<Permit> {
+        let ask = request.need.ask(&self.bounds);
+        let refused = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+            Ok(first) => return Some(self.permit(ask, first)),
+            Err(refused) => refused,
+        };
+        match self.admit_at_once(ask, refused) {
+            Some(Admission::Admitted(permit)) => Some(permit),
+            _ => None,
+        }
+    }
+
     /// Admission, or a rejection in place of a wait.
     pub(crate) fn admit_now(&'static self, request: Request) -> Result<Permit, Rejected> {
         let ask = request.need.ask(&self.bounds);
@@ -256,7 +277,7 @@ impl Controller {
         };
         match self.admit_at_once(ask, refused) {
             Some(Admission::Admitted(permit)) => return Ok(permit),
-            Some(Admission::Rejected(rejected)) => return Err(rejected),
+            Some(Admission::Rejected(refusal)) => return Err(self.tell(refusal, tag)),
             _ => {}
         }
         // Those who wait may all be another guard's: only the queue knows.
@@ -285,7 +306,6 @@ impl Controller {
 
     /// What can be said without waiting. `None`: it has to wait.
     fn admit_at_once(&'static self, ask: Ask, mut refused: Refused) -> Option<Admission> {
-        let tag = ask.tag;
         if refused == Refused::Stale {
             self.sampler.refresh();
             match self.limiter.try_reserve(&self.bounds, ask, Mode::Refreshed) {
@@ -300,7 +320,7 @@ impl Controller {
                 }
                 Some(self.forced(ask))
             }
-            Verdict::Reject(reason) => Some(self.rejected(reason, tag)),
+            Verdict::Reject(reason) => Some(Self::rejected(reason)),
             Verdict::Wait => None,
         }
     }
@@ -343,12 +363,15 @@ impl Controller {
     fn forced(&'static self, ask: Ask) -> Admission {
         match self.limiter.try_reserve(&self.bounds, ask, Mode::Force) {
             Ok(first) => self.admitted(ask, first),
-            Err(_) => self.rejected(Reason::QueueFull, ask.tag),
+            Err(_) => Self::rejected(Reason::QueueFull),
         }
     }
 
-    fn rejected(&self, reason: Reason, tag: Tag) -> Admission {
-        Admission::Rejected(self.reject(reason, tag))
+    fn rejected(reason: Reason) -> Admission {
+        Admission::Rejected(Refusal {
+            reason,
+            expected: None,
+        })
     }
 
     /// The least of what the guard, the request's class and its caller allow.
@@ -379,10 +402,7 @@ impl Controller {
                 let waiting = Waiting::new(self, ticket, need, deadline);
                 Admission::Waiting(waiting)
             }
-            Err(Refusal { reason, expected }) => {
-                let rejected = self.reject_for(reason, need.tag(), expected);
-                Admission::Rejected(rejected)
-            }
+            Err(refusal) => Admission::Rejected(refusal),
         }
     }
 }

@@ -1,23 +1,26 @@
 //! [`MemoryGuardErrorService`]: the error flavour, for any service.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::admission::{Admission, no_deadline};
 use crate::class::Priority;
 use crate::classify::{Classify, Uniform};
-use crate::error::{BoxError, Rejected};
+use crate::controller::Controller;
+use crate::error::BoxError;
 use crate::error_future::ErrorFuture;
 use crate::guard::Guard;
 use crate::held::Held;
 use crate::labels::Entry;
+use crate::limiter::Refusal;
 use crate::permit::Permit;
 use crate::poller::Polling;
+use crate::ready::Cell;
 use crate::waiting::Waiting;
 
 /// The error flavour of [`MemoryGuardLayer`](crate::MemoryGuardLayer), made by
@@ -53,12 +56,14 @@ impl<S, C: Clone> Layer<S> for MemoryGuardErrorLayer<C> {
 /// `poll_ready` waits for the inner service, then for memory, with a deadline:
 /// backpressure as tower's `ConcurrencyLimit` gives it. A rejection comes out
 /// of the future of `call`, never out of `poll_ready`, where an error would
-/// close a `Buffer` for good. It downcasts to [`Rejected`].
+/// close a `Buffer` for good. It downcasts to [`Rejected`](crate::Rejected). A rejection is for the call that
+/// follows: a repeated `poll_ready` asks whether there is room by now, and a call that comes
+/// more than a second later asks, and waits, anew.
 ///
-/// A service that was ready holds its memory until it is called or dropped. One
-/// that was granted memory while nobody polled it (a parked clone, a `LoadShed`
-/// outside) keeps it until a full sample finds it unclaimed and a later one, at
-/// least half a second on, finds it still so; then it passes on.
+/// A service that was ready holds its memory until it is called or dropped, or, if it is
+/// parked (in a pool, a balancer, a `LoadShed`), until a full sample finds it so and a later
+/// one, at least half a second on, finds it still so; then what it holds passes on, and a
+/// call asks, and waits, anew. The same holds for what it is granted while nobody polls it.
 ///
 /// # Panics
 ///
@@ -83,8 +88,33 @@ enum State {
     /// than the reservation did.
     Admitted {
         kib: u64,
+        /// Where it can be taken back.
+        cell: Option<&'static Cell>,
     },
-    Rejected(Box<Rejected>),
+    /// It was, and nobody came.
+    TakenBack,
+    /// There was no room; counted, and said, when a call fetches it.
+    Refused {
+        refusal: Refusal,
+        at: Instant,
+    },
+}
+
+/// A call that comes later than this after its `poll_ready` asks anew.
+const HOLDS_FOR: Duration = Duration::from_secs(1);
+
+/// So many KiB are reserved for a call.
+#[inline]
+fn admitted(controller: &'static Controller, kib: u64) -> State {
+    let cell = controller.ready.put(kib);
+    State::Admitted { kib, cell }
+}
+
+impl From<Refusal> for State {
+    fn from(refusal: Refusal) -> Self {
+        let at = Instant::now();
+        State::Refused { refusal, at }
+    }
 }
 
 impl<S, C> MemoryGuardErrorService<S, C> {
@@ -107,12 +137,31 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         &self.inner
     }
 
+    /// It said that it is ready, so it may not wait now: where there is no room, the call
+    /// does.
+    #[inline]
+    fn ask_again(&mut self) {
+        if let State::Admitted { cell, .. } = self.state {
+            if !cell.is_some_and(Cell::is_taken) {
+                return;
+            }
+            self.give_back();
+            self.state = State::TakenBack;
+        }
+        let controller = self.guard.controller;
+        if let Some(permit) = controller.reserve_now(Entry::default().into()) {
+            self.state = admitted(controller, permit.into_kib());
+        }
+    }
+
     /// Nobody will call for what `poll_ready` got.
     #[inline(always)]
     fn give_back(&mut self) {
-        if let State::Admitted { kib } = self.state {
+        if let State::Admitted { kib, cell } = self.state {
             self.state = State::Idle;
-            self.guard.controller.release(kib);
+            if cell.is_none_or(Cell::claim) {
+                self.guard.controller.release(kib);
+            }
         }
     }
 }
@@ -138,17 +187,6 @@ impl<S: fmt::Debug, C> fmt::Debug for MemoryGuardErrorService<S, C> {
     }
 }
 
-impl From<Result<Permit, Rejected>> for State {
-    fn from(outcome: Result<Permit, Rejected>) -> Self {
-        match outcome {
-            Ok(permit) => State::Admitted {
-                kib: permit.into_kib(),
-            },
-            Err(rejected) => State::Rejected(Box::new(rejected)),
-        }
-    }
-}
-
 impl<S, C, Req> Service<Req> for MemoryGuardErrorService<S, C>
 where
     S: Service<Req>,
@@ -163,21 +201,28 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // The inner service first: memory is the scarcer of the two.
         ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
-        if let State::Idle = self.state {
-            self.state = match self
-                .guard
-                .controller
-                .admit(Entry::default().into(), &no_deadline)
-            {
-                Admission::Admitted(permit) => State::Admitted {
-                    kib: permit.into_kib(),
-                },
-                Admission::Rejected(rejected) => State::Rejected(Box::new(rejected)),
-                Admission::Waiting(waiting) => State::Waiting(Box::new(waiting)),
-            };
+        let controller = self.guard.controller;
+        match self.state {
+            State::Idle => {
+                let request = Entry::default().into();
+                self.state = match controller.admit(request, &no_deadline) {
+                    Admission::Admitted(permit) => admitted(controller, permit.into_kib()),
+                    Admission::Rejected(refusal) => refusal.into(),
+                    Admission::Waiting(waiting) => State::Waiting(Box::new(waiting.not_yet())),
+                };
+            }
+            State::Waiting(_) => {}
+            _ => self.ask_again(),
         }
         if let State::Waiting(waiting) = &mut self.state {
-            self.state = ready!(Pin::new(waiting).poll(cx)).into();
+            self.state = match ready!(waiting.poll_reason(cx)) {
+                Ok(kib) => admitted(controller, kib),
+                Err(reason) => Refusal {
+                    reason,
+                    expected: None,
+                }
+                .into(),
+            };
         }
         Poll::Ready(Ok(()))
     }
@@ -190,10 +235,14 @@ where
         let controller = self.guard.controller;
         let Some(entry) = self.classify.entry(&request, &controller.labels) else {
             self.give_back();
+            // What it was told is for nobody else.
+            self.state = State::Idle;
             return ErrorFuture::calling(self.inner.call(request), Held::new(None));
         };
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Admitted { kib } if !entry.tag.is_classified() => {
+            State::Admitted { kib, cell }
+                if !entry.tag.is_classified() && cell.is_none_or(Cell::claim) =>
+            {
                 let permit = Permit::new(controller, kib, entry.tag).start();
                 self.call_with(permit, request)
             }
@@ -224,18 +273,31 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     {
         let controller = self.guard.controller;
         let admission = match state {
-            State::Admitted { kib } => controller.admit_reserved(kib, entry),
-            // It never waits behind others, so it was not meant.
-            State::Rejected(_) if entry.tag.priority == Priority::Critical => {
+            // Without a class it was claimed in vain.
+            State::Admitted { kib, cell }
+                if entry.tag.is_classified() && cell.is_none_or(Cell::claim) =>
+            {
+                controller.admit_reserved(kib, entry)
+            }
+            State::Admitted { .. } | State::TakenBack => {
                 controller.admit(entry.into(), &no_deadline)
             }
-            State::Rejected(rejected) => return ErrorFuture::rejected(rejected),
+            // Critical work never waits behind others, so it was not meant.
+            State::Refused { at, .. }
+                if at.elapsed() >= HOLDS_FOR || entry.tag.priority == Priority::Critical =>
+            {
+                controller.admit(entry.into(), &no_deadline)
+            }
+            State::Refused { refusal, .. } => Admission::Rejected(refusal),
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         };
         match admission {
             Admission::Admitted(permit) => self.call_with(permit.start(), request),
             Admission::Waiting(waiting) => ErrorFuture::waiting(self.inner.call(request), waiting),
-            Admission::Rejected(rejected) => ErrorFuture::rejected(Box::new(rejected)),
+            Admission::Rejected(refusal) => {
+                let rejected = controller.tell(refusal, entry.tag);
+                ErrorFuture::rejected(Box::new(rejected))
+            }
         }
     }
 }

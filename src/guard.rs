@@ -224,10 +224,11 @@ impl Guard {
     }
 
     async fn admit(&self, request: Request) -> Result<Permit, Rejected> {
+        let tag = request.need.tag();
         match self.controller.admit(request, &no_deadline) {
             Admission::Admitted(permit) => Ok(permit),
             Admission::Waiting(waiting) => waiting.await,
-            Admission::Rejected(rejected) => Err(rejected),
+            Admission::Rejected(refusal) => Err(self.controller.tell(refusal, tag)),
         }
     }
 

@@ -143,6 +143,7 @@ mod permit;
 mod policy;
 mod poller;
 mod pool;
+mod ready;
 mod recent;
 mod release;
 mod reply;

@@ -151,7 +151,8 @@ where
                 enter(&permit, outer, &mut request);
                 self.pass(request, ready, Held::new(Some(permit)))
             }
-            Admission::Rejected(rejected) => {
+            Admission::Rejected(refusal) => {
+                let rejected = controller.tell(refusal, entry.tag);
                 ResponseFuture::rejected(answer(&self.responder, &rejected, &request))
             }
             Admission::Waiting(waiting) => ResponseFuture::slow(Slow {

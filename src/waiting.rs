@@ -36,6 +36,8 @@ enum Counts {
     AsRequest,
     /// A request that was admitted for its body, and is active.
     Admitted,
+    /// None, unless it is given up: a service becomes ready, and may be called or not.
+    NotYet,
 }
 
 impl Waiting {
@@ -64,8 +66,23 @@ impl Waiting {
         }
     }
 
+    /// A wait of a service that becomes ready.
+    pub(crate) fn not_yet(mut self) -> Self {
+        self.counts = Counts::NotYet;
+        let beside = &self.controller.counters.waiting_beside;
+        beside.fetch_add(1, Ordering::Relaxed);
+        self
+    }
+
     /// Ready with `Ok` once so many KiB are reserved, which the caller then owns.
     pub(crate) fn poll_kib(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Rejected>> {
+        let (controller, tag) = (self.controller, self.tag);
+        let granted = ready!(self.poll_reason(cx));
+        Poll::Ready(granted.map_err(|reason| controller.reject(reason, tag)))
+    }
+
+    /// [`poll_kib`](Self::poll_kib), without counting and saying why there was no room.
+    pub(crate) fn poll_reason(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Reason>> {
         let reason = match self.ticket.poll(cx) {
             Poll::Ready(Ok(kib)) => {
                 self.ends();
@@ -83,7 +100,7 @@ impl Waiting {
         self.ends();
         let counters = &self.controller.counters;
         counters.waited_then_rejected.add(self.since.elapsed());
-        Poll::Ready(Err(self.controller.reject(reason, self.tag)))
+        Poll::Ready(Err(reason))
     }
 }
 

@@ -208,3 +208,98 @@ async fn acquire_serves_work_that_is_no_request() {
         Reason::CriticalPressure
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_is_for_the_call_that_follows() {
+    let (layer, memory) = counting(1);
+    let guard = layer.guard().clone();
+    let layer = layer.skip(|n: &u32| *n == 0).into_error_layer();
+    let mut service = layer.layer(service_fn(double));
+    // A call that passes by uses it up.
+    fill(&guard, &memory, 99);
+    service.ready().await.unwrap();
+    assert_eq!(service.call(0).await.unwrap(), 0);
+    fill(&guard, &memory, 10);
+    assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 2);
+    // One that comes much later asks anew.
+    fill(&guard, &memory, 99);
+    service.ready().await.unwrap();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    fill(&guard, &memory, 10);
+    assert_eq!(service.call(2).await.unwrap(), 4);
+    // So does a repeated poll.
+    fill(&guard, &memory, 99);
+    service.ready().await.unwrap();
+    fill(&guard, &memory, 10);
+    assert_eq!(service.ready().await.unwrap().call(3).await.unwrap(), 6);
+    assert_empty(&guard);
+    let stats = guard.stats();
+    assert_eq!((stats.rejected_requests, stats.total_requests), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_ready_stays_so_while_others_hold_all() {
+    let (layer, _) = with(|builder| {
+        builder
+            .max_concurrent(1)
+            .estimated_bytes_per_request(1024)
+            .wait_timeout(Duration::from_secs(2))
+    });
+    let guard = layer.guard().clone();
+    let held = guard.try_acquire(1024).unwrap();
+    let mut service = tokio_test::task::spawn(layer.into_error_layer().layer(service_fn(double)));
+    service.ready().await.unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let again = service.enter(|cx, mut service| Service::<u32>::poll_ready(&mut *service, cx));
+    assert!(again.is_ready());
+    // It was refused long ago: the call waits in its turn.
+    let answer = service.call(4);
+    let waits = tokio::spawn(answer);
+    eventually("it waits", || guard.stats().waiting_requests == 1).await;
+    drop(held);
+    assert_eq!(waits.await.unwrap().unwrap(), 8);
+    assert_empty(&guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_ready_and_not_called_does_not_keep_others_out() {
+    let (layer, _) = counting(2);
+    let guard = layer.guard().clone();
+    let layer = layer.into_error_layer();
+    let mut pool: Vec<_> = (0..2).map(|_| layer.layer(service_fn(double))).collect();
+    for parked in &mut pool {
+        parked.ready().await.unwrap();
+    }
+    assert_eq!(guard.stats().active_tasks, 2);
+    assert_eq!(guard.stats().total_requests, 0, "nobody has called");
+    let waiting = tokio::spawn(layer.layer(service_fn(double)).oneshot(1));
+    eventually("it waits", || guard.stats().waiting_requests == 1).await;
+    for _ in 0..2 {
+        guard.sample_now();
+        tokio::time::advance(Duration::from_millis(600)).await;
+    }
+    guard.sample_now();
+    assert_eq!(waiting.await.unwrap().unwrap(), 2);
+    // The parked ones are as good as before, with a further poll and without.
+    assert_eq!(pool[0].ready().await.unwrap().call(2).await.unwrap(), 4);
+    assert_eq!(pool[1].call(3).await.unwrap(), 6);
+    drop(pool);
+    assert_empty(&guard);
+    let stats = guard.stats();
+    assert_eq!((stats.completed_requests, stats.total_requests), (3, 3));
+}
+
+#[tokio::test]
+async fn what_a_service_holds_in_time_is_not_taken_back() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let mut service = layer.into_error_layer().layer(service_fn(double));
+    for n in 0..20 {
+        service.ready().await.unwrap();
+        guard.sample_now();
+        assert_eq!(guard.stats().active_tasks, 1);
+        assert_eq!(service.call(n).await.unwrap(), 2 * n);
+    }
+    assert_empty(&guard);
+    assert_eq!(guard.stats().total_requests, 20);
+}

@@ -354,6 +354,9 @@ impl Subscriber for Controller {
         if full {
             self.forgive(now);
             self.limiter.pass_on_unclaimed(now);
+            for kib in self.ready.take_back(now) {
+                self.release(kib);
+            }
             if let Some(timeout) = self.config().body_timeout {
                 self.counters
                     .stalled(self.deliveries.end_stalled(timeout, now));

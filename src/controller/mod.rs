@@ -50,6 +50,7 @@ use crate::policy::ladder::Ladder;
 use crate::policy::predictive::Predictive;
 use crate::policy::{Decision, Policy, Pressure};
 use crate::pool::{self, Board};
+use crate::ready::Ready;
 use crate::recent::{Kind, RecentDecisions};
 use crate::release::Release;
 use crate::running::Running;
@@ -80,6 +81,7 @@ pub(crate) struct Controller {
     closed: AtomicBool,
     pub(crate) deliveries: Deliveries,
     pub(crate) running: Running,
+    pub(crate) ready: Ready,
     pub(crate) release: Release,
     /// What each request allocates is known.
     accounted: bool,
@@ -229,6 +231,7 @@ impl Controller {
             closed: AtomicBool::new(false),
             deliveries: Deliveries::default(),
             running: Running::new(),
+            ready: Ready::default(),
             release: Release::new(),
             accounted,
             limit_bytes: AtomicU64::new(u64::MAX),

@@ -148,6 +148,7 @@ impl Controller {
         let control = self.control();
         let waits = self.limiter.waits();
         let rejected = self.counters.all_rejected();
+        let ready = self.ready.count();
         let active = u64::from(self.limiter.in_flight(&self.bounds));
         let waiting = self.limiter.waiting_for(&self.bounds) as u64;
         // What has ended before what is in flight: one that ends in between is missed, and
@@ -156,7 +157,8 @@ impl Controller {
         let beside = self.counters.waiting_beside.load(Ordering::Relaxed);
         let usage = control.levels.first().map_or(0, |level| level.usage_bytes);
         Stats {
-            total_requests: ended.sum(rejected) + active + waiting - beside.min(waiting),
+            total_requests: ended.sum(rejected) + active.saturating_sub(ready) + waiting
+                - beside.min(waiting),
             rejected_requests: rejected,
             completed_requests: ended.answered,
             failed_requests: ended.failed,

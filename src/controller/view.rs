@@ -55,7 +55,9 @@ impl Controller {
     pub(crate) fn ever_admitted(&self) -> u64 {
         // In this order: one that ends in between is not counted twice.
         let ended = self.counters.outcomes.all_ended();
-        ended + u64::from(self.limiter.in_flight(&self.bounds))
+        let ready = self.ready.count();
+        let active = u64::from(self.limiter.in_flight(&self.bounds));
+        ended + active.saturating_sub(ready)
     }
 
     /// Counts by class and priority, those of plain requests first.

@@ -73,7 +73,7 @@ impl Controller {
         };
         match self.wait(request, &|| callers) {
             Admission::Waiting(waiting) => Ok(Rest::Waiting(waiting)),
-            Admission::Rejected(rejected) => Err(rejected),
+            Admission::Rejected(refusal) => Err(self.tell(refusal, tag)),
             Admission::Admitted(_) => unreachable!("it waits, or it does not"),
         }
     }
