@@ -15,7 +15,7 @@ impl Node {
         self.next.checked_sub(1)
     }
 
-    fn previous(self) -> Option<usize> {
+    pub(super) fn previous(self) -> Option<usize> {
         self.previous.checked_sub(1)
     }
 }

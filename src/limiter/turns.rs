@@ -22,6 +22,8 @@ pub(super) struct Candidate {
     pub(super) flow: usize,
     /// The oldest of a lane behind.
     pub(super) aged: bool,
+    /// The newest of its flow, where that goes first.
+    newest: bool,
 }
 
 impl Queue {
@@ -75,25 +77,25 @@ impl Queue {
         }
         let &(_, _, flow) = self.lanes[at].order.first()?;
         let first = self.flows[flow].waiting.first()?;
+        // The oldest, or the newest if the oldest has waited too long for that.
+        let newest = self.goes_newest_first(flow, first, now_ms);
+        let last = self.flows[flow].waiting.last().filter(|_| newest);
         Some(Candidate {
-            key: self.first_of(flow, first, now_ms),
+            key: last.unwrap_or(first),
             lane: at,
             flow,
             aged: false,
+            newest,
         })
     }
 
-    /// The oldest, or the newest if the oldest has waited too long for that.
-    fn first_of(&self, flow: usize, first: usize, now_ms: u64) -> usize {
-        match self.goes_newest_first(flow, first, now_ms) {
-            true => self.flows[flow].waiting.last().unwrap_or(first),
-            false => first,
-        }
-    }
-
-    /// The one behind it in its flow.
+    /// The one behind it in its flow: the next older one, where the newest goes first.
     pub(super) fn behind(&self, candidate: Candidate) -> Option<Candidate> {
-        let key = self.waiters[candidate.key].in_flow.next()?;
+        let place = self.waiters[candidate.key].in_flow;
+        let key = match candidate.newest {
+            true => place.previous()?,
+            false => place.next()?,
+        };
         Some(Candidate { key, ..candidate })
     }
 
@@ -115,6 +117,7 @@ impl Queue {
             lane: flow.lane,
             flow: waiter.flow,
             aged: true,
+            newest: false,
         })
     }
 
@@ -185,6 +188,7 @@ impl Queue {
                 lane: flow.lane,
                 flow: at,
                 aged: false,
+                newest: false,
             };
             (ask.low_kib <= most_kib).then_some((candidate, ask))
         });
