@@ -34,6 +34,8 @@ const KNOWN: &[&str] = &[
 
 /// Where WARNING, HIGH and CRITICAL begin.
 pub(super) const LADDER_THRESHOLDS: [f64; 3] = [0.70, 0.80, 0.85];
+/// The variables for them.
+const THRESHOLDS: [&str; 3] = ["WARNING_PERCENT", "MAX_PERCENT", "CRITICAL_PERCENT"];
 /// Near the end: this policy runs full by design.
 const PREDICTIVE_THRESHOLDS: [f64; 3] = [0.90, 0.95, 0.98];
 
@@ -202,27 +204,48 @@ impl Settings {
         });
     }
 
+    fn is_unreadable(&self, suffix: &str) -> bool {
+        let mut problems = self.problems.iter();
+        problems.any(|problem| problem.setting.strip_prefix("MEMORY_GUARD_") == Some(suffix))
+    }
+
+    /// Thresholds rise. One that cannot be read hides no fault of the others.
+    fn check_thresholds(&mut self) {
+        if self.problems.iter().any(|one| one.setting == "thresholds") {
+            return;
+        }
+        let values = [
+            self.config.warning_fraction,
+            self.config.high_fraction,
+            self.config.critical_fraction,
+        ];
+        let readable = THRESHOLDS.map(|suffix| !self.is_unreadable(suffix));
+        // What nobody said follows from the policy, and there from the others.
+        let ladder = self.config.policy == Policy::Ladder && !self.is_unreadable("POLICY");
+        let follows = ladder || readable == [true; 3];
+        let known = |&at: &usize| readable[at] && (follows || self.thresholds[at].is_some());
+        let known: Vec<usize> = (0..3).filter(known).collect();
+        // NaN is no smaller than anything.
+        if known.windows(2).all(|two| values[two[0]] < values[two[1]]) {
+            return;
+        }
+        let list = |text: &dyn Fn(usize) -> String| {
+            let texts: Vec<String> = known.iter().map(|&at| text(at)).collect();
+            texts.join(", ")
+        };
+        let settings = list(&|at| format!("MEMORY_GUARD_{}", THRESHOLDS[at]));
+        let given = list(&|at| values[at].to_string());
+        let expected = "rising thresholds: warning below max below critical";
+        self.problem(settings, given, expected);
+    }
+
     /// What no single value shows: values that do not go together.
     pub(crate) fn check(mut self) -> Result<(Config, Vec<String>), ConfigError> {
         self.choose_policy();
+        self.check_thresholds();
         let config = &self.config;
-        let (warning, high, critical) = (
-            config.warning_fraction,
-            config.high_fraction,
-            config.critical_fraction,
-        );
-        let good = |problem: &Problem| {
-            !problem.setting.ends_with("_PERCENT") && problem.setting != "thresholds"
-        };
-        if self.problems.iter().all(good) && !(warning < high && high < critical) {
-            self.problem(
-                "MEMORY_GUARD_WARNING_PERCENT, MEMORY_GUARD_MAX_PERCENT, MEMORY_GUARD_CRITICAL_PERCENT",
-                format!("{warning}, {high}, {critical}"),
-                "rising thresholds: warning below max below critical",
-            );
-        }
-        let config = &self.config;
-        if config.source == Source::Process && config.memory_limit_bytes.is_none() {
+        let no_limit = config.memory_limit_bytes.is_none() && !self.is_unreadable("MEMORY_LIMIT");
+        if config.source == Source::Process && no_limit {
             self.problem(
                 "MEMORY_GUARD_SOURCE",
                 "process",
