@@ -74,7 +74,8 @@ pub(super) struct Level {
     hierarchical_with_swap: Option<u64>,
     /// Where memory and swap together end, and what they hold.
     with_swap: MemoryLevel,
-    /// On swap, and in memory all the same.
+    /// What the file of swap says, and what of it is in memory all the same.
+    swap_held: u64,
     swap_cached: u64,
     /// Usage as the kernel counts it when `memory.stat` was read last, and the
     /// reclaimable part of it.
@@ -108,6 +109,7 @@ impl Level {
             hierarchical: None,
             hierarchical_with_swap: None,
             with_swap: MemoryLevel::default(),
+            swap_held: 0,
             swap_cached: 0,
             usage_at_stat: 0,
             reclaimable: 0,
@@ -156,11 +158,22 @@ impl Level {
         let usage = self.number(&self.usage, self.version.usage())?;
         let usage = usage.ok_or_else(|| self.malformed(self.version.usage(), "max"))?;
         self.apply_hierarchical_limit();
-        self.read_swap(usage)?;
+        self.read_swap()?;
         if self.is_unmoved(usage) {
+            self.set_swapped(usage);
             self.set_usage(usage.max(self.usage_at_stat) - self.reclaimable);
             return Ok(());
         }
+        self.read_stat(usage, buffer, own, machine)
+    }
+
+    fn read_stat(
+        &mut self,
+        usage: u64,
+        buffer: &mut [u8],
+        own: bool,
+        machine: &working_set::Kernel,
+    ) -> io::Result<()> {
         let kernel = match &self.kernel {
             Some(kernel) => self
                 .number(kernel, "memory.kmem.usage_in_bytes")?
@@ -175,7 +188,7 @@ impl Level {
             Version::V1 => working_set::v1(stat, usage, kernel, machine),
             Version::V2 => working_set::v2(stat, usage, machine),
         };
-        let swap_cached = working_set::field(stat, "swapcached").unwrap_or(0);
+        self.swap_cached = working_set::field(stat, "swapcached").unwrap_or(0);
         if own && self.version == Version::V1 {
             let limit = |name| working_set::field(stat, name).filter(|&bytes| bytes < V1_UNLIMITED);
             (self.hierarchical, self.hierarchical_with_swap) = (
@@ -184,10 +197,7 @@ impl Level {
             );
             self.apply_hierarchical_limit();
         }
-        if self.version == Version::V2 {
-            self.swap_cached = swap_cached;
-        }
-        self.read_swap(usage)?;
+        self.set_swapped(usage);
         // Without a readable memory.stat all of the usage counts: the safe side.
         let counted = counted.unwrap_or(usage);
         self.usage_at_stat = usage;
@@ -196,22 +206,25 @@ impl Level {
         Ok(())
     }
 
-    /// How much is on swap and not in memory too, as of `memory.stat`'s last reading.
-    fn read_swap(&mut self, usage: u64) -> io::Result<()> {
+    fn read_swap(&mut self) -> io::Result<()> {
         let Some(swap) = &self.swap else {
             return Ok(());
         };
-        let held = self.number(swap, self.version.swap())?.unwrap_or(0);
-        let in_memory = match self.version {
-            Version::V1 => usage,
-            Version::V2 => self.swap_cached,
-        };
-        self.last.swapped_bytes = held.saturating_sub(in_memory);
+        self.swap_held = self.number(swap, self.version.swap())?.unwrap_or(0);
         self.with_swap.limit_bytes = match &self.swap_limit {
             Some(limit) => self.number(limit, SWAP_LIMIT)?,
             None => None,
         };
         Ok(())
+    }
+
+    /// How much is on swap and not in memory too.
+    fn set_swapped(&mut self, usage: u64) {
+        let in_memory = match self.version {
+            Version::V1 => usage,
+            Version::V2 => self.swap_cached,
+        };
+        self.last.swapped_bytes = self.swap_held.saturating_sub(in_memory);
     }
 
     fn set_usage(&mut self, counted: u64) {
