@@ -1,5 +1,7 @@
 //! From a request to a permit, a place in the queue, or a rejection.
 
+mod request;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use crate::class::Priority;
 use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
 use crate::labels::Entry;
-use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket, kib};
+use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket};
 use crate::outcome::Outcome;
 use crate::permit::Permit;
 use crate::policy::Pressure;
@@ -15,23 +17,8 @@ use crate::running::Slot;
 use crate::sampler::Moment;
 use crate::tag::Tag;
 use crate::waiting::Waiting;
-
-/// How much memory a piece of work needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Cost {
-    /// What the guard estimates.
-    #[default]
-    Estimated,
-    /// So many bytes.
-    Bytes(u64),
-}
-
-impl From<u64> for Cost {
-    fn from(bytes: u64) -> Self {
-        Self::Bytes(bytes)
-    }
-}
+pub use request::Cost;
+pub(crate) use request::Request;
 
 /// What became of a request.
 pub(crate) enum Admission {
@@ -39,42 +26,6 @@ pub(crate) enum Admission {
     Waiting(Waiting),
     /// Neither counted nor said yet.
     Rejected(Refusal),
-}
-
-/// What a request asks for, and how long it may wait for it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Request {
-    pub(crate) need: Need,
-    pub(crate) deadline: Option<Duration>,
-}
-
-impl From<Entry> for Request {
-    #[inline]
-    fn from(entry: Entry) -> Self {
-        Self {
-            need: Need::Estimated(entry.tag),
-            deadline: entry.deadline,
-        }
-    }
-}
-
-impl From<Cost> for Request {
-    fn from(cost: Cost) -> Self {
-        let tag = Tag::NONE;
-        let need = match cost {
-            Cost::Estimated => Need::Estimated(tag),
-            // A declared cost is known, so it is also the least.
-            Cost::Bytes(bytes) => Need::Known(Ask {
-                kib: kib(bytes),
-                low_kib: kib(bytes),
-                tag,
-            }),
-        };
-        Self {
-            need,
-            deadline: None,
-        }
-    }
 }
 
 /// What becomes of a request that does not fit now.

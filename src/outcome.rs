@@ -147,6 +147,7 @@ impl Totals {
 struct RefusedResult;
 
 /// Marks a response, so that its request is not counted as answered as well.
+#[cfg(feature = "json")]
 pub(crate) fn refused_result<B>(mut response: Response<B>) -> Response<B> {
     response.extensions_mut().insert(RefusedResult);
     response

@@ -28,11 +28,13 @@ mod mounts;
 mod process;
 #[cfg(target_os = "linux")]
 mod psi;
+mod subscriber;
 mod thread;
 #[cfg(test)]
 mod thread_tests;
 #[cfg(not(target_os = "linux"))]
 mod unseen;
+mod watched;
 #[cfg(target_os = "linux")]
 mod working_set;
 
@@ -44,7 +46,8 @@ use std::path::PathBuf;
 #[cfg(target_os = "linux")]
 pub(crate) use faults::touched_bytes;
 pub use manual::ManualSource;
-pub(crate) use thread::{Moment, Sampler, Subscriber};
+pub(crate) use subscriber::Subscriber;
+pub(crate) use thread::{Moment, Sampler};
 
 use crate::config::Config;
 
@@ -182,13 +185,14 @@ pub trait MemorySource: Send + 'static {
     }
 }
 
-/// The name of the source that goes by what the host has available.
 /// Elsewhere nobody tells.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn touched_bytes() -> i64 {
     0
 }
 
+/// The name of the source that goes by what the host has available.
+#[cfg(target_os = "linux")]
 pub(crate) const HOST: &str = "host memory";
 
 /// The source that `config` asks for.

@@ -1,8 +1,6 @@
 //! The sampler: one reader of one or more sources, a thread, and whoever wants to know.
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::Thread;
@@ -10,38 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Detail, MemorySource, Sample};
-use crate::config::Source;
+use super::subscriber::{Subscriber, blind};
+use super::watched::{Named, Watched};
+use super::{Detail, MemorySource};
 use crate::foreign::{self, Code};
-
-/// Told of every sample.
-pub(crate) trait Subscriber: Send + Sync {
-    /// A sample is about to be taken: what is noted now, it shows.
-    fn before_sample(&'static self, detail: Detail, now: Duration);
-
-    /// Decides from a sample taken at `now`. Called in the order of samples,
-    /// under the reader's lock: wakes nobody, logs nothing. Says whether there
-    /// is something to act on.
-    fn on_sample(&self, sample: Result<&Sample, &io::Error>, detail: Detail, now: Duration)
-    -> bool;
-
-    /// Acts on what was decided, under no lock; after every full sample, and
-    /// after those that left something to act on. Says when the next full
-    /// sample is due.
-    fn after_sample(&'static self, full: bool, now: Duration) -> Duration;
-
-    /// There was nothing to do since the sample before, when the pause was chosen.
-    fn was_idle(&self) -> bool;
-
-    /// There is something to do now.
-    fn has_work(&self) -> bool;
-
-    /// Says, once, that it wants no more samples.
-    fn leaves(&self) -> bool;
-}
-
-/// What is measured, for guards that share it.
-pub(crate) type Named = (Source, Option<PathBuf>);
 
 /// Samples for all guards on one ledger. Each goes by the source it asked for, but all are
 /// sampled together: what one's sample shows to be free is free for the others too.
@@ -74,34 +44,6 @@ struct Subscribed {
     /// Its place among the sources.
     source: usize,
     subscriber: &'static dyn Subscriber,
-}
-
-/// A source, and what it said last.
-struct Watched {
-    /// `None`: the user's own.
-    name: Option<Named>,
-    source: Box<dyn MemorySource>,
-    sample: Sample,
-    read: io::Result<()>,
-}
-
-impl Watched {
-    fn new(name: Option<Named>, source: Box<dyn MemorySource>) -> Self {
-        Self {
-            name,
-            source,
-            sample: Sample::default(),
-            read: Ok(()),
-        }
-    }
-
-    fn read(&mut self, detail: Detail) {
-        let Self { source, sample, .. } = self;
-        sample.clear();
-        // A source may be the user's.
-        let read = foreign::call(Code::Source, || source.read(detail, sample));
-        self.read = read.unwrap_or_else(|| Err(io::Error::other("the memory source panicked")));
-    }
 }
 
 /// A point in time, as sixteenths of a millisecond since the sampler began; they begin
@@ -140,15 +82,6 @@ impl fmt::Debug for Sampler {
             .field("background", &self.background)
             .finish_non_exhaustive()
     }
-}
-
-/// Nothing is known of memory: the subscriber goes by its policy for that.
-fn blind(subscriber: &dyn Subscriber, why: &str, detail: Detail, now: Duration) -> bool {
-    let error = io::Error::other(why);
-    foreign::call(Code::Guard, || {
-        subscriber.on_sample(Err(&error), detail, now)
-    })
-    .unwrap_or(true)
 }
 
 /// Dropped by a thread that goes although it should not: nobody must go on by what it
