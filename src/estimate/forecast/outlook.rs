@@ -128,12 +128,11 @@ impl Forecast {
 
     /// Allocated and not touched: in use before long.
     pub(crate) fn untouched_bytes(&self) -> f64 {
-        let is_known = self.book.is_some() || self.allocation_is_known();
-        let allocated_bytes = self.retained.allocated_bytes();
-        match is_known {
-            true => (allocated_bytes - self.usage_bytes).max(0.0),
-            false => 0.0,
-        }
+        // A source may measure something else than what this process allocates.
+        self.book.as_ref().map_or(0.0, |_| {
+            let allocated_bytes = self.retained.allocated_bytes();
+            (allocated_bytes - self.usage_bytes).max(0.0)
+        })
     }
 
     /// What the allocator keeps and is taken to use again.
