@@ -72,9 +72,9 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
-        match crate::release::quickly_allocated_bytes() {
-            Some(bytes) => Self {
-                meter: Meter::Poll(Part::begin(bytes as i64)),
+        match Part::begin(crate::release::quickly_allocated_bytes) {
+            Some(part) => Self {
+                meter: Meter::Poll(part),
                 from_bytes: 0,
                 counted_bytes: 0,
             },
@@ -99,7 +99,7 @@ impl Mark {
     /// freed. From here on it is counted. To be called once.
     pub(crate) fn count(&self) -> i64 {
         if let Meter::Poll(part) = self.meter {
-            return part.end(sum_bytes());
+            return part.end(sum_bytes);
         }
         let within = (self.meter.counted_bytes()).wrapping_sub(self.counted_bytes);
         let all = self.meter.bytes().wrapping_sub(self.from_bytes);

@@ -43,23 +43,25 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// A poll begins on this thread, and the process has allocated so much.
-    pub(super) fn begin(sum_bytes: i64) -> Self {
+    /// A poll begins on this thread. `allocated`: what the process has allocated, read
+    /// while nobody else does, since an older figure would look as if some had been freed.
+    /// `None`: that takes too long to tell.
+    pub(super) fn begin(allocated: fn() -> Option<u64>) -> Option<Self> {
         let mut sum = sum();
-        sum.share(sum_bytes);
+        sum.share(allocated()? as i64);
         let number = sum.under_way.insert(Share {
             bytes: 0,
             holds_another: false,
         });
         let outer = INNERMOST.replace(Some(number));
         sum.set_holds_another(outer, true);
-        Self { number, outer }
+        Some(Self { number, outer })
     }
 
     /// It is over. Says what it has added; less than nothing if it freed some.
-    pub(super) fn end(self, sum_bytes: i64) -> i64 {
+    pub(super) fn end(self, allocated: fn() -> i64) -> i64 {
         let mut sum = sum();
-        sum.share(sum_bytes);
+        sum.share(allocated());
         INNERMOST.set(self.outer);
         sum.set_holds_another(self.outer, false);
         let share = sum.under_way.try_remove(self.number);

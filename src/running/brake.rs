@@ -17,6 +17,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::Slot;
+use crate::foreign;
 use crate::policy::brake::Runner;
 
 mod sweep;
@@ -333,7 +334,7 @@ impl Brake {
             };
             state.pausing.iter().filter_map(of_slot).collect()
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(foreign::wake);
     }
 
     /// A request that is paused is to be polled all the same: it was cancelled.
@@ -345,6 +346,6 @@ impl Brake {
                 wakers.push(one.waker.clone());
             }
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(foreign::wake);
     }
 }

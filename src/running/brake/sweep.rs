@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::{Brake, CRITICAL, ENDS, FREE, HOLD, Pausing, Running, State, Swept};
+use crate::foreign;
 use crate::policy::brake::{self, Runner, Turn};
 use crate::running::Slot;
 
@@ -24,7 +25,7 @@ impl Brake {
     pub(crate) fn sweep(&self, room_bytes: i64, freed: Option<usize>) -> Swept {
         let mut wakers = Vec::new();
         let swept = self.plan(room_bytes, freed, &mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(foreign::wake);
         swept
     }
 
@@ -106,6 +107,6 @@ impl Brake {
             one.waker.clone()
         });
         drop(state);
-        waker.map(Waker::wake).is_some()
+        waker.map(foreign::wake).is_some()
     }
 }
