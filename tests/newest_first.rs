@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use support::{MIB, eventually, fill, with};
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_newest_that_cannot_be_admitted_holds_nobody_while_nothing_runs() {
     let (layer, memory) = with(|builder| {
         builder
             .wait_timeout(Duration::from_secs(60))
-            .newest_first_after(Duration::from_secs(1))
+            .newest_first_after(Duration::from_millis(100))
     });
     let guard = layer.guard().clone();
     fill(&guard, &memory, 50);
@@ -23,12 +23,13 @@ async fn the_newest_that_cannot_be_admitted_holds_nobody_while_nothing_runs() {
     let mut small = Vec::new();
     for mib in [250, 200] {
         small.push(wait(mib));
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        let joined = || guard.stats().waiting_requests == small.len() as u64;
+        eventually("it waits", joined).await;
     }
     let large = wait(900);
     eventually("all wait", || guard.stats().waiting_requests == 3).await;
     // The oldest has waited for so long that the newest goes first, and it does not fit.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     guard.sample_now();
     drop(held);
     guard.sample_now();

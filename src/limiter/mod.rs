@@ -239,8 +239,9 @@ impl Limiter {
 
     /// Time goes on: a full sample is taken. Measures how long work takes.
     pub(crate) fn tick(&self, now: Duration) {
+        // Never back: two threads may sample, and the later one may have looked earlier.
         let now_ms = now.as_millis() as u64;
-        self.now_ms.store(now_ms, Ordering::Relaxed);
+        let now_ms = now_ms.max(self.now_ms.fetch_max(now_ms, Ordering::Relaxed));
         let (reserved_kib, finished_kib) = (self.reserved().kib(), self.finished_kib());
         let mut queue = lock(&self.queue);
         queue.forecast.measure(now_ms, reserved_kib, finished_kib);
