@@ -28,6 +28,8 @@ pub(super) struct Auto {
     cgroup: CgroupMemory,
     host: ProcessMemory,
     bound_by: BoundBy,
+    /// What bounds it where no group has a limit.
+    without_limit: BoundBy,
     /// Still to be said: where a limit that is missing is a mistake, and what to do.
     advises: bool,
 }
@@ -40,7 +42,18 @@ impl Auto {
             host: ProcessMemory::new(machine.clone(), true),
             machine,
             bound_by: BoundBy::Host,
+            without_limit: BoundBy::Host,
             advises,
+        }
+    }
+
+    /// Where no group has a limit, there is none: the host counts beside limits alone that
+    /// cannot be reached.
+    pub(super) fn of_groups(machine: Machine) -> Self {
+        Self {
+            bound_by: BoundBy::Group,
+            without_limit: BoundBy::Group,
+            ..Self::new(machine, false)
         }
     }
 
@@ -56,7 +69,7 @@ impl Auto {
     fn bound_by(&self, groups: &Sample) -> BoundBy {
         let physical_bytes = self.machine.total_bytes().unwrap_or(u64::MAX);
         match groups.bound_bytes() {
-            None => BoundBy::Host,
+            None => self.without_limit,
             Some(bytes) if bytes < physical_bytes => BoundBy::Group,
             Some(_) => BoundBy::Both,
         }

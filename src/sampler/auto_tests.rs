@@ -14,7 +14,11 @@ const HOST_LEVEL: MemoryLevel = MemoryLevel {
 };
 
 fn read(laid_out: &LaidOut) -> (Sample, String) {
-    let (mut source, mut sample) = (Auto::new(laid_out.machine(), true), Sample::default());
+    read_by(Auto::new(laid_out.machine(), true))
+}
+
+fn read_by(mut source: Auto) -> (Sample, String) {
+    let mut sample = Sample::default();
     source.read(Detail::Full, &mut sample).unwrap();
     (sample, source.name())
 }
@@ -45,6 +49,23 @@ fn where_the_limit_is_above_physical_memory_the_machine_counts_as_well() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn whoever_goes_by_groups_alone_has_the_machine_beside_limits_that_cannot_be_reached() {
+    let group = |limit| MemoryLevel::new(300 * MIB, limit);
+    let read = |limit: &str| read_by(Auto::of_groups(limited(limit).machine()));
+    let (sample, name) = read(&(1u64 << 50).to_string());
+    assert_eq!(sample.levels, [group(Some(1 << 50)), HOST_LEVEL]);
+    assert!(name.ends_with(HOST), "{name}");
+    let (sample, name) = read("1073741824");
+    assert_eq!(sample.levels, [group(Some(1 << 30))]);
+    assert!(!name.ends_with(HOST), "{name}");
+    // None is none, and a machine without groups is an error.
+    assert_eq!(read("max").0.levels, [group(None)]);
+    let nowhere = LaidOut::version_2("/app");
+    let mut source = Auto::of_groups(nowhere.machine());
+    assert!(source.read(Detail::Full, &mut Sample::default()).is_err());
 }
 
 #[test]

@@ -204,7 +204,7 @@ pub(crate) fn open(config: &Config) -> Box<dyn MemorySource> {
         (Source::Process, _) => Box::new(process::ProcessMemory::new(here, false)),
         (Source::Host, _) => Box::new(process::ProcessMemory::new(here, true)),
         (_, Some(path)) => Box::new(cgroup::CgroupMemory::at(here, path)),
-        (Source::Cgroup, None) => Box::new(cgroup::CgroupMemory::discover(here)),
+        (Source::Cgroup, None) => Box::new(auto::Auto::of_groups(here)),
         (Source::Auto, None) => {
             Box::new(auto::Auto::new(here, config.memory_limit_bytes.is_none()))
         }
