@@ -72,7 +72,7 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
-        match Part::begin(crate::release::quickly_allocated_bytes) {
+        match Part::begin(crate::release::allocated_bytes_in_time) {
             Some(part) => Self {
                 meter: Meter::Poll(part),
                 from_bytes: 0,
@@ -89,7 +89,7 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
-        match crate::release::quickly_allocated_bytes() {
+        match crate::release::allocated_bytes_in_time() {
             Some(_) => Meter::BesidePolls.mark(),
             None => Meter::Faults.mark(),
         }

@@ -1,8 +1,12 @@
 //! Whose what the process allocates is, where only the sum is known.
 //!
 //! Whenever a poll begins or ends the sum is read. What was added since it was read last
-//! is of the polls that were under way meanwhile: mostly of one. Several share it alike;
-//! what was freed meanwhile may be of none of them.
+//! is of the polls that were under way meanwhile: mostly of one. Of several, the one that
+//! ends knows which pages it was the first to touch. Work allocates first and touches then,
+//! so what it has touched beyond what it is known to have added is its own, and the rest is
+//! of the others. Where it touches little, it may live in what others left behind, and all
+//! share alike. What was freed meanwhile may be of none of them, and hides what was added:
+//! that was no less than what was touched.
 
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,6 +17,9 @@ thread_local! {
     /// The innermost poll under way on this thread.
     static INNERMOST: Cell<Option<usize>> = const { Cell::new(None) };
 }
+
+/// Page faults tell nothing of a poll that has added less.
+const LEAST_TOLD_BYTES: i64 = 256 << 10;
 
 static SUM: Mutex<Sum> = Mutex::new(Sum {
     bytes: 0,
@@ -29,10 +36,13 @@ struct Sum {
 }
 
 /// What one poll has added so far.
+#[derive(Default)]
 struct Share {
     bytes: i64,
     /// Another one is under way within it.
     holds_another: bool,
+    /// Something was freed, by it or by another one.
+    is_unclear: bool,
 }
 
 /// A poll under way.
@@ -40,6 +50,8 @@ struct Share {
 pub(super) struct Part {
     number: usize,
     outer: Option<usize>,
+    /// What this thread had touched before.
+    touched_before: i64,
 }
 
 impl Part {
@@ -47,21 +59,24 @@ impl Part {
     /// while nobody else does, since an older figure would look as if some had been freed.
     /// `None`: that takes too long to tell.
     pub(super) fn begin(allocated: fn() -> Option<u64>) -> Option<Self> {
+        let touched_before = crate::sampler::touched_bytes();
         let mut sum = sum();
-        sum.share(allocated()? as i64);
-        let number = sum.under_way.insert(Share {
-            bytes: 0,
-            holds_another: false,
-        });
+        sum.share(allocated()? as i64, None);
+        let number = sum.under_way.insert(Share::default());
         let outer = INNERMOST.replace(Some(number));
         sum.set_holds_another(outer, true);
-        Some(Self { number, outer })
+        Some(Self {
+            number,
+            outer,
+            touched_before,
+        })
     }
 
     /// It is over. Says what it has added; less than nothing if it freed some.
     pub(super) fn end(self, allocated: fn() -> i64) -> i64 {
+        let touched_bytes = crate::sampler::touched_bytes().wrapping_sub(self.touched_before);
         let mut sum = sum();
-        sum.share(allocated());
+        sum.share(allocated(), Some((self.number, touched_bytes)));
         INNERMOST.set(self.outer);
         sum.set_holds_another(self.outer, false);
         let share = sum.under_way.try_remove(self.number);
@@ -79,20 +94,53 @@ fn sum() -> MutexGuard<'static, Sum> {
 }
 
 impl Sum {
-    fn share(&mut self, bytes: i64) {
+    /// So much is allocated now. `ends`: a poll that is over, and what it has touched.
+    fn share(&mut self, bytes: i64, ends: Option<(usize, i64)>) {
         let added_bytes = bytes.wrapping_sub(self.bytes);
         self.bytes = bytes;
-        let shares = self.under_way.iter_mut().map(|(_, share)| share);
-        let mut shares = shares.filter(|share| !share.holds_another);
-        let count = shares.by_ref().count() as i64;
-        if count == 0 || (added_bytes < 0 && count > 1) {
-            return;
-        }
-        self.attributed_bytes = self.attributed_bytes.wrapping_add(added_bytes);
-        for (_, share) in &mut self.under_way {
-            if !share.holds_another {
-                share.bytes += added_bytes / count;
+        let sharing = (self.under_way.iter()).filter(|(_, share)| !share.holds_another);
+        let count = sharing.count() as i64;
+        if count == 1 || (count > 1 && added_bytes >= 0) {
+            self.attributed_bytes = self.attributed_bytes.wrapping_add(added_bytes);
+            let several = ends.filter(|_| count > 1);
+            let own_bytes = several.and_then(|(number, touched_bytes)| {
+                self.own_bytes(number, touched_bytes, added_bytes)
+            });
+            let (own, others) = match own_bytes {
+                Some(own) => (own, (added_bytes - own) / (count - 1)),
+                None => (added_bytes / count, added_bytes / count),
+            };
+            for (number, share) in &mut self.under_way {
+                if !share.holds_another {
+                    let is_over = ends.is_some_and(|(ends, _)| ends == number);
+                    share.bytes += if is_over { own } else { others };
+                }
             }
+        } else if count > 1 {
+            let mut shares = self.under_way.iter_mut().map(|(_, share)| share);
+            shares.by_ref().for_each(|share| share.is_unclear = true);
+        }
+        if let Some((number, touched_bytes)) = ends {
+            self.clear_up(number, touched_bytes);
+        }
+    }
+
+    /// What of that is of a poll that is over. `None`: what it has touched does not tell.
+    fn own_bytes(&self, number: usize, touched_bytes: i64, added_bytes: i64) -> Option<i64> {
+        let share = self.under_way.get(number)?;
+        let tells = share.bytes >= LEAST_TOLD_BYTES && touched_bytes >= share.bytes / 2;
+        tells.then(|| (touched_bytes - share.bytes).clamp(0, added_bytes))
+    }
+
+    /// What a poll has added may be hidden behind what another one freed.
+    fn clear_up(&mut self, number: usize, touched_bytes: i64) {
+        let Some(share) = self.under_way.get_mut(number) else {
+            return;
+        };
+        let hidden_bytes = touched_bytes - share.bytes;
+        if share.is_unclear && hidden_bytes > 0 {
+            share.bytes += hidden_bytes;
+            self.attributed_bytes = self.attributed_bytes.wrapping_add(hidden_bytes);
         }
     }
 
@@ -107,8 +155,10 @@ impl Sum {
 mod tests {
     use super::*;
 
+    const MIB: i64 = 1 << 20;
+
     fn shares(sum: &mut Sum, bytes: i64) -> Vec<i64> {
-        sum.share(bytes);
+        sum.share(bytes, None);
         sum.under_way.iter().map(|(_, share)| share.bytes).collect()
     }
 
@@ -119,13 +169,15 @@ mod tests {
             under_way: Slab::new(),
         };
         for _ in 0..count {
-            let (bytes, holds_another) = (0, false);
-            sum.under_way.insert(Share {
-                bytes,
-                holds_another,
-            });
+            sum.under_way.insert(Share::default());
         }
         sum
+    }
+
+    /// The first one is over, and has touched so much.
+    fn shares_at_end(sum: &mut Sum, bytes: i64, touched_bytes: i64) -> Vec<i64> {
+        sum.share(bytes, Some((0, touched_bytes)));
+        sum.under_way.iter().map(|(_, share)| share.bytes).collect()
     }
 
     #[test]
@@ -133,7 +185,7 @@ mod tests {
         assert_eq!(shares(&mut under_way(1), 140), [40]);
         assert_eq!(shares(&mut under_way(2), 140), [20, 20]);
         let mut nobody = under_way(0);
-        nobody.share(140);
+        nobody.share(140, None);
         assert_eq!((nobody.bytes, nobody.attributed_bytes), (140, 0));
     }
 
@@ -141,6 +193,31 @@ mod tests {
     fn what_is_freed_is_of_the_only_one_or_of_nobody() {
         assert_eq!(shares(&mut under_way(1), 70), [-30]);
         assert_eq!(shares(&mut under_way(2), 70), [0, 0]);
+    }
+
+    #[test]
+    fn who_has_touched_what_it_had_added_before_adds_no_more() {
+        let mut sum = under_way(2);
+        sum.under_way[0].bytes = MIB;
+        assert_eq!(shares_at_end(&mut sum, 140, MIB), [MIB, 40]);
+        assert_eq!(shares_at_end(&mut sum, 180, MIB + 10), [MIB + 10, 70]);
+    }
+
+    #[test]
+    fn who_lives_in_what_others_left_behind_shares_alike() {
+        let mut sum = under_way(2);
+        sum.under_way[0].bytes = MIB;
+        assert_eq!(shares_at_end(&mut sum, 140, 0), [MIB + 20, 20]);
+    }
+
+    #[test]
+    fn what_another_one_frees_does_not_hide_what_was_touched() {
+        let mut sum = under_way(1);
+        assert_eq!(shares_at_end(&mut sum, 60, 10 * MIB), [-40]);
+        let mut sum = under_way(2);
+        assert_eq!(shares_at_end(&mut sum, 50, 0), [0, 0]);
+        assert_eq!(shares_at_end(&mut sum, 50, 30), [30, 0]);
+        assert_eq!(sum.attributed_bytes, 30);
     }
 
     #[test]

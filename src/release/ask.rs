@@ -1,49 +1,104 @@
-//! How long the allocator takes to tell what it has allocated.
+//! How much time asking the allocator what it has allocated may take.
+//!
+//! It looks through all parts of memory that were freed and not used again: a microsecond
+//! where there are few of them, and half a millisecond where there are thousands.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-/// It looks through all parts of memory that were freed and not used again. Beyond so long
-/// it is not asked at each poll.
-const QUICK_NS: f32 = 20_000.0;
-/// Then every so many polls it is tried again.
-const TRIED_EVERY: u32 = 16;
-/// And what the newest answer counts: a slow one, which may have waited for a trim, and a
-/// quick one.
-const STEP_UP: f32 = 0.1;
-const STEP_DOWN: f32 = 0.5;
+/// Of the time that goes by, of one core.
+const SHARE: u64 = 25;
+/// And so much at once.
+const AT_ONCE: Duration = Duration::from_millis(20);
+/// One that took longer was interrupted, or waited for somebody who gave memory back.
+const LONGEST: Duration = Duration::from_millis(1);
 
-/// As bits of a float, on average.
-static TOOK_NS: AtomicU32 = AtomicU32::new(0);
-static SKIPPED: AtomicU32 = AtomicU32::new(0);
+static BUDGET: Budget = Budget {
+    taken_ns: AtomicU64::new(0),
+    at_ns: AtomicU64::new(0),
+};
 
-fn took_ns() -> f32 {
-    f32::from_bits(TOOK_NS.load(Ordering::Relaxed))
+/// Relaxed: where two ask at once, the time of one of them may not count.
+struct Budget {
+    /// What was taken and is not made up for, and when that was so.
+    taken_ns: AtomicU64,
+    at_ns: AtomicU64,
 }
 
-/// It has not taken long lately.
-pub(super) fn is_quick() -> bool {
-    took_ns() <= QUICK_NS
-}
-
-/// Asks, unless it took long.
-pub(super) fn quickly(ask: fn() -> Option<u64>) -> Option<u64> {
-    let took_ns = took_ns();
-    if took_ns > QUICK_NS {
-        let skipped = SKIPPED.fetch_add(1, Ordering::Relaxed);
-        if skipped % TRIED_EVERY != 0 {
-            return None;
-        }
+impl Budget {
+    fn taken_ns(&self, now: Duration) -> u64 {
+        let passed_ns = nanos(now).saturating_sub(self.at_ns.load(Ordering::Relaxed));
+        let taken_ns = self.taken_ns.load(Ordering::Relaxed);
+        taken_ns.saturating_sub(passed_ns / SHARE)
     }
-    let started = Instant::now();
+
+    fn has_time(&self, now: Duration) -> bool {
+        self.taken_ns(now) <= nanos(AT_ONCE)
+    }
+
+    fn take(&self, began: Duration, ended: Duration) {
+        let took = ended.saturating_sub(began).min(LONGEST);
+        let taken_ns = self.taken_ns(began) + nanos(took);
+        self.taken_ns.store(taken_ns, Ordering::Relaxed);
+        self.at_ns.store(nanos(began), Ordering::Relaxed);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+fn now() -> Duration {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    BEGAN.get_or_init(Instant::now).elapsed()
+}
+
+/// There is time to ask.
+pub(super) fn has_time() -> bool {
+    BUDGET.has_time(now())
+}
+
+/// Asks, if there is time.
+pub(super) fn in_time(ask: fn() -> Option<u64>) -> Option<u64> {
+    let began = now();
+    if !BUDGET.has_time(began) {
+        return None;
+    }
     let bytes = ask();
-    let ns = started.elapsed().as_nanos() as f32;
-    // One that was interrupted counts no more than one that is slow.
-    let ns = ns.min(QUICK_NS * 2.0);
-    let step = if ns > took_ns { STEP_UP } else { STEP_DOWN };
-    TOOK_NS.store(
-        (took_ns + (ns - took_ns) * step).to_bits(),
-        Ordering::Relaxed,
-    );
+    BUDGET.take(began, now());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_time_is_taken_and_so_much_at_once() {
+        let budget = Budget {
+            taken_ns: AtomicU64::new(0),
+            at_ns: AtomicU64::new(0),
+        };
+        let (step, second) = (Duration::from_micros(100), Duration::from_secs(1));
+        let asks = |from: Duration, took: Duration| {
+            let times = (0..10_000).map(|step_number| from + step * step_number);
+            let taken = times.filter(|&now| {
+                let has_time = budget.has_time(now);
+                if has_time {
+                    budget.take(now, now + took);
+                }
+                has_time
+            });
+            taken.count() as u32
+        };
+        // 40 ms in each second, and 20 ms at once.
+        let took = Duration::from_micros(50);
+        let within = asks(second, took) * took;
+        assert!(within.abs_diff(Duration::from_millis(60)) < Duration::from_millis(2));
+        let within = asks(second * 2, took) * took;
+        assert!(within.abs_diff(Duration::from_millis(40)) < Duration::from_millis(2));
+        // Quick ones are always in time.
+        assert_eq!(asks(second * 10, Duration::from_micros(2)), 10_000);
+    }
 }

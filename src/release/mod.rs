@@ -130,14 +130,14 @@ pub(crate) fn allocated_bytes() -> Option<u64> {
     ffi::allocated_bytes()
 }
 
-/// The same, unless that takes long: it may have to look through much.
-pub(crate) fn quickly_allocated_bytes() -> Option<u64> {
-    ask::quickly(ffi::allocated_bytes)
+/// The same, if there is time to ask: it may have to look through much.
+pub(crate) fn allocated_bytes_in_time() -> Option<u64> {
+    ask::in_time(ffi::allocated_bytes)
 }
 
 /// Polls are told what is allocated.
 pub(crate) fn tells_quickly() -> bool {
-    ask::is_quick() && allocated_bytes().is_some()
+    ask::has_time() && allocated_bytes().is_some()
 }
 
 /// What one guard does to give memory back.
