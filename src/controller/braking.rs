@@ -81,11 +81,11 @@ impl Controller {
             Some(bound as f64 - reserve(bound) - level.usage_bytes as f64)
         });
         let free = free.fold(f64::INFINITY, f64::min) - control.braking.untouched_bytes;
-        let kept = control.forecast.reusable_bytes();
+        let grown = self.grown_before.load(Ordering::Relaxed);
+        let kept = control.forecast.reusable_bytes(grown);
         control.braking.room_bytes = free + kept;
         // While little is really free, what is kept may be in the wrong places.
         let headroom = free + kept.min(free.max(0.0) * KEPT_AT_MOST);
-        let grown = self.grown_before.load(Ordering::Relaxed);
         self.brake
             .publish(grown, headroom as i64, half(bound) as i64);
         if is_full {

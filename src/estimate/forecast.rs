@@ -4,6 +4,7 @@
 #[path = "forecast_tests.rs"]
 mod tests;
 
+mod kept;
 mod outlook;
 
 use std::time::Duration;
@@ -13,9 +14,10 @@ use super::book::Book;
 use super::course::STEPS;
 use super::kinds::Kind;
 use super::need::{Need, Sum};
-use super::retained::{BeforeTrim, Retained};
+use super::retained::Retained;
 use super::usage::UsageEstimate;
 use crate::running::Running;
+use kept::Told;
 
 /// What accounting does not explain counts above this many bytes for each
 /// request, and above this share of what it does.
@@ -24,8 +26,6 @@ const UNEXPLAINED_SHARE: f64 = 0.5;
 /// Without accounting, an estimate that rises counts for requests in flight up to
 /// so many times what was reserved for them: their need may have been declared.
 const MOST_OUTDATED: f64 = 1.5;
-/// Less is not asked for, whoever is stuck.
-const LEAST_KEPT_BYTES: f64 = (4u64 << 20) as f64;
 /// What the process holds besides requests is averaged with this half-life: it
 /// seems less for a while when requests have allocated and not touched yet.
 const BESIDE_HALF_LIFE: Duration = Duration::from_secs(2);
@@ -81,7 +81,9 @@ pub(crate) struct Forecast {
     /// What requests are expected to have grown by, by what they touch.
     touched_growth: [f64; STEPS],
     /// When it was known last what is allocated.
-    allocated_at: Duration,
+    told: Told,
+    /// What polls have added so far.
+    grown_bytes: i64,
 }
 
 impl Forecast {
@@ -109,7 +111,8 @@ impl Forecast {
             reuse: 1.0,
             beside_allocated: f64::MAX,
             touched_growth: [0.0; STEPS],
-            allocated_at: Duration::ZERO,
+            told: Told::default(),
+            grown_bytes: 0,
         }
     }
 
@@ -156,16 +159,16 @@ impl Forecast {
             let retained = &mut self.retained;
             retained.observe(evidence.now, self.usage_bytes, allocated_bytes);
         }
+        self.grown_bytes = evidence.grown_bytes;
+        if self.book.is_some() || evidence.allocated_bytes > 0 {
+            self.told = Told::at(evidence.now, evidence.grown_bytes);
+        }
         if evidence.allocated_bytes > 0 {
-            self.allocated_at = evidence.now;
             self.see_reuse(&evidence);
         }
         let beside_bytes = self.beside_now();
         let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();
         self.now = evidence.now;
-        if self.book.is_some() {
-            self.allocated_at = evidence.now;
-        }
         let left = 0.5_f64.powf(elapsed / BESIDE_HALF_LIFE.as_secs_f64());
         self.beside_bytes = beside_bytes + (self.beside_bytes - beside_bytes) * left;
         self.see_beside(beside_bytes);
@@ -185,7 +188,7 @@ impl Forecast {
     }
 
     fn see_beside(&mut self, beside_bytes: f64) {
-        let spare_bytes = self.retained.most_bytes() - self.retained.bytes();
+        let spare_bytes = self.retained.most_bytes() - self.counted_on_bytes();
         self.usage.see_usage(beside_bytes as u64, spare_bytes);
     }
 
@@ -196,34 +199,7 @@ impl Forecast {
             .as_ref()
             .map_or(0.0, |book| book.sums().held_bytes);
         let held_bytes = held_bytes + self.others.held_bytes;
-        (self.usage_bytes - self.retained.bytes() - held_bytes).max(0.0)
-    }
-
-    /// The allocators gave back what they kept; this is what is left.
-    pub(crate) fn trimmed(&mut self, before: BeforeTrim, usage_bytes: u64, allocated_bytes: u64) {
-        if self.book.is_some() {
-            self.retained
-                .trimmed(before, usage_bytes as f64, allocated_bytes as f64);
-        }
-    }
-
-    /// A trim may give something back. Without accounting nobody can tell.
-    pub(crate) fn is_worth_a_trim(&self) -> bool {
-        self.book.is_none() || self.retained.is_worth_a_trim()
-    }
-
-    /// A trim may give something back, as far as can be told at all.
-    pub(crate) fn may_trim(&self) -> bool {
-        self.book.is_none() || self.retained.most_bytes() >= LEAST_KEPT_BYTES
-    }
-
-    pub(crate) fn before_trim(&self) -> BeforeTrim {
-        self.retained.before_trim()
-    }
-
-    /// What the allocator would give back if it had to.
-    pub(crate) fn retained_bytes(&self) -> u64 {
-        self.retained.bytes() as u64
+        (self.usage_bytes - self.counted_on_bytes() - held_bytes).max(0.0)
     }
 
     /// By how much usage may still rise without another request: F − U. Negative

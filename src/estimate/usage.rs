@@ -276,6 +276,7 @@ mod tests {
                 completed: self.completed,
                 allocated_bytes: 0,
                 polls_tell: false,
+                grown_bytes: 0,
                 waiting: 0,
             });
         }

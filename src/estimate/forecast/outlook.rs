@@ -1,7 +1,5 @@
 //! What is expected at each time in the next seconds, and who may grow meanwhile.
 
-use std::time::Duration;
-
 use super::Forecast;
 use crate::estimate::Evidence;
 use crate::estimate::book::Book;
@@ -9,8 +7,6 @@ use crate::estimate::course::STEPS;
 use crate::policy::Outlook;
 use crate::running::brake;
 
-/// Of what the allocator keeps, so much is taken to be used again.
-const REUSED: f64 = 0.75;
 /// Where requests are seen to touch less, nothing is learned from it.
 const LEAST_TOUCHED_BYTES: f64 = (16u64 << 20) as f64;
 /// Requests hold at most so many times what they are seen to touch.
@@ -21,8 +17,6 @@ const REUSE_STEP: f64 = 0.02;
 const HELD_BACK: f64 = 0.05;
 /// Of what is reserved, so much may be for requests that no look has found yet.
 const MOST_OTHERS: f64 = 0.5;
-/// What the allocator kept is counted on for so long.
-const KEPT_FOR: Duration = Duration::from_millis(20);
 
 impl Forecast {
     /// What must stay free so that those in flight can end, one after the other.
@@ -126,28 +120,6 @@ impl Forecast {
             })
     }
 
-    /// Allocated and not touched: in use before long.
-    pub(crate) fn untouched_bytes(&self) -> f64 {
-        // A source may measure something else than what this process allocates.
-        self.book.as_ref().map_or(0.0, |_| {
-            let allocated_bytes = self.retained.allocated_bytes();
-            (allocated_bytes - self.usage_bytes).max(0.0)
-        })
-    }
-
-    /// What the allocator keeps and is taken to use again.
-    pub(crate) fn reusable_bytes(&self) -> f64 {
-        // Meanwhile it may have been used.
-        match self.allocation_is_known() {
-            true => self.retained.most_bytes() * REUSED,
-            false => 0.0,
-        }
-    }
-
-    fn allocation_is_known(&self) -> bool {
-        self.now.saturating_sub(self.allocated_at) <= KEPT_FOR
-    }
-
     /// What is expected at each time in the next seconds. Where requests cannot be
     /// paused, all that they may need at once.
     pub(crate) fn outlook(&self, reserved_bytes: u64) -> Outlook {
@@ -171,7 +143,7 @@ impl Forecast {
             *bytes += growth - peaks + unseen_bytes * (share - 1.0);
             *bytes = bytes.max(self.safe_bytes - self.retained.bytes());
             // What is kept is used again, whether it can be given back or not.
-            *bytes -= (self.reusable_bytes() - self.retained.bytes()).max(0.0);
+            *bytes -= (self.reusable_bytes(self.grown_bytes) - self.retained.bytes()).max(0.0);
         }
         outlook
     }
@@ -187,7 +159,8 @@ impl Forecast {
         let theirs_bytes = shown_bytes - sums.pausable_held_bytes * self.reuse;
         let to_come = (others_bytes as f64 - theirs_bytes.max(0.0)).max(0.0);
         for (bytes, growth) in outlook.growth_bytes.iter_mut().zip(&self.touched_growth) {
-            *bytes = (growth + to_come).max(self.safe_bytes) - self.reusable_bytes();
+            *bytes =
+                (growth + to_come).max(self.safe_bytes) - self.reusable_bytes(self.grown_bytes);
         }
         outlook
     }

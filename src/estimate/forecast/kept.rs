@@ -1,0 +1,94 @@
+//! What the allocator keeps of what was freed.
+
+use std::time::Duration;
+
+use super::Forecast;
+use crate::estimate::retained::BeforeTrim;
+
+/// Of what the allocator keeps, so much is taken to be used again.
+const REUSED: f64 = 0.75;
+/// What the allocator kept is counted on for so long, less what polls have added since.
+const KEPT_FOR: Duration = Duration::from_millis(500);
+/// Less is not asked for, whoever is stuck.
+const LEAST_KEPT_BYTES: f64 = (4u64 << 20) as f64;
+
+/// When it was known what is allocated, and what polls had added by then.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    at: Duration,
+    grown_bytes: i64,
+}
+
+impl Told {
+    pub(super) fn at(now: Duration, grown_bytes: i64) -> Self {
+        Self {
+            at: now,
+            grown_bytes,
+        }
+    }
+}
+
+impl Forecast {
+    /// Allocated and not touched: in use before long.
+    pub(crate) fn untouched_bytes(&self) -> f64 {
+        // A source may measure something else than what this process allocates.
+        self.book.as_ref().map_or(0.0, |_| {
+            let allocated_bytes = self.retained.allocated_bytes();
+            (allocated_bytes - self.usage_bytes).max(0.0)
+        })
+    }
+
+    /// What the allocator keeps and is taken to use again, when polls have added so much
+    /// ever.
+    pub(crate) fn reusable_bytes(&self, grown_bytes: i64) -> f64 {
+        match self.allocation_is_known() {
+            true => self.left_of(self.retained.most_bytes(), grown_bytes) * REUSED,
+            false => 0.0,
+        }
+    }
+
+    /// All that polls have added since may have been taken from it.
+    fn left_of(&self, kept_bytes: f64, grown_bytes: i64) -> f64 {
+        let used_bytes = grown_bytes.saturating_sub(self.told.grown_bytes).max(0);
+        (kept_bytes - used_bytes as f64).max(0.0)
+    }
+
+    fn allocation_is_known(&self) -> bool {
+        self.now.saturating_sub(self.told.at) <= KEPT_FOR
+    }
+
+    /// The allocators gave back what they kept; this is what is left.
+    pub(crate) fn trimmed(&mut self, before: BeforeTrim, usage_bytes: u64, allocated_bytes: u64) {
+        if self.allocation_is_known() {
+            self.retained
+                .trimmed(before, usage_bytes as f64, allocated_bytes as f64);
+        }
+    }
+
+    /// A trim may give something back. Where nobody can tell it may.
+    pub(crate) fn is_worth_a_trim(&self) -> bool {
+        !self.allocation_is_known() || self.retained.is_worth_a_trim()
+    }
+
+    /// A trim may give something back, as far as can be told at all.
+    pub(crate) fn may_trim(&self) -> bool {
+        self.book.is_none() || self.retained.most_bytes() >= LEAST_KEPT_BYTES
+    }
+
+    pub(crate) fn before_trim(&self) -> BeforeTrim {
+        self.retained.before_trim()
+    }
+
+    /// What the allocator would give back if it had to.
+    pub(crate) fn retained_bytes(&self) -> u64 {
+        match self.allocation_is_known() {
+            true => self.left_of(self.retained.bytes(), self.grown_bytes) as u64,
+            false => 0,
+        }
+    }
+
+    /// The same, as far as it is counted on: where it is not always known, not at all.
+    pub(super) fn counted_on_bytes(&self) -> f64 {
+        self.book.as_ref().map_or(0.0, |_| self.retained.bytes())
+    }
+}
