@@ -162,11 +162,17 @@ impl ClassEstimate {
     /// twice as much. Says less than one that came to its end, but more than nothing:
     /// where callers give up, few do.
     pub(super) fn cut_off(&mut self, peak_bytes: f64) {
-        self.add(peak_bytes * 2.0, 1.0);
+        // But that was not seen of any.
+        self.note_greatest(peak_bytes, 1.0);
+        self.remember(peak_bytes * 2.0, 1.0);
     }
 
     fn add(&mut self, bytes: f64, weight: f64) {
         self.note_greatest(bytes, weight);
+        self.remember(bytes, weight);
+    }
+
+    fn remember(&mut self, bytes: f64, weight: f64) {
         self.histogram.add_weighed(bytes, weight);
         self.seen = (self.seen + weight).min(MOST_SEEN);
     }

@@ -85,3 +85,17 @@ fn memory_that_stays_flat_is_all_that_is_needed() {
     assert!(mib(class.predict(&seen(0)).bytes) > 150.0);
     assert!(mib(class.predict(&seen(12)).bytes) < 0.5);
 }
+
+#[test]
+fn what_was_cut_off_is_no_record() {
+    let mut class = ClassEstimate::new(MIB);
+    for _ in 0..60 {
+        class.add(10.0 * MIB as f64, 1.0);
+    }
+    let before_bytes = class.worst_bytes();
+    // It might have come to 18 MiB, and nobody has seen any that did.
+    class.cut_off(9.0 * MIB as f64);
+    assert!(class.worst_bytes() <= before_bytes);
+    class.add(18.0 * MIB as f64, 1.0);
+    assert!(class.worst_bytes() > 2.0 * before_bytes);
+}
