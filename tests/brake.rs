@@ -28,8 +28,8 @@ use tower::ServiceBuilder;
 use tower::timeout::TimeoutLayer;
 use tower_memory_guard::account::{self, TrackingAllocator};
 use tower_memory_guard::{
-    Cancelled, Config, Cost, Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer, Mode,
-    Permit,
+    Cancelled, Config, Cost, Detail, Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer,
+    MemoryLevel, MemorySource, Mode, Permit, Sample,
 };
 
 #[global_allocator]
@@ -449,6 +449,40 @@ async fn work_without_an_account_is_paused_no_longer_than_it_may_be() {
     .await;
     thread.join().unwrap().unwrap();
     assert_empty(&guard);
+}
+
+/// What is in use and where memory ends, as a thread reads them.
+struct Fixed(u64, u64);
+
+impl MemorySource for Fixed {
+    fn read(&mut self, _: Detail, sample: &mut Sample) -> std::io::Result<()> {
+        sample.push(MemoryLevel::new(self.0, Some(self.1)));
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "fixed".into()
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_expected_to_need_more_than_there_is_goes_on_alone() {
+    let builder = MemoryGuardLayer::builder().estimated_bytes_per_request(200 * MIB);
+    let source = Fixed(80 * MIB, 256 * MIB);
+    let layer = builder.memory_source(source).build().unwrap();
+    let guard = layer.guard().clone();
+    let stage = Stage::default();
+    let app = Router::new().route("/", get(grow)).layer(layer);
+    let address = support::serve_axum(app.with_state(stage.clone())).await;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    let uri = format!("http://{address}/").parse().unwrap();
+    let response = tokio::spawn(async move { client.get(uri).await.unwrap() });
+    for step in 1..=3 {
+        eventually("it goes on", || stage.taken() == step).await;
+        guard.sample_now();
+        stage.allow(1);
+    }
+    assert_eq!(text(response.await.unwrap()).await, "4 blocks");
 }
 
 #[tokio::test]

@@ -146,7 +146,10 @@ impl Controller {
         let free_all = blind || !self.brakes() || self.only_observes() || !self.brake.is_on();
         let own = self.board_key();
         self.brake.bring_forward(own, self.live.max_pause(), now);
-        let swept = self.brake.sweep(room_bytes as i64, free_all.then_some(own));
+        let freed = free_all.then_some(own);
+        let swept = self
+            .brake
+            .sweep(room_bytes as i64, freed, self.is_one_alone());
         let stuck_for = {
             let mut control = self.control();
             control.forecast.set_safe(swept.safe_bytes);
@@ -173,10 +176,11 @@ impl Controller {
             let untouched_bytes = control.braking.untouched_bytes as u64;
             crate::policy::free_bytes(&control.levels).saturating_sub(untouched_bytes + LAST_BYTES)
         };
-        let forced = self.brake.force_first(left_bytes);
+        let gives_up = stuck_for >= GIVES_UP_AFTER;
+        let forced = self.brake.force_first(left_bytes, gives_up);
         let mut control = self.control();
         let said = &mut control.braking.said_stuck;
-        let say = stuck_for >= GIVES_UP_AFTER && said.is_none_or(|at| now >= at + SAYS_EVERY);
+        let say = gives_up && said.is_none_or(|at| now >= at + SAYS_EVERY);
         if say {
             *said = Some(now);
         }
@@ -211,13 +215,13 @@ impl Controller {
         if passes || !self.brakes() {
             return Some(self.brake.take_anyway(jump_bytes));
         }
-        if let Some(taken) = self.brake.take(slot, jump_bytes) {
+        if let Some(taken) = self.take_headroom(slot) {
             return Some(taken);
         }
         if !self.brake.is_held(slot) {
             // Headroom is as old as the last sample: look again.
             self.sampler.refresh();
-            if let Some(taken) = self.brake.take(slot, jump_bytes) {
+            if let Some(taken) = self.take_headroom(slot) {
                 return Some(taken);
             }
         }
@@ -226,6 +230,18 @@ impl Controller {
             return Some(self.brake.take_anyway(jump_bytes));
         }
         None
+    }
+
+    /// What its next poll may add, as said last, if it is there.
+    fn take_headroom(&self, slot: &Slot) -> Option<Taken> {
+        let alone = self.is_one_alone();
+        let most_bytes = alone.then(|| self.brake.headroom_bytes());
+        self.brake.take(slot, slot.jump_within(most_bytes))
+    }
+
+    /// There is nobody else in flight whose end it could wait for.
+    fn is_one_alone(&self) -> bool {
+        self.limiter.all_in_flight() <= 1
     }
 
     /// Somebody is paused: it is looked after at once, and often.

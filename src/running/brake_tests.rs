@@ -51,7 +51,7 @@ fn who_is_not_known_goes_before_all_others_in_the_end() {
     let brake = brake();
     brake.publish(0, 5 * MIB, 0);
     brake.tell(GUARD, vec![needy(15.0)]);
-    brake.sweep(5 * MIB, None);
+    brake.sweep(5 * MIB, None, false);
     let unknown = slot(4);
     assert!(brake.take(unknown, 4 << 20).is_none());
     park(brake, unknown, GUARD);
@@ -67,11 +67,34 @@ fn who_is_not_known_goes_before_all_others_in_the_end() {
 }
 
 #[test]
+fn what_is_only_guessed_holds_nobody_for_ever() {
+    let brake = brake();
+    brake.publish(0, MIB, 0);
+    let running = Box::leak(Box::new(Running::new()));
+    let places = [64, 32].map(|mib| {
+        let slot = running.take(mib << 10, Tag::NONE, Duration::ZERO).unwrap();
+        running.jump_bytes(slot);
+        park(brake, slot, GUARD)
+    });
+    let forced = || places.map(|place| brake.is_forced(place));
+    brake.sweep(MIB, None, false);
+    assert!(!brake.force_first(16 << 20, false));
+    // In the end the guess is not believed, unless there is nothing at all.
+    assert!(!brake.force_first(0, true));
+    assert_eq!(forced(), [false, false]);
+    // One that fits by its guess goes first all the same.
+    assert!(brake.force_first(32 << 20, true));
+    assert_eq!(forced(), [false, true]);
+    assert!(brake.force_first(16 << 20, true));
+    assert_eq!(forced(), [true, true]);
+}
+
+#[test]
 fn a_guard_lets_only_its_own_go() {
     let brake = brake();
     brake.publish(0, -MIB, 0);
     let places = [GUARD, OTHER].map(|guard| park(brake, slot(4), guard));
-    brake.sweep(-MIB, Some(GUARD));
+    brake.sweep(-MIB, Some(GUARD), false);
     assert_eq!(places.map(|place| brake.is_forced(place)), [true, false]);
 }
 

@@ -2,7 +2,7 @@
 
 mod growth;
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
 use atomic_waker::AtomicWaker;
@@ -67,7 +67,9 @@ pub(crate) struct Slot {
     /// What it is expected to hold at most; 0: nobody has said yet.
     need_kib: AtomicU32,
     /// What its next poll may add, as said last.
-    pub(super) jump_kib: AtomicU32,
+    jump_kib: AtomicU32,
+    /// That is what was reserved: no poll, of it or of its kind, has added anything yet.
+    is_guess: AtomicBool,
     /// The most that one poll has added, and how many polls added something.
     largest_kib: AtomicU32,
     grew: AtomicU32,
@@ -114,6 +116,7 @@ impl Slot {
             keep_kib: AtomicU32::new(UNKNOWN),
             need_kib: AtomicU32::new(0),
             jump_kib: AtomicU32::new(0),
+            is_guess: AtomicBool::new(false),
             largest_kib: AtomicU32::new(0),
             grew: AtomicU32::new(0),
             polled_ms: AtomicU32::new(0),

@@ -22,14 +22,21 @@ impl Brake {
     ///
     /// `room_bytes` is what there is for all that is expected; headroom, which is what is
     /// there now, is known here. All of `freed`'s go on: that guard pauses nobody.
-    pub(crate) fn sweep(&self, room_bytes: i64, freed: Option<usize>) -> Swept {
+    /// `alone`: nothing else is in flight, so that nobody will give anything back.
+    pub(crate) fn sweep(&self, room_bytes: i64, freed: Option<usize>, alone: bool) -> Swept {
         let mut wakers = Vec::new();
-        let swept = self.plan(room_bytes, freed, &mut wakers);
+        let swept = self.plan(room_bytes, freed, alone, &mut wakers);
         wakers.into_iter().for_each(foreign::wake);
         swept
     }
 
-    fn plan(&self, room_bytes: i64, freed: Option<usize>, wakers: &mut Vec<Waker>) -> Swept {
+    fn plan(
+        &self,
+        room_bytes: i64,
+        freed: Option<usize>,
+        alone: bool,
+        wakers: &mut Vec<Waker>,
+    ) -> Swept {
         let mut state = self.state();
         let State {
             pausing,
@@ -63,7 +70,7 @@ impl Brake {
         let mut waiting: Vec<(usize, &mut Pausing)> = pausing.iter_mut().collect();
         waiting.sort_unstable_by_key(|(place, one)| (one.slot.place(), *place));
         for (_, one) in waiting {
-            let jump_bytes = i64::from(one.slot.jump_kib.load(Ordering::Relaxed)) << 10;
+            let jump_bytes = one.slot.jump_within(alone.then_some(headroom)) as i64;
             let keep_bytes = self.keep_bytes(one.slot);
             let fits = keep_bytes.is_some_and(|keep| headroom - jump_bytes >= keep);
             one.forced |= freed == Some(one.guard);
@@ -84,13 +91,14 @@ impl Brake {
 
     /// One of those who are paused goes on, whatever the headroom is: who is about to end,
     /// or else whom all others leave what it needs; if what it may add is no more than
-    /// there is.
-    pub(crate) fn force_first(&self, left_bytes: u64) -> bool {
+    /// there is. `guesses`: or, behind all those, one of whom that is only guessed.
+    pub(crate) fn force_first(&self, left_bytes: u64, guesses: bool) -> bool {
         let mut state = self.state();
         let State { pausing, front, .. } = &mut *state;
+        let is_too_much = |slot: &Slot| slot.jump_within(None) > left_bytes;
         let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
-            let jump_bytes = u64::from(one.slot.jump_kib.load(Ordering::Relaxed)) << 10;
-            jump_bytes <= left_bytes
+            let may_guess = guesses && left_bytes > 0 && one.slot.is_guess();
+            may_guess || !is_too_much(one.slot)
         });
         let ends = |slot: &Slot| matches!(slot.keep_kib.load(Ordering::Relaxed), FREE | ENDS);
         let first = waiting.min_by_key(|one| {
@@ -100,7 +108,7 @@ impl Brake {
                 true => 1,
                 false => 2,
             };
-            (rank, one.slot.place())
+            (is_too_much(one.slot), rank, one.slot.place())
         });
         let waker = first.map(|one| {
             one.forced = true;

@@ -45,6 +45,8 @@ impl Slot {
     /// it has shown little, up to what it is expected to need. Beyond that nobody knows.
     pub(in crate::running) fn jump_bytes(&self, of_kind_kib: Option<u32>) -> u64 {
         let largest_kib = self.largest_kib.load(Ordering::Relaxed);
+        let is_guess = largest_kib == 0 && of_kind_kib.is_none();
+        self.is_guess.store(is_guess, Ordering::Relaxed);
         let kib = match self.grew.load(Ordering::Relaxed) {
             0..SHOWN => {
                 let unknown = || self.reserved_kib().min(u64::from(u32::MAX)) as u32;
@@ -61,6 +63,20 @@ impl Slot {
         let kib = if left_kib > 0 { kib.min(left_kib) } else { kib };
         self.jump_kib.store(kib, Ordering::Relaxed);
         u64::from(kib) << 10
+    }
+
+    /// The same, as said last; of what is only guessed no more than `most_bytes`.
+    pub(crate) fn jump_within(&self, most_bytes: Option<i64>) -> u64 {
+        let bytes = u64::from(self.jump_kib.load(Ordering::Relaxed)) << 10;
+        match most_bytes {
+            Some(most_bytes) if self.is_guess() => bytes.min(most_bytes.max(1) as u64),
+            _ => bytes,
+        }
+    }
+
+    /// Nobody has seen what a poll of such a request adds.
+    pub(in crate::running) fn is_guess(&self) -> bool {
+        self.is_guess.load(Ordering::Relaxed)
     }
 
     /// Somebody polls it, or would if it were not paused.
