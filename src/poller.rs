@@ -113,9 +113,9 @@ impl Leave {
 
 /// What a poll adds while the brake is on.
 pub(crate) struct Growth {
+    controller: &'static Controller,
     slot: &'static Slot,
     taken: Option<Taken>,
-    accounted: bool,
     from: Mark,
 }
 
@@ -145,9 +145,9 @@ impl Growth {
     fn begin(leave: Leave) -> Self {
         let accounted = leave.controller.is_accounted();
         Self {
+            controller: leave.controller,
             slot: leave.slot,
             taken: Some(leave.taken),
-            accounted,
             from: Mark::of_poll(accounted),
         }
     }
@@ -158,12 +158,13 @@ impl Drop for Growth {
         let added_bytes = self.from.count();
         let grown_bytes = added_bytes.max(0);
         self.slot.grew(grown_bytes as u64);
-        if !self.accounted {
+        if !self.controller.is_accounted() {
             self.slot.charge(added_bytes, 1);
         }
         if let Some(taken) = self.taken.take() {
             taken.settle(grown_bytes);
         }
+        self.controller.may_have_made_room();
     }
 }
 
@@ -270,14 +271,15 @@ impl Poller {
                 let now = controller.sampler.now();
                 let place =
                     (controller.brake).park(place, slot, controller.board_key(), cx.waker(), now);
-                if self.0.is_none() {
+                let again = self.0.is_some();
+                if !again {
                     self.0 = Some(Paused {
                         controller,
                         slot,
                         place,
                     });
-                    controller.begins_to_pause();
                 }
+                controller.pauses(again);
                 Poll::Pending
             }
         }

@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -463,6 +465,54 @@ impl MemorySource for Fixed {
     fn name(&self) -> String {
         "fixed".into()
     }
+}
+
+/// In these tests nobody but the requests themselves samples.
+#[tokio::test]
+async fn one_that_is_paused_goes_on_when_another_ends() {
+    let server = Server::new(get(grow)).await;
+    let before = server.guard.acquire(4 * MIB).await.unwrap();
+    let response = server.get();
+    server.pause_one().await;
+    server.memory.set_usage_bytes(0);
+    drop(before);
+    eventually("it goes on", || server.stage.taken() == 2).await;
+    server.stage.allow(2);
+    assert_eq!(text(response.await.unwrap()).await, "4 blocks");
+    server.nothing_is_left().await;
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_paused_goes_on_when_the_poll_of_another_is_over() {
+    let (layer, memory) = guarded(|builder| builder);
+    let guard = layer.guard().clone();
+    let [first, second] = [(); 2].map(|()| guard.try_acquire(16 * MIB).unwrap());
+    // Room for what a poll of one of them may add.
+    memory.set_usage_bytes(955 * MIB);
+    guard.sample_now();
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut second = Box::pin(second.follow(std::future::pending::<()>()));
+    let mut first = Box::pin(first.follow(poll_fn(|_| {
+        let cx = &mut Context::from_waker(&waker);
+        assert!(second.as_mut().poll(cx).is_pending());
+        assert_eq!(guard.stats().paused_tasks, 1);
+        assert!(!woken.0.load(Ordering::Relaxed));
+        Poll::<()>::Pending
+    })));
+    assert!(poll_once(first.as_mut()).is_pending());
+    assert!(woken.0.load(Ordering::Relaxed));
+    drop(first);
+    assert!(poll_once(second.as_mut()).is_pending());
+    assert_eq!(guard.stats().paused_tasks, 0);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Who may grow: what a sample publishes to the brake, and what follows from a sweep.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use super::{Control, Controller};
@@ -244,8 +244,34 @@ impl Controller {
         self.limiter.all_in_flight() <= 1
     }
 
-    /// Somebody is paused: it is looked after at once, and often.
-    pub(crate) fn begins_to_pause(&self) {
-        self.sampler.settle();
+    /// Somebody is paused, or is so again: it is looked after at once. By a thread that
+    /// samples, often from the first time on.
+    pub(crate) fn pauses(&self, again: bool) {
+        if !self.sampler.in_background() {
+            // Room may have come back since it asked. SeqCst: see there.
+            fence(Ordering::SeqCst);
+            self.sampler.settle();
+        } else if !again {
+            self.sampler.settle();
+        }
+    }
+
+    /// A poll or a request is over. Where no thread samples, nobody else would see that
+    /// those that are paused have room now.
+    #[inline(always)]
+    pub(crate) fn may_have_made_room(&self) {
+        if !self.sampler.in_background() {
+            self.make_use_of_room();
+        }
+    }
+
+    #[cold]
+    fn make_use_of_room(&self) {
+        // SeqCst, here and where one is paused: either this sees that it is, or it sees
+        // the room.
+        fence(Ordering::SeqCst);
+        if self.brake.paused() > 0 {
+            self.sampler.settle();
+        }
     }
 }

@@ -12,6 +12,13 @@ use super::{Detail, MemoryLevel, MemorySource, Sample};
 /// [`Guard::sample_now`](crate::Guard::sample_now). Together with tokio's
 /// paused time that makes a service under pressure deterministic.
 ///
+/// The guard samples by itself where something has happened: an admission near the limit,
+/// an end while somebody waits or is paused, a pause that begins. What happens because time
+/// has passed happens with the next sample, so call `sample_now` after that as well: a
+/// request goes before all others once it has been paused for
+/// [`max_pause`](crate::MemoryGuardBuilder::max_pause), one goes on if nobody has for
+/// 50 ms, a grant that nobody takes passes on, a peer is found not to read.
+///
 /// ```
 /// use tower_memory_guard::{ManualSource, MemoryGuardLayer, Pressure};
 ///

@@ -178,8 +178,9 @@ pub trait MemorySource: Send + 'static {
     fn name(&self) -> String;
 
     /// `true`: sampled by a thread. `false`: only by
-    /// [`Guard::sample_now`](crate::Guard::sample_now) and by admissions near
-    /// the limit, with tokio's clock, which tests can pause. Default `true`.
+    /// [`Guard::sample_now`](crate::Guard::sample_now) and by requests, where something
+    /// happens (see [`ManualSource`]), with tokio's clock, which tests can pause. Default
+    /// `true`.
     fn in_background(&self) -> bool {
         true
     }
