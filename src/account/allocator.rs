@@ -1,7 +1,8 @@
 //! [`TrackingAllocator`]: counts, and passes on.
 //!
 //! Each thread counts in cells of its own and settles with the account of the
-//! request at hand at the end of its poll, or when 64 KiB have come together.
+//! request at hand at the end of its poll, or when 48 KiB have come together,
+//! and tells the total what is left when it ends.
 //! The cells are constant and need no destructor, so they can be used at any
 //! time in a thread's life, also while its other thread-locals are destroyed.
 
@@ -10,10 +11,16 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::threads;
 use crate::running::Slot;
 
 /// Settled within a poll when so many bytes have come together.
-const SETTLE_BYTES: i64 = 64 << 10;
+const SETTLE_BYTES: i64 = 48 << 10;
+/// And told to the total when so many have been settled: with what is not settled, a
+/// thread that lives has never more than 64 KiB untold.
+const TELL_BYTES: i64 = 16 << 10;
+/// Stands in the place of nothing pending where whatever comes has to be settled at once.
+const AT_ONCE: i64 = 1 << 62;
 
 /// Smaller allocations are counted before they are made: that leaves nothing to do
 /// after them. When so little cannot be had, the process is at its end.
@@ -31,18 +38,38 @@ pub(super) struct Local {
     /// Settled so far, ever.
     settled_bytes: Cell<i64>,
     account: Cell<Option<&'static Slot>>,
+    life: Cell<Life>,
+}
+
+/// Of a thread that counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// It has not counted anything yet.
+    New,
+    /// It tells what is left when it ends.
+    Lives,
+    /// It has: what comes now is told at once.
+    Ends,
 }
 
 thread_local! {
     static LOCAL: Local = const {
         Local {
-            pending_bytes: Cell::new(0),
+            pending_bytes: Cell::new(AT_ONCE),
             allocations: Cell::new(0),
             untold_bytes: Cell::new(0),
             settled_bytes: Cell::new(0),
             account: Cell::new(None),
+            life: Cell::new(Life::New),
         }
     };
+}
+
+/// Too much to be pending, in either direction.
+#[inline(always)]
+fn is_much(pending_bytes: i64) -> bool {
+    let above_least = pending_bytes.wrapping_add(SETTLE_BYTES - 1) as u64;
+    above_least > 2 * (SETTLE_BYTES - 1) as u64
 }
 
 impl Local {
@@ -51,7 +78,7 @@ impl Local {
         let pending = self.pending_bytes.get() + bytes as i64;
         self.pending_bytes.set(pending);
         self.allocations.set(self.allocations.get() + 1);
-        if pending >= SETTLE_BYTES {
+        if is_much(pending) {
             self.settle();
         }
     }
@@ -60,7 +87,7 @@ impl Local {
     fn freed(&self, bytes: usize) {
         let pending = self.pending_bytes.get() - bytes as i64;
         self.pending_bytes.set(pending);
-        if pending <= -SETTLE_BYTES {
+        if is_much(pending) {
             self.settle();
         }
     }
@@ -68,7 +95,13 @@ impl Local {
     #[cold]
     #[inline(never)]
     fn settle(&self) {
-        let pending = self.pending_bytes.replace(0);
+        let pending = self.pending();
+        self.pending_bytes.set(0);
+        if self.life.get() == Life::New {
+            // First, since what follows may allocate.
+            self.life.set(Life::Lives);
+            threads::at_end();
+        }
         let allocations = self.allocations.replace(0);
         self.settled_bytes
             .set(self.settled_bytes.get().wrapping_add(pending));
@@ -76,11 +109,25 @@ impl Local {
             account.charge(pending, allocations);
         }
         let untold = self.untold_bytes.get() + pending;
-        if untold.abs() >= SETTLE_BYTES {
-            ALLOCATED_BYTES.fetch_add(untold, Ordering::Relaxed);
-            self.untold_bytes.set(0);
-        } else {
+        if untold.abs() < TELL_BYTES && self.life.get() != Life::Ends {
             self.untold_bytes.set(untold);
+            return;
+        }
+        ALLOCATED_BYTES.fetch_add(untold, Ordering::Relaxed);
+        self.untold_bytes.set(0);
+        if self.life.get() == Life::Ends {
+            self.pending_bytes.set(AT_ONCE);
+        }
+    }
+
+    /// Since the last settlement.
+    #[inline]
+    fn pending(&self) -> i64 {
+        let pending = self.pending_bytes.get();
+        match self.life.get() {
+            Life::Lives => pending,
+            // Between two settlements there is nothing but what marks it.
+            Life::New | Life::Ends => pending.wrapping_sub(AT_ONCE),
         }
     }
 }
@@ -89,7 +136,7 @@ impl Local {
 #[inline]
 pub(super) fn switch(account: Option<&'static Slot>) -> Option<&'static Slot> {
     LOCAL.with(|local| {
-        if local.pending_bytes.get() != 0 || local.allocations.get() != 0 {
+        if local.pending() != 0 || local.allocations.get() != 0 {
             local.settle();
         }
         local.account.replace(account)
@@ -98,10 +145,7 @@ pub(super) fn switch(account: Option<&'static Slot>) -> Option<&'static Slot> {
 
 /// What this thread has allocated and not freed, ever.
 pub(crate) fn thread_bytes() -> i64 {
-    LOCAL.with(|local| {
-        let pending = local.pending_bytes.get();
-        local.settled_bytes.get().wrapping_add(pending)
-    })
+    LOCAL.with(|local| local.settled_bytes.get().wrapping_add(local.pending()))
 }
 
 /// This thread's allocations are charged to `account`.
@@ -121,6 +165,15 @@ pub(super) fn tell() {
     });
 }
 
+/// This thread ends: it tells all, and from now on at once.
+pub(super) fn ends() {
+    tell();
+    LOCAL.with(|local| {
+        local.life.set(Life::Ends);
+        local.pending_bytes.set(AT_ONCE);
+    });
+}
+
 /// What the process has allocated and not freed; `None` without the allocator.
 pub(crate) fn allocated_bytes() -> Option<u64> {
     is_installed().then(|| ALLOCATED_BYTES.load(Ordering::Relaxed).max(0) as u64)
@@ -132,7 +185,7 @@ pub(crate) fn allocated_bytes() -> Option<u64> {
 pub fn is_installed() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     *INSTALLED.get_or_init(|| {
-        let count = || LOCAL.with(|local| (local.allocations.get(), local.pending_bytes.get()));
+        let count = || LOCAL.with(|local| (local.allocations.get(), thread_bytes()));
         let before = count();
         let probe = std::hint::black_box(Box::new(0_u64));
         let installed = count() != before;

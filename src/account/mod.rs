@@ -35,6 +35,7 @@
 mod allocator;
 mod follow;
 mod scope;
+mod threads;
 
 pub use allocator::{TrackingAllocator, is_installed};
 pub(crate) use allocator::{allocated_bytes, charges, thread_bytes};
