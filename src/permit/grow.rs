@@ -19,9 +19,17 @@ impl Permit {
             return;
         };
         slot.report(bytes);
-        let missing_kib = kib(slot.peak_bytes()).saturating_sub(slot.reserved_kib());
-        if missing_kib > 0 {
-            holder.grow(slot, missing_kib, true);
+        let missing_kib = slot.claim_up_to(kib(slot.peak_bytes()));
+        if missing_kib == 0 {
+            return;
+        }
+        let Controller {
+            limiter, bounds, ..
+        } = holder.controller;
+        match limiter.grow(bounds, missing_kib, holder.tag, true) {
+            true => slot.has_grown(),
+            // More than the ledger's word can count.
+            false => slot.unclaim(missing_kib),
         }
     }
 

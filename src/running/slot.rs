@@ -240,6 +240,23 @@ impl Slot {
         self.flag(GROWN);
     }
 
+    /// At least so much is to be reserved for it: what of that is missing, which the
+    /// caller, and nobody else at the same time, has to reserve.
+    pub(crate) fn claim_up_to(&self, kib: u64) -> u64 {
+        let before = self.reserved_kib.fetch_max(kib, Ordering::Relaxed);
+        kib.saturating_sub(before)
+    }
+
+    /// It could not be reserved.
+    pub(crate) fn unclaim(&self, kib: u64) {
+        self.reserved_kib.fetch_sub(kib, Ordering::Relaxed);
+    }
+
+    /// What was claimed, beyond what was foreseen, is reserved.
+    pub(crate) fn has_grown(&self) {
+        self.flag(GROWN);
+    }
+
     /// More is reserved for it, as was foreseen.
     pub(crate) fn top_up(&self, kib: u64) {
         self.reserved_kib.fetch_add(kib, Ordering::Relaxed);

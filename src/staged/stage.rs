@@ -104,15 +104,17 @@ impl Stage {
         let bytes = bytes as u64;
         let total_bytes = self.read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         controller.limiter.stage_read(bytes);
-        let missing_kib = kib(total_bytes).saturating_sub(self.slot.reserved_kib());
+        let missing_kib = self.slot.claim_up_to(kib(total_bytes));
         if missing_kib == 0 {
             return Ok(());
         }
         if let Some(reason) = self.outgrows(total_bytes, missing_kib) {
+            self.slot.unclaim(missing_kib);
             return Err(self.reject(controller.reject(reason, self.entry.tag)));
         }
-        let grown_kib = controller.force_more(missing_kib, self.entry.tag);
-        self.slot.top_up(grown_kib);
+        if controller.force_more(missing_kib, self.entry.tag) == 0 {
+            self.slot.unclaim(missing_kib);
+        }
         Ok(())
     }
 
