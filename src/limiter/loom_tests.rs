@@ -119,3 +119,27 @@ fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
         assert_empty(&limiter);
     });
 }
+
+#[test]
+fn a_count_that_was_raised_for_a_moment_keeps_nobody_waiting() {
+    loom::model(|| {
+        let limiter = Arc::new(Limiter::new());
+        let _first = limiter.join(Arc::default());
+        // Its count is its own.
+        let bounds = limiter.join(Arc::default());
+        publish(&limiter, &bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
+        let other = {
+            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
+            thread::spawn(move || {
+                let large = Ask { kib: 11, ..ASK };
+                assert!(limiter.try_reserve(&bounds, large, Mode::Newcomer).is_err());
+            })
+        };
+        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
+        other.join().unwrap();
+        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
+        limiter.release(&bounds, ASK.kib, Tag::NONE);
+        drop(ticket);
+        assert_empty(&limiter);
+    });
+}

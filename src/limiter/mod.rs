@@ -41,7 +41,7 @@ pub(crate) use shares::{Quota, Share, Shares, TENANTS};
 
 use crate::error::Reason;
 use crate::foreign;
-use crate::sync::{AtomicU32, Mutex, Ordering, lock};
+use crate::sync::{AtomicU32, Mutex, Ordering, fence, lock};
 use crate::tag::Tag;
 use ledger::{Ledger, Released};
 use queue::Queue;
@@ -156,6 +156,8 @@ impl Limiter {
     /// account; a waiter that was passed over because of that is looked at again.
     #[cold]
     fn took_for_a_moment(&self, bounds: &Bounds, tag: Tag) {
+        // SeqCst, as in `pump_locked`: the count is down before it is asked who waits.
+        fence(Ordering::SeqCst);
         let of_tenant = bounds.shares.is_parked(tag.tenant);
         if of_tenant || (!bounds.counts_in_word() && self.waiting() > 0) {
             self.released(

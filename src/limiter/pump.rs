@@ -5,11 +5,14 @@ use super::ledger::{Mode, Refused};
 use super::queue::{COUNTED, LANES, Queue};
 use super::turns::Candidate;
 use super::{Limiter, Wakers};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 
 impl Limiter {
     pub(super) fn pump_locked(&self, queue: &mut Queue, wakers: &mut Wakers) {
         if queue.len() > 0 {
+            // SeqCst, here and where a count was raised for a moment: either the attempts
+            // below see that it is down again, or who raised it sees that somebody waits.
+            fence(Ordering::SeqCst);
             let mut aside = Vec::new();
             for lane in COUNTED..LANES {
                 if queue.has_waiters(lane) && !self.pump_lane(queue, lane, &mut aside, wakers) {
