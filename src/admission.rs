@@ -197,12 +197,6 @@ impl Controller {
         Admission::Admitted(self.permit(ask, first))
     }
 
-    /// Counts and says that a request is turned away.
-    #[cold]
-    pub(crate) fn tell(&self, refusal: Refusal, tag: Tag) -> Rejected {
-        self.reject_for(refusal.reason, tag, refusal.expected)
-    }
-
     /// What is reserved, if there is room now.
     #[cold]
     pub(crate) fn reserve_now(&'static self, request: Request) -> Option<Permit> {
@@ -321,10 +315,7 @@ impl Controller {
     }
 
     fn rejected(reason: Reason) -> Admission {
-        Admission::Rejected(Refusal {
-            reason,
-            expected: None,
-        })
+        Admission::Rejected(reason.into())
     }
 
     /// The least of what the guard, the request's class and its caller allow.

@@ -217,11 +217,7 @@ where
         if let State::Waiting(waiting) = &mut self.state {
             self.state = match ready!(waiting.poll_reason(cx)) {
                 Ok(kib) => admitted(controller, kib),
-                Err(reason) => Refusal {
-                    reason,
-                    expected: None,
-                }
-                .into(),
+                Err(reason) => Refusal::from(reason).into(),
             };
         }
         Poll::Ready(Ok(()))

@@ -329,16 +329,6 @@ impl Controller {
         self.control().policy.name()
     }
 
-    #[cfg(feature = "account")]
-    fn allocated_bytes(&self) -> Option<u64> {
-        crate::account::allocated_bytes()
-    }
-
-    #[cfg(not(feature = "account"))]
-    fn allocated_bytes(&self) -> Option<u64> {
-        None
-    }
-
     /// Every decision passes, whatever it is.
     pub(crate) fn only_observes(&self) -> bool {
         self.live.only_observes()

@@ -7,7 +7,7 @@ use super::{Control, Controller, Event};
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
 use crate::foreign::{self, Code};
-use crate::limiter::MAX_COUNT;
+use crate::limiter::{MAX_COUNT, Refusal};
 use crate::logs;
 use crate::policy::{Pressure, limit_bytes, worst_fraction};
 use crate::recent::Kind;
@@ -40,6 +40,12 @@ impl Controller {
         }
         self.log_rejection(&rejected);
         rejected
+    }
+
+    /// Counts and says that a request is turned away.
+    #[cold]
+    pub(crate) fn tell(&self, refusal: Refusal, tag: Tag) -> Rejected {
+        self.reject_for(refusal.reason, tag, refusal.expected)
     }
 
     /// A rejection that is neither counted nor logged.

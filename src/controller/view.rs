@@ -23,6 +23,16 @@ impl Controller {
         self.kill_bytes.load(Ordering::Relaxed)
     }
 
+    #[cfg(feature = "account")]
+    pub(super) fn allocated_bytes(&self) -> Option<u64> {
+        crate::account::allocated_bytes()
+    }
+
+    #[cfg(not(feature = "account"))]
+    pub(super) fn allocated_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// What the demand is computed from.
     pub(super) fn load(&self, control: &Control, now: Duration) -> Load {
         Load {

@@ -40,6 +40,15 @@ pub(crate) struct Refusal {
     pub(crate) expected: Option<Duration>,
 }
 
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            expected: None,
+        }
+    }
+}
+
 impl Ticket {
     /// Joins the queue.
     ///
