@@ -54,9 +54,14 @@ async fn latch(guard: &Guard, memory: &tower_memory_guard::ManualSource) {
 async fn a_replica_that_is_full_of_work_stays_ready() {
     let (layer, memory) = counting(1);
     let guard = layer.guard().clone();
-    let _active = guard.acquire(1024).await.unwrap();
+    // Before it begins: memory that comes while it runs counts as what requests need.
     fill(&guard, &memory, 60);
+    let _active = guard.acquire(1024).await.unwrap();
+    guard.sample_now();
     assert!(guard.try_acquire(1024).is_err());
+    // However long that lasts.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    guard.sample_now();
     assert_eq!(ask(impatient(&guard)).await.0, StatusCode::OK);
     // CRITICAL, but not for long.
     fill(&guard, &memory, 100);
