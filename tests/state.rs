@@ -319,3 +319,91 @@ async fn what_was_read_counts_more_than_estimates_that_were_given() {
     assert!((again / estimate - 1.0).abs() < 0.05, "{again} {estimate}");
     layer.guard().close();
 }
+
+/// A file with these records, as a guard writes it.
+fn signed(records: &str) -> String {
+    let text = format!("tower-memory-guard state 1\n{records}\n");
+    let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    format!("{text}check {sum:016x}\n")
+}
+
+#[tokio::test]
+async fn figures_that_no_guard_writes_are_refused_with_what_is_wrong_where_and_what_would_be_right()
+{
+    let (_directory, path) = place();
+    let good = "class plain =good 3 1048576:3\n";
+    for (bad, said) in [
+        ("class plain =a%20b 40 1e300:40", "1e300 bytes as a peak"),
+        ("class plain =a%20b 40 1e14:40", "1e14 bytes as a peak"),
+        ("class plain =a%20b 40 -7:40", "-7 bytes as a peak"),
+        ("class plain =a%20b 40 NaN:40", "NaN bytes as a peak"),
+        (
+            "class plain =a%20b 40 7340032:inf",
+            "inf requests with one peak",
+        ),
+        (
+            "class plain =a%20b 40 7340032:1e6",
+            "1000000 requests with one peak",
+        ),
+        (
+            "class plain =a%20b 1e300 7340032:40",
+            "1e300 requests seen make no sense, 0 to 100000 would",
+        ),
+        (
+            "running plain =a%20b inf",
+            "inf bytes held by one of class \"a b\" make no sense, 1 byte to 64 TiB would",
+        ),
+        ("usage 1e15 40", "1e15 bytes in use for each request"),
+        ("usage 7340032 -1", "-1 requests seen"),
+        ("margin 9", "a margin of 9 standard deviations"),
+    ] {
+        std::fs::write(&path, signed(&format!("{good}{bad}"))).unwrap();
+        let (guard, warnings) = restarted(&path);
+        let [warning] = &*warnings else {
+            panic!("{bad}: {warnings:?}");
+        };
+        let file = &*path.to_string_lossy();
+        let named = if bad.contains('=') { "a b" } else { "" };
+        for part in [file, "line 3", named, said, " would"] {
+            assert!(warning.contains(part), "{bad}: {warning}: no {part}");
+        }
+        assert_eq!(estimate_mib(&guard), GUESS as f64, "{bad}");
+        work(&guard, 7).await;
+        guard.close();
+    }
+}
+
+/// What a guard needs of its memory for a request of 7 MiB, after so many of them.
+async fn learned_again(guard: &Guard, requests: usize) -> f64 {
+    for _ in 0..requests {
+        // A request that is refused fails here.
+        work(guard, 7).await;
+    }
+    estimate_mib(guard)
+}
+
+#[tokio::test]
+async fn figures_that_are_plausible_and_out_of_date_are_outweighed_by_some_tens_of_requests() {
+    let (_directory, path) = place();
+    let name = "=grand%20rapport%0A100%20%25%20尺寸";
+    // Far beyond the limit of 1,000 MiB, just below it, and a tenth of them so large.
+    for records in [
+        format!("class plain {name} 100000 30000000000:369"),
+        format!("class plain {name} 9 30000000000:9"),
+        format!("class plain {name} 100000 990000000:369"),
+        format!("class plain {name} 100000 2000000:320 30000000000:37"),
+        format!("class plain {name} 100000 4096:369"),
+        format!("running plain {name} 70000000000000"),
+        format!("running plain {name} 990000000"),
+        format!("margin 8\nclass plain {name} 100000 70000000000000:100000"),
+    ] {
+        std::fs::write(&path, signed(&records)).unwrap();
+        let (guard, warnings) = restarted(&path);
+        assert_eq!(warnings, [""; 0], "{records}");
+        let estimate = learned_again(&guard, 64).await;
+        assert!((6.5..16.0).contains(&estimate), "{records}: {estimate}");
+        guard.close();
+    }
+}

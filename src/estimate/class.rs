@@ -4,6 +4,7 @@
 #[path = "class_tests.rs"]
 mod tests;
 
+mod before;
 mod growth;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::course::Courses;
 use super::histogram::Histogram;
 use super::need::Need;
 use super::trajectory::{Marks, Trajectories};
+use before::Before;
 use growth::MOST_BEYOND;
 
 /// Requests seen before the configured estimate is only a doubt.
@@ -68,6 +70,10 @@ pub(crate) struct ClassEstimate {
     /// The greatest peak lately.
     greatest_bytes: f64,
     beyond: f64,
+    /// Requests that this process has seen, and the greatest peak of them.
+    own: f64,
+    own_greatest_bytes: f64,
+    before: Before,
 }
 
 /// What predictions miss, on average.
@@ -106,6 +112,9 @@ impl ClassEstimate {
             jump_bytes: 0.0,
             greatest_bytes: 0.0,
             beyond: MOST_BEYOND,
+            own: 0.0,
+            own_greatest_bytes: 0.0,
+            before: Before::default(),
         }
     }
 
@@ -144,6 +153,11 @@ impl ClassEstimate {
     /// A request that runs has reached more than nearly all before it: learn
     /// from it at once, and trust the past less. Says whether it has.
     pub(super) fn surprise(&mut self, peak_bytes: u64) -> bool {
+        self.own_greatest_bytes = self.own_greatest_bytes.max(peak_bytes as f64);
+        self.is_surprised(peak_bytes)
+    }
+
+    fn is_surprised(&mut self, peak_bytes: u64) -> bool {
         let known = self.seen >= TRUSTED_AFTER;
         let percentile = self.histogram.quantile(0.99).unwrap_or(0.0);
         let corrected = percentile + self.error.correction.max(0.0);
@@ -167,7 +181,15 @@ impl ClassEstimate {
         self.remember(peak_bytes * 2.0, 1.0);
     }
 
+    /// Of a request that this process has seen.
     fn add(&mut self, bytes: f64, weight: f64) {
+        self.own = (self.own + weight).min(MOST_SEEN);
+        self.own_greatest_bytes = self.own_greatest_bytes.max(bytes);
+        self.learn(bytes, weight);
+        self.outweigh();
+    }
+
+    fn learn(&mut self, bytes: f64, weight: f64) {
         self.note_greatest(bytes, weight);
         self.remember(bytes, weight);
     }
@@ -208,7 +230,7 @@ impl ClassEstimate {
     }
 
     fn prior_bytes(&self) -> f64 {
-        (self.prior_bytes - self.hidden_bytes).max(0.0)
+        (self.feared_bytes() - self.hidden_bytes).max(0.0)
     }
 
     /// More is known of it than was configured.
@@ -295,47 +317,20 @@ impl ClassEstimate {
         need
     }
 
-    /// What nearly all requests need at least; 0 until enough were seen.
+    /// What nearly all requests need at least; 0 until enough were seen. Nobody is turned
+    /// away for what only another process has seen.
     pub(super) fn low_bytes(&self) -> u64 {
         if self.seen < TRUSTED_AFTER {
             return 0;
         }
-        self.histogram.quantile(0.1).unwrap_or(0.0) as u64
+        let low_bytes = self.histogram.quantile(0.1).unwrap_or(0.0);
+        low_bytes.min(self.own_greatest_bytes) as u64
     }
 
     pub(super) fn save(&self) -> super::record::ClassRecord {
         super::record::ClassRecord {
             seen: self.seen,
             peaks: self.histogram.points(),
-        }
-    }
-
-    /// Takes back what was saved; it has been [checked](super::Estimates::check).
-    pub(super) fn load(&mut self, record: &super::record::ClassRecord) {
-        self.histogram.restore(&record.peaks);
-        if self.histogram.weight() > 0.0 {
-            self.seen = record.seen.min(MOST_SEEN);
-        }
-        let largest = record.peaks.iter().map(|&(bytes, _)| bytes);
-        self.expect(largest.fold(0.0, f64::max));
-    }
-
-    /// A request held so much when its process was killed, and might have gone on.
-    pub(super) fn at_least(&mut self, bytes: f64) {
-        // Less than is expected anyway says nothing.
-        if bytes <= self.next().bytes || self.surprise(bytes as u64) {
-            return;
-        }
-        let like = self.histogram.above(bytes as u64);
-        self.add(like.map_or(bytes, |need| need.bytes), 1.0);
-        self.expect(bytes);
-    }
-
-    /// Until requests have been seen to need less, they are expected to need so much: a
-    /// configured estimate that proved too small must not have the process killed again.
-    fn expect(&mut self, bytes: f64) {
-        if self.seen < TRUSTED_AFTER {
-            self.prior_bytes = self.prior_bytes.max(bytes);
         }
     }
 }

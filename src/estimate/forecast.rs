@@ -65,7 +65,7 @@ pub(crate) struct Forecast {
     in_flight: f64,
     /// What the policy leaves free below the limit.
     slack_bytes: f64,
-    limit_bytes: f64,
+    pub(super) limit_bytes: f64,
     others: Portion,
     now: Duration,
     /// Requests can be paused: an error of the forecast costs a pause.
@@ -84,6 +84,8 @@ pub(crate) struct Forecast {
     told: Told,
     /// What polls have added so far.
     grown_bytes: i64,
+    /// What another process has learned is known to be within the limit.
+    pub(super) is_bounded: bool,
 }
 
 impl Forecast {
@@ -113,6 +115,7 @@ impl Forecast {
             touched_growth: [0.0; STEPS],
             told: Told::default(),
             grown_bytes: 0,
+            is_bounded: true,
         }
     }
 
@@ -148,6 +151,7 @@ impl Forecast {
     pub(crate) fn set_slack(&mut self, bytes: u64, limit_bytes: u64) {
         self.slack_bytes = bytes as f64;
         self.limit_bytes = limit_bytes as f64;
+        self.bound_loaded();
     }
 
     /// Learns from one full sample. Called in the order of time.

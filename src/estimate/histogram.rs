@@ -77,6 +77,23 @@ impl Histogram {
         self.weight += weighed;
     }
 
+    /// Forgets all peaks above this one; how many they counted as.
+    pub(super) fn cut_above(&mut self, bytes: f64) -> f64 {
+        let first = bins::of(bytes as u64) + 1;
+        let before = self.weight();
+        self.bins[first.min(BINS)..].fill(Bin::default());
+        let mut sum = Bin::default();
+        for (bin, sums) in self.bins.iter().zip(&mut self.sums).rev() {
+            sum.weight += bin.weight;
+            sum.bytes += bin.bytes;
+            sum.squares += bin.squares;
+            sum.cubes += bin.cubes;
+            *sums = sum;
+        }
+        self.weight = sum.weight;
+        before - self.weight()
+    }
+
     /// Ages everything at once: the past is no longer a guide.
     pub(super) fn forget(&mut self, share_left: f64) {
         self.scale(share_left);

@@ -163,6 +163,13 @@ impl Kinds {
         plain.for_each(|kind| kind.class.set_hidden(bytes));
     }
 
+    /// What another process has learned of requests without a hint cannot be more than the
+    /// limit.
+    pub(super) fn bound_loaded(&mut self, limit_bytes: f64) {
+        let plain = self.kinds.iter_mut().step_by(2).flatten();
+        plain.for_each(|kind| kind.class.bound_loaded(limit_bytes));
+    }
+
     /// All requests in flight have been looked at.
     pub(super) fn looked(&mut self) {
         let recent: f64 = self.iter().map(|(_, kind)| kind.recent).sum();

@@ -9,11 +9,12 @@ use super::state::AtLeast;
 use crate::labels::Labels;
 use crate::tag::CLASSES;
 
-/// No request needs more, and nobody has seen so many of them.
-const MOST_BYTES: f64 = (1u64 << 50) as f64;
-const MOST_REQUESTS: f64 = 1e9;
-/// Margins stay far below.
-const MOST_DEVIATIONS: f64 = 100.0;
+/// No machine has more memory.
+const MOST_BYTES: f64 = (1u64 << 46) as f64;
+/// No guard counts more requests.
+const MOST_REQUESTS: f64 = 100_000.0;
+/// Margins stay within that.
+const MOST_DEVIATIONS: f64 = 8.0;
 /// Numbers for names are few, and those of today's classes come first: of what was
 /// learned no more are taken.
 const MOST_LOADED: usize = CLASSES / 2;
@@ -63,36 +64,78 @@ pub(super) struct ClassRecord {
     pub(super) peaks: Vec<(f64, f64)>,
 }
 
-pub(super) fn check_bytes(bytes: f64) -> Result<(), String> {
-    // NaN fails both comparisons.
-    let good = bytes > 0.0 && bytes <= MOST_BYTES;
-    let problem = || format!("no request needs {bytes} bytes");
+/// A size, named as it is in what is said of it.
+pub(super) fn check_bytes(what: &str, bytes: f64) -> Result<(), String> {
+    // NaN is in no range.
+    let good = (1.0..=MOST_BYTES).contains(&bytes);
+    let figure = figure(bytes);
+    let problem = || format!("{figure} bytes {what} make no sense, 1 byte to 64 TiB would");
     good.then_some(()).ok_or_else(problem)
 }
 
-fn check_count(count: f64) -> Result<(), String> {
-    let problem = || format!("{count} is no number of requests");
+fn check_count(what: &str, count: f64) -> Result<(), String> {
     let good = (0.0..=MOST_REQUESTS).contains(&count);
+    let problem = || {
+        let figure = figure(count);
+        format!("{figure} requests {what} make no sense, 0 to {MOST_REQUESTS} would")
+    };
     good.then_some(()).ok_or_else(problem)
+}
+
+/// In as few digits as tell what it is.
+fn figure(number: f64) -> String {
+    match number.abs() >= 1e9 {
+        true => format!("{number:e}"),
+        false => number.to_string(),
+    }
+}
+
+impl ClassRecord {
+    /// Says what makes no sense of the class with this name.
+    pub(super) fn check(&self, name: &str, hinted: bool) -> Result<(), String> {
+        let hinted = if hinted { " with a cost hint" } else { "" };
+        let of_class = |problem| format!("class {name:?}{hinted}: {problem}");
+        self.check_figures().map_err(of_class)
+    }
+
+    fn check_figures(&self) -> Result<(), String> {
+        check_count("seen", self.seen)?;
+        for &(bytes, weight) in &self.peaks {
+            check_bytes("as a peak", bytes)?;
+            check_count("with one peak", weight)?;
+        }
+        Ok(())
+    }
 }
 
 impl Estimates {
-    /// Says what makes no sense: learned, it would be believed for ever.
+    /// Says what makes no sense: learned, it would be believed for long.
     pub(crate) fn check(&self) -> Result<(), String> {
-        for class in self.classes.values().chain(self.hinted_classes.values()) {
-            check_count(class.seen)?;
-            for &(bytes, weight) in &class.peaks {
-                check_bytes(bytes)?;
-                check_count(weight)?;
+        for (hinted, classes) in self.by_hint() {
+            for (name, class) in classes {
+                class.check(name, hinted)?;
             }
         }
-        if let Some((bytes, seen)) = self.usage_bytes_per_request {
-            check_bytes(bytes)?;
-            check_count(seen)?;
-        }
+        self.check_usage()?;
+        self.check_margin()
+    }
+
+    pub(super) fn check_usage(&self) -> Result<(), String> {
+        let Some((bytes, seen)) = self.usage_bytes_per_request else {
+            return Ok(());
+        };
+        check_bytes("in use for each request", bytes)?;
+        check_count("seen", seen)
+    }
+
+    pub(super) fn check_margin(&self) -> Result<(), String> {
         match self.margin_deviations {
             Some(deviations) if !(0.0..=MOST_DEVIATIONS).contains(&deviations) => {
-                Err(format!("{deviations} standard deviations are no margin"))
+                let figure = figure(deviations);
+                Err(format!(
+                    "a margin of {figure} standard deviations makes no sense, \
+                     0 to {MOST_DEVIATIONS} would"
+                ))
             }
             _ => Ok(()),
         }
@@ -152,6 +195,7 @@ impl super::Forecast {
                 if let Some(deviations) = record.margin_deviations {
                     book.calibration.set_deviations(deviations);
                 }
+                self.is_bounded = false;
             }
             // With accounting it is about what accounts do not show.
             None => {
@@ -171,6 +215,17 @@ impl super::Forecast {
             let kind = labels.kind(&request.class, request.hinted);
             let kind = book.kinds_mut().kind(usize::from(kind), false);
             kind.class.at_least(request.bytes);
+        }
+        self.is_bounded = false;
+    }
+
+    /// Once it is known where memory ends: what was learned elsewhere cannot be more.
+    pub(super) fn bound_loaded(&mut self) {
+        if let Some(book) = self.book.as_mut().filter(|_| !self.is_bounded) {
+            if self.limit_bytes > 0.0 {
+                book.kinds_mut().bound_loaded(self.limit_bytes);
+                self.is_bounded = true;
+            }
         }
     }
 

@@ -149,7 +149,6 @@ impl State {
             let read = state.read(line);
             read.map_err(|problem| format!("line {}: {problem}", number + 1))?;
         }
-        state.estimates.check()?;
         Ok(state)
     }
 
@@ -159,16 +158,20 @@ impl State {
         let twice = match words.next() {
             Some("margin") => {
                 let margin = number(words.next())?;
-                estimates.margin_deviations.replace(margin).is_some()
+                let twice = estimates.margin_deviations.replace(margin).is_some();
+                estimates.check_margin()?;
+                twice
             }
             Some("usage") => {
                 let usage = (number(words.next())?, number(words.next())?);
-                estimates.usage_bytes_per_request.replace(usage).is_some()
+                let twice = estimates.usage_bytes_per_request.replace(usage).is_some();
+                estimates.check_usage()?;
+                twice
             }
             Some("running") => {
                 let (hinted, class) = read_kind(words.next(), words.next())?;
                 let bytes = number(words.next())?;
-                check_bytes(bytes)?;
+                check_bytes(&format!("held by one of class {class:?}"), bytes)?;
                 self.running.push(AtLeast {
                     class,
                     hinted,
@@ -188,7 +191,9 @@ impl State {
                     true => &mut estimates.hinted_classes,
                     false => &mut estimates.classes,
                 };
-                classes.insert(name, ClassRecord { seen, peaks }).is_some()
+                let class = ClassRecord { seen, peaks };
+                class.check(&name, hinted)?;
+                classes.insert(name, class).is_some()
             }
             _ => return Err("it is of no kind that is known".into()),
         };

@@ -27,6 +27,9 @@ const MOST_OVER_AVERAGE: f64 = 1.1;
 /// bytes, may be what requests live in: usage then does not show what they need.
 const CLEAN: f64 = 0.10;
 const CLEAN_BYTES: f64 = (4u64 << 20) as f64;
+/// What another process has learned fades with the requests that are seen: so many are
+/// enough.
+const OUTWEIGHED_BY: f64 = 32.0;
 /// The next process need not know of more requests.
 const MOST_SEEN: f64 = 100_000.0;
 
@@ -54,6 +57,8 @@ pub(crate) struct UsageEstimate {
     spare_bytes: f64,
     spare_at_baseline: f64,
     seen: f64,
+    /// The average that another process has learned, and from how many requests.
+    before: (f64, f64),
     /// By how much the average rose in the last [`TREND`], and what it was then.
     rise_bytes: f64,
     compared: (Duration, f64),
@@ -84,6 +89,7 @@ impl UsageEstimate {
             spare_bytes: 0.0,
             spare_at_baseline: 0.0,
             seen: 0.0,
+            before: (0.0, 0.0),
             rise_bytes: 0.0,
             compared: (Duration::ZERO, 0.0),
             highest_bytes: 0.0,
@@ -168,13 +174,20 @@ impl UsageEstimate {
 
     /// What a request is expected to need at its peak.
     pub(super) fn request_bytes(&self) -> u64 {
-        let learned = (self.average_bytes + self.rise_bytes) * PEAK_OVER_AVERAGE;
-        let trust = (self.seen / TRUSTED_AFTER).min(1.0);
+        let learned = (self.average_bytes() + self.rise_bytes) * PEAK_OVER_AVERAGE;
+        let trust = ((self.seen + self.before.1) / TRUSTED_AFTER).min(1.0);
         let blended = self.prior_bytes * (1.0 - trust) + learned * trust;
         (blended.max(learned) as u64).max(LEAST_BYTES.min(self.prior_bytes as u64))
     }
 
-    /// What a request is known to need at least; 0 until requests have been seen.
+    /// The greatest average, and what is left of that of another process: it may have been
+    /// of other work.
+    fn average_bytes(&self) -> f64 {
+        let left = (1.0 - self.seen / OUTWEIGHED_BY).max(0.0);
+        self.average_bytes.max(self.before.0 * left)
+    }
+
+    /// What a request is known to need at least; 0 until requests have been seen here.
     pub(super) fn low_bytes(&self) -> u64 {
         if self.seen < TRUSTED_AFTER {
             return 0;
@@ -192,12 +205,12 @@ impl UsageEstimate {
     /// The average and from how many requests it is known. From none: those that were
     /// in flight need at least so much.
     pub(super) fn save(&self) -> Option<(f64, f64)> {
-        (self.average_bytes >= 1.0).then_some((self.average_bytes, self.seen.min(MOST_SEEN)))
+        let (bytes, seen) = (self.average_bytes(), self.seen + self.before.1);
+        (bytes >= 1.0).then_some((bytes, seen.min(MOST_SEEN)))
     }
 
     pub(super) fn load(&mut self, average_bytes: f64, seen: f64) {
-        self.average_bytes = average_bytes;
-        self.seen = seen;
+        self.before = (average_bytes, seen);
     }
 
     fn growth_bytes(&self) -> f64 {
@@ -222,6 +235,7 @@ impl UsageEstimate {
         };
         let half_lives = elapsed.as_secs_f64() / half_life.as_secs_f64();
         self.average_bytes *= 0.5_f64.powf(half_lives);
+        self.before.0 *= 0.5_f64.powf(half_lives);
     }
 
     /// What is left of the growth when requests finish is not of the others.
@@ -243,147 +257,5 @@ impl UsageEstimate {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    struct Run {
-        estimate: UsageEstimate,
-        now: Duration,
-        completed: u64,
-    }
-
-    impl Run {
-        fn new() -> Self {
-            let mut run = Self {
-                estimate: UsageEstimate::new(200 * MIB),
-                now: Duration::ZERO,
-                completed: 0,
-            };
-            run.sample(20 * MIB, 0);
-            run
-        }
-
-        fn sample(&mut self, usage_bytes: u64, in_flight: u32) {
-            self.now += Duration::from_millis(100);
-            self.estimate.observe(Evidence {
-                now: self.now,
-                usage_bytes,
-                own_in_flight: in_flight,
-                all_in_flight: in_flight,
-                body_bytes: 0,
-                completed: self.completed,
-                allocated_bytes: 0,
-                polls_tell: false,
-                grown_bytes: 0,
-                waiting: 0,
-            });
-        }
-
-        fn requests(&mut self, count: u32, each_bytes: u64) {
-            self.sample(20 * MIB + each_bytes * u64::from(count), count);
-            self.completed += u64::from(count);
-            self.sample(20 * MIB, 0);
-        }
-    }
-
-    #[test]
-    fn the_configured_estimate_holds_until_requests_have_been_seen() {
-        let mut run = Run::new();
-        assert_eq!(run.estimate.request_bytes(), 200 * MIB);
-        assert_eq!(run.estimate.low_bytes(), 0);
-        run.requests(4, 10 * MIB);
-        assert_eq!(run.estimate.request_bytes() / MIB, (200 + 15) / 2);
-        run.requests(4, 10 * MIB);
-        assert!(run.estimate.request_bytes().abs_diff(15 * MIB) <= MIB);
-    }
-
-    #[test]
-    fn larger_requests_count_at_once_and_smaller_ones_after_a_while() {
-        let mut run = Run::new();
-        run.requests(8, 10 * MIB);
-        run.sample(20 * MIB + 80 * MIB, 2);
-        assert!(run.estimate.request_bytes() >= 58 * MIB);
-        run.sample(20 * MIB, 0);
-        for _ in 0..2_000 {
-            run.requests(1, 10 * MIB);
-        }
-        assert!(run.estimate.request_bytes() < 16 * MIB);
-    }
-
-    #[test]
-    fn what_may_be_the_allocators_is_not_what_requests_need() {
-        let mut run = Run::new();
-        run.requests(8, 10 * MIB);
-        let before_bytes = run.estimate.request_bytes();
-        // 190 MiB more than two requests hold, all of it freed lately.
-        run.estimate.see_usage(0, (190 * MIB) as f64);
-        run.sample(20 * MIB + 210 * MIB, 2);
-        assert!(run.estimate.request_bytes() <= before_bytes);
-        // Long ago by now; and the baseline has not moved.
-        run.estimate.see_usage(0, 0.0);
-        run.sample(20 * MIB + 20 * MIB, 2);
-        assert_eq!(run.estimate.realised_bytes(100 * MIB), 20 * MIB);
-    }
-
-    #[test]
-    fn memory_that_is_kept_and_reused_does_not_make_requests_look_small() {
-        let mut run = Run::new();
-        run.requests(8, 40 * MIB);
-        let before = run.estimate.request_bytes();
-        // The allocator keeps 320 MiB, and later requests live in them.
-        for _ in 0..200 {
-            run.sample(340 * MIB, 0);
-            run.sample(340 * MIB, 8);
-            run.completed += 8;
-        }
-        assert!(run.estimate.request_bytes() > before * 9 / 10);
-    }
-
-    #[test]
-    fn what_stays_when_requests_finish_is_not_of_those_that_are_left() {
-        let mut run = Run::new();
-        run.sample(20 * MIB + 8 * 170 * MIB, 8);
-        let before = run.estimate.request_bytes();
-        // Seven finish; the allocator keeps all of it.
-        run.completed += 7;
-        for _ in 0..100 {
-            run.sample(20 * MIB + 8 * 170 * MIB, 1);
-        }
-        assert!(run.estimate.request_bytes() <= before);
-        // What the last one adds is its own.
-        run.sample(20 * MIB + 8 * 170 * MIB + 400 * MIB, 1);
-        assert!(run.estimate.average_bytes as u64 > 500 * MIB);
-    }
-
-    #[test]
-    fn a_cache_that_grows_beside_a_quiet_stream_is_forgotten_again() {
-        let mut run = Run::new();
-        run.requests(8, 10 * MIB);
-        run.sample(500 * MIB, 1);
-        assert!(run.estimate.request_bytes() > 400 * MIB);
-        run.completed += 1;
-        for _ in 0..6 * 3_000 {
-            run.sample(500 * MIB, 0);
-        }
-        assert!(run.estimate.request_bytes() < 20 * MIB);
-    }
-
-    #[test]
-    fn what_usage_shows_is_not_counted_twice() {
-        let mut run = Run::new();
-        run.sample(120 * MIB, 4);
-        assert_eq!(run.estimate.realised_bytes(800 * MIB), 100 * MIB);
-        // More growth than reservations: the rest is not theirs.
-        assert_eq!(run.estimate.realised_bytes(60 * MIB), 60 * MIB);
-    }
-
-    #[test]
-    fn requests_that_no_sample_saw_teach_nothing() {
-        let mut run = Run::new();
-        run.completed += 1_000;
-        run.sample(20 * MIB, 0);
-        assert_eq!(run.estimate.request_bytes(), 200 * MIB);
-    }
-}
+#[path = "usage_tests.rs"]
+mod tests;

@@ -63,7 +63,7 @@ impl ClassEstimate {
     /// end: the greatest peak and some.
     pub(in crate::estimate) fn worst_bytes(&self) -> f64 {
         let fading = 1.0 - (self.seen - UNKNOWN_UNTIL) / UNKNOWN_UNTIL;
-        let configured = self.prior_bytes * fading.clamp(0.0, 1.0);
+        let configured = self.feared_bytes() * fading.clamp(0.0, 1.0);
         configured.max(self.greatest_bytes * self.beyond)
     }
 
