@@ -59,9 +59,15 @@ impl Class {
     /// On whose behalf. While memory is short, tenants get equal shares of it, or by
     /// the weights of their [tiers](Self::tier). Default: all requests are of one.
     ///
-    /// A guard tells up to 1,022 tenants apart; those that come later share one
-    /// share. Never take it from what callers choose freely: a caller who makes up
-    /// tenants gets a share for each.
+    /// A guard tells 1,022 tenants apart at a time. One that comes when there are so many
+    /// takes the place of the one that was named longest ago, of those that hold nothing
+    /// and wait for nothing: what that one was served, and its
+    /// [retry budget](crate::MemoryGuardBuilder::retry_budget), begin anew when it comes again. Only
+    /// where 1,022 are busy at once, those beyond share one share. Statistics and metrics
+    /// do not name tenants, so they do not change with that.
+    ///
+    /// Never take it from what callers choose freely: a caller who makes up tenants gets a
+    /// share for each, and drives out the others.
     pub fn tenant(mut self, tenant: impl Into<Cow<'static, str>>) -> Self {
         self.tenant = tenant.into();
         self

@@ -1,15 +1,30 @@
-//! The names of tenants, and the tiers they are in.
+//! The tenants that a guard knows, by number, and the tiers they are in.
+//!
+//! Reading takes no lock. Of a name only a hash is kept, with a key that nobody knows: two
+//! tenants of a full table are taken for one with a probability of one in 10^13. Once all
+//! numbers are given out, whoever comes takes that of the one unused longest, of those that
+//! hold nothing and wait for nothing.
 
-use std::sync::Arc;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::class::Tier;
 use crate::limiter::{Quota, Shares, TENANTS};
-use crate::names::Names;
+
+/// The number of those that come while all others are busy.
+const OTHERS: u16 = TENANTS as u16 - 1;
+/// Open addressing, twice as many places as numbers.
+const PLACES: usize = TENANTS * 2;
+/// The low bits of a place are the tenant's number, the others those of its name's hash.
+const NUMBER: u64 = TENANTS as u64 - 1;
 
 /// Tenants by number, each with what its tier entitles it to.
 #[derive(Debug)]
 pub(crate) struct Tenants {
-    names: Names,
+    /// Made when the first one is named.
+    table: OnceLock<Table>,
     tiers: Vec<Tier>,
     shares: Arc<Shares>,
 }
@@ -17,7 +32,7 @@ pub(crate) struct Tenants {
 impl Tenants {
     pub(crate) fn new(tiers: Vec<Tier>) -> Self {
         Self {
-            names: Names::new(TENANTS as u16),
+            table: OnceLock::new(),
             tiers,
             shares: Arc::default(),
         }
@@ -36,11 +51,126 @@ impl Tenants {
         }
         // A tier without a tenant is one tenant of that tier.
         let name = if tenant.is_empty() { tier } else { tenant };
-        let number = self.names.number(name);
+        let table = self.table.get_or_init(Table::new);
+        let number = table.number(name, &self.shares);
         let tier = self.tiers.iter().find(|known| known.name == tier);
         let quota = tier.map_or_else(Quota::default, Quota::from);
-        self.shares.make(number).entitle(quota);
+        let share = self.shares.make(number);
+        share.entitle(quota);
+        share.used(table.came.load(Ordering::Relaxed));
         number
+    }
+}
+
+/// Which tenant has which number.
+struct Table {
+    /// 0: empty. A reader that misses what is being moved looks again under the lock.
+    places: Box<[AtomicU64]>,
+    hasher: RandomState,
+    /// Tenants that have come so far: the clock by which one is unused for long.
+    came: AtomicU32,
+    /// Numbers given out, the empty name's included.
+    count: Mutex<u16>,
+}
+
+impl Table {
+    fn new() -> Self {
+        Self {
+            places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::new(),
+            came: AtomicU32::new(0),
+            count: Mutex::new(1),
+        }
+    }
+
+    #[inline]
+    fn number(&self, name: &str, shares: &Shares) -> u16 {
+        let hash = self.hasher.hash_one(name);
+        let found = self.find(hash);
+        found.unwrap_or_else(|_| self.add(hash, shares))
+    }
+
+    /// The number of the name with this hash, or the place where it would stand.
+    fn find(&self, hash: u64) -> Result<u16, usize> {
+        let mut at = home(hash);
+        // While others are moved one might see no end.
+        for _ in 0..PLACES {
+            let place = self.places[at].load(Ordering::Acquire);
+            if place == 0 {
+                break;
+            }
+            if place & !NUMBER == hash & !NUMBER {
+                return Ok((place & NUMBER) as u16);
+            }
+            at = next(at);
+        }
+        Err(at)
+    }
+
+    #[cold]
+    fn add(&self, hash: u64, shares: &Shares) -> u16 {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(number) = self.find(hash) {
+            return number;
+        }
+        let number = if *count < OTHERS {
+            *count += 1;
+            *count - 1
+        } else {
+            // A request that has found the old name's number just now counts as the new
+            // one's, from its beginning to its end.
+            let Some(number) = shares.longest_unused(self.came.load(Ordering::Relaxed)) else {
+                return OTHERS;
+            };
+            self.remove(number);
+            number
+        };
+        shares.make(number).begin();
+        if let Err(at) = self.find(hash) {
+            let place = hash & !NUMBER | u64::from(number);
+            self.places[at].store(place, Ordering::Release);
+        }
+        self.came.fetch_add(1, Ordering::Relaxed);
+        number
+    }
+
+    /// Takes a number's name out, and closes the gap: under the lock.
+    fn remove(&self, number: u16) {
+        let load = |at: usize| self.places[at].load(Ordering::Relaxed);
+        let is_it = |&at: &usize| load(at) & NUMBER == u64::from(number);
+        let Some(mut gap) = (0..PLACES).find(is_it) else {
+            return;
+        };
+        let mut at = next(gap);
+        loop {
+            let place = load(at);
+            if place == 0 {
+                break;
+            }
+            // It may stand in the gap if its home is not behind that.
+            let from_home = at.wrapping_sub(home(place)) % PLACES;
+            if from_home >= at.wrapping_sub(gap) % PLACES {
+                self.places[gap].store(place, Ordering::Release);
+                gap = at;
+            }
+            at = next(at);
+        }
+        self.places[gap].store(0, Ordering::Release);
+    }
+}
+
+/// Where a hash stands if nobody else does. By the bits that a place keeps.
+fn home(hash: u64) -> usize {
+    (hash / TENANTS as u64) as usize % PLACES
+}
+
+fn next(place: usize) -> usize {
+    (place + 1) % PLACES
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").finish_non_exhaustive()
     }
 }
 
@@ -66,5 +196,42 @@ mod tests {
         let acme = tenants.number("acme", "gold");
         assert_eq!(tenants.number("acme", ""), acme);
         assert_ne!(tenants.number("", "gold"), 0);
+    }
+
+    #[test]
+    fn the_one_unused_longest_makes_room() {
+        let tenants = Tenants::new(Vec::new());
+        let number = |name: u32| tenants.number(&name.to_string(), "");
+        let first: Vec<u16> = (0..1022).map(number).collect();
+        assert_eq!(first, (1..=1022).collect::<Vec<_>>());
+        let others = || (0..1022).filter(|&name| name != 300);
+        others().for_each(|name| {
+            number(name);
+        });
+        assert_eq!(number(5000), first[300]);
+        assert!(others().all(|name| number(name) == first[name as usize]));
+    }
+
+    #[test]
+    fn who_is_named_by_several_threads_at_once_is_one() {
+        let tenants = Tenants::new(Vec::new());
+        let tenants = &tenants;
+        // Twice as many as there are numbers, so that places are moved meanwhile.
+        let passing = || {
+            for name in 0..20_000 {
+                tenants.number(&format!("passing-{}", name % 2044), "");
+            }
+        };
+        let busy = tenants.number("busy", "");
+        assert!(tenants.shares().enter(busy, 1, false));
+        let known = || (0..20_000).all(|_| tenants.number("busy", "") == busy);
+        std::thread::scope(|scope| {
+            let threads = [scope.spawn(passing), scope.spawn(passing)];
+            let known = [scope.spawn(known), scope.spawn(known)];
+            threads
+                .into_iter()
+                .for_each(|thread| thread.join().unwrap());
+            assert!(known.into_iter().all(|thread| thread.join().unwrap()));
+        });
     }
 }

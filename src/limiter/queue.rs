@@ -197,6 +197,7 @@ impl Queue {
             in_flow: Node::default(),
             in_lane: Node::default(),
         });
+        bounds.shares.joined(need.tag().tenant);
         self.enter(key);
         key
     }
@@ -296,7 +297,9 @@ impl Queue {
             State::Granted { .. } => self.forget_grant(key),
             State::Refused(_) | State::PassedOn => {}
         }
-        self.waiters.remove(key)
+        let left = self.waiters.remove(key);
+        left.bounds.shares.left(left.need.tag().tenant);
+        left
     }
 
     /// Somebody who waits is told no.

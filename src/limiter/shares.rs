@@ -1,5 +1,7 @@
 //! What each tenant of a guard has, may have, and has had.
 
+mod idle;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU32 as Number, AtomicU64 as Counter, AtomicUsize};
 use std::time::Duration;
@@ -61,6 +63,10 @@ pub(crate) struct Share {
     hold_parts: Counter,
     /// Rejections since, halved from time to time.
     strikes: Number,
+    /// When it was named last, by the count of tenants that have come.
+    used: Number,
+    /// How many wait. Written under the queue's lock.
+    waiting: Number,
     /// Where its flows stand in the queue, one above; 0: it has none yet.
     flows: [AtomicUsize; LANES],
 }
@@ -76,6 +82,8 @@ impl Share {
             owed: AtomicI64::new(0),
             hold_parts: Counter::new(FIRST_HOLD_MS * HOLD_PARTS),
             strikes: Number::new(0),
+            used: Number::new(0),
+            waiting: Number::new(0),
             flows: [const { AtomicUsize::new(0) }; LANES],
         };
         share.entitle(Quota::default());
@@ -262,7 +270,7 @@ impl Shares {
     /// One more request of a tenant, if its quota allows it. The nameless tenant has
     /// none, so it is not counted.
     #[inline]
-    pub(super) fn enter(&self, tenant: u16, kib: u64, force: bool) -> bool {
+    pub(crate) fn enter(&self, tenant: u16, kib: u64, force: bool) -> bool {
         if tenant == 0 {
             return true;
         }

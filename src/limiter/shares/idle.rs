@@ -1,0 +1,59 @@
+//! Tenants that come in the place of those that are gone.
+
+use super::{FIRST_HOLD_MS, HOLD_PARTS, Share, Shares, TENANTS};
+use crate::sync::Ordering;
+
+impl Share {
+    /// Another tenant has its number from now on: what this one was served, and its
+    /// rejections, are forgotten. It holds nothing and waits for nothing.
+    pub(crate) fn begin(&self) {
+        self.served.store(0, Ordering::Relaxed);
+        self.owed.store(0, Ordering::Relaxed);
+        self.hold_parts
+            .store(FIRST_HOLD_MS * HOLD_PARTS, Ordering::Relaxed);
+        self.strikes.store(0, Ordering::Relaxed);
+    }
+
+    /// It is named, when so many tenants have come.
+    #[inline]
+    pub(crate) fn used(&self, came: u32) {
+        if self.used.load(Ordering::Relaxed) != came {
+            self.used.store(came, Ordering::Relaxed);
+        }
+    }
+
+    /// It holds nothing and waits for nothing.
+    fn is_idle(&self) -> bool {
+        self.held.load(Ordering::Relaxed) == 0 && self.waiting.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Shares {
+    /// One more of a tenant's waits. Under the queue's lock.
+    pub(in crate::limiter) fn joined(&self, tenant: u16) {
+        if let Some(share) = self.named(tenant) {
+            share.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One waits no longer. Under the queue's lock.
+    pub(in crate::limiter) fn left(&self, tenant: u16) {
+        if let Some(share) = self.named(tenant) {
+            share.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The nameless one's table may be made while it waits; it always has its number.
+    fn named(&self, tenant: u16) -> Option<&Share> {
+        (tenant != 0).then(|| self.get(tenant)).flatten()
+    }
+
+    /// The tenant that was not named for longest, of those that are idle; so many have come.
+    pub(crate) fn longest_unused(&self, came: u32) -> Option<u16> {
+        let tenants = self.all().enumerate().take(TENANTS - 1).skip(1);
+        let idle = tenants.filter(|(_, share)| share.is_idle());
+        let longest =
+            idle.max_by_key(|(_, share)| came.wrapping_sub(share.used.load(Ordering::Relaxed)));
+        longest.map(|(number, _)| number as u16)
+    }
+}
