@@ -148,7 +148,9 @@ impl Controller {
         slot: Option<&Slot>,
         outcome: Outcome,
     ) {
-        self.counters.outcomes.ended(outcome);
+        if self.counters.outcomes.ended(outcome) {
+            self.look_for_fork();
+        }
         let mut held_kib = kib;
         if granted_at != Moment::NONE {
             self.settle(kib, tag, granted_at);
@@ -255,6 +257,9 @@ impl Controller {
     fn admit_at_once(&'static self, ask: Ask, mut refused: Refused) -> Option<Admission> {
         if refused == Refused::Stale {
             self.sampler.refresh();
+        }
+        // What keeps it out may have been so before the process was forked.
+        if self.look_for_fork() || refused == Refused::Stale {
             match self.limiter.try_reserve(&self.bounds, ask, Mode::Refreshed) {
                 Ok(first) => return Some(self.admitted(ask, first)),
                 Err(again) => refused = again,

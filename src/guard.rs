@@ -199,6 +199,7 @@ impl Guard {
     /// the built-in ones. Not needed in production, where a thread samples;
     /// with a [`ManualSource`](crate::ManualSource) it makes tests deterministic.
     pub fn sample_now(&self) {
+        self.controller.sampler.check_process();
         self.controller.sampler.sample_now();
     }
 

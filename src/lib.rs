@@ -89,6 +89,13 @@
 //! load balancers how full this process is, and `Guard::dashboard` is a live page.
 //! [`Guard::reload`] changes settings while requests run.
 //!
+//! # Processes that fork
+//!
+//! Build the guard after forking: a child has no thread that samples. A guard that was
+//! built before notices, within a second and some requests, and starts one; or, where the parent was
+//! reading memory at that moment, goes by [`OnSensorFailure`]. What else to expect is in
+//! `docs/platforms.md`.
+//!
 //! # Features
 //!
 //! | feature | default | adds |

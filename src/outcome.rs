@@ -10,6 +10,9 @@ use http::Response;
 
 use crate::stats::ShardedCounter;
 
+/// One in so many that end, of each thread, is told to be one.
+const ONE_IN: u64 = 1024;
+
 /// What became of a request that was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -70,23 +73,24 @@ pub(crate) struct Outcomes {
 }
 
 impl Outcomes {
-    /// A permit was given back.
+    /// A permit was given back. Says of one in a thousand that it is one.
     #[inline]
-    pub(crate) fn ended(&self, outcome: Outcome) {
-        match outcome {
+    pub(crate) fn ended(&self, outcome: Outcome) -> bool {
+        let before = match outcome {
             Outcome::Answered => self.answered.increment(),
             other => self.ended_otherwise(other),
-        }
+        };
+        before % ONE_IN == 0
     }
 
     #[cold]
-    fn ended_otherwise(&self, outcome: Outcome) {
+    fn ended_otherwise(&self, outcome: Outcome) -> u64 {
         let count = match outcome {
             Outcome::Failed => &self.failed,
             Outcome::Abandoned => &self.abandoned,
             _ => &self.turned_away,
         };
-        count.fetch_add(1, Ordering::Relaxed);
+        count.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A request was turned away after it was admitted.

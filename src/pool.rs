@@ -77,6 +77,8 @@ pub(crate) fn join(config: &Config, source: Option<Box<dyn MemorySource>>) -> Sh
             let holdings = {
                 let group = sampler::foreign_group(config);
                 let mut all = lock(&HOLDINGS);
+                // Those of a process that was forked in the midst of a sample are of no use.
+                all.retain(|_, holdings| !holdings.sampler.is_lost());
                 Arc::clone(all.entry(group).or_insert_with(of_the_system))
             };
             let name = (config.source, config.cgroup_path.clone());

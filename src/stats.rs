@@ -173,21 +173,21 @@ pub(crate) fn shard() -> usize {
 
 impl ShardedCounter {
     #[inline]
-    pub(crate) fn increment(&self) {
-        self.add(1);
+    pub(crate) fn increment(&self) -> u64 {
+        self.add(1)
     }
 
-    /// Adds to this thread's count.
+    /// Adds to this thread's count; what it was.
     #[inline]
-    pub(crate) fn add(&self, more: u64) {
+    pub(crate) fn add(&self, more: u64) -> u64 {
         match self.owned.get(shard()) {
             // No other thread writes here, so this loses nothing.
             Some(Shard(count)) => {
-                count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+                let before = count.load(Ordering::Relaxed);
+                count.store(before + more, Ordering::Relaxed);
+                before
             }
-            None => {
-                self.shared.0.fetch_add(more, Ordering::Relaxed);
-            }
+            None => self.shared.0.fetch_add(more, Ordering::Relaxed),
         }
     }
 
@@ -258,7 +258,11 @@ mod tests {
         let counter = ShardedCounter::default();
         std::thread::scope(|scope| {
             for _ in 0..2 * OWNED_SHARDS {
-                scope.spawn(|| (0..1000).for_each(|_| counter.increment()));
+                scope.spawn(|| {
+                    (0..1000).for_each(|_| {
+                        counter.increment();
+                    })
+                });
             }
         });
         assert_eq!(counter.total(), 2 * OWNED_SHARDS as u64 * 1000);

@@ -9,6 +9,7 @@ mod braking;
 mod critical;
 mod decide;
 mod demand;
+mod forked;
 mod latched;
 mod live;
 mod loads;
@@ -79,6 +80,8 @@ pub(crate) struct Controller {
     pub(crate) name: Option<String>,
     pub(crate) counters: Counters,
     closed: AtomicBool,
+    /// The process was forked, and memory cannot be seen in this one.
+    is_lost: AtomicBool,
     pub(crate) deliveries: Deliveries,
     pub(crate) running: Running,
     pub(crate) ready: Ready,
@@ -229,6 +232,7 @@ impl Controller {
             source,
             counters: Counters::default(),
             closed: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
             deliveries: Deliveries::default(),
             running: Running::new(),
             ready: Ready::default(),
@@ -353,6 +357,7 @@ impl Controller {
         if self.is_closed() {
             return Some("closing: no new work is taken".into());
         }
+        self.look_for_fork();
         let latched = self.latched_for();
         (latched > latched_after && !self.only_observes()).then(|| {
             let seconds = latched.as_secs_f64();

@@ -151,6 +151,7 @@ impl Controller {
     }
 
     pub(crate) fn stats(&self) -> Stats {
+        self.look_for_fork();
         let control = self.control();
         let waits = self.limiter.waits();
         let rejected = self.counters.all_rejected();

@@ -1,5 +1,7 @@
 //! The sampler: one reader of one or more sources, a thread, and whoever wants to know.
 
+mod forked;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -29,12 +31,12 @@ pub(crate) struct Sampler {
     thread: Mutex<Option<Thread>>,
     /// The process that has the thread: a forked child does not.
     process: AtomicU32,
+    /// Nor will it ever sample.
+    lost: AtomicBool,
 }
 
 struct Reader {
     sources: Vec<Watched>,
-    /// Quick samples since the last full one.
-    refreshes: u32,
     /// Replaced as a whole, so that they can be called under no lock.
     subscribers: Arc<[Subscribed]>,
 }
@@ -62,10 +64,6 @@ impl Moment {
         Duration::from_micros(parts * 1000 / u64::from(Self::PARTS))
     }
 }
-
-/// How many quick samples without a full one raise the question whether there
-/// is a thread at all.
-const CHECK_PROCESS_EVERY: u32 = 64;
 
 /// A park longer than this is worth a kick when work arrives.
 const DOZE: Duration = Duration::from_millis(250);
@@ -110,7 +108,6 @@ impl Sampler {
         Arc::new(Self {
             reader: Mutex::new(Reader {
                 sources,
-                refreshes: 0,
                 subscribers: Arc::from([]),
             }),
             started: Instant::now(),
@@ -120,6 +117,7 @@ impl Sampler {
             background,
             thread: Mutex::new(None),
             process: AtomicU32::new(std::process::id()),
+            lost: AtomicBool::new(false),
         })
     }
 
@@ -136,6 +134,7 @@ impl Sampler {
     /// Adds a subscriber to the source at this place, gives it a first sample and sees to
     /// it that the thread runs.
     pub(crate) fn subscribe(self: &Arc<Self>, subscriber: &'static dyn Subscriber, source: usize) {
+        self.check_process();
         let mut reader = self.reader();
         let subscribers = reader.subscribers.iter().copied();
         let joins = Subscribed { source, subscriber };
@@ -168,6 +167,9 @@ impl Sampler {
 
     /// What the source at this place watches.
     pub(crate) fn source_name(&self, source: usize) -> String {
+        if self.is_lost() {
+            return "nothing: the process was forked in the midst of a sample".into();
+        }
         let reader = self.reader();
         let source = &reader.sources[source].source;
         foreign::call(Code::Source, || source.name()).unwrap_or_default()
@@ -175,48 +177,36 @@ impl Sampler {
 
     /// A full sample, waiting for one that is under way. Says when the next is due.
     pub(crate) fn sample_now(&self) -> Duration {
-        let mut reader = self.reader();
+        if self.is_lost() {
+            return DOZE;
+        }
+        let reader = self.reader();
         self.asked.store(false, Ordering::SeqCst);
         let now = self.started.elapsed();
         // Never back: where tests have paused tokio's clock, other threads have another.
         self.tick_ms
             .fetch_max(now.as_millis() as u64, Ordering::Relaxed);
-        reader.refreshes = 0;
         self.sample(reader, Detail::Full, now)
     }
 
     /// A quick sample for a request near the limit. If another is under way,
     /// that one's bounds will do: nobody waits for another's read.
     pub(crate) fn refresh(self: &Arc<Self>) {
-        let mut reader = match self.reader.try_lock() {
+        if self.background && self.check_process() {
+            return;
+        }
+        let reader = match self.reader.try_lock() {
             Ok(reader) => reader,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        reader.refreshes += 1;
-        let check = self.background && reader.refreshes % CHECK_PROCESS_EVERY == 0;
         // The tick, not the clock: a request must not pay for the time of day.
         self.sample(reader, Detail::Quick, self.tick());
-        if check {
-            // Now and then, since it takes a system call; with the reader
-            // unlocked, since the thread's lock comes before the reader's.
-            self.check_process();
-        }
-    }
-
-    /// In a forked child the thread stayed with the parent: start another.
-    #[cold]
-    fn check_process(self: &Arc<Self>) {
-        let id = std::process::id();
-        if self.process.swap(id, Ordering::Relaxed) != id {
-            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.run();
-        }
     }
 
     /// Gets the thread up if it dozes: work has arrived.
     #[inline]
-    pub(crate) fn kick(&self) {
+    pub(crate) fn kick(self: &Arc<Self>) {
         // SeqCst, here and where it is set: either this sees that the thread
         // dozes, or the thread sees the reservation that was made before.
         if self.dozing.load(Ordering::SeqCst) && self.dozing.swap(false, Ordering::SeqCst) {
@@ -226,7 +216,7 @@ impl Sampler {
 
     /// Gets the thread up if its last sample is older than this: it may have
     /// chosen a long pause before anybody waited. Reads the clock.
-    pub(crate) fn wake_if_older(&self, age: Duration) {
+    pub(crate) fn wake_if_older(self: &Arc<Self>, age: Duration) {
         if self.started.elapsed().saturating_sub(self.tick()) > age {
             self.unpark();
         }
@@ -235,7 +225,7 @@ impl Sampler {
     /// Work has ended and somebody waits for its memory: a sample shows whether
     /// it is free. Without a thread, it is taken here.
     #[cold]
-    pub(crate) fn settle(&self) {
+    pub(crate) fn settle(self: &Arc<Self>) {
         // SeqCst, here and where it is cleared: a sample that clears it sees what was
         // given back before.
         if self.asked.swap(true, Ordering::SeqCst) {
@@ -248,7 +238,10 @@ impl Sampler {
 
     /// Gets the thread up; `false` if there is none.
     #[cold]
-    pub(crate) fn unpark(&self) -> bool {
+    pub(crate) fn unpark(self: &Arc<Self>) -> bool {
+        if self.check_process() || self.lost.load(Ordering::Relaxed) {
+            return true;
+        }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         thread.as_ref().map(Thread::unpark).is_some()
     }

@@ -34,6 +34,8 @@ pub(crate) struct Keeper {
     /// Why nothing is written.
     problem: Option<String>,
     was_read: bool,
+    /// That opened it: in a forked child the file's lock may be held for ever.
+    process: u32,
     thread: OnceLock<Thread>,
     file: Mutex<Written>,
 }
@@ -86,6 +88,7 @@ pub(crate) fn open(path: &Path) -> Opened {
             path: resolved,
             problem,
             was_read: learned.is_some(),
+            process: std::process::id(),
             thread: OnceLock::new(),
             file: Mutex::new(Written {
                 owner: owner.ok(),
@@ -162,7 +165,7 @@ impl Keeper {
 
     /// Writes what `state` says, if it says anything new, and lets others write.
     pub(crate) fn close(&self, state: impl FnOnce() -> State) {
-        {
+        if self.process == std::process::id() {
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
             if file.owner.is_some() {
                 self.write(&mut file, &state());

@@ -1,0 +1,51 @@
+//! A guard in a process that was forked after it was built.
+
+use std::sync::atomic::Ordering;
+
+use super::{Controller, policy};
+use crate::config::OnSensorFailure;
+use crate::limiter::{MAX_KIB, Packed};
+use crate::policy::Pressure;
+
+impl Controller {
+    /// Says whether the bounds are others because it turned out that the process was forked.
+    #[cold]
+    pub(crate) fn look_for_fork(&self) -> bool {
+        if !self.sampler.in_background() || !self.sampler.is_old() {
+            return false;
+        }
+        let forked = self.sampler.check_process();
+        if self.sampler.is_lost() && !self.is_lost.swap(true, Ordering::Relaxed) {
+            self.go_by_failure_policy();
+            return true;
+        }
+        forked
+    }
+
+    /// Nothing will ever be known of memory here. Takes no lock that the parent may have
+    /// held while it sampled.
+    fn go_by_failure_policy(&self) {
+        let config = self.config();
+        let closed = config.on_sensor_failure == OnSensorFailure::Closed;
+        let most = policy(&config, self.accounted).blind_concurrency();
+        let pressure = match closed {
+            true => Pressure::Critical,
+            false => Pressure::Normal,
+        };
+        self.pressure.store(pressure as u8, Ordering::Relaxed);
+        self.bounds.set_probes(0);
+        let gate = closed || self.is_closed();
+        self.bounds
+            .publish(Packed::new(gate, most, MAX_KIB), MAX_KIB, MAX_KIB);
+        self.limiter.pump();
+        let rule = if closed {
+            "rejects all"
+        } else {
+            "counts requests"
+        };
+        crate::logs::warnings(&[format!(
+            "this process was forked in the midst of a sample: the guard cannot see memory here, \
+             and {rule}; build guards after forking"
+        )]);
+    }
+}
