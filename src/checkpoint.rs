@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
@@ -297,8 +297,7 @@ impl Permit {
         cx: &Context<'_>,
     ) -> Poll<Result<Option<Leave>, Cancelled>> {
         let leave = poller.poll_leave(self.holder(), false, cx);
-        // SeqCst: see where a permit is abandoned.
-        fence(Ordering::SeqCst);
+        // After it is paused: who says so later, wakes it.
         match self.go_on() {
             Ok(()) => leave.map(Ok),
             Err(cancelled) => Poll::Ready(Err(cancelled)),

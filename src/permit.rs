@@ -4,7 +4,7 @@ mod grow;
 mod marks;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::admission::Cost;
@@ -293,11 +293,8 @@ impl Permit {
                 outer.abandon();
             }
         }
-        // SeqCst, here and where a checkpoint parks: either this sees that it is paused,
-        // or the checkpoint sees the flag.
-        fence(Ordering::SeqCst);
-        if let Some(slot) = self.slot().filter(|slot| slot.is_paused()) {
-            self.controller.brake.wake(slot);
+        if let Some(slot) = self.slot() {
+            self.controller.brake.is_gone(slot);
         }
     }
 

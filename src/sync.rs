@@ -1,18 +1,47 @@
 //! The standard primitives, or loom's in tests under `--cfg memory_guard_loom`.
 //!
-//! Only `limiter` uses these: it is the part whose interleavings are model-checked.
+//! `limiter` and `running` use these: they are the parts whose interleavings are
+//! model-checked.
 
+#[cfg(not(all(test, memory_guard_loom)))]
+pub(crate) use atomic_waker::AtomicWaker;
 #[cfg(not(all(test, memory_guard_loom)))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 #[cfg(all(test, memory_guard_loom))]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
 };
+
+/// What `atomic_waker` does, in a way that loom sees.
+#[cfg(all(test, memory_guard_loom))]
+#[derive(Debug, Default)]
+pub(crate) struct AtomicWaker(Mutex<Option<std::task::Waker>>);
+
+#[cfg(all(test, memory_guard_loom))]
+impl AtomicWaker {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn register(&self, waker: &std::task::Waker) {
+        *lock(&self.0) = Some(waker.clone());
+    }
+
+    pub(crate) fn take(&self) -> Option<std::task::Waker> {
+        lock(&self.0).take()
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.take() {
+            waker.wake();
+        }
+    }
+}
 
 /// Locks, and goes on after a panic elsewhere: every critical section in this
 /// crate leaves its data consistent before anything that can panic.

@@ -59,9 +59,10 @@ impl Controller {
         };
         self.release.ask(self, short, level);
         if cancel {
-            if let Some(slot) = self.running.victim() {
-                slot.cancel();
-                self.brake.force(slot);
+            let victim = self.running.victim();
+            // It may have ended meanwhile.
+            if let Some((slot, generation)) = victim.filter(|(slot, it)| slot.cancel(*it)) {
+                self.brake.force(slot, generation);
                 self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
                 let text = "a request was told to stop".into();
                 self.note(Kind::Cancelled, text, 0);

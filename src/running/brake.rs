@@ -9,16 +9,17 @@
 //! Whoever finds too little is paused: its waker is kept here, and it is woken by a
 //! sweep after a sample, one after another, each only if there is headroom for it.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::Slot;
-use crate::foreign;
+use crate::foreign::{self, Code};
 use crate::policy::brake::Runner;
+use crate::sync::{
+    AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock,
+};
 
 mod sweep;
 
@@ -69,6 +70,8 @@ struct State {
 #[derive(Debug)]
 struct Pausing {
     slot: &'static Slot,
+    /// Which of the requests that had the slot it polls for.
+    generation: u32,
     /// That it runs for.
     guard: usize,
     waker: Waker,
@@ -76,6 +79,12 @@ struct Pausing {
     woken: bool,
     /// It goes on whatever the headroom is.
     forced: bool,
+}
+
+impl Pausing {
+    fn is_of(&self, slot: &Slot, generation: u32) -> bool {
+        std::ptr::eq(self.slot, slot) && self.generation == generation
+    }
 }
 
 /// A request in flight, where it stands in the order.
@@ -196,13 +205,17 @@ impl Brake {
     }
 
     pub(crate) fn headroom_bytes(&self) -> i64 {
-        let taken = self.grown.load(Ordering::Acquire) + self.ongoing.load(Ordering::Acquire);
-        self.ceiling.load(Ordering::Acquire).saturating_sub(taken)
+        // In this order, the other way round than where they are counted: what a poll has
+        // added by now is in one of the two.
+        let ongoing = self.ongoing.load(Ordering::Acquire);
+        let grown = self.grown.load(Ordering::Acquire);
+        let ceiling = self.ceiling.load(Ordering::Acquire);
+        ceiling.saturating_sub(grown + ongoing)
     }
 
     /// What must stay free when this request takes some.
     fn keep_bytes(&self, slot: &Slot) -> Option<i64> {
-        let keep_kib = match slot.keep_kib.load(Ordering::Relaxed) {
+        let keep_kib = match slot.keep_kib() {
             UNKNOWN if slot.place().is_front() => 0,
             UNKNOWN => self.newcomer_keep_kib.load(Ordering::Relaxed),
             known => known,
@@ -243,10 +256,11 @@ impl Brake {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    /// Keeps a poller until there is room for it. `place`: where it stands already.
+    /// Keeps a poller until there is room for it. `place`: where it stands already. One that
+    /// has been cancelled is woken at once: whoever cancelled it may have looked before.
     pub(crate) fn park(
         &self,
         place: Option<usize>,
@@ -256,37 +270,48 @@ impl Brake {
         now: Duration,
     ) -> usize {
         // Cloned outside of the lock: it may be anybody's.
-        let waker = waker.clone();
+        let kept = waker.clone();
         let mut state = self.state();
-        match place.and_then(|place| Some((place, state.pausing.get_mut(place)?))) {
+        let cancelled = slot.is_cancelled();
+        let known = place.and_then(|place| Some((place, state.pausing.get_mut(place)?)));
+        let (place, before) = match known {
             Some((place, pausing)) => {
-                let before = std::mem::replace(&mut pausing.waker, waker);
                 pausing.woken = false;
-                drop(state);
-                drop(before);
-                place
+                pausing.forced |= cancelled;
+                (place, Some(std::mem::replace(&mut pausing.waker, kept)))
             }
             None => {
                 let place = state.pausing.insert(Pausing {
                     slot,
+                    generation: slot.generation(),
                     guard,
-                    waker,
+                    waker: kept,
                     woken: false,
-                    forced: false,
+                    forced: cancelled,
                 });
                 self.paused.fetch_add(1, Ordering::Relaxed);
                 self.pauses.fetch_add(1, Ordering::Relaxed);
                 slot.pause(now);
-                place
+                (place, None)
             }
+        };
+        drop(state);
+        drop(before);
+        // See where somebody is gone.
+        fence(Ordering::SeqCst);
+        if cancelled {
+            foreign::call(Code::Waker, || waker.wake_by_ref());
         }
+        place
     }
 
     /// A poller goes on, or is gone.
     pub(crate) fn unpark(&self, place: usize, slot: &Slot, now: Duration) {
-        let pausing = self.state().pausing.try_remove(place);
-        self.paused.fetch_sub(1, Ordering::Relaxed);
+        let mut state = self.state();
+        let pausing = state.pausing.try_remove(place);
         let ms = slot.resume(now);
+        drop(state);
+        self.paused.fetch_sub(1, Ordering::Relaxed);
         self.paused_ms.fetch_add(ms, Ordering::Relaxed);
         drop(pausing);
     }
@@ -311,9 +336,7 @@ impl Brake {
     pub(crate) fn bring_forward(&self, guard: usize, longest: Duration, now: Duration) {
         let state = self.state();
         let paused = state.pausing.iter().map(|(_, one)| one);
-        let unknown = paused.filter(|one| {
-            one.guard == guard && one.slot.keep_kib.load(Ordering::Relaxed) == UNKNOWN
-        });
+        let unknown = paused.filter(|one| one.guard == guard && one.slot.keep_kib() == UNKNOWN);
         let first = unknown.min_by_key(|one| one.slot.place());
         if let Some(first) = first.filter(|one| one.slot.paused(now) >= longest) {
             first.slot.to_the_front();
@@ -325,8 +348,19 @@ impl Brake {
         self.grown.fetch_add(bytes.max(0), Ordering::AcqRel);
     }
 
-    /// Has a request that is paused look again, whether it is still wanted.
-    pub(crate) fn wake(&self, slot: &Slot) {
+    /// Somebody is gone, which was said before: has its request look again, if it is
+    /// paused, whether it is still wanted.
+    pub(crate) fn is_gone(&self, slot: &Slot) {
+        // SeqCst, here and where somebody is paused: either this sees that it is, or who
+        // looks after that sees what was said.
+        fence(Ordering::SeqCst);
+        if slot.is_paused() {
+            self.wake(slot);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, slot: &Slot) {
         let wakers: Vec<Waker> = {
             let state = self.state();
             let of_slot = |(_, one): (usize, &Pausing)| {
@@ -338,10 +372,10 @@ impl Brake {
     }
 
     /// A request that is paused is to be polled all the same: it was cancelled.
-    pub(crate) fn force(&self, slot: &Slot) {
+    pub(crate) fn force(&self, slot: &Slot, generation: u32) {
         let mut wakers = Vec::new();
         for (_, one) in &mut self.state().pausing {
-            if std::ptr::eq(one.slot, slot) {
+            if one.is_of(slot, generation) {
                 one.forced = true;
                 wakers.push(one.waker.clone());
             }

@@ -6,11 +6,13 @@
 //! controller looks through all slots at each full sample.
 
 pub(crate) mod brake;
-#[cfg(test)]
+#[cfg(all(test, not(memory_guard_loom)))]
 mod brake_tests;
+#[cfg(all(test, memory_guard_loom))]
+mod loom_tests;
 mod peaks;
 mod slot;
-#[cfg(test)]
+#[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
 
 use std::sync::OnceLock;
@@ -19,7 +21,7 @@ use std::time::Duration;
 
 use slot::{
     ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, GROWN, LEAVING, NEW, SEEN, STAGED,
-    WATCHED,
+    WATCHED, generation_of,
 };
 pub(crate) use slot::{Held, Slot};
 
@@ -185,16 +187,18 @@ impl Running {
     }
 
     /// Whom to cancel: the one that holds most beyond what was reserved for it, or
-    /// else the youngest; nobody whose response has begun.
-    pub(crate) fn victim(&self) -> Option<&Slot> {
+    /// else the youngest; nobody whose response has begun. And which of those that had
+    /// the slot it is.
+    pub(crate) fn victim(&self) -> Option<(&Slot, u32)> {
         let taken = self.shards.iter().flat_map(Shard::taken);
-        let slots = taken.map(|(_, slot)| slot);
-        let running = slots.filter(|slot| {
+        let running = taken.filter_map(|(_, slot)| {
             let state = slot.state.load(Ordering::Acquire);
             let in_flight = state == NEW || state == SEEN;
-            in_flight && !slot.is(CANCELLED) && !slot.is(ANSWERED) && slot.is(WATCHED)
+            let flags = slot.flags.load(Ordering::Acquire);
+            let may_be_told = flags & (CANCELLED | ANSWERED | WATCHED) == WATCHED;
+            (in_flight && may_be_told).then_some((slot, generation_of(flags)))
         });
-        running.max_by_key(|slot| {
+        running.max_by_key(|(slot, _)| {
             let reserved_bytes = slot.reserved_kib() * 1024;
             let beyond_bytes = slot.held_bytes().saturating_sub(reserved_bytes);
             (beyond_bytes, slot.began_ms.load(Ordering::Relaxed))

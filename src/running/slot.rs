@@ -2,14 +2,12 @@
 
 mod growth;
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
-
-use atomic_waker::AtomicWaker;
 
 use super::brake::{CRITICAL, FRONT, UNKNOWN};
 use crate::class::Priority;
 use crate::foreign::{self, Code};
+use crate::sync::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 use crate::tag::{HINT_UNIT_KIB, Tag};
 
 fn rank(priority: Priority) -> u8 {
@@ -30,20 +28,27 @@ pub(super) const ENDED: u8 = 3;
 pub(super) const LEAVING: u8 = 4;
 
 /// What is to be done with a request, and what was.
-pub(super) const CANCELLED: u8 = 1;
-pub(super) const ANSWERED: u8 = 2;
-pub(super) const ABANDONED: u8 = 4;
-pub(super) const WATCHED: u8 = 8;
-pub(super) const DECLARED: u8 = 16;
-pub(super) const GROWN: u8 = 32;
-pub(super) const STAGED: u8 = 64;
+pub(super) const CANCELLED: u64 = 1;
+pub(super) const ANSWERED: u64 = 2;
+pub(super) const ABANDONED: u64 = 4;
+pub(super) const WATCHED: u64 = 8;
+pub(super) const DECLARED: u64 = 16;
+pub(super) const GROWN: u64 = 32;
+pub(super) const STAGED: u64 = 64;
+
+/// The generation that stands above the flags.
+pub(super) fn generation_of(flags: u64) -> u32 {
+    (flags >> 32) as u32
+}
 
 /// One request in flight.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Slot {
     pub(super) state: AtomicU8,
-    pub(super) flags: AtomicU8,
+    /// Its flags, and above them its generation: counts the requests that had the slot, so
+    /// that who means one of them does not hit another.
+    pub(super) flags: AtomicU64,
     pub(super) shard: u8,
     pub(super) index: u32,
     /// What is known of the request.
@@ -59,11 +64,10 @@ pub(crate) struct Slot {
     peak_bytes: AtomicU64,
     allocations: AtomicU64,
     pub(super) waker: AtomicWaker,
-    /// Counts the requests that had it: who means one of them does not hit another.
-    generation: AtomicU32,
     rank: AtomicU8,
-    /// What must stay free of the headroom when it takes some.
-    pub(super) keep_kib: AtomicU32,
+    /// What must stay free of the headroom when it takes some, and above it the generation
+    /// that is meant.
+    keep: AtomicU64,
     /// What it is expected to hold at most; 0: nobody has said yet.
     need_kib: AtomicU32,
     /// What its next poll may add, as said last.
@@ -81,10 +85,10 @@ pub(crate) struct Slot {
     /// aside.
     grew_ms: AtomicU32,
     growth_gap_ms: AtomicU32,
-    /// Its pollers that are paused, since when, and for how long some were before.
+    /// Its pollers that are paused; since when, one millisecond on, or 0, and above that
+    /// for how long some were before.
     pausing: AtomicU32,
-    paused_since_ms: AtomicU32,
-    paused_ms: AtomicU32,
+    pause_ms: AtomicU64,
 }
 
 /// What a look at a slot finds.
@@ -99,7 +103,7 @@ impl Slot {
     pub(super) fn new(shard: usize, index: usize) -> Self {
         Self {
             state: AtomicU8::new(FREE),
-            flags: AtomicU8::new(0),
+            flags: AtomicU64::new(0),
             shard: shard as u8,
             index: index as u32,
             kind: AtomicU8::new(0),
@@ -111,9 +115,8 @@ impl Slot {
             peak_bytes: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
             waker: AtomicWaker::new(),
-            generation: AtomicU32::new(0),
             rank: AtomicU8::new(0),
-            keep_kib: AtomicU32::new(UNKNOWN),
+            keep: AtomicU64::new(UNKNOWN.into()),
             need_kib: AtomicU32::new(0),
             jump_kib: AtomicU32::new(0),
             is_guess: AtomicBool::new(false),
@@ -124,8 +127,7 @@ impl Slot {
             grew_ms: AtomicU32::new(0),
             growth_gap_ms: AtomicU32::new(0),
             pausing: AtomicU32::new(0),
-            paused_since_ms: AtomicU32::new(0),
-            paused_ms: AtomicU32::new(0),
+            pause_ms: AtomicU64::new(0),
         }
     }
 
@@ -135,8 +137,6 @@ impl Slot {
         self.kind.store(tag.kind, Ordering::Relaxed);
         self.rank.store(rank(tag.priority), Ordering::Relaxed);
         self.hint_kib.store(tag.hint_kib, Ordering::Relaxed);
-        // A cancellation may have come too late for the request before.
-        self.flags.store(0, Ordering::Relaxed);
         self.reserved_kib.store(reserved_kib, Ordering::Relaxed);
         self.began_ms.store(now_ms, Ordering::Relaxed);
         self.state.store(NEW, Ordering::Release);
@@ -144,14 +144,15 @@ impl Slot {
 
     /// Makes it ready for the next request.
     pub(super) fn clear(&self) {
-        self.flags.store(0, Ordering::Relaxed);
+        // From here on nobody hits it who means the request that is over.
+        let next = self.generation().wrapping_add(1);
+        self.flags.swap(u64::from(next) << 32, Ordering::Relaxed);
         self.reserved_kib.store(0, Ordering::Relaxed);
         self.held_bytes.store(0, Ordering::Relaxed);
         self.reported_bytes.store(0, Ordering::Relaxed);
         self.peak_bytes.store(0, Ordering::Relaxed);
         self.allocations.store(0, Ordering::Relaxed);
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        self.keep_kib.store(UNKNOWN, Ordering::Relaxed);
+        self.pause_ms.store(0, Ordering::Relaxed);
         for word in [
             &self.need_kib,
             &self.jump_kib,
@@ -161,7 +162,6 @@ impl Slot {
             &self.gap_ms,
             &self.grew_ms,
             &self.growth_gap_ms,
-            &self.paused_ms,
         ] {
             word.store(0, Ordering::Relaxed);
         }
@@ -278,23 +278,29 @@ impl Slot {
         }
     }
 
-    fn flag(&self, flag: u8) {
+    fn flag(&self, flag: u64) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
     }
 
-    pub(super) fn is(&self, flag: u8) -> bool {
+    pub(super) fn is(&self, flag: u64) -> bool {
         self.flags.load(Ordering::Acquire) & flag != 0
     }
 
-    /// Asks the work to stop, and has it polled.
-    pub(crate) fn cancel(&self) {
-        let unless_answered = |flags| (flags & ANSWERED == 0).then_some(flags | CANCELLED);
+    /// Asks the work of one of the requests that had the slot to stop, and has it polled.
+    /// `false`: it is over, or its response has begun.
+    pub(crate) fn cancel(&self, generation: u32) -> bool {
+        let if_in_time = |flags| {
+            let in_time = generation_of(flags) == generation && flags & ANSWERED == 0;
+            in_time.then_some(flags | CANCELLED)
+        };
         let set = self
             .flags
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_answered);
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, if_in_time);
         if set.is_ok() {
+            // Another one that has the slot by now is polled once for nothing.
             self.wake();
         }
+        set.is_ok()
     }
 
     /// Asked to stop before its response began.

@@ -68,12 +68,12 @@ fn the_one_that_went_furthest_beyond_is_cancelled_or_the_youngest() {
         slot
     };
     let (old, young) = (begin(1024, 1), begin(1024, 2));
-    assert!(std::ptr::eq(running.victim().unwrap(), young));
+    assert!(std::ptr::eq(running.victim().unwrap().0, young));
     old.charge(2 << 20, 1);
-    assert!(std::ptr::eq(running.victim().unwrap(), old));
+    assert!(std::ptr::eq(running.victim().unwrap().0, old));
     old.answered();
-    assert!(std::ptr::eq(running.victim().unwrap(), young));
-    young.cancel();
+    assert!(std::ptr::eq(running.victim().unwrap().0, young));
+    assert!(young.cancel(young.generation()));
     assert!(running.victim().is_none());
 }
 

@@ -62,7 +62,8 @@ impl Brake {
                 CRITICAL => 0,
                 _ => keep_kib(turn),
             };
-            running.slot.keep_kib.store(keep_kib, Ordering::Relaxed);
+            // It may end meanwhile, and another one have its slot.
+            running.slot.set_keep(running.generation, keep_kib);
         }
         self.newcomer_keep_kib
             .store(keep_kib(plan.newcomer), Ordering::Relaxed);
@@ -100,9 +101,9 @@ impl Brake {
             let may_guess = guesses && left_bytes > 0 && one.slot.is_guess();
             may_guess || !is_too_much(one.slot)
         });
-        let ends = |slot: &Slot| matches!(slot.keep_kib.load(Ordering::Relaxed), FREE | ENDS);
+        let ends = |slot: &Slot| matches!(slot.keep_kib(), FREE | ENDS);
         let first = waiting.min_by_key(|one| {
-            let is_front = front.is_some_and(|(slot, _)| std::ptr::eq(slot, one.slot));
+            let is_front = front.is_some_and(|(slot, generation)| one.is_of(slot, generation));
             let rank = match is_front {
                 _ if ends(one.slot) => 0,
                 true => 1,

@@ -3,13 +3,16 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Slot;
-use crate::running::brake::{FRONT, Place};
+use super::{Slot, generation_of};
+use crate::running::brake::{FRONT, Place, UNKNOWN};
 
 /// A poll that adds less has added nothing.
 const LEAST_GROWTH_BYTES: u64 = 4 << 10;
 /// After so many polls that added something a request is known by them.
 const SHOWN: u32 = 3;
+
+/// Of the word that says how long it was paused.
+const SINCE: u64 = u32::MAX as u64;
 
 const SETTLES_AFTER: Duration = Duration::from_millis(20);
 const SETTLES_AFTER_AT_MOST: Duration = Duration::from_millis(500);
@@ -17,7 +20,22 @@ const SETTLES_AFTER_AT_MOST: Duration = Duration::from_millis(500);
 impl Slot {
     /// Which of the requests that had the slot this is.
     pub(crate) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Relaxed)
+        generation_of(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// What must stay free of the headroom when it takes some, as was said last.
+    pub(in crate::running) fn keep_kib(&self) -> u32 {
+        let keep = self.keep.load(Ordering::Relaxed);
+        match (keep >> 32) as u32 == self.generation() {
+            true => keep as u32,
+            false => UNKNOWN,
+        }
+    }
+
+    /// What must stay free when one of the requests that had the slot takes some.
+    pub(in crate::running) fn set_keep(&self, generation: u32, kib: u32) {
+        let keep = u64::from(generation) << 32 | u64::from(kib);
+        self.keep.store(keep, Ordering::Relaxed);
     }
 
     /// Where it stands among those that may grow.
@@ -152,13 +170,14 @@ impl Slot {
         u64::from(self.largest_kib.load(Ordering::Relaxed)) << 10
     }
 
-    /// One of its pollers is paused.
+    /// One of its pollers is paused. Under the brake's lock, as where it goes on.
     pub(in crate::running) fn pause(&self, now: Duration) {
         self.polled_ms.store(0, Ordering::Relaxed);
         self.grew_ms.store(0, Ordering::Relaxed);
         if self.pausing.fetch_add(1, Ordering::AcqRel) == 0 {
-            let now_ms = now.as_millis() as u32;
-            self.paused_since_ms.store(now_ms, Ordering::Relaxed);
+            let before = self.pause_ms.load(Ordering::Relaxed) & !SINCE;
+            let since = u64::from((now.as_millis() as u32).wrapping_add(1));
+            self.pause_ms.store(before | since, Ordering::Relaxed);
         }
     }
 
@@ -168,14 +187,21 @@ impl Slot {
         if self.pausing.fetch_sub(1, Ordering::AcqRel) != 1 {
             return 0;
         }
-        let ms = self.paused_since(now);
-        self.paused_ms.fetch_add(ms, Ordering::Relaxed);
+        let (before_ms, ms) = self.paused_ms(now);
+        let all_ms = u64::from(before_ms.saturating_add(ms));
+        self.pause_ms.store(all_ms << 32, Ordering::Relaxed);
         u64::from(ms)
     }
 
-    fn paused_since(&self, now: Duration) -> u32 {
-        let since_ms = self.paused_since_ms.load(Ordering::Relaxed);
-        (now.as_millis() as u32).saturating_sub(since_ms)
+    /// For how long it had been paused before, and since when it is.
+    fn paused_ms(&self, now: Duration) -> (u32, u32) {
+        // One word: else time that is paused no more would count twice, or not yet.
+        let pause_ms = self.pause_ms.load(Ordering::Relaxed);
+        let ms = match (pause_ms & SINCE) as u32 {
+            0 => 0,
+            since => (now.as_millis() as u32).saturating_sub(since - 1),
+        };
+        ((pause_ms >> 32) as u32, ms)
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -184,11 +210,7 @@ impl Slot {
 
     /// For how long it has been paused, in all.
     pub(crate) fn paused(&self, now: Duration) -> Duration {
-        let before_ms = self.paused_ms.load(Ordering::Relaxed);
-        let ms = match self.is_paused() {
-            true => before_ms + self.paused_since(now),
-            false => before_ms,
-        };
-        Duration::from_millis(ms.into())
+        let (before_ms, ms) = self.paused_ms(now);
+        Duration::from_millis(u64::from(before_ms) + u64::from(ms))
     }
 }
