@@ -246,6 +246,14 @@ impl<B> GuardedBody<B> {
     }
 }
 
+/// Empty: for layers outside of the guard that answer in its place, as
+/// `tower_http::timeout::TimeoutLayer` does.
+impl<B> Default for GuardedBody<B> {
+    fn default() -> Self {
+        Self::rejection(Bytes::new())
+    }
+}
+
 impl<B> Body for GuardedBody<B>
 where
     B: Body<Data = Bytes>,

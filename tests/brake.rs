@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::error_handling::HandleErrorLayer;
 use axum::extract::{Extension, State};
 use axum::http::{Response, StatusCode};
 use axum::routing::get;
@@ -27,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tower::ServiceBuilder;
-use tower::timeout::TimeoutLayer;
+use tower_http::timeout::TimeoutLayer;
 use tower_memory_guard::account::{self, TrackingAllocator};
 use tower_memory_guard::{
     Cancelled, Config, Cost, Detail, Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer,
@@ -228,10 +227,10 @@ async fn a_timeout_further_out_ends_a_pause() {
     let guard = layer.guard().clone();
     let stage = Stage::default();
     let layers = ServiceBuilder::new()
-        .layer(HandleErrorLayer::new(|_| async {
-            StatusCode::GATEWAY_TIMEOUT
-        }))
-        .layer(TimeoutLayer::new(Duration::from_millis(500)))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            Duration::from_millis(500),
+        ))
         .layer(layer);
     let app = Router::new().route("/", get(grow)).layer(layers);
     let address = support::serve_axum(app.with_state(stage.clone())).await;
