@@ -23,7 +23,7 @@ use hyper_util::rt::TokioExecutor;
 use support::{MIB, assert_empty, eventually, fill, poll_once, with};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 use tokio::task::JoinHandle;
 use tower::ServiceBuilder;
 use tower_http::timeout::TimeoutLayer;
@@ -45,6 +45,9 @@ struct Stage {
     taken: Arc<AtomicUsize>,
     permit: Arc<Mutex<Option<Permit>>>,
     outcome: Arc<Mutex<Option<Result<(), Cancelled>>>>,
+    /// What all want, and what is made once for all.
+    lock: Arc<AsyncMutex<()>>,
+    made: Arc<OnceCell<usize>>,
 }
 
 struct Gate(Semaphore);
@@ -222,6 +225,27 @@ async fn a_client_that_hangs_up_while_paused_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn who_is_paused_behind_one_that_hangs_up_goes_on_with_what_that_held() {
+    let server = Server::new(get(grow)).await;
+    let first = server.get();
+    eventually("it has begun", || server.stage.taken() == 1).await;
+    let second = server.get();
+    eventually("both have begun", || server.stage.taken() == 2).await;
+    server.fill(100);
+    server.stage.allow(2);
+    eventually("both are paused", || server.paused() == 2).await;
+    *server.stage.permit.lock().unwrap() = None;
+    first.abort();
+    eventually("one is gone", || server.guard.stats().active_tasks == 1).await;
+    assert_eq!(server.paused(), 1);
+    // What it held is free.
+    server.fill(10);
+    server.stage.allow(2);
+    assert_eq!(text(second.await.unwrap()).await, "4 blocks");
+    server.nothing_is_left().await;
+}
+
+#[tokio::test]
 async fn a_timeout_further_out_ends_a_pause() {
     let (layer, memory) = guarded(|builder| builder);
     let guard = layer.guard().clone();
@@ -346,6 +370,120 @@ async fn a_handlers_own_time_limit_can_leave_pauses_out() {
     server.fill(10);
     assert_eq!(text(response.await.unwrap()).await, "limit");
     assert!(counted());
+    server.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn an_inner_timeout_does_not_lose_what_came_during_a_pause() {
+    async fn limited(State(stage): State<Stage>) -> String {
+        let _block = block();
+        stage.took();
+        let limit = Duration::from_millis(20);
+        let outcome = tokio::time::timeout(limit, stage.allowed()).await;
+        format!("{outcome:?}")
+    }
+    let server = Server::new(get(limited)).await;
+    let response = server.get();
+    eventually("it has begun", || server.stage.taken() == 1).await;
+    server.fill(100);
+    // Its time is up: that gets it polled.
+    eventually("it is paused", || server.paused() == 1).await;
+    server.stage.allow(1);
+    server.fill(10);
+    assert_eq!(text(response.await.unwrap()).await, "Ok(())");
+    server.nothing_is_left().await;
+}
+
+/// Made by whoever comes first, for all.
+async fn once_for_all(State(stage): State<Stage>) -> String {
+    let make = || async {
+        let first = block();
+        stage.took();
+        stage.allowed().await;
+        let second = block();
+        stage.took();
+        first.len() + second.len()
+    };
+    stage.made.get_or_init(make).await.to_string()
+}
+
+/// One makes it and is paused, two wait for it.
+async fn paused_for_all() -> (
+    Server,
+    JoinHandle<Response<Incoming>>,
+    [JoinHandle<Response<Incoming>>; 2],
+) {
+    let server = Server::new(get(once_for_all)).await;
+    let first = server.get();
+    eventually("it has begun", || server.stage.taken() == 1).await;
+    let others = [server.get(), server.get()];
+    eventually("they wait", || server.guard.stats().active_tasks == 3).await;
+    server.fill(100);
+    server.stage.allow(1);
+    eventually("it is paused", || server.paused() == 1).await;
+    (server, first, others)
+}
+
+#[tokio::test]
+async fn all_are_answered_by_one_that_is_paused() {
+    let (server, first, others) = paused_for_all().await;
+    server.fill(10);
+    for response in others.into_iter().chain([first]) {
+        assert_eq!(text(response.await.unwrap()).await, (2 * MIB).to_string());
+    }
+    assert_eq!(server.stage.taken(), 2);
+    server.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn another_takes_the_place_of_one_that_is_given_up_while_paused() {
+    let (server, first, others) = paused_for_all().await;
+    first.abort();
+    eventually("it is gone", || server.guard.stats().active_tasks == 2).await;
+    server.stage.allow(1);
+    server.fill(10);
+    for response in others {
+        assert_eq!(text(response.await.unwrap()).await, (2 * MIB).to_string());
+    }
+    server.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_lock_does_not_hold_up_the_one_that_has_it() {
+    async fn locking(State(stage): State<Stage>) -> &'static str {
+        let first = block();
+        // The second to come has it.
+        let held = match stage.taken.fetch_add(1, Ordering::Relaxed) {
+            0 => None,
+            _ => Some(stage.lock.lock().await),
+        };
+        stage.allowed().await;
+        let _held = match held {
+            None => stage.lock.lock().await,
+            held => held.unwrap(),
+        };
+        let second = block();
+        drop((first, second));
+        "done"
+    }
+    // So it is not by its turn that the other one goes on.
+    let patient = |builder: MemoryGuardBuilder| builder.max_pause(Duration::from_secs(60));
+    let server = Server::with(get(locking), patient).await;
+    let older = server.get();
+    eventually("it has begun", || server.stage.taken() == 1).await;
+    let younger = server.get();
+    eventually("it has the lock", || server.stage.taken() == 2).await;
+    // For what one of them may need, not for both.
+    server.fill(96);
+    server.stage.allow(2);
+    let ended = || {
+        server.guard.sample_now();
+        older.is_finished() && younger.is_finished()
+    };
+    eventually("both end", ended).await;
+    for response in [older, younger] {
+        assert_eq!(text(response.await.unwrap()).await, "done");
+    }
     server.nothing_is_left().await;
 }
 
