@@ -48,7 +48,7 @@ fn publish(brake: &Brake, room_mib: i64) {
 
 /// What a sample does at its end.
 fn sweep(brake: &Brake) {
-    brake.sweep(1000 * MIB, None);
+    brake.sweep(1000 * MIB, None, false);
 }
 
 fn slot() -> &'static Slot {
