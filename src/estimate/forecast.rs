@@ -43,7 +43,7 @@ impl Portion {
         Portion {
             reserved_kib: self.reserved_kib + other.reserved_kib,
             held_bytes: self.held_bytes + other.held_bytes,
-            outstanding_bytes: self.outstanding_bytes + other.outstanding_bytes,
+            outstanding_bytes: (self.outstanding_bytes).saturating_add(other.outstanding_bytes),
         }
     }
 }
@@ -228,11 +228,12 @@ impl Forecast {
             self.beside_bytes + sums.need_bytes + self.others.held_bytes - self.usage_bytes;
         let growth = touched.max(allocated) + self.margin_bytes(&sums.needs);
         // What no account shows: as much as was reserved, or as usage tells.
-        let unexplained = self.unexplained_bytes() * self.in_flight;
-        let elsewhere = unexplained.max(sums.invisible_bytes) as u64;
+        let elsewhere =
+            (self.unexplained_bytes() * self.in_flight).max(sums.invisible_bytes) as u64;
         let elsewhere = elsewhere - self.usage.realised_bytes(elsewhere);
         let others = self.others.outstanding_bytes;
-        growth as i64 + (unseen_bytes + elsewhere) as i64 + others
+        let more = others.saturating_add_unsigned(unseen_bytes.saturating_add(elsewhere));
+        (growth as i64).saturating_add(more)
     }
 
     /// This guard's part, for the others on its ledger.

@@ -104,7 +104,9 @@ impl Cell {
         self.mean += distance * step;
         self.variance += (distance * (bytes - self.mean) - self.variance) * step;
         let left = bytes - self.mean;
-        self.third += (left * left * left - self.third) * step;
+        let third = self.third + (left * left * left - self.third) * step;
+        // Of the largest sizes there are it is more than can be told.
+        self.third = if third.is_finite() { third } else { 0.0 };
     }
 }
 

@@ -12,7 +12,8 @@ impl Permit {
     /// Each call replaces what the one before said.
     ///
     /// Never waits and never fails: what goes beyond the reservation is added to
-    /// it, visibly, and holds back others until the work is done.
+    /// it, visibly, and holds back others until the work is done. More than 64 TiB count as
+    /// those.
     pub fn report(&self, bytes: u64) {
         let holder = self.holder();
         let Some(slot) = holder.slot_or_take() else {

@@ -10,6 +10,9 @@ use crate::foreign::{self, Code};
 use crate::sync::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 use crate::tag::{HINT_UNIT_KIB, Tag};
 
+/// No machine has more memory, and many of them can be added up.
+const MOST_REPORTED_BYTES: u64 = 1 << 46;
+
 fn rank(priority: Priority) -> u8 {
     match priority {
         Priority::Critical => CRITICAL,
@@ -191,6 +194,7 @@ impl Slot {
 
     /// Sets what the allocator does not see.
     pub(crate) fn report(&self, bytes: u64) {
+        let bytes = bytes.min(MOST_REPORTED_BYTES);
         self.reported_bytes.store(bytes, Ordering::Relaxed);
         self.raise_peak(self.held_bytes.load(Ordering::Relaxed).max(0) as u64);
     }

@@ -104,7 +104,8 @@ impl Forecast {
             Some(book) => {
                 let sums = book.sums();
                 let more = sums.most_growth_bytes - sums.growth_bytes + sums.other_growth_bytes;
-                self.outstanding_bytes(reserved_bytes) + more.max(0.0) as i64
+                let outstanding_bytes = self.outstanding_bytes(reserved_bytes);
+                outstanding_bytes.saturating_add(more.max(0.0) as i64)
             }
         }
     }
