@@ -21,7 +21,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use support::{MIB, assert_empty, eventually, fill, listen, with};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::service::Routes;
@@ -98,8 +98,14 @@ async fn serve(app: Router) -> SocketAddr {
 const PARTS: usize = 128;
 const PART: usize = 32 << 10;
 
-fn parts() -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    stream::iter((0..PARTS).map(|_| Ok(Bytes::from(vec![7; PART]))))
+/// The first of them comes once it is said.
+fn parts(mut gate: watch::Receiver<bool>) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    let part = || Ok(Bytes::from(vec![7; PART]));
+    let first = async move {
+        gate.wait_for(|is_open| *is_open).await.unwrap();
+        part()
+    };
+    stream::once(first).chain(stream::iter((1..PARTS).map(move |_| part())))
 }
 
 #[tokio::test]
@@ -141,6 +147,10 @@ async fn uploads_go_on_beside_one_that_is_paused() {
     );
     let begun = || parts_taken.load(Ordering::Relaxed) == 1;
     eventually("it has begun", begun).await;
+    // Each is four times what the connection may have unread.
+    let (open, gate) = watch::channel(false);
+    let others = [(); 3].map(|()| send("/critical", Body::from_stream(parts(gate.clone()))));
+    eventually("all have", || guard.stats().active_tasks == 4).await;
     fill(&guard, &memory, 100);
     more.send(Ok(Bytes::from(vec![7; PART / 2]))).unwrap();
     for _ in 1..PARTS {
@@ -148,9 +158,9 @@ async fn uploads_go_on_beside_one_that_is_paused() {
     }
     drop(more);
     eventually("it is paused", || guard.stats().paused_tasks == 1).await;
-    // Each is four times what the connection may have unread.
-    for upload in [(); 3].map(|()| send("/critical", Body::from_stream(parts()))) {
-        assert_eq!(upload.await.unwrap(), length);
+    open.send(true).unwrap();
+    for other in others {
+        assert_eq!(other.await.unwrap(), length);
     }
     assert!(begun() && !paused.is_finished());
     assert_eq!(guard.stats().paused_tasks, 1);
