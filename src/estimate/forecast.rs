@@ -81,7 +81,7 @@ pub(crate) struct Forecast {
     /// What requests are expected to have grown by, by what they touch.
     touched_growth: [f64; STEPS],
     /// When it was known last what is allocated.
-    told: Told,
+    told: Option<Told>,
     /// What polls have added so far.
     grown_bytes: i64,
     /// What another process has learned is known to be within the limit.
@@ -113,7 +113,7 @@ impl Forecast {
             reuse: 1.0,
             beside_allocated: f64::MAX,
             touched_growth: [0.0; STEPS],
-            told: Told::default(),
+            told: None,
             grown_bytes: 0,
             is_bounded: true,
         }
@@ -165,7 +165,7 @@ impl Forecast {
         }
         self.grown_bytes = evidence.grown_bytes;
         if self.book.is_some() || evidence.allocated_bytes > 0 {
-            self.told = Told::at(evidence.now, evidence.grown_bytes);
+            self.told = Some(Told::at(evidence.now, evidence.grown_bytes));
         }
         if evidence.allocated_bytes > 0 {
             self.see_reuse(&evidence);

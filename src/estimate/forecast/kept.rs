@@ -9,11 +9,13 @@ use crate::estimate::retained::BeforeTrim;
 const REUSED: f64 = 0.75;
 /// What the allocator kept is counted on for so long, less what polls have added since.
 const KEPT_FOR: Duration = Duration::from_millis(500);
+/// So much of what is in use is allocated where the two are about the same process.
+const EXPLAINED: f64 = 0.5;
 /// Less is not asked for, whoever is stuck.
 const LEAST_KEPT_BYTES: f64 = (4u64 << 20) as f64;
 
 /// When it was known what is allocated, and what polls had added by then.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
     at: Duration,
     grown_bytes: i64,
@@ -49,12 +51,14 @@ impl Forecast {
 
     /// All that polls have added since may have been taken from it.
     fn left_of(&self, kept_bytes: f64, grown_bytes: i64) -> f64 {
-        let used_bytes = grown_bytes.saturating_sub(self.told.grown_bytes).max(0);
+        let told_bytes = self.told.as_ref().map_or(0, |told| told.grown_bytes);
+        let used_bytes = grown_bytes.saturating_sub(told_bytes).max(0);
         (kept_bytes - used_bytes as f64).max(0.0)
     }
 
     fn allocation_is_known(&self) -> bool {
-        self.now.saturating_sub(self.told.at) <= KEPT_FOR
+        let told = self.told.as_ref();
+        told.is_some_and(|told| self.now.saturating_sub(told.at) <= KEPT_FOR)
     }
 
     /// The allocators gave back what they kept; this is what is left.
@@ -65,9 +69,12 @@ impl Forecast {
         }
     }
 
-    /// A trim may give something back. Where nobody can tell it may.
+    /// A trim may give something back. Where nobody can tell it may: a source may measure
+    /// something else than what this process allocates.
     pub(crate) fn is_worth_a_trim(&self) -> bool {
-        !self.allocation_is_known() || self.retained.is_worth_a_trim()
+        let explained = self.retained.allocated_bytes() >= self.usage_bytes * EXPLAINED;
+        let can_tell = self.book.is_some() || (self.allocation_is_known() && explained);
+        !can_tell || self.retained.is_worth_a_trim()
     }
 
     /// A trim may give something back, as far as can be told at all.
