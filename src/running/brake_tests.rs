@@ -90,6 +90,23 @@ fn what_is_only_guessed_holds_nobody_for_ever() {
 }
 
 #[test]
+fn where_nobody_gets_on_one_that_can_end_does() {
+    let brake = brake();
+    brake.publish(0, MIB, 0);
+    let running = Box::leak(Box::new(Running::new()));
+    let places = [40, 10].map(|need_mib| {
+        let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+        slot.grew(4 << 20);
+        running.jump_bytes(slot);
+        slot.expect(f64::from(need_mib) * MIB as f64);
+        park(brake, slot, GUARD)
+    });
+    assert!(brake.force_first(16 << 20, false));
+    let forced = places.map(|place| brake.is_forced(place));
+    assert_eq!(forced, [false, true]);
+}
+
+#[test]
 fn a_guard_lets_only_its_own_go() {
     let brake = brake();
     brake.publish(0, -MIB, 0);

@@ -91,8 +91,8 @@ impl Brake {
     }
 
     /// One of those who are paused goes on, whatever the headroom is: who is about to end,
-    /// or else whom all others leave what it needs; if what it may add is no more than
-    /// there is. `guesses`: or, behind all those, one of whom that is only guessed.
+    /// or who can with what there is, or else whom all others leave what it needs; if what
+    /// it may add is no more than there is. `guesses`: or, behind all those, one of whom that is only guessed.
     pub(crate) fn force_first(&self, left_bytes: u64, guesses: bool) -> bool {
         let mut state = self.state();
         let State { pausing, front, .. } = &mut *state;
@@ -106,8 +106,10 @@ impl Brake {
             let is_front = front.is_some_and(|(slot, generation)| one.is_of(slot, generation));
             let rank = match is_front {
                 _ if ends(one.slot) => 0,
-                true => 1,
-                false => 2,
+                // Anybody else would use it up, and still hold all that it has.
+                _ if one.slot.rest_bytes() <= left_bytes => 1,
+                true => 2,
+                false => 3,
             };
             (is_too_much(one.slot), rank, one.slot.place())
         });

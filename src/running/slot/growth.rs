@@ -114,6 +114,14 @@ impl Slot {
         self.look().held_bytes / 1024 <= need_kib
     }
 
+    /// What it may still need; all there is as long as nobody has said.
+    pub(in crate::running) fn rest_bytes(&self) -> u64 {
+        match self.need_kib.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            need_kib => (u64::from(need_kib) << 10).saturating_sub(self.look().held_bytes),
+        }
+    }
+
     /// It is polled.
     pub(crate) fn polled(&self, tick_ms: u32) {
         let before_ms = self.polled_ms.swap(tick_ms, Ordering::Relaxed);
