@@ -7,7 +7,7 @@ use std::time::Duration;
 use support::{assert_empty, counting, eventually, fill, with};
 use tokio_test::{assert_pending, assert_ready_ok};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_memory_guard::{BoxError, Reason, Rejected};
+use tower_memory_guard::{BoxError, MemoryGuardLayer, Reason, Rejected};
 use tower_test::mock;
 
 async fn double(n: u32) -> Result<u32, std::io::Error> {
@@ -41,14 +41,20 @@ async fn poll_ready_waits_until_a_permit_is_free() {
     assert_empty(&guard);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_deadline_comes_out_of_call_and_not_of_poll_ready() {
+/// Others wait for two seconds.
+fn one_at_a_time() -> MemoryGuardLayer {
     let (layer, _) = with(|builder| {
         builder
             .max_concurrent(1)
             .estimated_bytes_per_request(1024)
             .wait_timeout(Duration::from_secs(2))
     });
+    layer
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_comes_out_of_call_and_not_of_poll_ready() {
+    let layer = one_at_a_time();
     let guard = layer.guard().clone();
     let permit = guard.try_acquire(1024).unwrap();
     let mut service = layer.into_error_layer().layer(service_fn(double));
@@ -239,12 +245,7 @@ async fn a_rejection_is_for_the_call_that_follows() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_was_ready_stays_so_while_others_hold_all() {
-    let (layer, _) = with(|builder| {
-        builder
-            .max_concurrent(1)
-            .estimated_bytes_per_request(1024)
-            .wait_timeout(Duration::from_secs(2))
-    });
+    let layer = one_at_a_time();
     let guard = layer.guard().clone();
     let held = guard.try_acquire(1024).unwrap();
     let mut service = tokio_test::task::spawn(layer.into_error_layer().layer(service_fn(double)));
