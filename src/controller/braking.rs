@@ -114,6 +114,13 @@ impl Controller {
         allocated_bytes
     }
 
+    /// What is resident where the allocator does not tell what is allocated.
+    pub(super) fn anonymous_bytes(&self) -> u64 {
+        let asks = !self.accounted && self.brake.is_on() && !crate::release::tells();
+        let bytes = asks.then(crate::sampler::anonymous_bytes);
+        bytes.flatten().unwrap_or(0)
+    }
+
     /// Tells the brake which requests run, in which order.
     pub(super) fn tell_runners(&self, runners: Vec<Running>, now: Duration) {
         let now_ms = now.as_millis() as u32;

@@ -145,6 +145,7 @@ impl Controller {
                         usage_bytes,
                         allocated_bytes: allocated_bytes.unwrap_or(0),
                         polls_tell: !self.accounted && crate::release::tells_quickly(),
+                        anonymous_bytes: self.anonymous_bytes(),
                         grown_bytes: self.grown_before.load(Ordering::Relaxed),
                         own_in_flight: active.saturating_sub(staged.requests),
                         all_in_flight: (self.limiter.all_in_flight())

@@ -167,9 +167,7 @@ impl Forecast {
         if self.book.is_some() || evidence.allocated_bytes > 0 {
             self.told = Some(Told::at(evidence.now, evidence.grown_bytes));
         }
-        if evidence.allocated_bytes > 0 {
-            self.see_reuse(&evidence);
-        }
+        self.see_reuse(&evidence);
         let beside_bytes = self.beside_now();
         let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();
         self.now = evidence.now;

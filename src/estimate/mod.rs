@@ -45,6 +45,8 @@ pub(crate) struct Evidence {
     pub(crate) allocated_bytes: u64,
     /// Without accounting: polls show what they allocate, and not only what they touch.
     pub(crate) polls_tell: bool,
+    /// Where the allocator does not tell: what is resident and stands in no file.
+    pub(crate) anonymous_bytes: u64,
     /// What polls have added so far.
     pub(crate) grown_bytes: i64,
     /// Requests in flight, this guard's and all guards'.

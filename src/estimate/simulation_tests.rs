@@ -99,6 +99,7 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
             usage_bytes: usage as u64,
             allocated_bytes: usage as u64,
             polls_tell: false,
+            anonymous_bytes: 0,
             grown_bytes: 0,
             own_in_flight: requests.len() as u32,
             all_in_flight: requests.len() as u32,

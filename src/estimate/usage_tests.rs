@@ -30,6 +30,7 @@ impl Run {
             completed: self.completed,
             allocated_bytes: 0,
             polls_tell: false,
+            anonymous_bytes: 0,
             grown_bytes: 0,
             waiting: 0,
         });

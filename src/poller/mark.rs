@@ -24,7 +24,7 @@ enum Meter {
     /// This crate's allocator: what this thread has allocated and not freed.
     #[cfg(feature = "account")]
     Account,
-    /// The process's allocator, which tells the sum of all threads.
+    /// The process's allocator or else the kernel, which tell the sum of all threads.
     Poll(Part),
     /// The same, less what polls are found to have added meanwhile.
     BesidePolls,
@@ -33,9 +33,20 @@ enum Meter {
     Faults,
 }
 
-/// What the process has allocated. It does not cease to tell.
+/// What the process has allocated, if there is time to ask; or of an allocator that does
+/// not tell, what the kernel knows.
+fn sum_in_time() -> Option<u64> {
+    match crate::release::tells() {
+        true => crate::release::allocated_bytes_in_time(),
+        false => crate::sampler::anonymous_bytes(),
+    }
+}
+
+/// The same, whatever time it takes. It does not cease to tell.
 fn sum_bytes() -> i64 {
-    crate::release::allocated_bytes().unwrap_or(0) as i64
+    let allocated_bytes = crate::release::allocated_bytes();
+    let bytes = allocated_bytes.or_else(crate::sampler::anonymous_bytes);
+    bytes.unwrap_or(0) as i64
 }
 
 impl Meter {
@@ -72,7 +83,7 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
-        match Part::begin(crate::release::allocated_bytes_in_time) {
+        match Part::begin(sum_in_time) {
             Some(part) => Self {
                 meter: Meter::Poll(part),
                 from_bytes: 0,
@@ -89,7 +100,7 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
-        match crate::release::allocated_bytes_in_time() {
+        match sum_in_time() {
             Some(_) => Meter::BesidePolls.mark(),
             None => Meter::Faults.mark(),
         }

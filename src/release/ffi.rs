@@ -2,7 +2,13 @@
 #![allow(unsafe_code)]
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(super) use glibc::allocated_bytes;
+pub(super) use glibc::{allocated_bytes, tells};
+
+/// Nobody can be asked.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(super) fn tells() -> bool {
+    false
+}
 
 /// Nobody can be asked.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
@@ -39,9 +45,17 @@ mod glibc {
     /// What the process has allocated of glibc and not freed; `None`: glibc is too old to
     /// say, or another allocator does the work.
     pub(in crate::release) fn allocated_bytes() -> Option<u64> {
+        ask().map(in_use)
+    }
+
+    /// It says.
+    pub(in crate::release) fn tells() -> bool {
+        ask().is_some()
+    }
+
+    fn ask() -> Option<Ask> {
         static ASK: OnceLock<Option<Ask>> = OnceLock::new();
-        let ask = (*ASK.get_or_init(|| find().filter(|&ask| is_used(ask))))?;
-        Some(in_use(ask))
+        *ASK.get_or_init(|| find().filter(|&ask| is_used(ask)))
     }
 
     fn find() -> Option<Ask> {

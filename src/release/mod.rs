@@ -135,9 +135,14 @@ pub(crate) fn allocated_bytes_in_time() -> Option<u64> {
     ask::in_time(ffi::allocated_bytes)
 }
 
+/// The process's allocator can tell.
+pub(crate) fn tells() -> bool {
+    ffi::tells()
+}
+
 /// Polls are told what is allocated.
 pub(crate) fn tells_quickly() -> bool {
-    ask::has_time() && allocated_bytes().is_some()
+    ask::has_time() && tells()
 }
 
 /// What one guard does to give memory back.

@@ -46,6 +46,8 @@ use std::path::PathBuf;
 #[cfg(target_os = "linux")]
 pub(crate) use faults::touched_bytes;
 pub use manual::ManualSource;
+#[cfg(target_os = "linux")]
+pub(crate) use process::anonymous_bytes;
 pub(crate) use subscriber::Subscriber;
 pub(crate) use thread::{Moment, Sampler};
 
@@ -190,6 +192,12 @@ pub trait MemorySource: Send + 'static {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn touched_bytes() -> i64 {
     0
+}
+
+/// Nor of that.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn anonymous_bytes() -> Option<u64> {
+    None
 }
 
 /// The name of the source that goes by what the host has available.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 use super::machine::Machine;
 use super::{Detail, HOST, MemoryLevel, MemorySource, Sample};
@@ -17,7 +18,7 @@ const MEMINFO: &str = "/proc/meminfo";
 pub(super) struct ProcessMemory {
     machine: Machine,
     against_host: bool,
-    statm: Option<(u32, File)>,
+    statm: Statm,
     limit_bytes: Option<u64>,
     /// It has been said that nobody tells what is available.
     said_hidden: bool,
@@ -28,7 +29,7 @@ impl ProcessMemory {
         Self {
             machine,
             against_host,
-            statm: None,
+            statm: Statm::new(),
             limit_bytes: None,
             said_hidden: false,
         }
@@ -53,24 +54,14 @@ impl ProcessMemory {
         }
         Ok(total_bytes)
     }
-
-    fn resident_bytes(&mut self) -> io::Result<u64> {
-        // The descriptor belongs to the process that opened it: a forked child
-        // would go on reading its parent's.
-        let process = std::process::id();
-        let statm = match self.statm.take() {
-            Some((owner, statm)) if owner == process => statm,
-            _ => open_statm(&self.machine)?,
-        };
-        let bytes = resident_in(&statm);
-        self.statm = Some((process, statm));
-        bytes
-    }
 }
 
 impl MemorySource for ProcessMemory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
-        let resident = self.resident_bytes()?;
+        let resident = self
+            .statm
+            .read(|| open_statm(&self.machine))?
+            .resident_bytes;
         if self.against_host && (detail == Detail::Full || self.limit_bytes.is_none()) {
             self.limit_bytes = Some(self.host_bytes(resident, sample)?);
         }
@@ -91,7 +82,52 @@ impl MemorySource for ProcessMemory {
 
 /// Resident bytes of this process.
 pub(super) fn resident_bytes(machine: &Machine) -> io::Result<u64> {
-    resident_in(&open_statm(machine)?)
+    Ok(resident_in(&open_statm(machine)?)?.resident_bytes)
+}
+
+/// What of this process's memory stands in no file, as the kernel counts it: what has been
+/// allocated, touched and not given back. Some 1 µs. `None`: it does not say.
+pub(crate) fn anonymous_bytes() -> Option<u64> {
+    static STATM: Mutex<Statm> = Mutex::new(Statm::new());
+    let mut statm = STATM.lock().unwrap_or_else(PoisonError::into_inner);
+    let resident = statm.read(|| open_statm(&Machine::here())).ok()?;
+    Some(
+        resident
+            .resident_bytes
+            .saturating_sub(resident.shared_bytes),
+    )
+}
+
+/// `/proc/self/statm`, kept open.
+#[derive(Debug)]
+struct Statm {
+    /// The descriptor belongs to the process that opened it: a forked child would go on
+    /// reading its parent's.
+    opened: Option<(u32, File)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Resident {
+    resident_bytes: u64,
+    /// Of files, and of memory shared with others.
+    shared_bytes: u64,
+}
+
+impl Statm {
+    const fn new() -> Self {
+        Self { opened: None }
+    }
+
+    fn read(&mut self, open: impl FnOnce() -> io::Result<File>) -> io::Result<Resident> {
+        let process = std::process::id();
+        let statm = match self.opened.take() {
+            Some((owner, statm)) if owner == process => statm,
+            _ => open()?,
+        };
+        let resident = resident_in(&statm);
+        self.opened = Some((process, statm));
+        resident
+    }
 }
 
 fn open_statm(machine: &Machine) -> io::Result<File> {
@@ -99,14 +135,20 @@ fn open_statm(machine: &Machine) -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("{STATM}: {error}")))
 }
 
-fn resident_in(statm: &File) -> io::Result<u64> {
+fn resident_in(statm: &File) -> io::Result<Resident> {
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("{STATM}: malformed"));
     let mut buffer = [0; 128];
     let length = statm.read_at(&mut buffer, 0)?;
-    std::str::from_utf8(&buffer[..length])
-        .ok()
-        .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
-        .map(|pages| pages.saturating_mul(procfs::page_size()))
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{STATM}: malformed")))
+    let text = std::str::from_utf8(&buffer[..length]).map_err(|_| malformed())?;
+    let mut fields = text.split(' ').skip(1).map(|field| {
+        let pages = field.parse::<u64>().ok()?;
+        Some(pages.saturating_mul(procfs::page_size()))
+    });
+    let mut next = || fields.next().flatten().ok_or_else(malformed);
+    Ok(Resident {
+        resident_bytes: next()?,
+        shared_bytes: next()?,
+    })
 }
 
 /// What can be had without swapping. Read by hand: a machine that is not quite Linux shows

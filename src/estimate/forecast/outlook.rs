@@ -1,5 +1,7 @@
 //! What is expected at each time in the next seconds, and who may grow meanwhile.
 
+use std::time::Duration;
+
 use super::Forecast;
 use crate::estimate::Evidence;
 use crate::estimate::book::Book;
@@ -13,6 +15,8 @@ const LEAST_TOUCHED_BYTES: f64 = (16u64 << 20) as f64;
 const MOST_REUSE: f64 = 8.0;
 /// What the newest look at that counts.
 const REUSE_STEP: f64 = 0.02;
+/// What stays allocated for longer is of no request: with this half-life.
+const KEPT_HALF_LIFE: Duration = Duration::from_secs(60);
 /// Parts up to so much of the limit are held back in time; of those twice as large, none is.
 const HELD_BACK: f64 = 0.05;
 /// Of what is reserved, so much may be for requests that no look has found yet.
@@ -71,10 +75,17 @@ impl Forecast {
         let Some(book) = &self.touched else {
             return;
         };
-        let allocated = evidence.allocated_bytes as f64;
+        // Where nobody tells, it is at most what is resident.
+        let allocated = evidence.allocated_bytes.max(evidence.anonymous_bytes) as f64;
+        if allocated == 0.0 {
+            return;
+        }
         if evidence.all_in_flight == 0 || self.beside_allocated > allocated {
             self.beside_allocated = allocated;
         }
+        let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();
+        let left = 0.5_f64.powf(elapsed / KEPT_HALF_LIFE.as_secs_f64());
+        self.beside_allocated = allocated - (allocated - self.beside_allocated) * left;
         self.polls_tell = evidence.polls_tell;
         if self.polls_tell {
             self.reuse = 1.0;
