@@ -9,7 +9,7 @@ use crate::logs;
 use crate::policy::bound_bytes;
 use crate::recent::Kind;
 use crate::running::Slot;
-use crate::running::brake::{Running, Taken};
+use crate::running::brake::{Running, Taken, Trust};
 
 /// Who has not been polled for so long waits for something else than memory, and lends
 /// its place; or for so many times as long as it has been between two polls so far.
@@ -28,6 +28,10 @@ const MOST_FOR_STUCK: f64 = 1.0 / 20.0;
 /// than the other one is free.
 const ON_AT: f64 = 0.9;
 const ON_BELOW: f64 = 0.25;
+/// Or less than so many of the largest steps seen between two samples, with this
+/// half-life: of polls that began with the brake off nobody knows what they add.
+const ON_BELOW_STEPS: f64 = 2.0;
+const STEP_HALF_LIFE: Duration = Duration::from_secs(60);
 /// What is kept counts as headroom up to so many times what is really free.
 const KEPT_AT_MOST: f64 = 2.0;
 /// Nobody gets on for so long: memory is to be found by other means.
@@ -35,6 +39,8 @@ const STUCK_FOR: Duration = Duration::from_millis(50);
 /// And for so long, an operator is told.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
 const SAYS_EVERY: Duration = Duration::from_secs(10);
+/// What is in use varies by less while nobody takes any.
+const TAKEN_BYTES: u64 = 1 << 20;
 /// Never used: the kernel kills before the last page is.
 const LAST_BYTES: u64 = 1 << 20;
 
@@ -43,14 +49,53 @@ const LAST_BYTES: u64 = 1 << 20;
 pub(super) struct Braking {
     /// Allocated and not touched, as of the last full sample.
     pub(super) untouched_bytes: f64,
+    /// What was in use, and by how much that has changed most.
+    used_bytes: u64,
+    step_bytes: f64,
+    step_at: Duration,
     /// There is room for so much of what is expected.
     pub(super) room_bytes: f64,
     stuck_since: Option<Duration>,
+    /// What was left when it began.
+    left_bytes: u64,
     /// Polls that had found room.
     passed: u64,
     said_stuck: Option<Duration>,
     /// When the allocator may be asked again.
     asks_at: Duration,
+}
+
+impl Braking {
+    /// By how much what is in use has changed most between two samples, lately.
+    fn largest_step(&mut self, used_bytes: u64, now: Duration) -> f64 {
+        let elapsed = now.saturating_sub(self.step_at).as_secs_f64();
+        let left = 0.5_f64.powf(elapsed / STEP_HALF_LIFE.as_secs_f64());
+        // The first sample shows no step.
+        let step_bytes = match self.used_bytes {
+            0 => 0.0,
+            before => used_bytes.abs_diff(before) as f64,
+        };
+        self.step_bytes = (self.step_bytes * left).max(step_bytes);
+        self.step_at = now;
+        self.used_bytes = used_bytes;
+        self.step_bytes
+    }
+}
+
+impl Control {
+    /// What this process uses of what is in use, as far as that is known.
+    pub(super) fn process_usage_bytes(&self) -> u64 {
+        match self.process_bytes {
+            0 => self.own_bytes,
+            known => known.min(self.own_bytes),
+        }
+    }
+
+    /// What is free, whatever it is kept for.
+    fn left_bytes(&self) -> u64 {
+        let untouched_bytes = self.braking.untouched_bytes as u64;
+        crate::policy::free_bytes(&self.levels).saturating_sub(untouched_bytes + LAST_BYTES)
+    }
 }
 
 impl Controller {
@@ -60,13 +105,18 @@ impl Controller {
     }
 
     /// Publishes how far requests may grow from what had been counted before usage was
-    /// read.
-    pub(super) fn set_headroom(&self, control: &mut Control, is_full: bool, reserved_kib: u64) {
+    /// read. `full_at`: of a full sample, its time.
+    pub(super) fn set_headroom(
+        &self,
+        control: &mut Control,
+        full_at: Option<Duration>,
+        reserved_kib: u64,
+    ) {
         let Some(bound) = control.levels.iter().filter_map(bound_bytes).min() else {
             self.brake.set_on(self.board_key(), false);
             return;
         };
-        if is_full {
+        if full_at.is_some() {
             control.braking.untouched_bytes = control.forecast.untouched_bytes();
         }
         let jump_bytes = self.running.largest_jump_bytes() as f64;
@@ -88,13 +138,14 @@ impl Controller {
         let headroom = free + kept.min(free.max(0.0) * KEPT_AT_MOST);
         self.brake
             .publish(grown, headroom as i64, half(bound) as i64);
-        if is_full {
+        if let Some(now) = full_at {
+            let step_bytes = control.braking.largest_step(control.own_bytes, now);
             let most = control.forecast.most_growth_bytes(reserved_kib * 1024);
             let needed = control.own_bytes as f64 + most as f64;
             let on = self.brakes()
                 && reserved_kib > 0
                 && (needed > bound as f64 * ON_AT
-                    || free < bound as f64 * ON_BELOW
+                    || free < (bound as f64 * ON_BELOW).max(step_bytes * ON_BELOW_STEPS)
                     || self.brake.paused() > 0
                     || self.limiter.waiting() > 0
                     || !control.forecast.knows_jumps());
@@ -167,7 +218,11 @@ impl Controller {
                 braking.stuck_since = None;
                 Duration::ZERO
             } else {
-                now.saturating_sub(*braking.stuck_since.get_or_insert(now))
+                let began = control.braking.stuck_since;
+                if began.is_none() {
+                    control.braking.left_bytes = control.left_bytes();
+                }
+                now.saturating_sub(*control.braking.stuck_since.get_or_insert(now))
             }
         };
         if stuck_for >= STUCK_FOR && swept.paused > 0 {
@@ -178,13 +233,13 @@ impl Controller {
     /// Nobody gets on: the first goes on in the reserve, as far as that goes. The wall
     /// outranks everything: behind it all are lost.
     fn unstick(&self, stuck_for: Duration, paused: u32, now: Duration) {
-        let left_bytes = {
-            let control = self.control();
-            let untouched_bytes = control.braking.untouched_bytes as u64;
-            crate::policy::free_bytes(&control.levels).saturating_sub(untouched_bytes + LAST_BYTES)
-        };
+        let left_bytes = self.control().left_bytes();
         let gives_up = stuck_for >= GIVES_UP_AFTER;
-        let forced = self.brake.force_first(left_bytes, gives_up);
+        let trust = Trust {
+            guesses: gives_up,
+            endings: self.is_taken_by_others(left_bytes),
+        };
+        let forced = self.brake.force_first(left_bytes, trust);
         let mut control = self.control();
         let said = &mut control.braking.said_stuck;
         let say = gives_up && said.is_none_or(|at| now >= at + SAYS_EVERY);
@@ -200,6 +255,13 @@ impl Controller {
             self.note(Kind::Stuck, text.into(), 0);
             logs::stuck(self.name.as_deref(), paused, forced);
         }
+    }
+
+    /// Nobody gets on, and there is less left all the same: others take it, until it is
+    /// gone.
+    fn is_taken_by_others(&self, left_bytes: u64) -> bool {
+        let left_before = self.control().braking.left_bytes;
+        left_bytes + TAKEN_BYTES <= left_before
     }
 
     /// Nobody in flight has got on for a while.

@@ -143,6 +143,7 @@ impl Controller {
                     control.forecast.observe(Evidence {
                         now,
                         usage_bytes,
+                        process_bytes: control.process_usage_bytes(),
                         allocated_bytes: allocated_bytes.unwrap_or(0),
                         polls_tell: !self.accounted && crate::release::tells_quickly(),
                         anonymous_bytes: self.anonymous_bytes(),
@@ -199,7 +200,8 @@ impl Controller {
                     decision.allowance_bytes = decision.allowance_bytes.min(reserved_bytes);
                     decision.probes = Some(0);
                 }
-                self.set_headroom(control, detail == Detail::Full, reserved_kib);
+                let full_at = (detail == Detail::Full).then_some(now);
+                self.set_headroom(control, full_at, reserved_kib);
                 let percent = worst_fraction(&control.levels) * 100.0;
                 self.percent_bits
                     .store(percent.to_bits(), Ordering::Relaxed);

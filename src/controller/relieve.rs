@@ -134,7 +134,9 @@ impl Controller {
         let Some(allocated_bytes) = allocated_bytes.or_else(crate::release::allocated_bytes) else {
             return 0;
         };
-        let forecast = &mut self.control().forecast;
+        let mut control = self.control();
+        let usage_bytes = usage_bytes.min(control.process_usage_bytes());
+        let forecast = &mut control.forecast;
         forecast.trimmed(before, usage_bytes, allocated_bytes);
         before.freed_since(allocated_bytes)
     }

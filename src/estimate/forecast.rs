@@ -160,8 +160,10 @@ impl Forecast {
         self.in_flight = f64::from(evidence.all_in_flight);
         if self.book.is_some() || evidence.allocated_bytes > 0 {
             let allocated_bytes = evidence.allocated_bytes as f64;
+            // What others in the group use is not kept by this process's allocator.
+            let process_bytes = evidence.process_bytes as f64;
             let retained = &mut self.retained;
-            retained.observe(evidence.now, self.usage_bytes, allocated_bytes);
+            retained.observe(evidence.now, process_bytes, allocated_bytes);
         }
         self.grown_bytes = evidence.grown_bytes;
         if self.book.is_some() || evidence.allocated_bytes > 0 {

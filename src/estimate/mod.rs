@@ -41,6 +41,8 @@ pub(crate) struct Evidence {
     pub(crate) now: Duration,
     /// Bytes in use at the own level.
     pub(crate) usage_bytes: u64,
+    /// The same of this process alone, where it is known.
+    pub(crate) process_bytes: u64,
     /// Bytes that the process has allocated; 0 without accounting.
     pub(crate) allocated_bytes: u64,
     /// Without accounting: polls show what they allocate, and not only what they touch.

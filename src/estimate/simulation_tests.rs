@@ -97,6 +97,7 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
         forecast.observe(Evidence {
             now,
             usage_bytes: usage as u64,
+            process_bytes: usage as u64,
             allocated_bytes: usage as u64,
             polls_tell: false,
             anonymous_bytes: 0,

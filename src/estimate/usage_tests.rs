@@ -24,6 +24,7 @@ impl Run {
         self.estimate.observe(Evidence {
             now: self.now,
             usage_bytes,
+            process_bytes: usage_bytes,
             own_in_flight: in_flight,
             all_in_flight: in_flight,
             body_bytes: 0,

@@ -130,6 +130,15 @@ pub(crate) struct Swept {
     pub(crate) passed: u64,
 }
 
+/// Who goes on where nobody gets on, though what it may add is more than there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trust {
+    /// Of whom that is only guessed.
+    pub(crate) guesses: bool,
+    /// Who is about to end, as far as can be told: it most likely adds nothing.
+    pub(crate) endings: bool,
+}
+
 /// What a poll took from the headroom. Given back when it is over.
 #[derive(Debug)]
 pub(crate) struct Taken {

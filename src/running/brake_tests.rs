@@ -1,7 +1,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use super::brake::{Brake, Running as InFlight};
+use super::brake::{Brake, Running as InFlight, Trust};
 use super::{Running, Slot};
 use crate::policy::brake::Runner;
 use crate::tag::Tag;
@@ -78,14 +78,18 @@ fn what_is_only_guessed_holds_nobody_for_ever() {
     });
     let forced = || places.map(|place| brake.is_forced(place));
     brake.sweep(MIB, None, false);
-    assert!(!brake.force_first(16 << 20, false));
+    assert!(!brake.force_first(16 << 20, Trust::default()));
     // In the end the guess is not believed, unless there is nothing at all.
-    assert!(!brake.force_first(0, true));
+    let guesses = Trust {
+        guesses: true,
+        ..Trust::default()
+    };
+    assert!(!brake.force_first(0, guesses));
     assert_eq!(forced(), [false, false]);
     // One that fits by its guess goes first all the same.
-    assert!(brake.force_first(32 << 20, true));
+    assert!(brake.force_first(32 << 20, guesses));
     assert_eq!(forced(), [false, true]);
-    assert!(brake.force_first(16 << 20, true));
+    assert!(brake.force_first(16 << 20, guesses));
     assert_eq!(forced(), [true, true]);
 }
 
@@ -101,9 +105,31 @@ fn where_nobody_gets_on_one_that_can_end_does() {
         slot.expect(f64::from(need_mib) * MIB as f64);
         park(brake, slot, GUARD)
     });
-    assert!(brake.force_first(16 << 20, false));
+    assert!(brake.force_first(16 << 20, Trust::default()));
     let forced = places.map(|place| brake.is_forced(place));
     assert_eq!(forced, [false, true]);
+}
+
+#[test]
+fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
+    let brake = brake();
+    brake.publish(0, -MIB, 0);
+    let running = Box::leak(Box::new(Running::new()));
+    let mut ending = needy(15.0);
+    ending.slot.grew(20 << 20);
+    running.jump_bytes(ending.slot);
+    ending.runner.settled = true;
+    brake.tell(GUARD, vec![ending]);
+    let place = park(brake, ending.slot, GUARD);
+    brake.sweep(-MIB, None, false);
+    // It may add more than there is.
+    assert!(!brake.force_first(MIB as u64, Trust::default()));
+    let endings = Trust {
+        endings: true,
+        ..Trust::default()
+    };
+    assert!(brake.force_first(MIB as u64, endings));
+    assert!(brake.is_forced(place));
 }
 
 #[test]

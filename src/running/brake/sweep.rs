@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use super::{Brake, CRITICAL, ENDS, FREE, HOLD, Pausing, Running, State, Swept};
+use super::{Brake, CRITICAL, ENDS, FREE, HOLD, Pausing, Running, State, Swept, Trust};
 use crate::foreign;
 use crate::policy::brake::{self, Runner, Turn};
 use crate::running::Slot;
@@ -92,16 +92,18 @@ impl Brake {
 
     /// One of those who are paused goes on, whatever the headroom is: who is about to end,
     /// or who can with what there is, or else whom all others leave what it needs; if what
-    /// it may add is no more than there is. `guesses`: or, behind all those, one of whom that is only guessed.
-    pub(crate) fn force_first(&self, left_bytes: u64, guesses: bool) -> bool {
+    /// it may add is no more than there is. Behind all those, one of whom nothing is known
+    /// for sure, as far as that is to be trusted.
+    pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
         let State { pausing, front, .. } = &mut *state;
+        let ends = |slot: &Slot| matches!(slot.keep_kib(), FREE | ENDS);
         let is_too_much = |slot: &Slot| slot.jump_within(None) > left_bytes;
         let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
-            let may_guess = guesses && left_bytes > 0 && one.slot.is_guess();
-            may_guess || !is_too_much(one.slot)
+            let may_guess = trust.guesses && left_bytes > 0 && one.slot.is_guess();
+            let may_end = trust.endings && ends(one.slot);
+            may_guess || may_end || !is_too_much(one.slot)
         });
-        let ends = |slot: &Slot| matches!(slot.keep_kib(), FREE | ENDS);
         let first = waiting.min_by_key(|one| {
             let is_front = front.is_some_and(|(slot, generation)| one.is_of(slot, generation));
             let rank = match is_front {
