@@ -237,6 +237,7 @@ impl Controller {
         let gives_up = stuck_for >= GIVES_UP_AFTER;
         let trust = Trust {
             guesses: gives_up,
+            anybody: gives_up && self.is_one_alone(),
             endings: self.is_taken_by_others(left_bytes),
         };
         let forced = self.brake.force_first(left_bytes, trust);

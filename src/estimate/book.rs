@@ -300,9 +300,10 @@ impl Book {
         for (sum, &bytes) in sums.growth.iter_mut().zip(&growth) {
             *sum += f64::from(bytes);
         }
-        class.saw_jump(look.slot.largest_growth_bytes() as f64 / scale);
+        class.saw_jump(look.slot.jump().scaled(1.0 / scale));
         if let Some(jump_bytes) = class.jump_bytes() {
-            running.set_jump(usize::from(number), jump_bytes * kind_scale);
+            let later_bytes = class.later_jump_bytes().map(|bytes| bytes * kind_scale);
+            running.set_jump(usize::from(number), jump_bytes * kind_scale, later_bytes);
         }
         self.runners.push(Running {
             slot: look.slot,
@@ -376,10 +377,10 @@ impl Book {
             let kind = self.kinds.kind(usize::from(look.slot.kind()), false);
             kind.class
                 .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
-            let jump_bytes = look.slot.largest_growth_bytes() as f64 / look.slot.scale();
+            let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
             let gap_ms = look.slot.growth_gap_ms();
             kind.class.looks(track.serial, unscaled_bytes as f64);
-            kind.class.went(track.course, jump_bytes, gap_ms);
+            kind.class.went(track.course, jump, gap_ms);
             self.kinds.peaked(peak_bytes as f64, 1.0);
             if let Some(expected) = track.predicted_bytes {
                 self.kinds.expected(expected, unscaled_bytes as f64);

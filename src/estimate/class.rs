@@ -6,6 +6,7 @@ mod tests;
 
 mod before;
 mod growth;
+mod jumps;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::need::Need;
 use super::trajectory::{Marks, Trajectories};
 use before::Before;
 use growth::MOST_BEYOND;
+use jumps::Jumps;
 
 /// Requests seen before the configured estimate is only a doubt.
 const TRUSTED_AFTER: f64 = 8.0;
@@ -65,8 +67,7 @@ pub(crate) struct ClassEstimate {
     cohort: Cohort,
     /// The longest time between two polls that added something, lately.
     gap_ms: f64,
-    /// The most that one poll added lately.
-    jump_bytes: f64,
+    jumps: Jumps,
     /// The greatest peak lately.
     greatest_bytes: f64,
     beyond: f64,
@@ -109,7 +110,7 @@ impl ClassEstimate {
             courses: Courses::default(),
             cohort: Cohort::default(),
             gap_ms: 0.0,
-            jump_bytes: 0.0,
+            jumps: Jumps::default(),
             greatest_bytes: 0.0,
             beyond: MOST_BEYOND,
             own: 0.0,

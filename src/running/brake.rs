@@ -137,6 +137,8 @@ pub(crate) struct Trust {
     pub(crate) guesses: bool,
     /// Who is about to end, as far as can be told: it most likely adds nothing.
     pub(crate) endings: bool,
+    /// Anybody: it is the only one, and nothing will be given back.
+    pub(crate) anybody: bool,
 }
 
 /// What a poll took from the headroom. Given back when it is over.

@@ -133,6 +133,42 @@ fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
 }
 
 #[test]
+fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
+    const LARGE: u64 = 250 << 20;
+    let running = Running::new();
+    let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    running.set_jump(0, LARGE as f64, None);
+    assert_eq!(running.jump_bytes(slot), LARGE);
+    slot.grew(LARGE);
+    // Nobody has seen what follows.
+    assert_eq!(running.jump_bytes(slot), LARGE);
+    running.set_jump(0, LARGE as f64, Some(2.0 * MIB as f64));
+    assert_eq!(running.jump_bytes(slot), 2 << 20);
+    // Until it does.
+    slot.grew(16 << 20);
+    assert_eq!(running.jump_bytes(slot), 18 << 20);
+}
+
+#[test]
+fn the_only_one_goes_on_in_the_end() {
+    let brake = brake();
+    brake.publish(0, MIB, 0);
+    let running = Box::leak(Box::new(Running::new()));
+    let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    slot.grew(64 << 20);
+    running.jump_bytes(slot);
+    park(brake, slot, GUARD);
+    assert!(!brake.force_first(16 << 20, Trust::default()));
+    let anybody = Trust {
+        anybody: true,
+        ..Trust::default()
+    };
+    // Where there is anything at all.
+    assert!(!brake.force_first(0, anybody));
+    assert!(brake.force_first(16 << 20, anybody));
+}
+
+#[test]
 fn a_guard_lets_only_its_own_go() {
     let brake = brake();
     brake.publish(0, -MIB, 0);

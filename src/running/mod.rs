@@ -20,10 +20,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use slot::{
-    ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, GROWN, LEAVING, NEW, SEEN, STAGED,
-    WATCHED, generation_of,
+    ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, GROWN, JumpOfKind, LEAVING, NEW, SEEN,
+    STAGED, WATCHED, generation_of,
 };
-pub(crate) use slot::{Held, Slot};
+pub(crate) use slot::{Held, Jump, Slot};
 
 use crate::class::Priority;
 use crate::estimate::bins::{self, BINS};
@@ -64,6 +64,8 @@ pub(crate) struct Running {
     critical: [AtomicU64; KINDS / 64],
     /// What one poll may add, in KiB, by kind of request; 0: not known.
     jumps: Box<[AtomicU32]>,
+    /// And after one that is about as large, one KiB on.
+    later_jumps: Box<[AtomicU32]>,
 }
 
 impl Running {
@@ -77,6 +79,7 @@ impl Running {
             finished: (0..=OWNED_SHARDS).map(|_| OnceLock::new()).collect(),
             critical: [const { AtomicU64::new(0) }; KINDS / 64],
             jumps: (0..KINDS).map(|_| AtomicU32::new(0)).collect(),
+            later_jumps: (0..KINDS).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
@@ -93,10 +96,13 @@ impl Running {
         Some(slot)
     }
 
-    /// Polls of this kind of requests are seen to add so much.
-    pub(crate) fn set_jump(&self, kind: usize, bytes: f64) {
-        let kib = (bytes / 1024.0).max(1.0) as u32;
-        self.jumps[kind].store(kib, Ordering::Relaxed);
+    /// Polls of this kind of requests are seen to add so much; and so much after one that
+    /// is about as large, if that is known.
+    pub(crate) fn set_jump(&self, kind: usize, bytes: f64, later_bytes: Option<f64>) {
+        let kib = |bytes: f64| (bytes / 1024.0).max(1.0) as u32;
+        self.jumps[kind].store(kib(bytes), Ordering::Relaxed);
+        let later_kib = later_bytes.map_or(0, |bytes| kib(bytes).saturating_add(1));
+        self.later_jumps[kind].store(later_kib, Ordering::Relaxed);
     }
 
     /// The most that a poll of any kind of requests is seen to add.
@@ -107,8 +113,15 @@ impl Running {
 
     /// What the next poll of a request may add.
     pub(crate) fn jump_bytes(&self, slot: &Slot) -> u64 {
-        let of_kind = self.jumps[usize::from(slot.kind())].load(Ordering::Relaxed);
-        slot.jump_bytes((of_kind > 0).then_some(of_kind))
+        let kind = usize::from(slot.kind());
+        let known = |kib: &AtomicU32| match kib.load(Ordering::Relaxed) {
+            0 => None,
+            kib => Some(kib),
+        };
+        slot.jump_bytes(JumpOfKind {
+            largest_kib: known(&self.jumps[kind]),
+            later_kib: known(&self.later_jumps[kind]).map(|kib| kib - 1),
+        })
     }
 
     /// Of this kind there were critical requests.

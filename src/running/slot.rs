@@ -2,6 +2,9 @@
 
 mod growth;
 
+pub(crate) use growth::Jump;
+pub(super) use growth::JumpOfKind;
+
 use std::task::Waker;
 
 use super::brake::{CRITICAL, FRONT, UNKNOWN};
@@ -80,6 +83,8 @@ pub(crate) struct Slot {
     /// The most that one poll has added, and how many polls added something.
     largest_kib: AtomicU32,
     grew: AtomicU32,
+    /// The most that one has added after the first of them.
+    later_kib: AtomicU32,
     /// By the sampler's tick; 0: not while the brake was on.
     polled_ms: AtomicU32,
     /// The longest time between two polls, pauses aside.
@@ -125,6 +130,7 @@ impl Slot {
             is_guess: AtomicBool::new(false),
             largest_kib: AtomicU32::new(0),
             grew: AtomicU32::new(0),
+            later_kib: AtomicU32::new(0),
             polled_ms: AtomicU32::new(0),
             gap_ms: AtomicU32::new(0),
             grew_ms: AtomicU32::new(0),
@@ -161,6 +167,7 @@ impl Slot {
             &self.jump_kib,
             &self.largest_kib,
             &self.grew,
+            &self.later_kib,
             &self.polled_ms,
             &self.gap_ms,
             &self.grew_ms,

@@ -2,10 +2,10 @@
 
 use super::{ClassEstimate, Seen};
 use crate::estimate::course::{Course, Growth, STEPS};
+use crate::running::Jump;
 
-/// The most that one poll adds is forgotten by this with each request.
-const JUMP_LEFT: f64 = 0.99;
-/// And the longest time between two that do.
+/// The longest time between two polls that add something is forgotten by this with each
+/// request.
 const GAP_LEFT: f64 = 0.95;
 /// The greatest peak is forgotten by this with each request.
 const GREATEST_LEFT: f64 = 0.995;
@@ -19,28 +19,27 @@ const LEAST_BEYOND: f64 = 1.1;
 const BEYOND_LEFT: f64 = 0.95;
 
 impl ClassEstimate {
-    /// How a request went that has ended, and the most that one poll of it added.
-    /// And how long it was at most between two polls of it that added something.
-    pub(in crate::estimate) fn went(&mut self, course: Course, jump_bytes: f64, gap_ms: u32) {
+    /// How a request went that has ended, and what its polls added. And how long it was at
+    /// most between two polls of it that added something.
+    pub(in crate::estimate) fn went(&mut self, course: Course, jump: Jump, gap_ms: u32) {
         self.courses.learn(course);
         self.gap_ms = f64::from(gap_ms).max(self.gap_ms * GAP_LEFT);
-        if jump_bytes > 0.0 {
-            self.jumped(jump_bytes);
-        }
+        self.jumps.ended(jump);
     }
 
-    fn jumped(&mut self, bytes: f64) {
-        self.jump_bytes = bytes.max(self.jump_bytes * JUMP_LEFT);
-    }
-
-    /// One poll of a request that runs added so much.
-    pub(in crate::estimate) fn saw_jump(&mut self, bytes: f64) {
-        self.jump_bytes = self.jump_bytes.max(bytes);
+    /// Polls of a request that runs added so much.
+    pub(in crate::estimate) fn saw_jump(&mut self, jump: Jump) {
+        self.jumps.saw(jump);
     }
 
     /// What one poll may add; `None`: it has not been seen.
     pub(in crate::estimate) fn jump_bytes(&self) -> Option<f64> {
-        (self.jump_bytes > 0.0).then_some(self.jump_bytes)
+        self.jumps.known().map(|(largest, _)| largest)
+    }
+
+    /// And after one like that; `None`: that has not been seen.
+    pub(in crate::estimate) fn later_jump_bytes(&self) -> Option<f64> {
+        self.jumps.known()?.1
     }
 
     /// How long it is at most between two polls that add something; `None`: it has not

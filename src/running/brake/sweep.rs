@@ -100,9 +100,10 @@ impl Brake {
         let ends = |slot: &Slot| matches!(slot.keep_kib(), FREE | ENDS);
         let is_too_much = |slot: &Slot| slot.jump_within(None) > left_bytes;
         let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
-            let may_guess = trust.guesses && left_bytes > 0 && one.slot.is_guess();
+            let may_guess = trust.guesses && one.slot.is_guess();
+            let may_go_on = left_bytes > 0 && (may_guess || trust.anybody);
             let may_end = trust.endings && ends(one.slot);
-            may_guess || may_end || !is_too_much(one.slot)
+            may_go_on || may_end || !is_too_much(one.slot)
         });
         let first = waiting.min_by_key(|one| {
             let is_front = front.is_some_and(|(slot, generation)| one.is_of(slot, generation));

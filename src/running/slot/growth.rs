@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Slot, generation_of};
 use crate::running::brake::{FRONT, Place, UNKNOWN};
+use crate::sync::AtomicU32;
 
 /// A poll that adds less has added nothing.
 const LEAST_GROWTH_BYTES: u64 = 4 << 10;
@@ -16,6 +17,32 @@ const SINCE: u64 = u32::MAX as u64;
 
 const SETTLES_AFTER: Duration = Duration::from_millis(20);
 const SETTLES_AFTER_AT_MOST: Duration = Duration::from_millis(500);
+
+/// What polls of a request were seen to add, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Jump {
+    /// At most.
+    pub(crate) largest: f64,
+    /// At most, after the first that added something.
+    pub(crate) later: f64,
+}
+
+impl Jump {
+    pub(crate) fn scaled(self, by: f64) -> Self {
+        Self {
+            largest: self.largest * by,
+            later: self.later * by,
+        }
+    }
+}
+
+/// The same of its kind, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::running) struct JumpOfKind {
+    pub(in crate::running) largest_kib: Option<u32>,
+    /// After one that is about as large.
+    pub(in crate::running) later_kib: Option<u32>,
+}
 
 impl Slot {
     /// Which of the requests that had the slot this is.
@@ -61,15 +88,21 @@ impl Slot {
 
     /// What its next poll may add: the most that one has, or one of its kind has while
     /// it has shown little, up to what it is expected to need. Beyond that nobody knows.
-    pub(in crate::running) fn jump_bytes(&self, of_kind_kib: Option<u32>) -> u64 {
+    /// After one that was as large as any, no more than others then did.
+    pub(in crate::running) fn jump_bytes(&self, of_kind: JumpOfKind) -> u64 {
         let largest_kib = self.largest_kib.load(Ordering::Relaxed);
-        let is_guess = largest_kib == 0 && of_kind_kib.is_none();
+        let is_guess = largest_kib == 0 && of_kind.largest_kib.is_none();
         self.is_guess.store(is_guess, Ordering::Relaxed);
-        let kib = match self.grew.load(Ordering::Relaxed) {
-            0..SHOWN => {
+        let is_large = largest_kib > 0 && largest_kib >= of_kind.largest_kib.unwrap_or(0) / 2;
+        let kib = match (self.grew.load(Ordering::Relaxed), of_kind.later_kib) {
+            (_, Some(of_kind_kib)) if is_large => {
+                let later_kib = self.later_kib.load(Ordering::Relaxed);
+                of_kind_kib.max(later_kib + later_kib / 8)
+            }
+            (0..SHOWN, _) => {
                 let unknown = || self.reserved_kib().min(u64::from(u32::MAX)) as u32;
                 let shown = (largest_kib > 0).then_some(largest_kib * 4);
-                largest_kib.max(of_kind_kib.or(shown).unwrap_or_else(unknown))
+                largest_kib.max(of_kind.largest_kib.or(shown).unwrap_or_else(unknown))
             }
             _ => largest_kib + largest_kib / 8,
         };
@@ -161,7 +194,7 @@ impl Slot {
     /// A poll added so much.
     pub(crate) fn grew(&self, bytes: u64) {
         if bytes >= LEAST_GROWTH_BYTES {
-            self.grew.fetch_add(1, Ordering::Relaxed);
+            let is_first = self.grew.fetch_add(1, Ordering::Relaxed) == 0;
             let now_ms = self.polled_ms.load(Ordering::Relaxed);
             let before_ms = self.grew_ms.swap(now_ms, Ordering::Relaxed);
             if before_ms > 0 {
@@ -170,12 +203,19 @@ impl Slot {
             }
             let kib = (bytes / 1024) as u32;
             self.largest_kib.fetch_max(kib, Ordering::Relaxed);
+            if !is_first {
+                self.later_kib.fetch_max(kib, Ordering::Relaxed);
+            }
         }
     }
 
-    /// The most that one poll has added, while the brake was on.
-    pub(crate) fn largest_growth_bytes(&self) -> u64 {
-        u64::from(self.largest_kib.load(Ordering::Relaxed)) << 10
+    /// What its polls have added, while the brake was on.
+    pub(crate) fn jump(&self) -> Jump {
+        let bytes = |kib: &AtomicU32| f64::from(kib.load(Ordering::Relaxed)) * 1024.0;
+        Jump {
+            largest: bytes(&self.largest_kib),
+            later: bytes(&self.later_kib),
+        }
     }
 
     /// One of its pollers is paused. Under the brake's lock, as where it goes on.
