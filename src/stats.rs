@@ -45,7 +45,8 @@ pub struct Stats {
     pub active_tasks: u64,
     /// Requests that had to wait for memory, those that still do included.
     pub queued_requests: u64,
-    /// Requests that wait for memory.
+    /// Requests that wait for memory, those included that have been told no and have not
+    /// been polled since.
     pub waiting_requests: u64,
     /// Requests that may be active at the present level; 1,048,575: any number.
     pub current_concurrency: u64,

@@ -157,7 +157,11 @@ impl Controller {
         let rejected = self.counters.all_rejected();
         let ready = self.ready.count();
         let active = u64::from(self.limiter.in_flight(&self.bounds));
-        let waiting = self.limiter.waiting_for(&self.bounds) as u64;
+        let (waiting, unheard) = (
+            self.limiter.waiting_for(&self.bounds),
+            self.limiter.unheard(&self.bounds),
+        );
+        let waiting = (waiting + unheard) as u64;
         // What has ended before what is in flight: one that ends in between is missed, and
         // not counted twice.
         let ended = self.counters.outcomes.totals();

@@ -84,6 +84,9 @@ pub(crate) struct Bounds {
     flows: [AtomicUsize; LANES],
     /// How many wait for the guard. Written under the queue's lock.
     pub(super) waiting: AtomicUsize,
+    /// How many of those who have waited were told no, or lost a grant that they had not
+    /// come for, and have not been polled since. Written under the queue's lock.
+    pub(super) unheard: AtomicUsize,
     /// How long its waiters wait at most.
     pub(super) patience_ms: Counter,
     /// Once the oldest has waited for so long, the newest goes first.
@@ -116,6 +119,7 @@ impl Bounds {
             shares,
             flows: [const { AtomicUsize::new(0) }; LANES],
             waiting: AtomicUsize::new(0),
+            unheard: AtomicUsize::new(0),
             patience_ms: Counter::new(u64::MAX),
             newest_after_ms: Counter::new(u64::MAX),
             probes: AtomicU32::new(0),

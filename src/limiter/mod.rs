@@ -127,6 +127,12 @@ impl Limiter {
         bounds.waiting.load(Ordering::Relaxed)
     }
 
+    /// How many have waited for one guard, and have not been polled since that was over,
+    /// or since a grant of theirs passed on.
+    pub(crate) fn unheard(&self, bounds: &Bounds) -> usize {
+        bounds.unheard.load(Ordering::Relaxed)
+    }
+
     /// [`try_reserve`](Self::try_reserve) for a newcomer, on the fast path.
     #[inline(always)]
     pub(crate) fn try_admit(&self, bounds: &Bounds, ask: Ask) -> Result<bool, Refused> {

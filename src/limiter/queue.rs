@@ -204,7 +204,9 @@ impl Queue {
 
     /// A grant was passed on because nobody claimed it: wait again, in the same place.
     pub(super) fn rejoin(&mut self, key: usize) {
-        self.waiters[key].state = State::Waiting;
+        let waiter = &mut self.waiters[key];
+        waiter.state = State::Waiting;
+        waiter.bounds.unheard.fetch_sub(1, Ordering::Relaxed);
         self.enter(key);
     }
 
@@ -295,7 +297,10 @@ impl Queue {
                 self.take_out(key);
             }
             State::Granted { .. } => self.forget_grant(key),
-            State::Refused(_) | State::PassedOn => {}
+            State::Refused(_) | State::PassedOn => {
+                let unheard = &self.waiters[key].bounds.unheard;
+                unheard.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         let left = self.waiters.remove(key);
         left.bounds.shares.left(left.need.tag().tenant);
@@ -307,6 +312,7 @@ impl Queue {
         self.take_out(key);
         let waiter = &mut self.waiters[key];
         waiter.state = State::Refused(reason);
+        waiter.bounds.unheard.fetch_add(1, Ordering::Relaxed);
         std::mem::replace(&mut waiter.waker, Waker::noop().clone())
     }
 

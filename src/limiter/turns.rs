@@ -257,6 +257,7 @@ impl Queue {
                 if now.saturating_sub(since) >= within {
                     late.push((Arc::clone(&waiter.bounds), *kib, waiter.need));
                     waiter.state = State::PassedOn;
+                    waiter.bounds.unheard.fetch_add(1, Ordering::Relaxed);
                     self.forget_grant(key);
                 }
             }
