@@ -385,6 +385,9 @@ impl Controller {
 
     fn shut(&self) {
         self.bounds.set_portions(0, 0);
-        self.bounds.publish(Packed::new(true, 0, 0), MAX_KIB, 0);
+        // What is active may still grow into what is free.
+        let allowance_kib = self.bounds.limits().kib();
+        let limits = Packed::new(true, 0, allowance_kib);
+        self.bounds.publish(limits, MAX_KIB, 0);
     }
 }
