@@ -262,6 +262,10 @@ impl Queue {
         let (at, kib) = (waiter.flow, waiter.kib);
         let flow = &mut self.flows[at];
         let lane = &mut self.lanes[flow.lane];
+        if flow.waiting.first() == Some(key) {
+            // The next one may be within the quota.
+            flow.is_parked = false;
+        }
         flow.waiting
             .remove(&mut self.waiters, key, |w| &mut w.in_flow);
         lane.waiting
