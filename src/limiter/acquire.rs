@@ -189,8 +189,13 @@ impl Limiter {
         }
         match queue.displaced_by(key) {
             Some(displaced) => {
+                let was_first = queue.is_first(displaced);
                 wakers.push(queue.refuse(displaced, Reason::QueueFull));
-                self.count_waiting(queue);
+                match was_first {
+                    // The next one may fit where this one did not.
+                    true => self.pump_locked(queue, wakers),
+                    false => self.count_waiting(queue),
+                }
                 None
             }
             None => Some(Reason::QueueFull),
