@@ -101,7 +101,7 @@ fn run(policy: Policy, theta: f64, operations: Vec<Operation>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(support::cases(200))]
 
     #[test]
     fn predictive_admits_nothing_past_the_forecast(

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use proptest::test_runner::{Config, FileFailurePersistence};
 use tokio::net::TcpListener;
 use tower_memory_guard::{Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer};
 
@@ -66,6 +67,21 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("never: {what}");
+}
+
+/// So many cases of a property, or as many as `PROPTEST_CASES` says. What fails is kept
+/// beside the test's source, and tried again.
+pub(crate) fn cases(cases: u32) -> Config {
+    let persistence = FileFailurePersistence::WithSource("proptest-regressions");
+    let config = Config {
+        failure_persistence: Some(Box::new(persistence)),
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    };
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => config,
+        None => Config { cases, ..config },
+    }
 }
 
 /// One look at a future, by a task that is not there to be woken.
