@@ -12,8 +12,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -167,26 +166,6 @@ impl MemorySource for Source {
     }
 }
 
-/// Nobody gives memory back meanwhile: the thread that does would sample at any time.
-fn hold_up_releases() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let (layer, memory) = support::with(|builder| builder);
-        let held_up = Arc::new(AtomicBool::new(false));
-        let said = Arc::clone(&held_up);
-        layer.guard().on_pressure(Pressure::Critical, move |_| {
-            said.store(true, Ordering::Release);
-            loop {
-                std::thread::park();
-            }
-        });
-        support::fill(layer.guard(), &memory, 100);
-        while !held_up.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
-    });
-}
-
 /// Who was woken, in this order.
 type WokenInOrder = Arc<Mutex<Vec<Id>>>;
 
@@ -237,7 +216,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        hold_up_releases();
+        support::hold_up_releases();
         let memory = Source(Arc::new(Mutex::new(Memory {
             usage_bytes: HALF,
             limit_bytes: FIRST_LIMIT,

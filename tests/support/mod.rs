@@ -10,12 +10,14 @@ pub(crate) mod tools;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use proptest::test_runner::{Config, FileFailurePersistence};
 use tokio::net::TcpListener;
-use tower_memory_guard::{Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer};
+use tower_memory_guard::{Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer, Pressure};
 
 pub(crate) const MIB: u64 = 1 << 20;
 /// Of every guard that [`with`] makes.
@@ -56,6 +58,26 @@ pub(crate) fn assert_empty(guard: &Guard) {
         stats.reserved_mb,
     );
     assert_eq!(left, (0, 0, 0.0), "{stats:?}");
+}
+
+/// Nobody gives memory back meanwhile: the thread that does would sample at any time.
+pub(crate) fn hold_up_releases() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let (layer, memory) = with(|builder| builder);
+        let held_up = Arc::new(AtomicBool::new(false));
+        let said = Arc::clone(&held_up);
+        layer.guard().on_pressure(Pressure::Critical, move |_| {
+            said.store(true, Ordering::Release);
+            loop {
+                std::thread::park();
+            }
+        });
+        fill(layer.guard(), &memory, 100);
+        while !held_up.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    });
 }
 
 /// Looks until `condition` holds: for what another task or thread does.
