@@ -92,6 +92,8 @@ impl Waiting {
                 return Poll::Ready(Ok(kib));
             }
             Poll::Ready(Err(reason)) => reason,
+            // A grant that passed on since: nobody might be left to answer.
+            Poll::Pending if self.controller.is_closed() => Reason::Closed,
             Poll::Pending => {
                 ready!(self.sleep.as_mut().poll(cx));
                 Reason::WaitTimeout

@@ -769,3 +769,19 @@ fn who_takes_the_place_of_one_that_held_up_the_queue_need_not_wait() {
         comes(1, Priority::Normal, 2),
     ]);
 }
+
+#[test]
+fn who_lost_a_grant_in_a_guard_that_is_closed_is_told_so() {
+    use Operation as O;
+    let granted = [
+        O::Try { mib: 900 },
+        comes(500, Priority::Normal, 0),
+        O::End { of: 0 },
+    ];
+    let passes_on = [O::Sample, O::Close, O::Pass { ms: 500 }, O::Sample];
+    run(granted
+        .into_iter()
+        .chain(passes_on)
+        .chain([O::Poll { of: 0 }])
+        .collect());
+}

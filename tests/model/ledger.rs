@@ -473,6 +473,7 @@ impl Model {
                 Ok(())
             }
             Place::Refused(reason) => Err(reason),
+            _ if self.is_closed => Err(Reason::Closed),
             _ if self.now >= waiter.until => Err(Reason::WaitTimeout),
             _ => return None,
         };
