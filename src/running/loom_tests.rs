@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::Slot;
 use super::brake::{Brake, Running as InFlight, Taken};
+use super::{JumpOfKind, Slot};
 use crate::estimate::course::STEPS;
 use crate::policy::brake::Runner;
 use crate::sync::{AtomicU32, Ordering};
@@ -110,7 +110,7 @@ impl Drop for Poller {
 
 /// What the next poll may add: all that is reserved.
 fn slot_jump(slot: &Slot) -> u64 {
-    slot.jump_bytes(None)
+    slot.jump_bytes(JumpOfKind::default())
 }
 
 #[test]
