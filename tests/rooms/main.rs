@@ -1,0 +1,340 @@
+//! Rooms: which module may know which.
+//!
+//! A room is a folder of `src`, or one of four files beside them. It imports only from
+//! rooms below it in [`ROOMS`], and inside of a folder no circle is closed: parent and
+//! child may know each other, siblings only one the other. What is not so yet stands in
+//! `allowed.txt`, which only ever becomes shorter.
+
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+
+use source::{Names, Source};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// From the top to the bottom; and, if not all below may be known, which.
+const ROOMS: &[(&str, Option<&[&str]>)] = &[
+    ("operate", None),
+    ("result_size", None),
+    ("http", Some(HTTP_KNOWS)),
+    ("account", None),
+    ("guard", None),
+    ("policy", None),
+    ("config", None),
+    ("forecast", None),
+    ("memory", None),
+    ("running", None),
+    ("telemetry", None),
+    ("classify", None),
+    ("limiter", None),
+    ("class", None),
+    ("error", None),
+    ("pressure", None),
+    ("units", None),
+    ("sync", None),
+];
+const HTTP_KNOWS: &[&str] = &[
+    "account",
+    "guard",
+    "config",
+    "classify",
+    "telemetry",
+    "class",
+    "error",
+    "pressure",
+    "units",
+    "sync",
+];
+
+/// Files that stand beside the folders, and beside `lib.rs`.
+const LOOSE: &[&str] = &["error", "pressure", "units"];
+
+/// Where what has no room yet belongs.
+const MOVES: &[(&str, &str)] = &[
+    ("admission", "guard/admission"),
+    ("admission::request", "guard/cost"),
+    ("agent_check", "operate/agent_check"),
+    ("body", "http/body"),
+    ("checkpoint", "guard/checkpoint"),
+    ("class", "class"),
+    ("controller", "guard/controller"),
+    ("dashboard", "operate/dashboard"),
+    ("deadline", "http/deadline"),
+    ("delivery", "http/delivery"),
+    ("error_future", "http/error_future"),
+    ("error_service", "http/error_service"),
+    ("estimate", "forecast"),
+    ("estimate::bins", "running/bins"),
+    ("estimate::forecast", "forecast/process"),
+    ("fallback", "http/fallback"),
+    ("foreign", "sync/foreign"),
+    ("future", "http/future"),
+    ("guard", "guard/handle"),
+    ("health", "operate/health"),
+    ("held", "guard/held"),
+    ("labels", "classify/labels"),
+    ("layer", "http/layer"),
+    ("load_report", "operate/load_report"),
+    ("logs", "telemetry/logs"),
+    ("metrics", "telemetry/metrics"),
+    ("names", "classify/names"),
+    ("outcome", "telemetry/outcome"),
+    ("permit", "guard/permit"),
+    ("policy::brake", "running/order"),
+    ("poller", "guard/poller"),
+    ("pool", "guard/pool"),
+    ("ready", "guard/ready"),
+    ("recent", "telemetry/recent"),
+    ("release", "memory/release"),
+    ("reply", "http/reply"),
+    ("respond", "http/respond"),
+    ("sampler", "memory"),
+    ("service", "http/service"),
+    ("staged", "http/staged"),
+    ("staged::admit", "guard/staged"),
+    ("state", "guard/keeper"),
+    ("stats", "telemetry/stats"),
+    ("sync", "sync"),
+    ("tag", "class/tag"),
+    ("tally", "telemetry/tally"),
+    ("tenants", "classify/tenants"),
+    ("wait_times", "telemetry/wait_times"),
+    ("waiting", "guard/waiting"),
+];
+
+struct Found {
+    /// In which file, which line, imports what.
+    at: String,
+    from: Names,
+    to: Names,
+}
+
+fn names(path: &str, separator: &str) -> Names {
+    path.split(separator).map(str::to_owned).collect()
+}
+
+/// A module's path once it stands in its room.
+fn placed(module: &[String]) -> Names {
+    let moves = MOVES.iter().map(|(from, to)| (names(from, "::"), to));
+    let moved = moves.filter(|(from, _)| module.starts_with(from));
+    match moved.max_by_key(|(from, _)| from.len()) {
+        Some((from, to)) => {
+            let mut to = names(to, "/");
+            to.extend_from_slice(&module[from.len()..]);
+            to
+        }
+        None => module.to_vec(),
+    }
+}
+
+fn level(room: &str) -> Option<usize> {
+    ROOMS.iter().position(|(name, _)| *name == room)
+}
+
+fn may_know(room: &str, other: &str) -> bool {
+    let (Some(own), Some(below)) = (level(room), level(other)) else {
+        return false;
+    };
+    let only = ROOMS[own].1;
+    own == below || (own < below && only.is_none_or(|only| only.contains(&other)))
+}
+
+fn source() -> Source {
+    Source::read(Path::new(ROOT))
+}
+
+/// Everything that one module imports from another one.
+fn imports(source: &Source) -> Vec<Found> {
+    let mut found = Vec::new();
+    for module in source.inside() {
+        let from = placed(&module.names);
+        for import in &module.imports {
+            let defined = source.defined_in(&import.path);
+            let to = placed(&defined);
+            if to.is_empty() || to == from {
+                continue;
+            }
+            let (file, path) = (module.file.display(), import.path.join("::"));
+            found.push(Found {
+                at: format!("{file}:{}: imports {path}", import.line),
+                from: from.clone(),
+                to,
+            });
+        }
+    }
+    found
+}
+
+/// What `allowed.txt` lets pass.
+fn allowed() -> BTreeSet<&'static str> {
+    let lines = include_str!("allowed.txt").lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect()
+}
+
+/// Imports from a room that may not be known, by what would have to be allowed.
+fn upwards(found: &[Found]) -> BTreeMap<String, Vec<String>> {
+    let mut upwards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for Found { at, from, to } in found {
+        if !may_know(&from[0], &to[0]) {
+            let entry = format!("{} -> {}", from.join("/"), to[0]);
+            let why = format!("{at}: {}/ may not know {}/", from[0], to[0]);
+            upwards.entry(entry).or_default().push(why);
+        }
+    }
+    upwards
+}
+
+/// Who imports whom among the children of one folder, and where.
+type Siblings = BTreeMap<(String, String), Vec<String>>;
+
+fn siblings(found: &[Found]) -> BTreeMap<String, Siblings> {
+    let mut folders: BTreeMap<String, Siblings> = BTreeMap::new();
+    for Found { at, from, to } in found {
+        let shared = from
+            .iter()
+            .zip(to)
+            .take_while(|(from, to)| from == to)
+            .count();
+        let (Some(own), Some(other)) = (from.get(shared), to.get(shared)) else {
+            continue;
+        };
+        if shared > 0 {
+            let siblings = folders.entry(from[..shared].join("/")).or_default();
+            let pair = (own.clone(), other.clone());
+            siblings.entry(pair).or_default().push(at.clone());
+        }
+    }
+    folders
+}
+
+/// The shortest way along the imports, itself included.
+fn way<'a>(
+    pairs: &BTreeSet<&'a (String, String)>,
+    from: &'a str,
+    to: &str,
+) -> Option<Vec<&'a str>> {
+    let mut ways = VecDeque::from([vec![from]]);
+    let mut seen = BTreeSet::from([from]);
+    while let Some(way) = ways.pop_front() {
+        let last = *way.last().unwrap();
+        if last == to {
+            return Some(way);
+        }
+        for (_, next) in pairs.iter().filter(|(own, _)| own == last) {
+            if seen.insert(next) {
+                ways.push_back(way.iter().copied().chain([next.as_str()]).collect());
+            }
+        }
+    }
+    None
+}
+
+/// Circles that are not allowed, and the entries that some circle still needs.
+fn circles(found: &[Found], allowed: &BTreeSet<&str>) -> (Vec<String>, BTreeSet<String>) {
+    let (mut circles, mut needed) = (Vec::new(), BTreeSet::new());
+    for (folder, pairs) in siblings(found) {
+        let entry = |(own, other): &(String, String)| format!("{folder}: {own} -> {other}");
+        let all: BTreeSet<_> = pairs.keys().collect();
+        let (passed, mut kept): (BTreeSet<&(String, String)>, BTreeSet<_>) = all
+            .iter()
+            .partition(|pair| allowed.contains(entry(pair).as_str()));
+        for pair in passed {
+            if way(&all, &pair.1, &pair.0).is_some() {
+                needed.insert(entry(pair));
+            }
+        }
+        while let Some((pair, way)) = kept
+            .iter()
+            .find_map(|pair| Some((*pair, way(&kept, &pair.1, &pair.0)?)))
+        {
+            let back = way.windows(2);
+            let back = back.map(|step| (step[0].to_owned(), step[1].to_owned()));
+            let lines: Vec<String> = [pair.clone()]
+                .into_iter()
+                .chain(back)
+                .map(|pair| format!("  {}, in {}", entry(&pair), pairs[&pair][0]))
+                .collect();
+            circles.push(format!("a circle in {folder}/:\n{}", lines.join("\n")));
+            kept.remove(pair);
+        }
+    }
+    (circles, needed)
+}
+
+fn count(source: &Source, found: &[Found]) {
+    let boxes = source.modules.keys().filter(|names| names.len() == 1);
+    let mut arrows = BTreeSet::new();
+    for module in source.inside() {
+        for import in &module.imports {
+            let to = source.defined_in(&import.path);
+            if to.first().is_some_and(|to| *to != module.names[0]) {
+                arrows.insert((module.names[0].clone(), to[0].clone()));
+            }
+        }
+    }
+    let rooms: BTreeSet<_> = found
+        .iter()
+        .map(|found| (&found.from[0], &found.to[0]))
+        .collect();
+    let between = rooms.iter().filter(|(from, to)| from != to).count();
+    let (boxes, arrows) = (boxes.count(), arrows.len());
+    println!("{boxes} boxes and {arrows} arrows between them; {between} between rooms");
+    let upwards = upwards(found);
+    let lines: usize = upwards.values().map(Vec::len).sum();
+    let (allowed, upwards) = (allowed(), upwards.len());
+    let circles = allowed.iter().filter(|entry| entry.contains(": ")).count();
+    println!("{lines} imports from rooms that may not be known, which are {upwards} entries");
+    println!(
+        "{} entries are allowed, {circles} of them for circles",
+        allowed.len()
+    );
+}
+
+#[test]
+fn a_room_knows_only_rooms_below_it_and_siblings_form_no_circle() {
+    let source = source();
+    let found = imports(&source);
+    count(&source, &found);
+    let allowed = allowed();
+    let upwards = upwards(&found);
+    let (mut wrong, mut needed) = circles(&found, &allowed);
+    for (entry, imports) in &upwards {
+        match allowed.contains(entry.as_str()) {
+            true => needed.extend([entry.clone()]),
+            false => wrong.extend(imports.iter().cloned()),
+        }
+    }
+    let unneeded = allowed.iter().filter(|entry| !needed.contains(**entry));
+    wrong.extend(unneeded.map(|entry| format!("not needed any more in allowed.txt: {entry}")));
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_module_has_a_room_that_says_what_it_knows() {
+    let source = source();
+    let mut wrong = Vec::new();
+    for module in source.inside().filter(|module| module.names.len() == 1) {
+        let (name, file) = (module.names[0].as_str(), module.file.display());
+        let is_moving = MOVES.iter().any(|(from, _)| *from == name);
+        let is_placed = module.file.ends_with("mod.rs") || LOOSE.contains(&name);
+        if level(&placed(&module.names)[0]).is_none() {
+            wrong.push(format!("{file} is no room"));
+        } else if !is_placed && !is_moving {
+            wrong.push(format!("{file} stands in no room"));
+        }
+        let text = std::fs::read_to_string(Path::new(ROOT).join(&module.file)).unwrap();
+        if !text.starts_with("//! ") {
+            wrong.push(format!("{file} does not say what it knows"));
+        }
+    }
+    for (from, _) in MOVES {
+        if !source.modules.contains_key(&names(from, "::")) {
+            wrong.push(format!("{from} has moved"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
