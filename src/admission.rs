@@ -12,7 +12,7 @@ use crate::labels::Entry;
 use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket};
 use crate::outcome::Outcome;
 use crate::permit::Permit;
-use crate::policy::Pressure;
+use crate::pressure::Pressure;
 use crate::running::Slot;
 use crate::sampler::Moment;
 use crate::tag::Tag;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::policy::Pressure;
+use crate::pressure::Pressure;
 
 /// Any error that can cross threads, as tower uses it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -13,7 +13,7 @@ use crate::error::{ConfigError, Reason, Rejected};
 use crate::health::{LATCHED_AFTER, Liveness, Readiness};
 use crate::logs;
 use crate::permit::Permit;
-use crate::policy::Pressure;
+use crate::pressure::Pressure;
 use crate::release::PressureContext;
 use crate::sampler::MemorySource;
 use crate::stats::Stats;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::class::{Class, Priority};
-use crate::limiter::MAX_KIB;
 use crate::names::Names;
 use crate::tag::{CLASSES, Tag};
 use crate::tenants::Tenants;
+use crate::units::MAX_KIB;
 
 /// A request's class as numbers.
 #[derive(Clone, Copy, Debug, Default)]

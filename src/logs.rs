@@ -6,8 +6,8 @@ mod imp {
 
     use crate::config::Config;
     use crate::error::Rejected;
-    use crate::foreign::{self, Code};
     use crate::stats::{Stats, bound};
+    use crate::sync::foreign::{self, Code};
 
     const TARGET: &str = "tower_memory_guard";
     /// Of request spans.
@@ -216,17 +216,6 @@ mod imp {
         });
     }
 
-    pub(crate) fn panicked(what: &str) {
-        said(|| {
-            tracing::error!(
-                target: TARGET,
-                what,
-                "code that the memory guard calls panicked, and was passed over; further \
-                 panics of its kind are counted only"
-            );
-        });
-    }
-
     pub(crate) fn no_thread(error: &std::io::Error) {
         said(|| {
             tracing::error!(target: TARGET, %error, "the memory guard has no thread to sample memory with");
@@ -258,7 +247,6 @@ mod imp {
     pub(crate) fn sensor_failed(_: &std::io::Error, _: bool, _: bool) {}
     pub(crate) fn sensor_recovered() {}
     pub(crate) fn limit_changed(_: f64, _: f64) {}
-    pub(crate) fn panicked(_: &str) {}
     pub(crate) fn no_thread(_: &std::io::Error) {}
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use http::Response;
 
-use crate::stats::ShardedCounter;
+use crate::sync::sharded::ShardedCounter;
 
 /// One in so many that end, of each thread, is told to be one.
 const ONE_IN: u64 = 1024;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, TryLockError};
 use std::time::Duration;
 
-use crate::stats::{OWNED_SHARDS, shard};
+use crate::sync::sharded::{OWNED_SHARDS, shard};
 
 const FREE: u64 = 0;
 /// Taken back; the service does not know it yet.

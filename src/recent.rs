@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::policy::Pressure;
+use crate::pressure::Pressure;
 
 /// The oldest go when there are more.
 const KEPT: usize = 64;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::class::Priority;
 use crate::error::Reason;
-use crate::stats::ShardedCounter;
+use crate::sync::sharded::ShardedCounter;
 use crate::tag::{CLASSES, Tag};
 
 const PRIORITIES: usize = Priority::ALL.len();

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::labels::Entry;
-use crate::limiter::{Ask, Need, kib};
+use crate::limiter::{Ask, Need};
 use crate::tag::Tag;
+use crate::units::kib;
 
 /// How much memory a piece of work needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

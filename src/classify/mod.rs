@@ -8,9 +8,9 @@ use http::header::CONTENT_LENGTH;
 use http_body::Body;
 
 use crate::class::Class;
-use crate::foreign::{self, Code};
 use crate::labels::{Entry, Labels};
-use crate::limiter::kib;
+use crate::sync::foreign::{self, Code};
+use crate::units::kib;
 
 pub use requests::{RequestClasses, RequestClassesBuilder};
 

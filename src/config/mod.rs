@@ -17,7 +17,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::class::Tier;
-use crate::policy::Pressure;
+use crate::pressure::Pressure;
 
 pub use builder::MemoryGuardBuilder;
 pub(crate) use env::Settings;

@@ -6,7 +6,7 @@ use http::HeaderName;
 
 use super::MemoryGuardBuilder;
 use crate::class::Tier;
-use crate::policy::Pressure;
+use crate::pressure::Pressure;
 
 /// The greatest weight of a tier.
 const MOST_WEIGHT: u32 = 1000;

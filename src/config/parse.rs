@@ -119,7 +119,7 @@ pub(super) fn file(path: PathBuf) -> Result<PathBuf, String> {
 }
 
 /// The most that the ledger can count.
-const MAX_BYTES: u64 = crate::limiter::MAX_KIB * 1024;
+const MAX_BYTES: u64 = crate::units::MAX_KIB * 1024;
 
 /// Bytes, or a number with a unit; every unit is binary.
 pub(super) fn size(value: &str) -> Result<u64, String> {

@@ -10,12 +10,12 @@ use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::error::Reason;
 use crate::estimate::Evidence;
-use crate::foreign::{self, Code};
-use crate::limiter::{MAX_KIB, Packed, Staged, kib};
-use crate::policy::{
-    Decision, Observation, Pressure, end_bytes, kill_bytes, limit_bytes, worst_fraction,
-};
+use crate::limiter::{Packed, Staged};
+use crate::policy::{Decision, Observation, end_bytes, kill_bytes, limit_bytes, worst_fraction};
+use crate::pressure::Pressure;
 use crate::sampler::{Detail, MemoryLevel, Sample, Subscriber};
+use crate::sync::foreign::{self, Code};
+use crate::units::{MAX_KIB, kib};
 
 impl Controller {
     /// What counts here: the sampled levels, with one's own limit and share.

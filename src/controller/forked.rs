@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::{Controller, policy};
 use crate::config::OnSensorFailure;
-use crate::limiter::{MAX_KIB, Packed};
-use crate::policy::Pressure;
+use crate::limiter::Packed;
+use crate::pressure::Pressure;
+use crate::units::MAX_KIB;
 
 impl Controller {
     /// Says whether the bounds are others because it turned out that the process was forked.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{Controller, policy};
 use crate::config::{Config, Mode};
 use crate::error::{ConfigError, Problem};
-use crate::limiter::MAX_KIB;
-use crate::policy::Pressure;
+use crate::pressure::Pressure;
 use crate::recent::Kind;
+use crate::units::MAX_KIB;
 
 /// Low work is never shed.
 const NEVER: u8 = u8::MAX;

@@ -45,12 +45,13 @@ use crate::delivery::Deliveries;
 use crate::error::Reason;
 use crate::estimate::Forecast;
 use crate::labels::Labels;
-use crate::limiter::{Bounds, Limiter, MAX_KIB, Packed, kib};
+use crate::limiter::{Bounds, Limiter, Packed};
 use crate::logs;
 use crate::policy::ladder::Ladder;
 use crate::policy::predictive::Predictive;
-use crate::policy::{Decision, Policy, Pressure};
+use crate::policy::{Decision, Policy};
 use crate::pool::{self, Board};
+use crate::pressure::Pressure;
 use crate::ready::Ready;
 use crate::recent::{Kind, RecentDecisions};
 use crate::release::Release;
@@ -60,6 +61,7 @@ use crate::sampler::{MemoryLevel, MemorySource, Sampler};
 use crate::state::Keeper;
 use crate::stats::Counters;
 use crate::tenants::Tenants;
+use crate::units::{MAX_KIB, kib};
 
 /// One guard's state.
 #[derive(Debug)]

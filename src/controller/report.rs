@@ -6,13 +6,15 @@ use std::time::Duration;
 use super::{Control, Controller, Event};
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
-use crate::foreign::{self, Code};
 use crate::limiter::{MAX_COUNT, Refusal};
 use crate::logs;
-use crate::policy::{Pressure, limit_bytes, worst_fraction};
+use crate::policy::{limit_bytes, worst_fraction};
+use crate::pressure::Pressure;
 use crate::recent::Kind;
-use crate::stats::{Stats, bound, mib};
+use crate::stats::{Stats, bound};
+use crate::sync::foreign::{self, Code};
 use crate::tag::Tag;
+use crate::units::mib;
 
 /// The most that a tenant's Retry-After is doubled.
 const MOST_DOUBLINGS: u32 = 4;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::demand::Load;
 use super::{Control, Controller};
-use crate::limiter::MAX_KIB;
+use crate::units::MAX_KIB;
 
 impl Controller {
     /// What is watched.

@@ -9,8 +9,8 @@ use crate::config::Mode;
 use crate::controller::Controller;
 use crate::error::Reason;
 use crate::health::LATCHED_AFTER;
-use crate::policy::Pressure;
 use crate::policy::levels::thresholds;
+use crate::pressure::Pressure;
 use crate::recent::Decision;
 use crate::stats::{Stats, bound};
 

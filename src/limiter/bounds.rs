@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Counter, AtomicUsize};
 
-use super::ledger::{MAX_COUNT, MAX_KIB, ONE, Packed};
+use super::ledger::{MAX_COUNT, ONE, Packed};
 use super::queue::LANES;
 use super::shares::Shares;
 use crate::class::Priority;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
+use crate::units::MAX_KIB;
 
 /// What one request asks for.
 #[derive(Clone, Copy, Debug)]

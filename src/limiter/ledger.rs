@@ -18,25 +18,19 @@ mod more;
 use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::{Ask, Bounds};
-use crate::stats::ShardedCounter;
+use crate::sync::sharded::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::tag::Tag;
+use crate::units::MAX_KIB;
 pub(crate) use more::Staged;
 
 const FLAG: u64 = 1 << 63;
 const COUNT_SHIFT: u32 = 43;
 pub(super) const ONE: u64 = 1 << COUNT_SHIFT;
+const _: () = assert!(MAX_KIB == ONE - 1);
 
 /// The largest number of requests in flight that can be told apart.
 pub(crate) const MAX_COUNT: u32 = (1 << 20) - 1;
-/// The largest number of KiB that can be reserved (8 PiB).
-pub(crate) const MAX_KIB: u64 = ONE - 1;
-
-/// Whole KiB that cover `bytes`; never 0, so that a word with a request in
-/// flight is never empty.
-pub(crate) fn kib(bytes: u64) -> u64 {
-    bytes.div_ceil(1024).clamp(1, MAX_KIB)
-}
 
 /// A flag, a count and an amount in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,14 +34,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::time::Duration;
 
+use crate::units::MAX_KIB;
 pub(crate) use acquire::{Refusal, Terms, Ticket};
 pub(crate) use bounds::{Ask, Bounds, Need};
-pub(crate) use ledger::{MAX_COUNT, MAX_KIB, Mode, Packed, Refused, Staged, kib};
+pub(crate) use ledger::{MAX_COUNT, Mode, Packed, Refused, Staged};
 pub(crate) use shares::{Quota, Share, Shares, TENANTS};
 
 use crate::error::Reason;
-use crate::foreign;
-use crate::sync::{AtomicU32, Mutex, Ordering, fence, lock};
+use crate::sync::{AtomicU32, Mutex, Ordering, fence, foreign, lock};
 use crate::tag::Tag;
 use ledger::{Ledger, Released};
 use queue::Queue;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::tests::{Waiter, admit, limiter, publish};
-use super::{Bounds, Limiter, MAX_KIB, Packed};
+use super::{Bounds, Limiter, Packed};
 use crate::tag::Tag;
+use crate::units::MAX_KIB;
 
 const GUARDS: usize = 3;
 const ALL_KIB: u64 = 100;

@@ -6,9 +6,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU32 as Number, AtomicU64 as Counter, AtomicUsize};
 use std::time::Duration;
 
-use super::ledger::{MAX_COUNT, MAX_KIB, ONE, Packed};
+use super::ledger::{MAX_COUNT, ONE, Packed};
 use super::queue::LANES;
 use crate::sync::{AtomicU64, Ordering};
+use crate::units::MAX_KIB;
 
 /// Tenants that are told apart, the nameless one and the one for the rest included.
 pub(crate) const TENANTS: usize = 1024;

@@ -5,12 +5,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::tests::publish;
-use super::{
-    Ask, Bounds, Limiter, MAX_KIB, Mode, Need, Packed, Quota, Refusal, Refused, Terms, Ticket,
-};
+use super::{Ask, Bounds, Limiter, Mode, Need, Packed, Quota, Refusal, Refused, Terms, Ticket};
 use crate::class::Priority;
 use crate::error::Reason;
 use crate::tag::Tag;
+use crate::units::MAX_KIB;
 
 const TERMS: Terms = Terms {
     most_waiting: 1 << 20,

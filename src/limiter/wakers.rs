@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-use crate::foreign;
+use crate::sync::foreign;
 
 /// Most rounds wake one waiter, which costs no allocation.
 #[derive(Debug, Default)]

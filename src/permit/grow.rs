@@ -3,8 +3,8 @@
 use super::Permit;
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
-use crate::limiter::kib;
 use crate::running::Slot;
+use crate::units::kib;
 
 impl Permit {
     /// Says that the work holds so many bytes which the allocator does not see:

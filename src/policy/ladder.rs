@@ -15,11 +15,11 @@
 use super::latch::{Latch, Look};
 use super::levels::Levels;
 use super::{
-    Decision, Observation, Policy, Pressure, allowance_bytes, free_bytes, limit_bytes,
-    worst_fraction,
+    Decision, Observation, Policy, allowance_bytes, free_bytes, limit_bytes, worst_fraction,
 };
 use crate::config::Config;
 use crate::limiter::MAX_COUNT;
+use crate::pressure::Pressure;
 
 /// Base concurrency without a configured one: this share of what fits.
 const BASE_SHARE: f64 = 0.8;

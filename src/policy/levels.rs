@@ -1,7 +1,7 @@
 //! From usage to a pressure level.
 
-use super::Pressure;
 use crate::config::Config;
+use crate::pressure::Pressure;
 
 /// How far usage falls below a threshold before the level does.
 const BAND: f64 = 0.02;

@@ -10,71 +10,16 @@ mod latch;
 pub(crate) mod levels;
 pub(crate) mod predictive;
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::estimate::course::STEPS;
+use crate::pressure::Pressure;
 use crate::sampler::MemoryLevel;
 
 /// What a request is taken to hold at least while others are planned with it.
 const LEAST_SHARE: f64 = 0.02;
 /// While every task waits for memory for this share of the time, nobody else is let in.
 const HELD_BACK_PERCENT: f64 = 10.0;
-
-/// How full memory is, in the operators' words. Ordered: `Critical` is the greatest.
-///
-/// Levels bound concurrency with the ladder. The predictive policy runs full by
-/// design, so its levels begin later, and of them only `Critical` holds all new work back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "UPPERCASE"))]
-pub enum Pressure {
-    /// Below: base concurrency.
-    #[default]
-    Normal,
-    /// From 60 % (predictive: 80 %): concurrency stays as it is.
-    Stable,
-    /// From 70 % (90 %): a quarter less.
-    Warning,
-    /// From 80 % (95 %): half.
-    High,
-    /// From 85 % (98 %): new work is rejected.
-    Critical,
-}
-
-impl Pressure {
-    const ALL: [Pressure; 5] = [
-        Pressure::Normal,
-        Pressure::Stable,
-        Pressure::Warning,
-        Pressure::High,
-        Pressure::Critical,
-    ];
-
-    /// The name in logs and statistics, such as `CRITICAL`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Pressure::Normal => "NORMAL",
-            Pressure::Stable => "STABLE",
-            Pressure::Warning => "WARNING",
-            Pressure::High => "HIGH",
-            Pressure::Critical => "CRITICAL",
-        }
-    }
-
-    pub(crate) fn from_index(index: u8) -> Self {
-        Self::ALL
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Pressure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// What a policy decides from.
 #[derive(Clone, Debug)]

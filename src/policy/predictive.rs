@@ -7,9 +7,10 @@
 
 use super::latch::{Latch, Look};
 use super::levels::Levels;
-use super::{Decision, Observation, Policy, Pressure, allowance_bytes, free_bytes, worst_fraction};
+use super::{Decision, Observation, Policy, allowance_bytes, free_bytes, worst_fraction};
 use crate::config::Config;
 use crate::limiter::MAX_COUNT;
+use crate::pressure::Pressure;
 
 /// θ lies so far below where CRITICAL begins.
 const BELOW_CRITICAL: f64 = 0.01;

@@ -18,10 +18,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::controller::Controller;
-use crate::foreign::{self, Code};
-use crate::policy::Pressure;
+use crate::pressure::Pressure;
 use crate::recent::Kind;
-use crate::stats::mib;
+use crate::sync::foreign::{self, Code};
+use crate::units::mib;
 
 /// After each attempt, so many times its duration pass before the next.
 const REST: u32 = 49;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 pub use self::http::HttpResponder;
 use crate::error::Rejected;
-use crate::foreign::{self, Code};
 use crate::reply::answer_to;
+use crate::sync::foreign::{self, Code};
 
 /// Answers the requests that are turned away.
 ///

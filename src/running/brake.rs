@@ -15,8 +15,8 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::Slot;
-use crate::foreign::{self, Code};
 use crate::policy::brake::Runner;
+use crate::sync::foreign::{self, Code};
 use crate::sync::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock,
 };

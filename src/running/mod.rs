@@ -27,7 +27,7 @@ pub(crate) use slot::{Held, Jump, Slot};
 
 use crate::class::Priority;
 use crate::estimate::bins::{self, BINS};
-use crate::stats::{OWNED_SHARDS, shard};
+use crate::sync::sharded::{OWNED_SHARDS, shard};
 use crate::tag::{KINDS, Tag};
 
 /// Slots of one thread, in chunks of 64, 128, 256 …

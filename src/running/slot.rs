@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use super::brake::{CRITICAL, FRONT, UNKNOWN};
 use crate::class::Priority;
-use crate::foreign::{self, Code};
+use crate::sync::foreign::{self, Code};
 use crate::sync::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 use crate::tag::{HINT_UNIT_KIB, Tag};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Detail, Sample};
-use crate::foreign::{self, Code};
+use crate::sync::foreign::{self, Code};
 
 /// Told of every sample.
 pub(crate) trait Subscriber: Send + Sync {

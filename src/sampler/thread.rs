@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::subscriber::{Subscriber, blind};
 use super::watched::{Named, Watched};
 use super::{Detail, MemorySource};
-use crate::foreign::{self, Code};
+use crate::sync::foreign::{self, Code};
 
 /// Samples for all guards on one ledger. Each goes by the source it asked for, but all are
 /// sampled together: what one's sample shows to be free is free for the others too.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{Detail, MemorySource, Sample};
 use crate::config::Source;
-use crate::foreign::{self, Code};
+use crate::sync::foreign::{self, Code};
 
 /// What is measured, for guards that share it.
 pub(crate) type Named = (Source, Option<PathBuf>);

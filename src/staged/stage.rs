@@ -12,10 +12,10 @@ use crate::controller::Controller;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::labels::Entry;
-use crate::limiter::kib;
 use crate::logs;
 use crate::permit::Permit;
 use crate::running::Slot;
+use crate::units::kib;
 use crate::waiting::Waiting;
 
 /// The body is read; only its bytes are reserved.

@@ -1,9 +1,10 @@
 //! What has ended: it counts as reserved until a sample has shown what is left of it.
 
-use super::{Ledger, MAX_KIB, Packed, Released};
+use super::{Ledger, Packed, Released};
 use crate::limiter::bounds::Bounds;
 use crate::sync::Ordering;
 use crate::tag::Tag;
+use crate::units::MAX_KIB;
 
 impl Ledger {
     /// [`release`](Self::release) of bytes that were used: they count as reserved until

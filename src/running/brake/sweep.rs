@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::{Brake, CRITICAL, ENDS, FREE, HOLD, Pausing, Running, State, Swept, Trust};
-use crate::foreign;
 use crate::policy::brake::{self, Runner, Turn};
 use crate::running::Slot;
+use crate::sync::foreign;
 
 fn keep_kib(turn: Turn) -> u32 {
     match turn {

@@ -1,7 +1,12 @@
-//! The standard primitives, or loom's in tests under `--cfg memory_guard_loom`.
+//! What threads share: primitives, counters in shards, calls into others' code.
+//!
+//! Primitives are the standard ones, or loom's in tests under `--cfg memory_guard_loom`.
 //!
 //! `limiter` and `running` use these: they are the parts whose interleavings are
 //! model-checked.
+
+pub(crate) mod foreign;
+pub(crate) mod sharded;
 
 #[cfg(not(all(test, memory_guard_loom)))]
 pub(crate) use atomic_waker::AtomicWaker;

@@ -7,8 +7,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
-use crate::logs;
-
 /// Whose code it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -87,6 +85,21 @@ fn count(code: Code) {
     let bit = 1 << code as u32;
     let said = SAID.fetch_or(bit, Ordering::Relaxed) & bit != 0;
     if !said && !code.cannot_be_said() {
-        logs::panicked(code.what());
+        panicked(code.what());
     }
 }
+
+#[cfg(feature = "tracing")]
+fn panicked(what: &str) {
+    call(Code::Subscriber, || {
+        tracing::error!(
+            target: "tower_memory_guard",
+            what,
+            "code that the memory guard calls panicked, and was passed over; further \
+             panics of its kind are counted only"
+        );
+    });
+}
+
+#[cfg(not(feature = "tracing"))]
+fn panicked(_: &str) {}
