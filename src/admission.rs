@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::class::Priority;
+use crate::class::tag::Tag;
 use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
 use crate::labels::Entry;
@@ -15,7 +16,6 @@ use crate::permit::Permit;
 use crate::pressure::Pressure;
 use crate::running::Slot;
 use crate::sampler::Moment;
-use crate::tag::Tag;
 use crate::waiting::Waiting;
 pub use request::Cost;
 pub(crate) use request::Request;

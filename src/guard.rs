@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::admission::{Admission, Cost, Request, no_deadline};
 use crate::class::Class;
+use crate::class::tag::Tag;
 use crate::config::{Config, Settings};
 use crate::controller::Controller;
 use crate::error::{ConfigError, Reason, Rejected};
@@ -17,7 +18,6 @@ use crate::pressure::Pressure;
 use crate::release::PressureContext;
 use crate::sampler::MemorySource;
 use crate::stats::Stats;
-use crate::tag::Tag;
 
 /// The guard that the environment describes: one for the whole process.
 static FROM_ENV: Mutex<Option<(Config, &'static Controller)>> = Mutex::new(None);

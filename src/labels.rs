@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::class::tag::{CLASSES, Tag};
 use crate::class::{Class, Priority};
 use crate::names::Names;
-use crate::tag::{CLASSES, Tag};
 use crate::tenants::Tenants;
 use crate::units::MAX_KIB;
 

@@ -164,7 +164,6 @@ mod staged;
 mod state;
 mod stats;
 mod sync;
-mod tag;
 mod tally;
 mod tenants;
 mod units;

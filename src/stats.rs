@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::class::tag::Tag;
 use crate::error::Reason;
 use crate::limiter::MAX_COUNT;
 use crate::outcome::Outcomes;
 use crate::pressure::Pressure;
-use crate::tag::Tag;
 use crate::tally::Tally;
 use crate::wait_times::WaitTimes;
 

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::class::Priority;
+use crate::class::tag::{CLASSES, Tag};
 use crate::error::Reason;
 use crate::sync::sharded::ShardedCounter;
-use crate::tag::{CLASSES, Tag};
 
 const PRIORITIES: usize = Priority::ALL.len();
 const SORTS: usize = CLASSES * PRIORITIES;

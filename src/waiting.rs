@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use crate::class::tag::Tag;
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Need, Ticket};
 use crate::logs;
 use crate::permit::Permit;
-use crate::tag::Tag;
 
 /// A request in the queue, with its deadline.
 ///

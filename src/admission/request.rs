@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::class::tag::Tag;
 use crate::labels::Entry;
 use crate::limiter::{Ask, Need};
-use crate::tag::Tag;
 use crate::units::kib;
 
 /// How much memory a piece of work needs.

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Controller};
+use crate::class::tag::Tag;
 use crate::limiter::{Need, Share};
 use crate::sampler::Subscriber;
-use crate::tag::Tag;
 
 /// Shortest time between samples.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);

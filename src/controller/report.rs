@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Controller, Event};
+use crate::class::tag::Tag;
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{MAX_COUNT, Refusal};
@@ -13,7 +14,6 @@ use crate::pressure::Pressure;
 use crate::recent::Kind;
 use crate::stats::{Stats, bound};
 use crate::sync::foreign::{self, Code};
-use crate::tag::Tag;
 use crate::units::mib;
 
 /// The most that a tenant's Retry-After is doubled.

@@ -7,8 +7,8 @@
 use super::bins::{self, BINS};
 use super::class::ClassEstimate;
 use super::need::Need;
+use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS};
 use crate::running::Running;
-use crate::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS};
 
 /// The mix of kinds is that of about so many requests.
 const MIXED_OVER: f64 = 512.0;

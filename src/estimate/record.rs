@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::state::AtLeast;
+use crate::class::tag::CLASSES;
 use crate::labels::Labels;
-use crate::tag::CLASSES;
 
 /// No machine has more memory.
 const MOST_BYTES: f64 = (1u64 << 46) as f64;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{Evidence, Forecast};
+use crate::class::tag::Tag;
 use crate::running::{Running, Slot};
-use crate::tag::Tag;
 
 const MIB: f64 = (1u64 << 20) as f64;
 const LIMIT: f64 = 1024.0 * MIB;

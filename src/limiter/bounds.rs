@@ -7,8 +7,8 @@ use super::ledger::{MAX_COUNT, ONE, Packed};
 use super::queue::LANES;
 use super::shares::Shares;
 use crate::class::Priority;
+use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
 use crate::units::MAX_KIB;
 
 /// What one request asks for.

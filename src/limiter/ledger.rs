@@ -18,9 +18,9 @@ mod more;
 use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::{Ask, Bounds};
+use crate::class::tag::Tag;
 use crate::sync::sharded::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::tag::Tag;
 use crate::units::MAX_KIB;
 pub(crate) use more::Staged;
 

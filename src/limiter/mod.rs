@@ -40,9 +40,9 @@ pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use ledger::{MAX_COUNT, Mode, Packed, Refused, Staged};
 pub(crate) use shares::{Quota, Share, Shares, TENANTS};
 
+use crate::class::tag::Tag;
 use crate::error::Reason;
 use crate::sync::{AtomicU32, Mutex, Ordering, fence, foreign, lock};
-use crate::tag::Tag;
 use ledger::{Ledger, Released};
 use queue::Queue;
 use wakers::Wakers;

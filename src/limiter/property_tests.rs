@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::tests::{Waiter, admit, limiter, publish};
 use super::{Bounds, Limiter, Packed};
-use crate::tag::Tag;
+use crate::class::tag::Tag;
 use crate::units::MAX_KIB;
 
 const GUARDS: usize = 3;

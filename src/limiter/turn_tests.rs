@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::tests::publish;
 use super::{Ask, Bounds, Limiter, Mode, Need, Packed, Quota, Refusal, Refused, Terms, Ticket};
 use crate::class::Priority;
+use crate::class::tag::Tag;
 use crate::error::Reason;
-use crate::tag::Tag;
 use crate::units::MAX_KIB;
 
 const TERMS: Terms = Terms {

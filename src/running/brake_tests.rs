@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use super::brake::{Brake, Running as InFlight, Trust};
 use super::{Running, Slot};
+use crate::class::tag::Tag;
 use crate::policy::brake::Runner;
-use crate::tag::Tag;
 
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;

@@ -8,10 +8,10 @@ use loom::thread;
 
 use super::brake::{Brake, Running as InFlight, Taken};
 use super::{JumpOfKind, Slot};
+use crate::class::tag::Tag;
 use crate::estimate::course::STEPS;
 use crate::policy::brake::Runner;
 use crate::sync::{AtomicU32, Ordering};
-use crate::tag::Tag;
 
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;

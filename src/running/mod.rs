@@ -26,9 +26,9 @@ use slot::{
 pub(crate) use slot::{Held, Jump, Slot};
 
 use crate::class::Priority;
+use crate::class::tag::{KINDS, Tag};
 use crate::estimate::bins::{self, BINS};
 use crate::sync::sharded::{OWNED_SHARDS, shard};
-use crate::tag::{KINDS, Tag};
 
 /// Slots of one thread, in chunks of 64, 128, 256 …
 #[derive(Debug)]

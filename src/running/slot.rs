@@ -9,9 +9,9 @@ use std::task::Waker;
 
 use super::brake::{CRITICAL, FRONT, UNKNOWN};
 use crate::class::Priority;
+use crate::class::tag::{HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
 use crate::sync::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
-use crate::tag::{HINT_UNIT_KIB, Tag};
 
 /// No machine has more memory, and many of them can be added up.
 const MOST_REPORTED_BYTES: u64 = 1 << 46;

@@ -1,4 +1,4 @@
-use crate::tag::Tag;
+use crate::class::tag::Tag;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::admission::{Admission, Request, Verdict};
+use crate::class::tag::Tag;
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
 use crate::labels::Entry;
 use crate::limiter::{Ask, Mode, Need, Refused};
-use crate::tag::Tag;
 use crate::waiting::Waiting;
 
 /// The rest of a request's estimate: reserved, or waited for.

@@ -1,9 +1,9 @@
 //! What has ended: it counts as reserved until a sample has shown what is left of it.
 
 use super::{Ledger, Packed, Released};
+use crate::class::tag::Tag;
 use crate::limiter::bounds::Bounds;
 use crate::sync::Ordering;
-use crate::tag::Tag;
 use crate::units::MAX_KIB;
 
 impl Ledger {

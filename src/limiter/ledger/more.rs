@@ -122,8 +122,8 @@ mod tests {
 
     use super::*;
     use crate::class::Priority;
+    use crate::class::tag::Tag;
     use crate::limiter::shares::{Quota, Shares};
-    use crate::tag::Tag;
 
     #[test]
     fn what_is_not_used_is_given_back_and_the_request_goes_on() {

@@ -1,5 +1,7 @@
 //! [`Class`]: what a request is, as its service says; [`Priority`] and [`Tier`].
 
+pub(crate) mod tag;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
