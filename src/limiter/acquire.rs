@@ -5,7 +5,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::bounds::{Bounds, Need};
-use super::queue::{CRITICAL, Queue, State, lane};
+use super::lanes::CRITICAL;
+use super::queue::{Queue, State, lane};
 use super::{Limiter, Wakers};
 use crate::error::Reason;
 use crate::sync::{Ordering, lock};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Counter, AtomicUsize};
 
-use super::ledger::{MAX_COUNT, ONE, Packed};
-use super::queue::LANES;
+use super::lanes::LANES;
 use super::shares::Shares;
+use super::word::{MAX_COUNT, ONE, Packed};
 use crate::class::Priority;
 use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};

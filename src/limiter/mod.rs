@@ -12,6 +12,7 @@
 
 mod acquire;
 mod bounds;
+mod lanes;
 mod ledger;
 mod list;
 #[cfg(all(test, memory_guard_loom))]
@@ -29,6 +30,7 @@ mod turn_tests;
 mod turns;
 mod wait;
 mod wakers;
+mod word;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
@@ -37,8 +39,9 @@ use std::time::Duration;
 use crate::units::MAX_KIB;
 pub(crate) use acquire::{Refusal, Terms, Ticket};
 pub(crate) use bounds::{Ask, Bounds, Need};
-pub(crate) use ledger::{MAX_COUNT, Mode, Packed, Refused, Staged};
+pub(crate) use ledger::{Mode, Refused, Staged};
 pub(crate) use shares::{Quota, Share, Shares, TENANTS};
+pub(crate) use word::{MAX_COUNT, Packed};
 
 use crate::class::tag::Tag;
 use crate::error::Reason;

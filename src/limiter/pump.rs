@@ -1,9 +1,9 @@
 //! Letting waiters in, in their turn.
 
 use super::bounds::Ask;
+use super::lanes::{COUNTED, Candidate, LANES};
 use super::ledger::{Mode, Refused};
-use super::queue::{COUNTED, LANES, Queue};
-use super::turns::Candidate;
+use super::queue::Queue;
 use super::{Limiter, Wakers};
 use crate::sync::{Ordering, fence};
 

@@ -19,22 +19,12 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::bounds::{Ask, Bounds, Need};
+use super::lanes::{AGEING_ONE_IN, COUNTED, CRITICAL, Candidate, LANES, NEED_MORE};
 use super::list::{List, Node};
 use super::shares::Share;
-use super::turns::{AGEING_ONE_IN, Candidate};
 use super::wait::WaitForecast;
 use crate::class::Priority;
 use crate::error::Reason;
-
-/// One for each priority, and before them one for those who need no bytes. Between
-/// critical work and the rest, one for each priority of those who need more than they
-/// have: what they hold is free only after their turn, so others wait for them anyway.
-pub(super) const LANES: usize = 1 + Priority::ALL.len() + NEED_MORE;
-const NEED_MORE: usize = Priority::ALL.len() - 1;
-/// The lane of those whose bytes another guard holds already.
-pub(super) const COUNTED: usize = 0;
-/// The lane of [`Priority::Critical`].
-pub(super) const CRITICAL: usize = 1;
 
 #[derive(Debug)]
 pub(super) struct Waiter {

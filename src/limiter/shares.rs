@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU32 as Number, AtomicU64 as Counter, AtomicUsize};
 use std::time::Duration;
 
-use super::ledger::{MAX_COUNT, ONE, Packed};
-use super::queue::LANES;
+use super::lanes::LANES;
+use super::word::{MAX_COUNT, ONE, Packed};
 use crate::sync::{AtomicU64, Ordering};
 use crate::units::MAX_KIB;
 

@@ -2,9 +2,9 @@
 
 use super::Limiter;
 use super::bounds::{Ask, Bounds, Need};
+use super::lanes::Candidate;
 use super::ledger::{Mode, Refused, Staged};
 use super::queue::Queue;
-use super::turns::Candidate;
 
 impl Limiter {
     /// A request was admitted for its body alone.

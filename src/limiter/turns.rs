@@ -5,26 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::bounds::{Ask, Bounds, Need};
-use super::queue::{CRITICAL, Flow, LANES, Queue, State};
+use super::lanes::{CRITICAL, Candidate, LANES};
+use super::queue::{Flow, Queue, State};
 use super::shares::Share;
 
-/// Out of this many KiB that a lane is granted, the lanes behind it get one, for their
-/// oldest waiter.
-pub(super) const AGEING_ONE_IN: u64 = 8;
 /// If that has waited for this part of its guard's deadline.
 const AGED_AFTER: u64 = 4;
-
-/// Who is to be tried next.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate {
-    pub(super) key: usize,
-    pub(super) lane: usize,
-    pub(super) flow: usize,
-    /// The oldest of a lane behind.
-    pub(super) aged: bool,
-    /// The newest of its flow, where that goes first.
-    newest: bool,
-}
 
 impl Queue {
     /// Brings a flow's place in its lane in line with what it was served and who waits.

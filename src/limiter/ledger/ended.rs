@@ -1,8 +1,9 @@
 //! What has ended: it counts as reserved until a sample has shown what is left of it.
 
-use super::{Ledger, Packed, Released};
+use super::{Ledger, Released};
 use crate::class::tag::Tag;
 use crate::limiter::bounds::Bounds;
+use crate::limiter::word::Packed;
 use crate::sync::Ordering;
 use crate::units::MAX_KIB;
 

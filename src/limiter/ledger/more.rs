@@ -3,8 +3,9 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use super::{Ledger, Mode, Packed, Refused, Released, refuses};
+use super::{Ledger, Mode, Refused, Released, refuses};
 use crate::limiter::bounds::{Ask, Bounds, Need};
+use crate::limiter::word::Packed;
 use crate::sync::Ordering;
 
 /// Requests whose work has not begun. Not model-checked: they hand nothing over.
