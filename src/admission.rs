@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::class::Priority;
 use crate::class::tag::Tag;
+use crate::classify::labels::Entry;
 use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
-use crate::labels::Entry;
 use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket};
 use crate::outcome::Outcome;
 use crate::permit::Permit;

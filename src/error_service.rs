@@ -10,13 +10,13 @@ use tower_service::Service;
 
 use crate::admission::{Admission, no_deadline};
 use crate::class::Priority;
+use crate::classify::labels::Entry;
 use crate::classify::{Classify, Uniform};
 use crate::controller::Controller;
 use crate::error::BoxError;
 use crate::error_future::ErrorFuture;
 use crate::guard::Guard;
 use crate::held::Held;
-use crate::labels::Entry;
 use crate::limiter::Refusal;
 use crate::permit::Permit;
 use crate::poller::Polling;

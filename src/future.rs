@@ -12,10 +12,10 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::body::{GuardedBody, promised_bytes};
+use crate::classify::labels::Entry;
 use crate::error::BoxError;
 use crate::fallback::Fallback;
 use crate::held::Held;
-use crate::labels::Entry;
 use crate::outcome::is_refused_result;
 use crate::permit::Permit;
 use crate::poller::Poller;

@@ -10,6 +10,7 @@ use tower_service::Service;
 
 use crate::admission::{Admission, Request as Asked};
 use crate::body::GuardedBody;
+use crate::classify::labels::Entry;
 use crate::classify::{Classify, Uniform};
 use crate::deadline;
 use crate::error::BoxError;
@@ -17,7 +18,6 @@ use crate::fallback::Fallback;
 use crate::future::{ResponseFuture, Slow, enter};
 use crate::guard::Guard;
 use crate::held::Held;
-use crate::labels::Entry;
 use crate::logs;
 use crate::permit::Permit;
 use crate::poller::{Growth, Poller, Polling};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::class::tag::Tag;
-use crate::labels::Entry;
+use crate::classify::labels::Entry;
 use crate::limiter::{Ask, Need};
 use crate::units::kib;
 

@@ -1,16 +1,19 @@
 //! What a request is to the guard, before it is admitted.
 
+pub(crate) mod labels;
+pub(crate) mod names;
 mod requests;
 mod routes;
+pub(crate) mod tenants;
 
 use http::Request;
 use http::header::CONTENT_LENGTH;
 use http_body::Body;
 
 use crate::class::Class;
-use crate::labels::{Entry, Labels};
 use crate::sync::foreign::{self, Code};
 use crate::units::kib;
+use labels::{Entry, Labels};
 
 pub use requests::{RequestClasses, RequestClassesBuilder};
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, Method, Request};
 
+use super::labels::{Entry, Labels, Parts};
 use super::routes::Routes;
 use super::{Classify, sealed};
 use crate::class::{Class, Priority};
 use crate::error::{ConfigError, Problem};
-use crate::labels::{Entry, Labels, Parts};
 
 /// Says what HTTP requests are by their method, path and headers.
 ///

@@ -40,11 +40,12 @@ pub(crate) use pace::WAITING_INTERVAL;
 use patience::Patience;
 use relieve::Cancellations;
 
+use crate::classify::labels::Labels;
+use crate::classify::tenants::Tenants;
 use crate::config::{self, Config};
 use crate::delivery::Deliveries;
 use crate::error::Reason;
 use crate::estimate::Forecast;
-use crate::labels::Labels;
 use crate::limiter::{Bounds, Limiter, Packed};
 use crate::logs;
 use crate::policy::ladder::Ladder;
@@ -60,7 +61,6 @@ use crate::running::brake::Brake;
 use crate::sampler::{MemoryLevel, MemorySource, Sampler};
 use crate::state::Keeper;
 use crate::stats::Counters;
-use crate::tenants::Tenants;
 use crate::units::{MAX_KIB, kib};
 
 /// One guard's state.

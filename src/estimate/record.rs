@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::AtLeast;
 use crate::class::tag::CLASSES;
-use crate::labels::Labels;
+use crate::classify::labels::Labels;
 
 /// No machine has more memory.
 const MOST_BYTES: f64 = (1u64 << 46) as f64;

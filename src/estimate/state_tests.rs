@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use super::super::{Evidence, Forecast};
 use super::*;
-use crate::labels::Labels;
-use crate::tenants::Tenants;
+use crate::classify::labels::Labels;
+use crate::classify::tenants::Tenants;
 
 const MIB: f64 = (1u64 << 20) as f64;
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::admission::{Admission, Request, Verdict};
 use crate::class::tag::Tag;
+use crate::classify::labels::Entry;
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
-use crate::labels::Entry;
 use crate::limiter::{Ask, Mode, Need, Refused};
 use crate::waiting::Waiting;
 

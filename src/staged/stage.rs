@@ -8,10 +8,10 @@ use http::{Extensions, Request};
 use tokio::time::Instant;
 
 use super::admit::Rest;
+use crate::classify::labels::Entry;
 use crate::controller::Controller;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
-use crate::labels::Entry;
 use crate::logs;
 use crate::permit::Permit;
 use crate::running::Slot;

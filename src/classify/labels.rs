@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::names::Names;
+use super::tenants::Tenants;
 use crate::class::tag::{CLASSES, Tag};
 use crate::class::{Class, Priority};
-use crate::names::Names;
-use crate::tenants::Tenants;
 use crate::units::MAX_KIB;
 
 /// A request's class as numbers.
