@@ -16,11 +16,11 @@ use crate::classify::labels::Entry;
 use crate::error::BoxError;
 use crate::fallback::Fallback;
 use crate::held::Held;
-use crate::outcome::is_refused_result;
 use crate::permit::Permit;
 use crate::poller::Poller;
 use crate::respond::{Respond, answer};
 use crate::staged;
+use crate::telemetry::outcome::is_refused_result;
 use crate::waiting::Waiting;
 
 pin_project! {

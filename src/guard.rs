@@ -12,12 +12,12 @@ use crate::config::{Config, Settings};
 use crate::controller::Controller;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::health::{LATCHED_AFTER, Liveness, Readiness};
-use crate::logs;
 use crate::permit::Permit;
 use crate::pressure::Pressure;
 use crate::release::PressureContext;
 use crate::sampler::MemorySource;
-use crate::stats::Stats;
+use crate::telemetry::logs;
+use crate::telemetry::stats::Stats;
 
 /// The guard that the environment describes: one for the whole process.
 static FROM_ENV: Mutex<Option<(Config, &'static Controller)>> = Mutex::new(None);

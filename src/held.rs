@@ -2,8 +2,8 @@
 
 use std::task::Context;
 
-use crate::outcome::Outcome;
 use crate::permit::Permit;
+use crate::telemetry::outcome::Outcome;
 
 /// A permit whose work is under way: dropped before it is taken, the permit's
 /// clones are told that nobody waits for the result any more.

@@ -11,9 +11,9 @@ use crate::admission::Cost;
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::controller::Controller;
-use crate::outcome::{Mark, Outcome};
 use crate::running::Slot;
 use crate::sampler::Moment;
+use crate::telemetry::outcome::{Mark, Outcome};
 
 /// Memory that is reserved for one piece of work.
 ///

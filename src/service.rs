@@ -18,11 +18,11 @@ use crate::fallback::Fallback;
 use crate::future::{ResponseFuture, Slow, enter};
 use crate::guard::Guard;
 use crate::held::Held;
-use crate::logs;
 use crate::permit::Permit;
 use crate::poller::{Growth, Poller, Polling};
 use crate::respond::{HttpResponder, Respond, answer};
 use crate::staged;
+use crate::telemetry::logs;
 
 /// A service behind a guard that answers rejections with a response.
 ///

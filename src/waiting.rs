@@ -12,8 +12,8 @@ use crate::class::tag::Tag;
 use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Need, Ticket};
-use crate::logs;
 use crate::permit::Permit;
+use crate::telemetry::logs;
 
 /// A request in the queue, with its deadline.
 ///

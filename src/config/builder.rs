@@ -306,7 +306,7 @@ impl MemoryGuardBuilder {
     pub fn build(self) -> Result<MemoryGuardLayer, ConfigError> {
         let (config, warnings) = self.settings.check()?;
         let guard = crate::guard::Guard::start(config, self.memory_source);
-        crate::logs::warnings(&warnings);
+        crate::telemetry::logs::warnings(&warnings);
         if let Some(estimates) = self.estimates {
             guard.controller.learn_from(&estimates);
         }
@@ -321,7 +321,7 @@ impl MemoryGuardBuilder {
     /// Lists every setting that cannot be used.
     pub fn build_config(self) -> Result<Config, ConfigError> {
         let (config, warnings) = self.settings.check()?;
-        crate::logs::warnings(&warnings);
+        crate::telemetry::logs::warnings(&warnings);
         Ok(config)
     }
 

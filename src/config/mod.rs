@@ -8,6 +8,7 @@ mod check;
 mod env;
 #[cfg(test)]
 mod env_tests;
+pub(crate) mod log;
 mod order;
 mod parse;
 

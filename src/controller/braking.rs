@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::{Control, Controller};
 use crate::class::Priority;
-use crate::logs;
 use crate::policy::bound_bytes;
-use crate::recent::Kind;
 use crate::running::Slot;
 use crate::running::brake::{Running, Taken, Trust};
+use crate::telemetry::logs;
+use crate::telemetry::recent::Kind;
 
 /// Who has not been polled for so long waits for something else than memory, and lends
 /// its place; or for so many times as long as it has been between two polls so far.

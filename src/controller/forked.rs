@@ -44,7 +44,7 @@ impl Controller {
         } else {
             "counts requests"
         };
-        crate::logs::warnings(&[format!(
+        crate::telemetry::logs::warnings(&[format!(
             "this process was forked in the midst of a sample: the guard cannot see memory here, \
              and {rule}; build guards after forking"
         )]);

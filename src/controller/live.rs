@@ -8,7 +8,7 @@ use super::{Controller, policy};
 use crate::config::{Config, Mode};
 use crate::error::{ConfigError, Problem};
 use crate::pressure::Pressure;
-use crate::recent::Kind;
+use crate::telemetry::recent::Kind;
 use crate::units::MAX_KIB;
 
 /// Low work is never shed.

@@ -47,20 +47,20 @@ use crate::delivery::Deliveries;
 use crate::error::Reason;
 use crate::estimate::Forecast;
 use crate::limiter::{Bounds, Limiter, Packed};
-use crate::logs;
 use crate::policy::ladder::Ladder;
 use crate::policy::predictive::Predictive;
 use crate::policy::{Decision, Policy};
 use crate::pool::{self, Board};
 use crate::pressure::Pressure;
 use crate::ready::Ready;
-use crate::recent::{Kind, RecentDecisions};
 use crate::release::Release;
 use crate::running::Running;
 use crate::running::brake::Brake;
 use crate::sampler::{MemoryLevel, MemorySource, Sampler};
 use crate::state::Keeper;
-use crate::stats::Counters;
+use crate::telemetry::logs;
+use crate::telemetry::recent::{Kind, RecentDecisions};
+use crate::telemetry::stats::Counters;
 use crate::units::{MAX_KIB, kib};
 
 /// One guard's state.
@@ -308,7 +308,7 @@ impl Controller {
         let source = self.source_name();
         let (policy, stats) = (self.policy_name(), self.stats());
         let problem = self.keeper.as_ref().and_then(Keeper::problem);
-        logs::settings(what, &self.config(), &source, policy, &stats, problem);
+        config::log::settings(what, &self.config(), &source, policy, &stats, problem);
     }
 
     /// It is known which requests are in flight, one by one.

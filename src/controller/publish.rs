@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Controller;
-use crate::metrics::{Report, Sort};
 use crate::policy::levels::thresholds;
+use crate::telemetry::metrics::{Report, Sort};
 
 impl Controller {
     pub(super) fn publish_metrics(&self, now: Duration) {

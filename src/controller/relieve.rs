@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Control, Controller};
 use crate::estimate::BeforeTrim;
 use crate::policy::{worst_end_fraction, worst_kill_fraction};
-use crate::recent::Kind;
 use crate::release::{PressureContext, Shortage};
+use crate::telemetry::recent::Kind;
 
 /// Usage at which a request is cancelled, as a share of the hard limit. Late, since
 /// a forecast that is only feared costs a request whose work was nearly done.

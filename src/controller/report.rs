@@ -8,12 +8,12 @@ use crate::class::tag::Tag;
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{MAX_COUNT, Refusal};
-use crate::logs;
 use crate::policy::{limit_bytes, worst_fraction};
 use crate::pressure::Pressure;
-use crate::recent::Kind;
-use crate::stats::{Stats, bound};
 use crate::sync::foreign::{self, Code};
+use crate::telemetry::logs;
+use crate::telemetry::recent::Kind;
+use crate::telemetry::stats::{Stats, bound};
 use crate::units::mib;
 
 /// The most that a tenant's Retry-After is doubled.

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::Controller;
 use crate::estimate::Estimates;
 use crate::estimate::state::{AtLeast, State};
-use crate::logs;
 use crate::state::{self, Keeper, Opened};
+use crate::telemetry::logs;
 
 /// So many of the largest requests in flight are kept.
 const MOST_RUNNING: usize = 64;

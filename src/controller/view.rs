@@ -72,7 +72,7 @@ impl Controller {
 
     /// Counts by class and priority, those of plain requests first.
     #[cfg(any(feature = "metrics", feature = "dashboard"))]
-    pub(crate) fn sorts(&self) -> Vec<crate::tally::Entry> {
+    pub(crate) fn sorts(&self) -> Vec<crate::telemetry::tally::Entry> {
         self.counters.tally.entries(self.ever_admitted())
     }
 

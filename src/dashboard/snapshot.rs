@@ -11,8 +11,8 @@ use crate::error::Reason;
 use crate::health::LATCHED_AFTER;
 use crate::policy::levels::thresholds;
 use crate::pressure::Pressure;
-use crate::recent::Decision;
-use crate::stats::{Stats, bound};
+use crate::telemetry::recent::Decision;
+use crate::telemetry::stats::{Stats, bound};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Snapshot<'a> {

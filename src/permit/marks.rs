@@ -2,7 +2,7 @@
 
 use super::Permit;
 use crate::error::{Reason, Rejected};
-use crate::outcome::Outcome;
+use crate::telemetry::outcome::Outcome;
 
 impl Permit {
     /// What became of the request, if nothing else has become of it before.

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 use crate::controller::Controller;
 use crate::pressure::Pressure;
-use crate::recent::Kind;
 use crate::sync::foreign::{self, Code};
+use crate::telemetry::recent::Kind;
 use crate::units::mib;
 
 /// After each attempt, so many times its duration pass before the next.

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{Error, to_json};
 use crate::guard::Guard;
-use crate::outcome::refused_result;
 use crate::respond::{HttpResponder, Respond};
+use crate::telemetry::outcome::refused_result;
 
 /// Answers with the value as JSON, or refuses it before it is built.
 ///

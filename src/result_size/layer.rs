@@ -16,8 +16,8 @@ use tower_service::Service;
 use super::LimitedBody;
 use crate::error::BoxError;
 use crate::guard::Guard;
-use crate::outcome::refused_result;
 use crate::respond::{HttpResponder, answer};
+use crate::telemetry::outcome::refused_result;
 
 /// Refuses responses whose body is longer than the guard's
 /// [`max_result_size_bytes`](crate::Config::max_result_size_bytes).

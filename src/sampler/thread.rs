@@ -282,7 +282,7 @@ impl Sampler {
         }
         let subscribers = Arc::clone(subscribers);
         drop(reader);
-        crate::logs::warnings(&warnings);
+        crate::telemetry::logs::warnings(&warnings);
         let full = detail == Detail::Full;
         let due = subscribers.iter().map(|one| {
             let acted = foreign::call(Code::Guard, || one.subscriber.after_sample(full, now));
@@ -316,7 +316,7 @@ impl Sampler {
         match spawned {
             Ok(handle) => *thread = Some(handle.thread().clone()),
             // No thread to be had: admissions near the limit still sample.
-            Err(error) => crate::logs::no_thread(&error),
+            Err(error) => crate::telemetry::logs::no_thread(&error),
         }
     }
 

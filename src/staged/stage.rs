@@ -12,9 +12,9 @@ use crate::classify::labels::Entry;
 use crate::controller::Controller;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
-use crate::logs;
 use crate::permit::Permit;
 use crate::running::Slot;
+use crate::telemetry::logs;
 use crate::units::kib;
 use crate::waiting::Waiting;
 

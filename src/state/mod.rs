@@ -197,7 +197,7 @@ impl Keeper {
             Err(error) => {
                 if !std::mem::replace(&mut file.failed, true) {
                     let path = self.path.display();
-                    crate::logs::warnings(&[format!(
+                    crate::telemetry::logs::warnings(&[format!(
                         "what is learned cannot be kept in {path}: {error}"
                     )]);
                 }

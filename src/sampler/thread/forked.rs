@@ -32,10 +32,12 @@ impl Sampler {
             *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.sample_now();
             self.run();
-            crate::logs::warnings(&["this process was forked after its guard was built: \
+            crate::telemetry::logs::warnings(&[
+                "this process was forked after its guard was built: \
                  the guard samples here from now on, and what was in flight in the parent \
                  counts as reserved; build guards after forking"
-                .to_owned()]);
+                    .to_owned(),
+            ]);
         }
         true
     }

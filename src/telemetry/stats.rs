@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::outcome::Outcomes;
+use super::tally::Tally;
+use super::wait_times::WaitTimes;
 use crate::class::tag::Tag;
 use crate::error::Reason;
 use crate::limiter::MAX_COUNT;
-use crate::outcome::Outcomes;
 use crate::pressure::Pressure;
-use crate::tally::Tally;
-use crate::wait_times::WaitTimes;
 
 /// What a guard is doing, at one moment.
 ///

@@ -12,10 +12,10 @@ use ::metrics::{
     Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
+use super::stats::{Stats, bound};
+use super::wait_times::WaitTimes;
 use crate::class::Priority;
 use crate::error::Reason;
-use crate::stats::{Stats, bound};
-use crate::wait_times::WaitTimes;
 use table::{Kind, METRICS};
 
 const MIB: f64 = (1 << 20) as f64;

@@ -4,61 +4,17 @@
 mod imp {
     use std::time::Duration;
 
-    use crate::config::Config;
     use crate::error::Rejected;
-    use crate::stats::{Stats, bound};
     use crate::sync::foreign::{self, Code};
+    use crate::telemetry::stats::{Stats, bound};
 
-    const TARGET: &str = "tower_memory_guard";
+    pub(crate) const TARGET: &str = "tower_memory_guard";
     /// Of request spans.
     const FIELD: &str = "memory_guard";
 
     /// To whoever listens, and may panic.
-    fn said(say: impl FnOnce()) {
+    pub(crate) fn said(say: impl FnOnce()) {
         foreign::call(Code::Subscriber, say);
-    }
-
-    /// All settings, at the start and after a change.
-    pub(crate) fn settings(
-        what: &str,
-        config: &Config,
-        source: &str,
-        policy: &str,
-        stats: &Stats,
-        state_problem: Option<&str>,
-    ) {
-        said(|| {
-            tracing::info!(
-                target: TARGET,
-                enabled = config.enabled,
-                source,
-                policy,
-                mode = ?config.mode,
-                memory_limit_mb = stats.memory_limit_mb,
-                memory_percent = stats.memory_percent,
-                base_concurrency = bound(stats.base_concurrency),
-                warning_fraction = config.warning_fraction,
-                high_fraction = config.high_fraction,
-                critical_fraction = config.critical_fraction,
-                check_interval = ?config.check_interval,
-                estimated_mem_per_req_mb = stats.estimated_mem_per_req_mb,
-                max_result_size_bytes = config.max_result_size_bytes,
-                wait_timeout = ?config.wait_timeout,
-                max_waiting = config.max_waiting,
-                share_fraction = config.share_fraction,
-                on_sensor_failure = ?config.on_sensor_failure,
-                cancel = config.cancel,
-                exceedance_target = config.exceedance_target,
-                body_timeout = ?config.body_timeout,
-                tiers = config.tiers.len(),
-                critical_reserve_fraction = config.critical_reserve_fraction,
-                shed_low_at = config.shed_low_at.map(|level| level.as_str()),
-                state = config.state.as_ref().map(|path| tracing::field::display(path.display())),
-                state_problem,
-                name = config.name,
-                "{what}"
-            );
-        });
     }
 
     pub(crate) fn adjusted(stats: &Stats, action: &str, old_concurrency: u64, name: Option<&str>) {
@@ -227,11 +183,9 @@ mod imp {
 mod imp {
     use std::time::Duration;
 
-    use crate::config::Config;
     use crate::error::Rejected;
-    use crate::stats::Stats;
+    use crate::telemetry::stats::Stats;
 
-    pub(crate) fn settings(_: &str, _: &Config, _: &str, _: &str, _: &Stats, _: Option<&str>) {}
     pub(crate) fn adjusted(_: &Stats, _: &str, _: u64, _: Option<&str>) {}
     pub(crate) fn rejected(_: &Rejected, _: &Stats, _: u64, _: Option<&str>) {}
     pub(crate) fn observed(_: &str, _: &Stats, _: u64, _: Option<&str>) {}

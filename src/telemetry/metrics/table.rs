@@ -135,7 +135,7 @@ mod tests {
     const HEAD: &str = "\
 # Metrics
 
-<!-- Made from src/metrics/table.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib metrics -->
+<!-- Made from src/telemetry/metrics/table.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib metrics -->
 
 Published through the [`metrics`](https://docs.rs/metrics) facade (feature `metrics`, on by
 default), so any exporter shows them. The guard's sampler publishes them at most once a
