@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::calibration::Calibration;
 use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
-use super::course::{Course, Growth, alike};
+use super::course::{Course, alike};
 use super::kinds::{Kind, Kinds};
 use super::need::Sum;
 use super::trajectory::Marks;
-use crate::policy::brake::Runner;
 use crate::running::brake::Running;
+use crate::running::order::{Growth, Runner};
 use crate::running::{Held, Look, Running as Requests};
 pub(crate) use sums::Sums;
 

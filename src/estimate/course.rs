@@ -6,13 +6,9 @@
 //! held about as much at its age (Nadaraya and Watson's estimate, 1964, with a Gaussian
 //! kernel over the logarithm of what is held).
 
+use crate::running::order::{Growth, STEPS};
 use std::collections::VecDeque;
 use std::time::Duration;
-
-/// Points in the future at which growth is forecast.
-pub(crate) const STEPS: usize = 20;
-/// What a request is expected to have grown by at each of them, in bytes.
-pub(crate) type Growth = [f32; STEPS];
 
 /// The first of them, and how far each is from now beside the one before it.
 const FIRST_STEP: f32 = 0.01;

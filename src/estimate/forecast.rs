@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use super::Evidence;
 use super::book::Book;
-use super::course::STEPS;
 use super::kinds::Kind;
 use super::need::{Need, Sum};
 use super::retained::Retained;
 use super::usage::UsageEstimate;
 use crate::running::Running;
+use crate::running::order::STEPS;
 use kept::Told;
 
 /// What accounting does not explain counts above this many bytes for each

@@ -2,8 +2,8 @@
 
 use std::f64::consts::LN_2;
 
-use super::bins::{self, BINS};
 use super::need::Need;
+use crate::running::bins::{self, BINS};
 
 /// An observation counts half after so many more.
 const HALF_LIFE: f64 = 256.0;

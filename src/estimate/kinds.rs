@@ -4,11 +4,11 @@
 //! as if their hint were the unit: what is learned is how much they need for each byte
 //! of it.
 
-use super::bins::{self, BINS};
 use super::class::ClassEstimate;
 use super::need::Need;
 use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS};
 use crate::running::Running;
+use crate::running::bins::{self, BINS};
 
 /// The mix of kinds is that of about so many requests.
 const MIXED_OVER: f64 = 512.0;

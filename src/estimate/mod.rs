@@ -6,7 +6,6 @@
 //! ([`calibration`]); [`usage`] then sees what accounting does not explain. Without,
 //! that is all there is.
 
-pub(crate) mod bins;
 mod book;
 mod calibration;
 mod class;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::bins;
 use super::need::Need;
+use crate::running::bins;
 
 /// Ages are told apart by doublings of this one.
 const YOUNGEST: Duration = Duration::from_millis(8);

@@ -4,7 +4,6 @@
 //! observed, and answers with a [`Decision`] that the controller publishes to
 //! the limiter.
 
-pub(crate) mod brake;
 pub(crate) mod ladder;
 mod latch;
 pub(crate) mod levels;
@@ -12,8 +11,8 @@ pub(crate) mod predictive;
 
 use std::time::Duration;
 
-use crate::estimate::course::STEPS;
 use crate::pressure::Pressure;
+use crate::running::order::STEPS;
 use crate::sampler::MemoryLevel;
 
 /// What a request is taken to hold at least while others are planned with it.

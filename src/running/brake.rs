@@ -15,7 +15,9 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::Slot;
-use crate::policy::brake::Runner;
+use super::order::Runner;
+use super::place::Place;
+use super::slot::UNKNOWN;
 use crate::sync::foreign::{self, Code};
 use crate::sync::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock,
@@ -23,8 +25,7 @@ use crate::sync::{
 
 mod sweep;
 
-/// In the place of what must stay free: nobody has said yet, and no growth at all.
-pub(super) const UNKNOWN: u32 = u32::MAX;
+/// In its place: no growth at all.
 const HOLD: u32 = u32::MAX - 1;
 /// And it needs nothing more; and it is about to end.
 const FREE: u32 = u32::MAX - 2;
@@ -95,28 +96,6 @@ pub(crate) struct Running {
     pub(crate) place: Place,
     pub(crate) runner: Runner,
 }
-
-/// A place in the order: the least goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    /// Priority, or before all if it has been paused for as long as it may be.
-    pub(crate) rank: u8,
-    pub(crate) began_ms: u32,
-    pub(crate) shard: u8,
-    pub(crate) index: u32,
-}
-
-impl Place {
-    /// It goes before all others.
-    pub(crate) fn is_front(&self) -> bool {
-        self.rank == FRONT
-    }
-}
-
-/// The rank of critical work, which is never paused; of what has been paused for as long
-/// as it may be; and of the highest priority beside them.
-pub(crate) const CRITICAL: u8 = 0;
-pub(super) const FRONT: u8 = 1;
 
 /// What a sweep found.
 #[derive(Clone, Copy, Debug, Default)]

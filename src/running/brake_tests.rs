@@ -2,9 +2,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::brake::{Brake, Running as InFlight, Trust};
+use super::order::Runner;
 use super::{Running, Slot};
 use crate::class::tag::Tag;
-use crate::policy::brake::Runner;
 
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;
@@ -30,7 +30,7 @@ fn needy(need_mib: f32) -> InFlight {
         place: slot.place(),
         runner: Runner {
             held_bytes: MIB as f32,
-            growth: [need_bytes; crate::estimate::course::STEPS],
+            growth: [need_bytes; crate::running::order::STEPS],
             need_bytes,
             worst_bytes: need_bytes,
             jump_bytes: need_bytes,

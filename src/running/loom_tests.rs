@@ -7,10 +7,9 @@ use std::time::Duration;
 use loom::thread;
 
 use super::brake::{Brake, Running as InFlight, Taken};
+use super::order::{Runner, STEPS};
 use super::{JumpOfKind, Slot};
 use crate::class::tag::Tag;
-use crate::estimate::course::STEPS;
-use crate::policy::brake::Runner;
 use crate::sync::{AtomicU32, Ordering};
 
 const MIB: i64 = 1 << 20;

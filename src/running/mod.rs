@@ -5,12 +5,15 @@
 //! thread writes there while it does, and admissions share no cache line. The
 //! controller looks through all slots at each full sample.
 
+pub(crate) mod bins;
 pub(crate) mod brake;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod brake_tests;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
+pub(crate) mod order;
 mod peaks;
+pub(crate) mod place;
 mod slot;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
@@ -27,8 +30,8 @@ pub(crate) use slot::{Held, Jump, Slot};
 
 use crate::class::Priority;
 use crate::class::tag::{KINDS, Tag};
-use crate::estimate::bins::{self, BINS};
 use crate::sync::sharded::{OWNED_SHARDS, shard};
+use bins::BINS;
 
 /// Slots of one thread, in chunks of 64, 128, 256 …
 #[derive(Debug)]

@@ -7,11 +7,15 @@ pub(super) use growth::JumpOfKind;
 
 use std::task::Waker;
 
-use super::brake::{CRITICAL, FRONT, UNKNOWN};
+use super::place::{CRITICAL, FRONT};
+
 use crate::class::Priority;
 use crate::class::tag::{HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
 use crate::sync::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
+
+/// In the place of what must stay free: nobody has said yet.
+pub(super) const UNKNOWN: u32 = u32::MAX;
 
 /// No machine has more memory, and many of them can be added up.
 const MOST_REPORTED_BYTES: u64 = 1 << 46;

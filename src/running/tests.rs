@@ -4,7 +4,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::Running;
-use crate::estimate::bins::{self, BINS};
+use super::bins::{self, BINS};
 
 fn looks(running: &Running) -> Vec<(u64, bool, bool)> {
     let mut found = Vec::new();

@@ -1,7 +1,7 @@
 //! [`Sums`]: what the requests in flight have and will need.
 
-use crate::estimate::course::STEPS;
 use crate::estimate::need::Sum;
+use crate::running::order::STEPS;
 
 /// What the requests in flight have and will need, together.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,8 +1,9 @@
 //! How requests of a kind grow: their courses, what one poll adds, the greatest of them.
 
 use super::{ClassEstimate, Seen};
-use crate::estimate::course::{Course, Growth, STEPS};
+use crate::estimate::course::Course;
 use crate::running::Jump;
+use crate::running::order::{Growth, STEPS};
 
 /// The longest time between two polls that add something is forgotten by this with each
 /// request.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::Forecast;
 use crate::estimate::Evidence;
 use crate::estimate::book::Book;
-use crate::estimate::course::STEPS;
 use crate::policy::Outlook;
 use crate::running::brake;
+use crate::running::order::STEPS;
 
 /// Where requests are seen to touch less, nothing is learned from it.
 const LEAST_TOUCHED_BYTES: f64 = (16u64 << 20) as f64;

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use super::{Brake, CRITICAL, ENDS, FREE, HOLD, Pausing, Running, State, Swept, Trust};
-use crate::policy::brake::{self, Runner, Turn};
+use super::{Brake, ENDS, FREE, HOLD, Pausing, Running, State, Swept, Trust};
 use crate::running::Slot;
+use crate::running::order::{self, Runner, Turn};
+use crate::running::place::CRITICAL;
 use crate::sync::foreign;
 
 fn keep_kib(turn: Turn) -> u32 {
@@ -53,7 +54,7 @@ impl Brake {
                 |one: &&Running| std::ptr::eq(one.slot, slot) && one.generation == generation;
             all.iter().position(same)
         });
-        let plan = brake::plan(room_bytes as f32, &known, front);
+        let plan = order::plan(room_bytes as f32, &known, front);
         *front_slot = plan
             .front
             .map(|index| (all[index].slot, all[index].generation));

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Slot, generation_of};
-use crate::running::brake::{FRONT, Place, UNKNOWN};
+use super::{Slot, UNKNOWN, generation_of};
+use crate::running::place::{FRONT, Place};
 use crate::sync::AtomicU32;
 
 /// A poll that adds less has added nothing.

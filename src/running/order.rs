@@ -12,8 +12,6 @@
 //!   those before it, at the very worst, less what those before that one give back at
 //!   their ends. So the first can always end, then the second, and so on.
 
-use crate::estimate::course::{Growth, STEPS};
-
 /// A need below this share of what is held is none: who needs nothing more is not held.
 const NOTHING: f32 = 1.0 / 20.0;
 const NOTHING_BYTES: f32 = (256u32 << 10) as f32;
@@ -285,6 +283,11 @@ impl Order {
         self.most_growth.max(self.safe_bytes) + self.queued_bytes
     }
 }
+
+/// Points in the future at which growth is forecast.
+pub(crate) const STEPS: usize = 20;
+/// What a request is expected to have grown by at each of them, in bytes.
+pub(crate) type Growth = [f32; STEPS];
 
 #[cfg(test)]
 mod tests {

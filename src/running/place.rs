@@ -1,0 +1,23 @@
+//! Where a request stands in the order of those that may grow.
+
+/// A place in the order: the least goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Priority, or before all if it has been paused for as long as it may be.
+    pub(crate) rank: u8,
+    pub(crate) began_ms: u32,
+    pub(crate) shard: u8,
+    pub(crate) index: u32,
+}
+
+impl Place {
+    /// It goes before all others.
+    pub(crate) fn is_front(&self) -> bool {
+        self.rank == FRONT
+    }
+}
+
+/// The rank of critical work, which is never paused; of what has been paused for as long
+/// as it may be; and of the highest priority beside them.
+pub(crate) const CRITICAL: u8 = 0;
+pub(super) const FRONT: u8 = 1;
