@@ -12,10 +12,10 @@ use crate::config::{Config, Settings};
 use crate::controller::Controller;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::health::{LATCHED_AFTER, Liveness, Readiness};
+use crate::memory::MemorySource;
+use crate::memory::release::PressureContext;
 use crate::permit::Permit;
 use crate::pressure::Pressure;
-use crate::release::PressureContext;
-use crate::sampler::MemorySource;
 use crate::telemetry::logs;
 use crate::telemetry::stats::Stats;
 

@@ -139,19 +139,18 @@ mod held;
 mod layer;
 mod limiter;
 mod load_report;
+mod memory;
 mod permit;
 mod policy;
 mod poller;
 mod pool;
 mod pressure;
 mod ready;
-mod release;
 mod reply;
 mod respond;
 #[cfg(feature = "json")]
 pub mod result_size;
 mod running;
-mod sampler;
 mod service;
 mod staged;
 mod state;
@@ -168,7 +167,7 @@ pub use class::{Class, Priority, Tier};
 pub use classify::{
     ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Staged, Uniform,
 };
-pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy, Source};
+pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy};
 #[cfg(feature = "dashboard")]
 pub use dashboard::{Dashboard, DashboardBody};
 pub use error::{BoxError, Cancelled, ConfigError, PeerStalled, Problem, Reason, Rejected};
@@ -180,12 +179,12 @@ pub use guard::Guard;
 pub use health::{Liveness, Readiness};
 pub use layer::MemoryGuardLayer;
 pub use load_report::{LoadFormat, LoadReport, LoadReportFuture, LoadReportLayer};
+pub use memory::release::PressureContext;
+pub use memory::{Detail, ManualSource, MemoryLevel, MemorySource, Sample, Source};
 pub use permit::Permit;
 pub use pressure::Pressure;
-pub use release::PressureContext;
 pub use reply::ReplyBody;
 pub use respond::{HttpResponder, Respond};
-pub use sampler::{Detail, ManualSource, MemoryLevel, MemorySource, Sample};
 pub use service::MemoryGuard;
 pub use staged::{StagedBody, StagedBodyLayer, StagedBodyService};
 pub use telemetry::stats::Stats;

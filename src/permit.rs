@@ -11,8 +11,8 @@ use crate::admission::Cost;
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::controller::Controller;
+use crate::memory::Moment;
 use crate::running::Slot;
-use crate::sampler::Moment;
 use crate::telemetry::outcome::{Mark, Outcome};
 
 /// Memory that is reserved for one piece of work.

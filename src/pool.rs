@@ -11,8 +11,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use crate::config::Config;
 use crate::estimate::Portion;
 use crate::limiter::Limiter;
+use crate::memory::{self, MemorySource, Sampler};
 use crate::running::brake::Brake;
-use crate::sampler::{self, MemorySource, Sampler};
 
 /// What a guard finds when it joins.
 pub(crate) struct Shared {
@@ -75,14 +75,17 @@ pub(crate) fn join(config: &Config, source: Option<Box<dyn MemorySource>>) -> Sh
         None => {
             let of_the_system = || Holdings::new(Sampler::of_the_system());
             let holdings = {
-                let group = sampler::foreign_group(config);
+                let group = memory::foreign_group(config.source, config.cgroup_path.as_deref());
                 let mut all = lock(&HOLDINGS);
                 // Those of a process that was forked in the midst of a sample are of no use.
                 all.retain(|_, holdings| !holdings.sampler.is_lost());
                 Arc::clone(all.entry(group).or_insert_with(of_the_system))
             };
             let name = (config.source, config.cgroup_path.clone());
-            let place = holdings.sampler.watch(name, || sampler::open(config));
+            let place = holdings.sampler.watch(name, || {
+                let has_limit = config.memory_limit_bytes.is_some();
+                memory::open(config.source, config.cgroup_path.as_deref(), has_limit)
+            });
             (holdings, place)
         }
     };

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::parse::{check_fraction, file};
-use super::{Config, Mode, OnSensorFailure, Policy, Settings, Source};
+use super::{Config, Mode, OnSensorFailure, Policy, Settings};
 use crate::error::ConfigError;
 use crate::layer::MemoryGuardLayer;
-use crate::sampler::MemorySource;
+use crate::memory::{MemorySource, Source};
 
 /// Builds a [`MemoryGuardLayer`] from code instead of the environment.
 ///

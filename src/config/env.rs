@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use super::parse::{
     boolean, count, file, fraction, mebibytes, one_of, seconds, seconds_or_none, size, waiting,
 };
-use super::{Config, Mode, OnSensorFailure, Policy, Source};
+use super::{Config, Mode, OnSensorFailure, Policy};
 use crate::error::{ConfigError, Problem};
+use crate::memory::Source;
 
 /// The variables that are read, in the order of the documentation.
 const KNOWN: &[&str] = &[

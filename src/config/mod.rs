@@ -20,25 +20,11 @@ use http::HeaderName;
 use crate::class::Tier;
 use crate::pressure::Pressure;
 
+use crate::memory::Source;
 pub use builder::MemoryGuardBuilder;
 pub(crate) use env::Settings;
 
 const MIB: u64 = 1 << 20;
-
-/// Where memory is measured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Source {
-    /// The control group; where no limit is below physical memory, the host as well.
-    #[default]
-    Auto,
-    /// The control group (v1 or v2) and those above it.
-    Cgroup,
-    /// This process's resident memory, against a limit one gives.
-    Process,
-    /// This process's resident memory, against that and what the host has available.
-    Host,
-}
 
 /// How much is admitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -160,15 +160,15 @@ impl Controller {
             return None;
         }
         let started = Instant::now();
-        let allocated_bytes = crate::release::allocated_bytes();
+        let allocated_bytes = crate::memory::release::allocated_bytes();
         control.braking.asks_at = now + started.elapsed() * 50;
         allocated_bytes
     }
 
     /// What is resident where the allocator does not tell what is allocated.
     pub(super) fn anonymous_bytes(&self) -> u64 {
-        let asks = !self.accounted && self.brake.is_on() && !crate::release::tells();
-        let bytes = asks.then(crate::sampler::anonymous_bytes);
+        let asks = !self.accounted && self.brake.is_on() && !crate::memory::release::tells();
+        let bytes = asks.then(crate::memory::anonymous_bytes);
         bytes.flatten().unwrap_or(0)
     }
 

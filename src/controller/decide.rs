@@ -11,9 +11,9 @@ use crate::config::OnSensorFailure;
 use crate::error::Reason;
 use crate::estimate::Evidence;
 use crate::limiter::{Packed, Staged};
+use crate::memory::{Detail, MemoryLevel, Sample, Subscriber};
 use crate::policy::{Decision, Observation, end_bytes, kill_bytes, limit_bytes, worst_fraction};
 use crate::pressure::Pressure;
-use crate::sampler::{Detail, MemoryLevel, Sample, Subscriber};
 use crate::sync::foreign::{self, Code};
 use crate::units::{MAX_KIB, kib};
 
@@ -145,7 +145,7 @@ impl Controller {
                         usage_bytes,
                         process_bytes: control.process_usage_bytes(),
                         allocated_bytes: allocated_bytes.unwrap_or(0),
-                        polls_tell: !self.accounted && crate::release::tells_quickly(),
+                        polls_tell: !self.accounted && crate::memory::release::tells_quickly(),
                         anonymous_bytes: self.anonymous_bytes(),
                         grown_bytes: self.grown_before.load(Ordering::Relaxed),
                         own_in_flight: active.saturating_sub(staged.requests),

@@ -1,6 +1,6 @@
 //! One guard's state, and what happens to it at every sample.
 //!
-//! Samples come in through [`Subscriber`](crate::sampler::Subscriber); estimate
+//! Samples come in through [`Subscriber`](crate::memory::Subscriber); estimate
 //! and policy turn them into bounds ([`decide`]), and the limiter applies the
 //! bounds. All of that happens off the request path, or on the path of a request
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
@@ -47,16 +47,16 @@ use crate::delivery::Deliveries;
 use crate::error::Reason;
 use crate::estimate::Forecast;
 use crate::limiter::{Bounds, Limiter, Packed};
+use crate::memory::release::Release;
+use crate::memory::{MemoryLevel, MemorySource, Sampler};
 use crate::policy::ladder::Ladder;
 use crate::policy::predictive::Predictive;
 use crate::policy::{Decision, Policy};
 use crate::pool::{self, Board};
 use crate::pressure::Pressure;
 use crate::ready::Ready;
-use crate::release::Release;
 use crate::running::Running;
 use crate::running::brake::Brake;
-use crate::sampler::{MemoryLevel, MemorySource, Sampler};
 use crate::state::Keeper;
 use crate::telemetry::logs;
 use crate::telemetry::recent::{Kind, RecentDecisions};

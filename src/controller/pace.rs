@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Control, Controller};
 use crate::class::tag::Tag;
 use crate::limiter::{Need, Share};
-use crate::sampler::Subscriber;
+use crate::memory::Subscriber;
 
 /// Shortest time between samples.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Control, Controller};
 use crate::estimate::BeforeTrim;
+use crate::memory::release::{PressureContext, Shortage};
 use crate::policy::{worst_end_fraction, worst_kill_fraction};
-use crate::release::{PressureContext, Shortage};
 use crate::telemetry::recent::Kind;
 
 /// Usage at which a request is cancelled, as a share of the hard limit. Late, since
@@ -131,7 +131,9 @@ impl Controller {
     /// much was freed meanwhile, as far as it is known.
     pub(crate) fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) -> u64 {
         let allocated_bytes = self.allocated_bytes();
-        let Some(allocated_bytes) = allocated_bytes.or_else(crate::release::allocated_bytes) else {
+        let Some(allocated_bytes) =
+            allocated_bytes.or_else(crate::memory::release::allocated_bytes)
+        else {
             return 0;
         };
         let mut control = self.control();

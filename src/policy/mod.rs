@@ -11,9 +11,9 @@ pub(crate) mod predictive;
 
 use std::time::Duration;
 
+use crate::memory::MemoryLevel;
 use crate::pressure::Pressure;
 use crate::running::order::STEPS;
-use crate::sampler::MemoryLevel;
 
 /// What a request is taken to hold at least while others are planned with it.
 const LEAST_SHARE: f64 = 0.02;

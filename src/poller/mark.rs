@@ -36,16 +36,16 @@ enum Meter {
 /// What the process has allocated, if there is time to ask; or of an allocator that does
 /// not tell, what the kernel knows.
 fn sum_in_time() -> Option<u64> {
-    match crate::release::tells() {
-        true => crate::release::allocated_bytes_in_time(),
-        false => crate::sampler::anonymous_bytes(),
+    match crate::memory::release::tells() {
+        true => crate::memory::release::allocated_bytes_in_time(),
+        false => crate::memory::anonymous_bytes(),
     }
 }
 
 /// The same, whatever time it takes. It does not cease to tell.
 fn sum_bytes() -> i64 {
-    let allocated_bytes = crate::release::allocated_bytes();
-    let bytes = allocated_bytes.or_else(crate::sampler::anonymous_bytes);
+    let allocated_bytes = crate::memory::release::allocated_bytes();
+    let bytes = allocated_bytes.or_else(crate::memory::anonymous_bytes);
     bytes.unwrap_or(0) as i64
 }
 
@@ -55,7 +55,7 @@ impl Meter {
             #[cfg(feature = "account")]
             Meter::Account => crate::account::thread_bytes(),
             Meter::Poll(_) | Meter::BesidePolls => sum_bytes(),
-            Meter::Faults => crate::sampler::touched_bytes(),
+            Meter::Faults => crate::memory::touched_bytes(),
         }
     }
 

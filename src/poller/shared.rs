@@ -59,7 +59,7 @@ impl Part {
     /// while nobody else does, since an older figure would look as if some had been freed.
     /// `None`: that takes too long to tell.
     pub(super) fn begin(allocated: fn() -> Option<u64>) -> Option<Self> {
-        let touched_before = crate::sampler::touched_bytes();
+        let touched_before = crate::memory::touched_bytes();
         let mut sum = sum();
         sum.share(allocated()? as i64, None);
         let number = sum.under_way.insert(Share::default());
@@ -74,7 +74,7 @@ impl Part {
 
     /// It is over. Says what it has added; less than nothing if it freed some.
     pub(super) fn end(self, allocated: fn() -> i64) -> i64 {
-        let touched_bytes = crate::sampler::touched_bytes().wrapping_sub(self.touched_before);
+        let touched_bytes = crate::memory::touched_bytes().wrapping_sub(self.touched_before);
         let mut sum = sum();
         sum.share(allocated(), Some((self.number, touched_bytes)));
         INNERMOST.set(self.outer);

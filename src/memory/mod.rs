@@ -1,4 +1,4 @@
-//! How much memory is in use.
+//! How much memory is in use; and, in [`release`], giving it back.
 //!
 //! A [`MemorySource`] reads usage and limits; a [`Sampler`] asks it, from a
 //! thread of its own (a stalled runtime must not blind it) and, near the
@@ -28,6 +28,7 @@ mod mounts;
 mod process;
 #[cfg(target_os = "linux")]
 mod psi;
+pub(crate) mod release;
 mod subscriber;
 mod thread;
 #[cfg(test)]
@@ -39,9 +40,7 @@ mod watched;
 mod working_set;
 
 use std::io;
-#[cfg(target_os = "linux")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[cfg(target_os = "linux")]
 pub(crate) use faults::touched_bytes;
@@ -51,7 +50,20 @@ pub(crate) use process::anonymous_bytes;
 pub(crate) use subscriber::Subscriber;
 pub(crate) use thread::{Moment, Sampler};
 
-use crate::config::Config;
+/// Where memory is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// The control group; where no limit is below physical memory, the host as well.
+    #[default]
+    Auto,
+    /// The control group (v1 or v2) and those above it.
+    Cgroup,
+    /// This process's resident memory, against a limit one gives.
+    Process,
+    /// This process's resident memory, against that and what the host has available.
+    Host,
+}
 
 /// How much a sample is to find out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,29 +216,26 @@ pub(crate) fn anonymous_bytes() -> Option<u64> {
 #[cfg(target_os = "linux")]
 pub(crate) const HOST: &str = "host memory";
 
-/// The source that `config` asks for.
+/// The source that is asked for. `group`: whose directory one gave; `has_limit`: one gave a
+/// limit, too.
 #[cfg(target_os = "linux")]
-pub(crate) fn open(config: &Config) -> Box<dyn MemorySource> {
-    use crate::config::Source;
+pub(crate) fn open(source: Source, group: Option<&Path>, has_limit: bool) -> Box<dyn MemorySource> {
     let here = machine::Machine::here();
-    match (config.source, &config.cgroup_path) {
+    match (source, group) {
         (Source::Process, _) => Box::new(process::ProcessMemory::new(here, false)),
         (Source::Host, _) => Box::new(process::ProcessMemory::new(here, true)),
         (_, Some(path)) => Box::new(cgroup::CgroupMemory::at(here, path)),
         (Source::Cgroup, None) => Box::new(auto::Auto::of_groups(here)),
-        (Source::Auto, None) => {
-            Box::new(auto::Auto::new(here, config.memory_limit_bytes.is_none()))
-        }
+        (Source::Auto, None) => Box::new(auto::Auto::new(here, !has_limit)),
     }
 }
 
 /// The group one gave, unless it is the process's own: whose memory is measured.
 #[cfg(target_os = "linux")]
-pub(crate) fn foreign_group(config: &Config) -> Option<PathBuf> {
-    use crate::config::Source;
-    let given = match config.source {
+pub(crate) fn foreign_group(source: Source, group: Option<&Path>) -> Option<PathBuf> {
+    let given = match source {
         Source::Process | Source::Host => None,
-        _ => config.cgroup_path.as_deref(),
+        _ => group,
     };
     // Spelt in one way, if it is there.
     let path = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
@@ -237,12 +246,12 @@ pub(crate) fn foreign_group(config: &Config) -> Option<PathBuf> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn foreign_group(config: &Config) -> Option<PathBuf> {
-    config.cgroup_path.clone()
+pub(crate) fn foreign_group(_: Source, group: Option<&Path>) -> Option<PathBuf> {
+    group.map(Path::to_owned)
 }
 
 /// No source: the guard counts and queues.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn open(_: &Config) -> Box<dyn MemorySource> {
+pub(crate) fn open(_: Source, _: Option<&Path>, _: bool) -> Box<dyn MemorySource> {
     Box::new(unseen::Unseen)
 }

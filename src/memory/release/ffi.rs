@@ -44,12 +44,12 @@ mod glibc {
 
     /// What the process has allocated of glibc and not freed; `None`: glibc is too old to
     /// say, or another allocator does the work.
-    pub(in crate::release) fn allocated_bytes() -> Option<u64> {
+    pub(in crate::memory::release) fn allocated_bytes() -> Option<u64> {
         ask().map(in_use)
     }
 
     /// It says.
-    pub(in crate::release) fn tells() -> bool {
+    pub(in crate::memory::release) fn tells() -> bool {
         ask().is_some()
     }
 

@@ -3,8 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{Detail, MemorySource, Sample};
-use crate::config::Source;
+use super::{Detail, MemorySource, Sample, Source};
 use crate::sync::foreign::{self, Code};
 
 /// What is measured, for guards that share it.
