@@ -189,7 +189,7 @@ impl Guard {
     }
 
     /// What has been learned of requests so far, for the next process.
-    pub fn estimates(&self) -> crate::estimate::Estimates {
+    pub fn estimates(&self) -> crate::forecast::Estimates {
         self.controller.estimates()
     }
 

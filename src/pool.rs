@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Config;
-use crate::estimate::Portion;
+use crate::forecast::Portion;
 use crate::limiter::Limiter;
 use crate::memory::{self, MemorySource, Sampler};
 use crate::running::brake::Brake;

@@ -30,7 +30,7 @@ use crate::memory::{MemorySource, Source};
 pub struct MemoryGuardBuilder {
     pub(super) settings: Settings,
     memory_source: Option<Box<dyn MemorySource>>,
-    estimates: Option<crate::estimate::Estimates>,
+    estimates: Option<crate::forecast::Estimates>,
 }
 
 impl std::fmt::Debug for MemoryGuardBuilder {
@@ -292,7 +292,7 @@ impl MemoryGuardBuilder {
     ///
     /// Where a [`state`](Self::state) is read, that counts instead. What makes no sense
     /// is ignored as a whole, with a warning in the log.
-    pub fn estimates(mut self, estimates: crate::estimate::Estimates) -> Self {
+    pub fn estimates(mut self, estimates: crate::forecast::Estimates) -> Self {
         self.estimates = Some(estimates);
         self
     }

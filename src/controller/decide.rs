@@ -9,7 +9,7 @@ use super::{Control, Controller, Event};
 use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::error::Reason;
-use crate::estimate::Evidence;
+use crate::forecast::Evidence;
 use crate::limiter::{Packed, Staged};
 use crate::memory::{Detail, MemoryLevel, Sample, Subscriber};
 use crate::policy::{Decision, Observation, end_bytes, kill_bytes, limit_bytes, worst_fraction};

@@ -45,7 +45,7 @@ use crate::classify::tenants::Tenants;
 use crate::config::{self, Config};
 use crate::delivery::Deliveries;
 use crate::error::Reason;
-use crate::estimate::Forecast;
+use crate::forecast::Forecast;
 use crate::limiter::{Bounds, Limiter, Packed};
 use crate::memory::release::Release;
 use crate::memory::{MemoryLevel, MemorySource, Sampler};

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Controller};
-use crate::estimate::BeforeTrim;
+use crate::forecast::BeforeTrim;
 use crate::memory::release::{PressureContext, Shortage};
 use crate::policy::{worst_end_fraction, worst_kill_fraction};
 use crate::telemetry::recent::Kind;

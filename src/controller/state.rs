@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::Controller;
-use crate::estimate::Estimates;
-use crate::estimate::state::{AtLeast, State};
+use crate::forecast::Estimates;
+use crate::forecast::state::{AtLeast, State};
 use crate::state::{self, Keeper, Opened};
 use crate::telemetry::logs;
 

@@ -117,8 +117,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::forecast::outlook::Outlook;
     use crate::memory::MemoryLevel;
-    use crate::policy::Outlook;
 
     fn ladder(base: u32) -> Ladder {
         Ladder::new(&Config {

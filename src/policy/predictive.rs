@@ -78,8 +78,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::forecast::outlook::Outlook;
     use crate::memory::MemoryLevel;
-    use crate::policy::Outlook;
 
     fn decide(usage_bytes: u64, reserved_bytes: u64, outstanding_bytes: i64) -> Decision {
         stalled(usage_bytes, reserved_bytes, outstanding_bytes, 0.0)

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::estimate::state::MOST_BYTES;
+use crate::forecast::state::MOST_BYTES;
 
 /// The file itself, however it was named: a link is followed, so that it stays one.
 pub(super) fn resolve(path: &Path) -> PathBuf {

@@ -2,8 +2,8 @@
 //!
 //! [`Keeper`] reads it at the start and writes it while requests run, on a thread of its
 //! own: a disk that hangs must neither hold up requests nor blind the sampler. What is in
-//! the file says [`estimate::state`](crate::estimate::state), when it is out of date
-//! [`estimate::news`](crate::estimate::news).
+//! the file says [`forecast::state`](crate::forecast::state), when it is out of date
+//! [`forecast::news`](crate::forecast::news).
 
 #[cfg(target_os = "linux")]
 mod alive;
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use owner::Owner;
 
-use crate::estimate::news::Known;
-use crate::estimate::state::{AtLeast, State, checksum};
+use crate::forecast::news::Known;
+use crate::forecast::state::{AtLeast, State, checksum};
 
 /// Shortest time between two looks: a request that grows by a GiB in a second grows by
 /// 50 MiB in it.

@@ -64,8 +64,6 @@ const MOVES: &[(&str, &str)] = &[
     ("delivery", "http/delivery"),
     ("error_future", "http/error_future"),
     ("error_service", "http/error_service"),
-    ("estimate", "forecast"),
-    ("estimate::forecast", "forecast/process"),
     ("fallback", "http/fallback"),
     ("future", "http/future"),
     ("guard", "guard/handle"),

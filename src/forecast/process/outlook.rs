@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::Forecast;
-use crate::estimate::Evidence;
-use crate::estimate::book::Book;
-use crate::policy::Outlook;
+use crate::forecast::Evidence;
+use crate::forecast::book::Book;
+use crate::forecast::outlook::Outlook;
 use crate::running::brake;
 use crate::running::order::STEPS;
 

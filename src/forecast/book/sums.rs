@@ -1,6 +1,6 @@
 //! [`Sums`]: what the requests in flight have and will need.
 
-use crate::estimate::need::Sum;
+use crate::forecast::need::Sum;
 use crate::running::order::STEPS;
 
 /// What the requests in flight have and will need, together.
@@ -13,7 +13,7 @@ pub(crate) struct Sums {
     /// What they need at their peaks: Σ max(rᵢ, mᵢ).
     pub(crate) need_bytes: f64,
     /// Of those whose needs are predicted: how far either may be exceeded.
-    pub(in crate::estimate) needs: Sum,
+    pub(in crate::forecast) needs: Sum,
     /// What is reserved for them.
     pub(crate) reserved_kib: u64,
     /// And for those among them whose memory no account shows: usage does.

@@ -1,7 +1,7 @@
 //! What another process has learned, and how it is outweighed by what comes.
 
 use super::{ClassEstimate, LEAST_BYTES, MOST_SEEN, SURPRISE, TRUSTED_AFTER};
-use crate::estimate::record::ClassRecord;
+use crate::forecast::record::ClassRecord;
 
 /// Peaks of which this many requests would have been expected by now, and none came, are
 /// no longer believed: by chance that happens to one class in 150.
@@ -20,7 +20,7 @@ pub(super) struct Before {
 
 impl ClassEstimate {
     /// Takes back what was saved; it has been [checked](crate::Estimates::check).
-    pub(in crate::estimate) fn load(&mut self, record: &ClassRecord) {
+    pub(in crate::forecast) fn load(&mut self, record: &ClassRecord) {
         self.histogram.restore(&record.peaks);
         if self.histogram.weight() > 0.0 {
             self.seen = record.seen.min(MOST_SEEN);
@@ -31,7 +31,7 @@ impl ClassEstimate {
     }
 
     /// A request held so much when its process was killed, and might have gone on.
-    pub(in crate::estimate) fn at_least(&mut self, bytes: f64) {
+    pub(in crate::forecast) fn at_least(&mut self, bytes: f64) {
         // Less than is expected anyway says nothing.
         if bytes <= self.next().bytes {
             return;
@@ -67,7 +67,7 @@ impl ClassEstimate {
     }
 
     /// Memory ends here: nothing that was learned elsewhere can be more.
-    pub(in crate::estimate) fn bound_loaded(&mut self, limit_bytes: f64) {
+    pub(in crate::forecast) fn bound_loaded(&mut self, limit_bytes: f64) {
         let before = &mut self.before;
         before.expected_bytes = before.expected_bytes.min(limit_bytes);
         if self.own == 0.0 && before.peaks.iter().any(|&(bytes, _)| bytes > limit_bytes) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Forecast;
-use crate::estimate::retained::BeforeTrim;
+use crate::forecast::retained::BeforeTrim;
 
 /// Of what the allocator keeps, so much is taken to be used again.
 const REUSED: f64 = 0.75;

@@ -1,7 +1,7 @@
 //! How requests of a kind grow: their courses, what one poll adds, the greatest of them.
 
 use super::{ClassEstimate, Seen};
-use crate::estimate::course::Course;
+use crate::forecast::course::Course;
 use crate::running::Jump;
 use crate::running::order::{Growth, STEPS};
 
@@ -22,46 +22,46 @@ const BEYOND_LEFT: f64 = 0.95;
 impl ClassEstimate {
     /// How a request went that has ended, and what its polls added. And how long it was at
     /// most between two polls of it that added something.
-    pub(in crate::estimate) fn went(&mut self, course: Course, jump: Jump, gap_ms: u32) {
+    pub(in crate::forecast) fn went(&mut self, course: Course, jump: Jump, gap_ms: u32) {
         self.courses.learn(course);
         self.gap_ms = f64::from(gap_ms).max(self.gap_ms * GAP_LEFT);
         self.jumps.ended(jump);
     }
 
     /// Polls of a request that runs added so much.
-    pub(in crate::estimate) fn saw_jump(&mut self, jump: Jump) {
+    pub(in crate::forecast) fn saw_jump(&mut self, jump: Jump) {
         self.jumps.saw(jump);
     }
 
     /// What one poll may add; `None`: it has not been seen.
-    pub(in crate::estimate) fn jump_bytes(&self) -> Option<f64> {
+    pub(in crate::forecast) fn jump_bytes(&self) -> Option<f64> {
         self.jumps.known().map(|(largest, _)| largest)
     }
 
     /// And after one like that; `None`: that has not been seen.
-    pub(in crate::estimate) fn later_jump_bytes(&self) -> Option<f64> {
+    pub(in crate::forecast) fn later_jump_bytes(&self) -> Option<f64> {
         self.jumps.known()?.1
     }
 
     /// How long it is at most between two polls that add something; `None`: it has not
     /// been seen.
-    pub(in crate::estimate) fn gap_ms(&self) -> Option<u32> {
+    pub(in crate::forecast) fn gap_ms(&self) -> Option<u32> {
         (self.gap_ms > 0.0).then_some(self.gap_ms as u32)
     }
 
     /// The request with this number looks as if it will need so much, or has.
-    pub(in crate::estimate) fn looks(&mut self, serial: u64, bytes: f64) {
+    pub(in crate::forecast) fn looks(&mut self, serial: u64, bytes: f64) {
         self.cohort.see(serial, bytes);
     }
 
     /// All requests in flight have been looked at.
-    pub(in crate::estimate) fn looked(&mut self) {
+    pub(in crate::forecast) fn looked(&mut self) {
         self.cohort.compare();
     }
 
     /// More than a request has needed lately, so that whoever is first in the order can
     /// end: the greatest peak and some.
-    pub(in crate::estimate) fn worst_bytes(&self) -> f64 {
+    pub(in crate::forecast) fn worst_bytes(&self) -> f64 {
         let fading = 1.0 - (self.seen - UNKNOWN_UNTIL) / UNKNOWN_UNTIL;
         let configured = self.feared_bytes() * fading.clamp(0.0, 1.0);
         configured.max(self.greatest_bytes * self.beyond)
@@ -69,7 +69,7 @@ impl ClassEstimate {
 
     /// A request that runs looks as if it will need so much. That is no record: looks
     /// deceive.
-    pub(in crate::estimate) fn foreseen(&mut self, bytes: f64) {
+    pub(in crate::forecast) fn foreseen(&mut self, bytes: f64) {
         self.greatest_bytes = self.greatest_bytes.max(bytes);
     }
 
@@ -87,14 +87,14 @@ impl ClassEstimate {
 
     /// What a request that runs, and is expected to need so much at its peak, is expected
     /// to have grown by at each step.
-    pub(in crate::estimate) fn growth(&self, seen: &Seen, need_bytes: f64) -> Growth {
+    pub(in crate::forecast) fn growth(&self, seen: &Seen, need_bytes: f64) -> Growth {
         let held_bytes = seen.held_bytes as f32;
         let rest_bytes = (need_bytes as f32 - held_bytes).max(0.0);
         self.courses.growth(seen.age, held_bytes, rest_bytes)
     }
 
     /// What the next is expected to hold at each step, as a share of its peak.
-    pub(in crate::estimate) fn next_share(&self) -> Option<[f32; STEPS]> {
+    pub(in crate::forecast) fn next_share(&self) -> Option<[f32; STEPS]> {
         self.courses.mean_share()
     }
 }

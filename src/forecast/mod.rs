@@ -11,11 +11,12 @@ mod calibration;
 mod class;
 mod cohort;
 pub(crate) mod course;
-mod forecast;
 mod histogram;
 mod kinds;
 mod need;
 pub(crate) mod news;
+pub(crate) mod outlook;
+mod process;
 mod record;
 mod retained;
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod usage;
 
 use std::time::Duration;
 
-pub(crate) use forecast::{Forecast, Portion};
+pub(crate) use process::{Forecast, Portion};
 pub use record::Estimates;
 pub(crate) use retained::BeforeTrim;
 

@@ -1,11 +1,12 @@
 //! What the process will use: requests, and what there is beside them.
 
 #[cfg(test)]
-#[path = "forecast_tests.rs"]
+#[path = "process_tests.rs"]
 mod tests;
 
 mod kept;
 mod outlook;
+mod saved;
 
 use std::time::Duration;
 
