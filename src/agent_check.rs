@@ -2,7 +2,7 @@
 //!
 //! <https://docs.haproxy.org/2.8/configuration.html#5.2-agent-check>
 
-use crate::guard::Guard;
+use crate::guard::handle::Guard;
 
 /// The share of a server's weight, in percent, at this demand: half of it where half is
 /// used, a tenth where all is. Falls without an end, so that of servers that are all
@@ -40,7 +40,7 @@ mod serve {
 
     use tokio::net::{TcpListener, TcpStream};
 
-    use crate::guard::Guard;
+    use crate::guard::handle::Guard;
 
     /// A peer that takes none of five bytes is given up.
     const WRITE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -13,9 +13,9 @@ use pin_project_lite::pin_project;
 
 use crate::delivery::Delivery;
 use crate::error::{BoxError, PeerStalled};
-use crate::held::Held;
-use crate::permit::Permit;
-use crate::poller::Poller;
+use crate::guard::held::Held;
+use crate::guard::permit::Permit;
+use crate::guard::poller::Poller;
 use crate::running::Slot;
 
 /// A frame above this size carries a share of the permit, and goes out in

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::controller::Controller;
 use crate::error::PeerStalled;
-use crate::permit::Permit;
+use crate::guard::controller::Controller;
+use crate::guard::permit::Permit;
 
 /// A response that is more than one small frame. Holds the permit until its
 /// body and all its large frames are gone, or its peer has stalled for too long.

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 
 use crate::error::{BoxError, Rejected};
-use crate::held::Held;
-use crate::poller::Poller;
-use crate::waiting::Waiting;
+use crate::guard::held::Held;
+use crate::guard::poller::Poller;
+use crate::guard::waiting::Waiting;
 
 pin_project! {
     /// The future of [`MemoryGuardErrorService`](crate::MemoryGuardErrorService): the inner

@@ -8,20 +8,20 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::admission::{Admission, no_deadline};
 use crate::class::Priority;
 use crate::classify::labels::Entry;
 use crate::classify::{Classify, Uniform};
-use crate::controller::Controller;
 use crate::error::BoxError;
 use crate::error_future::ErrorFuture;
-use crate::guard::Guard;
-use crate::held::Held;
+use crate::guard::admission::{Admission, no_deadline};
+use crate::guard::controller::Controller;
+use crate::guard::handle::Guard;
+use crate::guard::held::Held;
+use crate::guard::permit::Permit;
+use crate::guard::poller::Polling;
+use crate::guard::ready::Cell;
+use crate::guard::waiting::Waiting;
 use crate::limiter::Refusal;
-use crate::permit::Permit;
-use crate::poller::Polling;
-use crate::ready::Cell;
-use crate::waiting::Waiting;
 
 /// The error flavour of [`MemoryGuardLayer`](crate::MemoryGuardLayer), made by
 /// its [`into_error_layer`](crate::MemoryGuardLayer::into_error_layer).

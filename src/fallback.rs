@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
 use crate::error::Rejected;
-use crate::permit::Permit;
+use crate::guard::permit::Permit;
 use crate::respond::{Respond, answer};
 use crate::staged::{self, Stage};
 

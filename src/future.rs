@@ -15,13 +15,13 @@ use crate::body::{GuardedBody, promised_bytes};
 use crate::classify::labels::Entry;
 use crate::error::BoxError;
 use crate::fallback::Fallback;
-use crate::held::Held;
-use crate::permit::Permit;
-use crate::poller::Poller;
+use crate::guard::held::Held;
+use crate::guard::permit::Permit;
+use crate::guard::poller::Poller;
+use crate::guard::waiting::Waiting;
 use crate::respond::{Respond, answer};
 use crate::staged;
 use crate::telemetry::outcome::is_refused_result;
-use crate::waiting::Waiting;
 
 pin_project! {
     /// The future of [`MemoryGuard`](crate::MemoryGuard): waits for memory,

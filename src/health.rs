@@ -14,11 +14,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tower_service::Service;
 
-use crate::guard::Guard;
+use crate::guard::handle::{Guard, LATCHED_AFTER};
 use crate::reply::{ReplyBody, answer_to};
-
-/// So long nobody is admitted before a process is not ready.
-pub(crate) const LATCHED_AFTER: Duration = Duration::from_secs(30);
 
 /// Tells load balancers whether to send requests here; made by [`Guard::readiness`].
 ///

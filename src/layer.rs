@@ -7,7 +7,7 @@ use crate::classify::{ByRequest, Skip, Staged, Uniform};
 use crate::config::MemoryGuardBuilder;
 use crate::error::ConfigError;
 use crate::error_service::MemoryGuardErrorLayer;
-use crate::guard::Guard;
+use crate::guard::handle::Guard;
 use crate::load_report::{LoadFormat, LoadReportLayer};
 use crate::respond::{HttpResponder, Respond};
 use crate::service::MemoryGuard;

@@ -115,14 +115,11 @@
 #[cfg(feature = "account")]
 #[allow(unsafe_code)]
 pub mod account;
-mod admission;
 mod agent_check;
 mod body;
-mod checkpoint;
 mod class;
 mod classify;
 mod config;
-mod controller;
 #[cfg(feature = "dashboard")]
 mod dashboard;
 mod deadline;
@@ -135,17 +132,12 @@ mod forecast;
 mod future;
 mod guard;
 mod health;
-mod held;
 mod layer;
 mod limiter;
 mod load_report;
 mod memory;
-mod permit;
 mod policy;
-mod poller;
-mod pool;
 mod pressure;
-mod ready;
 mod reply;
 mod respond;
 #[cfg(feature = "json")]
@@ -153,13 +145,10 @@ pub mod result_size;
 mod running;
 mod service;
 mod staged;
-mod state;
 mod sync;
 mod telemetry;
 mod units;
-mod waiting;
 
-pub use admission::Cost;
 #[cfg(feature = "agent-check")]
 pub use agent_check::AgentCheck;
 pub use body::GuardedBody;
@@ -175,13 +164,14 @@ pub use error_future::ErrorFuture;
 pub use error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};
 pub use forecast::Estimates;
 pub use future::ResponseFuture;
-pub use guard::Guard;
+pub use guard::cost::Cost;
+pub use guard::handle::Guard;
+pub use guard::permit::Permit;
 pub use health::{Liveness, Readiness};
 pub use layer::MemoryGuardLayer;
 pub use load_report::{LoadFormat, LoadReport, LoadReportFuture, LoadReportLayer};
 pub use memory::release::PressureContext;
 pub use memory::{Detail, ManualSource, MemoryLevel, MemorySource, Sample, Source};
-pub use permit::Permit;
 pub use pressure::Pressure;
 pub use reply::ReplyBody;
 pub use respond::{HttpResponder, Respond};

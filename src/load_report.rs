@@ -17,8 +17,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::GuardedBody;
-use crate::controller::Loads;
-use crate::guard::Guard;
+use crate::guard::controller::Loads;
+use crate::guard::handle::Guard;
 
 const HEADER: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 

@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::allocator::tell;
 use super::current;
-use crate::permit::Permit;
-use crate::poller::{Growth, Poller};
+use crate::guard::permit::Permit;
+use crate::guard::poller::{Growth, Poller};
 
 pin_project! {
     /// A future whose memory is charged to a request; made by [`follow`] or
@@ -34,6 +34,27 @@ impl<F> Followed<F> {
             poller: Poller::default(),
             permit,
         }
+    }
+}
+
+impl Permit {
+    /// Charges the memory of `future` to this permit, wherever it is polled, and
+    /// holds the permit until the future is done or dropped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_memory_guard::Rejected> {
+    /// use tower_memory_guard::{Cost, MemoryGuardLayer};
+    ///
+    /// let layer = MemoryGuardLayer::from_env();
+    /// let permit = layer.guard().acquire(Cost::Estimated).await?;
+    /// let job = permit.follow(async { vec![1_u8; 1 << 20].len() });
+    /// assert_eq!(job.await, 1 << 20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn follow<F: Future>(self, future: F) -> Followed<F> {
+        Followed::new(future, Some(self))
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) use allocator::{allocated_bytes, charges, thread_bytes};
 pub use follow::{Followed, carry, follow, spawn, spawn_blocking};
 pub(crate) use scope::Scope;
 
-use crate::permit::Permit;
+use crate::guard::permit::Permit;
 
 /// The permit of the request that this code runs for.
 ///

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr;
 
 use super::allocator::switch;
-use crate::permit::Permit;
+use crate::guard::permit::Permit;
 use crate::running::Slot;
 
 thread_local! {

@@ -305,7 +305,7 @@ impl MemoryGuardBuilder {
     /// no error: [`on_sensor_failure`](Self::on_sensor_failure) says what happens then.
     pub fn build(self) -> Result<MemoryGuardLayer, ConfigError> {
         let (config, warnings) = self.settings.check()?;
-        let guard = crate::guard::Guard::start(config, self.memory_source);
+        let guard = crate::guard::handle::Guard::start(config, self.memory_source);
         crate::telemetry::logs::warnings(&warnings);
         if let Some(estimates) = self.estimates {
             guard.controller.learn_from(&estimates);

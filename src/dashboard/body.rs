@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::snapshot;
-use crate::guard::Guard;
+use crate::guard::handle::Guard;
 use crate::reply::ReplyBody;
 
 /// Between two events.

@@ -15,8 +15,8 @@ use tower_service::Service;
 pub use body::DashboardBody;
 use snapshot::Snapshot;
 
-use crate::controller::Controller;
-use crate::guard::Guard;
+use crate::guard::controller::Controller;
+use crate::guard::handle::Guard;
 use crate::reply::answer_to;
 
 /// Everything in one file: it asks for nothing but the two paths beside it.

@@ -6,9 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::config::Mode;
-use crate::controller::Controller;
 use crate::error::Reason;
-use crate::health::LATCHED_AFTER;
+use crate::guard::controller::Controller;
+use crate::guard::handle::LATCHED_AFTER;
 use crate::policy::levels::thresholds;
 use crate::pressure::Pressure;
 use crate::telemetry::recent::Decision;

@@ -6,7 +6,7 @@ use http::{HeaderValue, Request, StatusCode};
 use serde::Serialize;
 
 use super::{Error, to_json};
-use crate::guard::Guard;
+use crate::guard::handle::Guard;
 use crate::respond::{HttpResponder, Respond};
 use crate::telemetry::outcome::refused_result;
 

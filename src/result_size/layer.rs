@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use super::LimitedBody;
 use crate::error::BoxError;
-use crate::guard::Guard;
+use crate::guard::handle::Guard;
 use crate::respond::{HttpResponder, answer};
 use crate::telemetry::outcome::refused_result;
 

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::stage::Stage;
 use crate::error::BoxError;
-use crate::waiting::Waiting;
+use crate::guard::waiting::Waiting;
 
 pin_project! {
     /// The body of a request behind a [`StagedBodyLayer`](crate::StagedBodyLayer).

@@ -4,7 +4,6 @@
 //! `Stage` in its extensions; the [`StagedBodyLayer`] takes it from there and wraps the
 //! body. At the body's end the [`StagedBody`] waits for the rest of the estimate.
 
-mod admit;
 mod body;
 mod stage;
 

@@ -7,16 +7,16 @@ use std::task::{Context, Poll, ready};
 use http::{Extensions, Request};
 use tokio::time::Instant;
 
-use super::admit::Rest;
 use crate::classify::labels::Entry;
-use crate::controller::Controller;
 use crate::deadline;
 use crate::error::{Reason, Rejected};
-use crate::permit::Permit;
+use crate::guard::controller::Controller;
+use crate::guard::permit::Permit;
+use crate::guard::staged::Rest;
+use crate::guard::waiting::Waiting;
 use crate::running::Slot;
 use crate::telemetry::logs;
 use crate::units::kib;
-use crate::waiting::Waiting;
 
 /// The body is read; only its bytes are reserved.
 const READING: u8 = 0;

@@ -53,12 +53,8 @@ const LOOSE: &[&str] = &["error", "pressure", "units"];
 
 /// Where what has no room yet belongs.
 const MOVES: &[(&str, &str)] = &[
-    ("admission", "guard/admission"),
-    ("admission::request", "guard/cost"),
     ("agent_check", "operate/agent_check"),
     ("body", "http/body"),
-    ("checkpoint", "guard/checkpoint"),
-    ("controller", "guard/controller"),
     ("dashboard", "operate/dashboard"),
     ("deadline", "http/deadline"),
     ("delivery", "http/delivery"),
@@ -66,22 +62,13 @@ const MOVES: &[(&str, &str)] = &[
     ("error_service", "http/error_service"),
     ("fallback", "http/fallback"),
     ("future", "http/future"),
-    ("guard", "guard/handle"),
     ("health", "operate/health"),
-    ("held", "guard/held"),
     ("layer", "http/layer"),
     ("load_report", "operate/load_report"),
-    ("permit", "guard/permit"),
-    ("poller", "guard/poller"),
-    ("pool", "guard/pool"),
-    ("ready", "guard/ready"),
     ("reply", "http/reply"),
     ("respond", "http/respond"),
     ("service", "http/service"),
     ("staged", "http/staged"),
-    ("staged::admit", "guard/staged"),
-    ("state", "guard/keeper"),
-    ("waiting", "guard/waiting"),
 ];
 
 struct Found {

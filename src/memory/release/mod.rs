@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::controller::Controller;
+use crate::guard::controller::Controller;
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
 use crate::telemetry::recent::Kind;

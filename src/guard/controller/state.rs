@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Controller;
 use crate::forecast::Estimates;
 use crate::forecast::state::{AtLeast, State};
-use crate::state::{self, Keeper, Opened};
+use crate::guard::keeper::{self, Keeper, Opened};
 use crate::telemetry::logs;
 
 /// So many of the largest requests in flight are kept.
@@ -13,7 +13,7 @@ const MOST_RUNNING: usize = 64;
 
 /// Takes the keeper out of what was found, if there is to be one.
 pub(super) fn found(path: Option<&Path>) -> (Option<Keeper>, Option<State>, Vec<String>) {
-    match path.map(state::open) {
+    match path.map(keeper::open) {
         None => (None, None, Vec::new()),
         Some(Opened {
             keeper,

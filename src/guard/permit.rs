@@ -7,10 +7,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::admission::Cost;
+use super::controller::Controller;
+use super::cost::Cost;
 use crate::class::Priority;
 use crate::class::tag::Tag;
-use crate::controller::Controller;
 use crate::memory::Moment;
 use crate::running::Slot;
 use crate::telemetry::outcome::{Mark, Outcome};
@@ -161,26 +161,6 @@ impl Permit {
     /// feature's allocator.
     pub fn allocations(&self) -> u64 {
         self.slot().map_or(0, Slot::allocations)
-    }
-
-    /// Charges the memory of `future` to this permit, wherever it is polled, and
-    /// holds the permit until the future is done or dropped.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), tower_memory_guard::Rejected> {
-    /// use tower_memory_guard::{Cost, MemoryGuardLayer};
-    ///
-    /// let layer = MemoryGuardLayer::from_env();
-    /// let permit = layer.guard().acquire(Cost::Estimated).await?;
-    /// let job = permit.follow(async { vec![1_u8; 1 << 20].len() });
-    /// assert_eq!(job.await, 1 << 20);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(feature = "account")]
-    pub fn follow<F: std::future::Future>(self, future: F) -> crate::account::Followed<F> {
-        crate::account::Followed::new(future, Some(self))
     }
 
     /// This thread works for the request while the scope lives.

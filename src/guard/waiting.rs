@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::controller::Controller;
+use super::permit::Permit;
 use crate::class::tag::Tag;
-use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Need, Ticket};
-use crate::permit::Permit;
 use crate::telemetry::logs;
 
 /// A request in the queue, with its deadline.

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use crate::admission::{Admission, Request, Verdict};
+use super::admission::{Admission, Verdict};
+use super::controller::Controller;
+use super::cost::Request;
+use super::waiting::Waiting;
 use crate::class::tag::Tag;
 use crate::classify::labels::Entry;
-use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Mode, Need, Refused};
-use crate::waiting::Waiting;
 
 /// The rest of a request's estimate: reserved, or waited for.
-pub(super) enum Rest {
+pub(crate) enum Rest {
     Reserved(u64),
     Waiting(Waiting),
 }
@@ -37,7 +38,7 @@ impl Request {
 impl Controller {
     /// Reserves what is estimated for a request beyond the `held_kib` that it has for its
     /// body, or joins the queue for that.
-    pub(super) fn admit_rest(
+    pub(crate) fn admit_rest(
         &'static self,
         entry: Entry,
         held_kib: u64,
@@ -79,13 +80,13 @@ impl Controller {
     }
 
     /// Reserves what is estimated beyond `held_kib`, past the bounds.
-    pub(super) fn force_rest(&self, tag: Tag, held_kib: u64) -> u64 {
+    pub(crate) fn force_rest(&self, tag: Tag, held_kib: u64) -> u64 {
         let need = Need::More { tag, held_kib };
         self.force_more(need.ask(&self.bounds).kib, tag)
     }
 
     /// Reserves more for a request that goes on in any case; how much.
-    pub(super) fn force_more(&self, kib: u64, tag: Tag) -> u64 {
+    pub(crate) fn force_more(&self, kib: u64, tag: Tag) -> u64 {
         match self.limiter.grow(&self.bounds, kib, tag, true) {
             true => kib,
             // More than the ledger's word can count.

@@ -5,19 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::admission::{Admission, Cost, Request, no_deadline};
+use super::admission::{Admission, no_deadline};
+use super::controller::Controller;
+use super::cost::{Cost, Request};
+use super::permit::Permit;
 use crate::class::Class;
 use crate::class::tag::Tag;
 use crate::config::{Config, Settings};
-use crate::controller::Controller;
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::health::{LATCHED_AFTER, Liveness, Readiness};
+use crate::health::{Liveness, Readiness};
 use crate::memory::MemorySource;
 use crate::memory::release::PressureContext;
-use crate::permit::Permit;
 use crate::pressure::Pressure;
 use crate::telemetry::logs;
 use crate::telemetry::stats::Stats;
+use std::time::Duration;
+
+/// So long nobody is admitted before a process is not ready.
+pub(crate) const LATCHED_AFTER: Duration = Duration::from_secs(30);
 
 /// The guard that the environment describes: one for the whole process.
 static FROM_ENV: Mutex<Option<(Config, &'static Controller)>> = Mutex::new(None);

@@ -13,9 +13,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
+use super::permit::Permit;
+use super::poller::{self, Leave, Mark, Poller};
 use crate::error::Cancelled;
-use crate::permit::Permit;
-use crate::poller::{self, Leave, Mark, Poller};
 use crate::running::Slot;
 
 /// Threads that are parked at once, at most: half of tokio's for work that blocks, so that

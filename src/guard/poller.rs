@@ -6,8 +6,8 @@ mod shared;
 use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
-use crate::controller::Controller;
-use crate::permit::{Permit, Scope};
+use super::controller::Controller;
+use super::permit::{Permit, Scope};
 use crate::running::Slot;
 use crate::running::brake::Taken;
 pub(crate) use mark::Mark;

@@ -2,7 +2,7 @@
 
 use std::task::Context;
 
-use crate::permit::Permit;
+use super::permit::Permit;
 use crate::telemetry::outcome::Outcome;
 
 /// A permit whose work is under way: dropped before it is taken, the permit's

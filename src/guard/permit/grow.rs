@@ -1,8 +1,8 @@
 //! Memory that a permit's work turns out to need.
 
 use super::Permit;
-use crate::controller::Controller;
 use crate::error::{Reason, Rejected};
+use crate::guard::controller::Controller;
 use crate::running::Slot;
 use crate::units::kib;
 

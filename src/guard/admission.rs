@@ -1,24 +1,22 @@
 //! From a request to a permit, a place in the queue, or a rejection.
 
-mod request;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::controller::{Controller, WAITING_INTERVAL};
+use super::permit::Permit;
+use super::waiting::Waiting;
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::classify::labels::Entry;
-use crate::controller::{Controller, WAITING_INTERVAL};
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket};
 use crate::memory::Moment;
-use crate::permit::Permit;
 use crate::pressure::Pressure;
 use crate::running::Slot;
 use crate::telemetry::outcome::Outcome;
-use crate::waiting::Waiting;
-pub use request::Cost;
-pub(crate) use request::Request;
+
+use super::cost::Request;
 
 /// What became of a request.
 pub(crate) enum Admission {
