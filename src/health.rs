@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tower_service::Service;
 
 use crate::guard::handle::{Guard, LATCHED_AFTER};
-use crate::reply::{ReplyBody, answer_to};
+use crate::http::reply::{ReplyBody, answer_to};
 
 /// Tells load balancers whether to send requests here; made by [`Guard::readiness`].
 ///

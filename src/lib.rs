@@ -116,42 +116,39 @@
 #[allow(unsafe_code)]
 pub mod account;
 mod agent_check;
-mod body;
 mod class;
 mod classify;
 mod config;
 #[cfg(feature = "dashboard")]
 mod dashboard;
-mod deadline;
-mod delivery;
 mod error;
-mod error_future;
-mod error_service;
-mod fallback;
 mod forecast;
-mod future;
 mod guard;
 mod health;
-mod layer;
+mod http;
 mod limiter;
 mod load_report;
 mod memory;
 mod policy;
 mod pressure;
-mod reply;
-mod respond;
 #[cfg(feature = "json")]
 pub mod result_size;
 mod running;
-mod service;
-mod staged;
 mod sync;
 mod telemetry;
 mod units;
 
+pub use self::http::body::GuardedBody;
+pub use self::http::error_future::ErrorFuture;
+pub use self::http::error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};
+pub use self::http::future::ResponseFuture;
+pub use self::http::layer::MemoryGuardLayer;
+pub use self::http::reply::ReplyBody;
+pub use self::http::respond::{HttpResponder, Respond};
+pub use self::http::service::MemoryGuard;
+pub use self::http::staged::{StagedBody, StagedBodyLayer, StagedBodyService};
 #[cfg(feature = "agent-check")]
 pub use agent_check::AgentCheck;
-pub use body::GuardedBody;
 pub use class::{Class, Priority, Tier};
 pub use classify::{
     ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Staged, Uniform,
@@ -160,21 +157,13 @@ pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy};
 #[cfg(feature = "dashboard")]
 pub use dashboard::{Dashboard, DashboardBody};
 pub use error::{BoxError, Cancelled, ConfigError, PeerStalled, Problem, Reason, Rejected};
-pub use error_future::ErrorFuture;
-pub use error_service::{MemoryGuardErrorLayer, MemoryGuardErrorService};
 pub use forecast::Estimates;
-pub use future::ResponseFuture;
 pub use guard::cost::Cost;
 pub use guard::handle::Guard;
 pub use guard::permit::Permit;
 pub use health::{Liveness, Readiness};
-pub use layer::MemoryGuardLayer;
 pub use load_report::{LoadFormat, LoadReport, LoadReportFuture, LoadReportLayer};
 pub use memory::release::PressureContext;
 pub use memory::{Detail, ManualSource, MemoryLevel, MemorySource, Sample, Source};
 pub use pressure::Pressure;
-pub use reply::ReplyBody;
-pub use respond::{HttpResponder, Respond};
-pub use service::MemoryGuard;
-pub use staged::{StagedBody, StagedBodyLayer, StagedBodyService};
 pub use telemetry::stats::Stats;

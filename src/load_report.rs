@@ -16,9 +16,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::body::GuardedBody;
 use crate::guard::controller::Loads;
 use crate::guard::handle::Guard;
+use crate::http::body::GuardedBody;
 
 const HEADER: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 

@@ -6,10 +6,9 @@ use std::time::Duration;
 use super::parse::{check_fraction, file};
 use super::{Config, Mode, OnSensorFailure, Policy, Settings};
 use crate::error::ConfigError;
-use crate::layer::MemoryGuardLayer;
 use crate::memory::{MemorySource, Source};
 
-/// Builds a [`MemoryGuardLayer`] from code instead of the environment.
+/// Builds a [`MemoryGuardLayer`](crate::MemoryGuardLayer) from code instead of the environment.
 ///
 /// Every setting has the default that [`Config`] names. What cannot be used is
 /// collected and reported by [`build`](Self::build), all at once.
@@ -31,6 +30,16 @@ pub struct MemoryGuardBuilder {
     pub(super) settings: Settings,
     memory_source: Option<Box<dyn MemorySource>>,
     estimates: Option<crate::forecast::Estimates>,
+}
+
+/// What a guard is started with.
+pub(crate) struct Start {
+    pub(crate) config: Config,
+    /// To be said once it has started.
+    pub(crate) warnings: Vec<String>,
+    /// The user's own.
+    pub(crate) memory_source: Option<Box<dyn MemorySource>>,
+    pub(crate) estimates: Option<crate::forecast::Estimates>,
 }
 
 impl std::fmt::Debug for MemoryGuardBuilder {
@@ -297,20 +306,15 @@ impl MemoryGuardBuilder {
         self
     }
 
-    /// Checks the settings and starts the guard.
-    ///
-    /// # Errors
-    ///
-    /// Lists every setting that cannot be used. A sensor that cannot be read is
-    /// no error: [`on_sensor_failure`](Self::on_sensor_failure) says what happens then.
-    pub fn build(self) -> Result<MemoryGuardLayer, ConfigError> {
+    /// What a guard is started with, if the settings are good.
+    pub(crate) fn start(self) -> Result<Start, ConfigError> {
         let (config, warnings) = self.settings.check()?;
-        let guard = crate::guard::handle::Guard::start(config, self.memory_source);
-        crate::telemetry::logs::warnings(&warnings);
-        if let Some(estimates) = self.estimates {
-            guard.controller.learn_from(&estimates);
-        }
-        Ok(MemoryGuardLayer::new(guard))
+        Ok(Start {
+            config,
+            warnings,
+            memory_source: self.memory_source,
+            estimates: self.estimates,
+        })
     }
 
     /// Checks the settings without starting a guard: for

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::snapshot;
 use crate::guard::handle::Guard;
-use crate::reply::ReplyBody;
+use crate::http::reply::ReplyBody;
 
 /// Between two events.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -17,7 +17,7 @@ use snapshot::Snapshot;
 
 use crate::guard::controller::Controller;
 use crate::guard::handle::Guard;
-use crate::reply::answer_to;
+use crate::http::reply::answer_to;
 
 /// Everything in one file: it asks for nothing but the two paths beside it.
 const PAGE: &str = include_str!("page.html");

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Error, to_json};
 use crate::guard::handle::Guard;
-use crate::respond::{HttpResponder, Respond};
+use crate::http::respond::{HttpResponder, Respond};
 use crate::telemetry::outcome::refused_result;
 
 /// Answers with the value as JSON, or refuses it before it is built.

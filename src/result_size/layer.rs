@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::LimitedBody;
 use crate::error::BoxError;
 use crate::guard::handle::Guard;
-use crate::respond::{HttpResponder, answer};
+use crate::http::respond::{HttpResponder, answer};
 use crate::telemetry::outcome::refused_result;
 
 /// Refuses responses whose body is longer than the guard's

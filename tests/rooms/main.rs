@@ -54,21 +54,9 @@ const LOOSE: &[&str] = &["error", "pressure", "units"];
 /// Where what has no room yet belongs.
 const MOVES: &[(&str, &str)] = &[
     ("agent_check", "operate/agent_check"),
-    ("body", "http/body"),
     ("dashboard", "operate/dashboard"),
-    ("deadline", "http/deadline"),
-    ("delivery", "http/delivery"),
-    ("error_future", "http/error_future"),
-    ("error_service", "http/error_service"),
-    ("fallback", "http/fallback"),
-    ("future", "http/future"),
     ("health", "operate/health"),
-    ("layer", "http/layer"),
     ("load_report", "operate/load_report"),
-    ("reply", "http/reply"),
-    ("respond", "http/respond"),
-    ("service", "http/service"),
-    ("staged", "http/staged"),
 ];
 
 struct Found {

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::error_future::ErrorFuture;
 use crate::class::Priority;
 use crate::classify::labels::Entry;
 use crate::classify::{Classify, Uniform};
 use crate::error::BoxError;
-use crate::error_future::ErrorFuture;
 use crate::guard::admission::{Admission, no_deadline};
 use crate::guard::controller::Controller;
 use crate::guard::handle::Guard;

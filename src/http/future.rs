@@ -11,16 +11,16 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::body::{GuardedBody, promised_bytes};
+use super::body::{GuardedBody, promised_bytes};
+use super::fallback::Fallback;
+use super::respond::{Respond, answer};
+use super::staged;
 use crate::classify::labels::Entry;
 use crate::error::BoxError;
-use crate::fallback::Fallback;
 use crate::guard::held::Held;
 use crate::guard::permit::Permit;
 use crate::guard::poller::Poller;
 use crate::guard::waiting::Waiting;
-use crate::respond::{Respond, answer};
-use crate::staged;
 use crate::telemetry::outcome::is_refused_result;
 
 pin_project! {

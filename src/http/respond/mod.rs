@@ -10,8 +10,8 @@ use ::http::{Request, Response};
 use bytes::Bytes;
 
 pub use self::http::HttpResponder;
+use super::reply::answer_to;
 use crate::error::Rejected;
-use crate::reply::answer_to;
 use crate::sync::foreign::{self, Code};
 
 /// Answers the requests that are turned away.

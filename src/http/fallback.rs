@@ -6,10 +6,10 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
+use super::respond::{Respond, answer};
+use super::staged::{self, Stage};
 use crate::error::Rejected;
 use crate::guard::permit::Permit;
-use crate::respond::{Respond, answer};
-use crate::staged::{self, Stage};
 
 /// What it takes to answer a request that is turned away after it was passed on.
 pub(crate) struct Fallback<R> {

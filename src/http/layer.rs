@@ -2,15 +2,15 @@
 
 use tower_layer::Layer;
 
+use super::error_service::MemoryGuardErrorLayer;
+use super::respond::{HttpResponder, Respond};
+use super::service::MemoryGuard;
 use crate::class::Class;
 use crate::classify::{ByRequest, Skip, Staged, Uniform};
 use crate::config::MemoryGuardBuilder;
 use crate::error::ConfigError;
-use crate::error_service::MemoryGuardErrorLayer;
 use crate::guard::handle::Guard;
 use crate::load_report::{LoadFormat, LoadReportLayer};
-use crate::respond::{HttpResponder, Respond};
-use crate::service::MemoryGuard;
 
 /// Admits a request only when its memory will fit.
 ///
@@ -87,6 +87,24 @@ impl MemoryGuardLayer {
     /// Settings from code; [`read_env`](MemoryGuardBuilder::read_env) mixes both.
     pub fn builder() -> MemoryGuardBuilder {
         MemoryGuardBuilder::default()
+    }
+}
+
+impl MemoryGuardBuilder {
+    /// Checks the settings and starts the guard.
+    ///
+    /// # Errors
+    ///
+    /// Lists every setting that cannot be used. A sensor that cannot be read is
+    /// no error: [`on_sensor_failure`](Self::on_sensor_failure) says what happens then.
+    pub fn build(self) -> Result<MemoryGuardLayer, ConfigError> {
+        let start = self.start()?;
+        let guard = Guard::start(start.config, start.memory_source);
+        crate::telemetry::logs::warnings(&start.warnings);
+        if let Some(estimates) = start.estimates {
+            guard.controller.learn_from(&estimates);
+        }
+        Ok(MemoryGuardLayer::new(guard))
     }
 }
 

@@ -11,7 +11,7 @@ use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::delivery::Delivery;
+use super::delivery::Delivery;
 use crate::error::{BoxError, PeerStalled};
 use crate::guard::held::Held;
 use crate::guard::permit::Permit;

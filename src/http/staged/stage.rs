@@ -8,12 +8,12 @@ use http::{Extensions, Request};
 use tokio::time::Instant;
 
 use crate::classify::labels::Entry;
-use crate::deadline;
 use crate::error::{Reason, Rejected};
 use crate::guard::controller::Controller;
 use crate::guard::permit::Permit;
 use crate::guard::staged::Rest;
 use crate::guard::waiting::Waiting;
+use crate::http::deadline;
 use crate::running::Slot;
 use crate::telemetry::logs;
 use crate::units::kib;

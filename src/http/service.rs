@@ -8,21 +8,20 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::body::GuardedBody;
+use super::body::GuardedBody;
+use super::fallback::Fallback;
+use super::future::{ResponseFuture, Slow, enter};
+use super::respond::{HttpResponder, Respond, answer};
+use super::{deadline, staged};
 use crate::classify::labels::Entry;
 use crate::classify::{Classify, Uniform};
-use crate::deadline;
 use crate::error::BoxError;
-use crate::fallback::Fallback;
-use crate::future::{ResponseFuture, Slow, enter};
 use crate::guard::admission::Admission;
 use crate::guard::cost::Request as Asked;
 use crate::guard::handle::Guard;
 use crate::guard::held::Held;
 use crate::guard::permit::Permit;
 use crate::guard::poller::{Growth, Poller, Polling};
-use crate::respond::{HttpResponder, Respond, answer};
-use crate::staged;
 use crate::telemetry::logs;
 
 /// A service behind a guard that answers rejections with a response.
