@@ -115,20 +115,16 @@
 #[cfg(feature = "account")]
 #[allow(unsafe_code)]
 pub mod account;
-mod agent_check;
 mod class;
 mod classify;
 mod config;
-#[cfg(feature = "dashboard")]
-mod dashboard;
 mod error;
 mod forecast;
 mod guard;
-mod health;
 mod http;
 mod limiter;
-mod load_report;
 mod memory;
+mod operate;
 mod policy;
 mod pressure;
 #[cfg(feature = "json")]
@@ -147,23 +143,23 @@ pub use self::http::reply::ReplyBody;
 pub use self::http::respond::{HttpResponder, Respond};
 pub use self::http::service::MemoryGuard;
 pub use self::http::staged::{StagedBody, StagedBodyLayer, StagedBodyService};
-#[cfg(feature = "agent-check")]
-pub use agent_check::AgentCheck;
 pub use class::{Class, Priority, Tier};
 pub use classify::{
     ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Staged, Uniform,
 };
 pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy};
-#[cfg(feature = "dashboard")]
-pub use dashboard::{Dashboard, DashboardBody};
 pub use error::{BoxError, Cancelled, ConfigError, PeerStalled, Problem, Reason, Rejected};
 pub use forecast::Estimates;
 pub use guard::cost::Cost;
 pub use guard::handle::Guard;
 pub use guard::permit::Permit;
-pub use health::{Liveness, Readiness};
-pub use load_report::{LoadFormat, LoadReport, LoadReportFuture, LoadReportLayer};
 pub use memory::release::PressureContext;
 pub use memory::{Detail, ManualSource, MemoryLevel, MemorySource, Sample, Source};
+#[cfg(feature = "agent-check")]
+pub use operate::agent_check::AgentCheck;
+#[cfg(feature = "dashboard")]
+pub use operate::dashboard::{Dashboard, DashboardBody};
+pub use operate::health::{Liveness, Readiness};
+pub use operate::load_report::{LoadFormat, LoadReport, LoadReportFuture, LoadReportLayer};
 pub use pressure::Pressure;
 pub use telemetry::stats::Stats;

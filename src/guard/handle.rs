@@ -13,7 +13,6 @@ use crate::class::Class;
 use crate::class::tag::Tag;
 use crate::config::{Config, Settings};
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::health::{Liveness, Readiness};
 use crate::memory::MemorySource;
 use crate::memory::release::PressureContext;
 use crate::pressure::Pressure;
@@ -134,17 +133,6 @@ impl Guard {
     /// The policy that decides, such as `ladder`.
     pub fn policy(&self) -> &'static str {
         self.controller.policy_name()
-    }
-
-    /// A service for readiness probes: 503 once nobody could be admitted for 30 s, or when
-    /// closing. See [`Readiness`].
-    pub fn readiness(&self) -> Readiness {
-        Readiness::new(self.clone())
-    }
-
-    /// A service for liveness probes, which no pressure makes fail. See [`Liveness`].
-    pub fn liveness(&self) -> Liveness {
-        Liveness::new()
     }
 
     /// What [`readiness`](Self::readiness) answers after its 30 s, for other protocols.

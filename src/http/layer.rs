@@ -10,7 +10,6 @@ use crate::classify::{ByRequest, Skip, Staged, Uniform};
 use crate::config::MemoryGuardBuilder;
 use crate::error::ConfigError;
 use crate::guard::handle::Guard;
-use crate::load_report::{LoadFormat, LoadReportLayer};
 
 /// Admits a request only when its memory will fit.
 ///
@@ -223,33 +222,6 @@ impl<R, C> MemoryGuardLayer<R, C> {
             responder: self.responder,
             classify: Staged::new(self.classify, unknown_bytes),
         }
-    }
-
-    /// Has every response, rejections included, tell load balancers how loaded this
-    /// process is: the header `endpoint-load-metrics` (ORCA), which Envoy's client-side
-    /// weighted round robin reads. Comes last; nothing is done for it if it is not called.
-    ///
-    /// | field | what |
-    /// |---|---|
-    /// | `mem_utilization` | memory in use, as a share of the limit |
-    /// | `application_utilization` | what is admitted, as a share of what may be |
-    /// | `rps_fractional` | requests finished in a second |
-    /// | `eps` | requests turned away in a second for want of memory |
-    /// | request cost `memory_bytes`; as text `named_metrics.request_memory_bytes` | what the request held at most, or reserves |
-    ///
-    /// `mem_utilization` is that of the last sample, at most 1; the three after it are
-    /// means over the last 15 s. A response that has the header
-    /// already keeps it.
-    ///
-    /// ```
-    /// use tower_memory_guard::{LoadFormat, MemoryGuardLayer};
-    ///
-    /// let layer = MemoryGuardLayer::from_env().report_load(LoadFormat::Text);
-    /// # let app: axum::Router = axum::Router::new().layer(layer);
-    /// ```
-    pub fn report_load(self, format: LoadFormat) -> LoadReportLayer<Self> {
-        let guard = self.guard.clone();
-        LoadReportLayer::new(self, guard, format)
     }
 
     /// The error flavour, for any `Service<Req>`: `poll_ready` waits, and a

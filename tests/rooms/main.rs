@@ -51,37 +51,11 @@ const HTTP_KNOWS: &[&str] = &[
 /// Files that stand beside the folders, and beside `lib.rs`.
 const LOOSE: &[&str] = &["error", "pressure", "units"];
 
-/// Where what has no room yet belongs.
-const MOVES: &[(&str, &str)] = &[
-    ("agent_check", "operate/agent_check"),
-    ("dashboard", "operate/dashboard"),
-    ("health", "operate/health"),
-    ("load_report", "operate/load_report"),
-];
-
 struct Found {
     /// In which file, which line, imports what.
     at: String,
     from: Names,
     to: Names,
-}
-
-fn names(path: &str, separator: &str) -> Names {
-    path.split(separator).map(str::to_owned).collect()
-}
-
-/// A module's path once it stands in its room.
-fn placed(module: &[String]) -> Names {
-    let moves = MOVES.iter().map(|(from, to)| (names(from, "::"), to));
-    let moved = moves.filter(|(from, _)| module.starts_with(from));
-    match moved.max_by_key(|(from, _)| from.len()) {
-        Some((from, to)) => {
-            let mut to = names(to, "/");
-            to.extend_from_slice(&module[from.len()..]);
-            to
-        }
-        None => module.to_vec(),
-    }
 }
 
 fn level(room: &str) -> Option<usize> {
@@ -104,11 +78,10 @@ fn source() -> Source {
 fn imports(source: &Source) -> Vec<Found> {
     let mut found = Vec::new();
     for module in source.inside() {
-        let from = placed(&module.names);
+        let from = &module.names;
         for import in &module.imports {
-            let defined = source.defined_in(&import.path);
-            let to = placed(&defined);
-            if to.is_empty() || to == from {
+            let to = source.defined_in(&import.path);
+            if to.is_empty() || to == *from {
                 continue;
             }
             let (file, path) = (module.file.display(), import.path.join("::"));
@@ -274,21 +247,15 @@ fn every_module_has_a_room_that_says_what_it_knows() {
     let mut wrong = Vec::new();
     for module in source.inside().filter(|module| module.names.len() == 1) {
         let (name, file) = (module.names[0].as_str(), module.file.display());
-        let is_moving = MOVES.iter().any(|(from, _)| *from == name);
         let is_placed = module.file.ends_with("mod.rs") || LOOSE.contains(&name);
-        if level(&placed(&module.names)[0]).is_none() {
+        if level(name).is_none() {
             wrong.push(format!("{file} is no room"));
-        } else if !is_placed && !is_moving {
+        } else if !is_placed {
             wrong.push(format!("{file} stands in no room"));
         }
         let text = std::fs::read_to_string(Path::new(ROOT).join(&module.file)).unwrap();
         if !text.starts_with("//! ") {
             wrong.push(format!("{file} does not say what it knows"));
-        }
-    }
-    for (from, _) in MOVES {
-        if !source.modules.contains_key(&names(from, "::")) {
-            wrong.push(format!("{from} has moved"));
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));

@@ -19,6 +19,7 @@ use tower_service::Service;
 use crate::guard::controller::Loads;
 use crate::guard::handle::Guard;
 use crate::http::body::GuardedBody;
+use crate::http::layer::MemoryGuardLayer;
 
 const HEADER: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
@@ -69,6 +70,35 @@ impl LoadFormat {
         });
         debug_assert!(written.is_ok(), "a string takes everything");
         report
+    }
+}
+
+impl<R, C> MemoryGuardLayer<R, C> {
+    /// Has every response, rejections included, tell load balancers how loaded this
+    /// process is: the header `endpoint-load-metrics` (ORCA), which Envoy's client-side
+    /// weighted round robin reads. Comes last; nothing is done for it if it is not called.
+    ///
+    /// | field | what |
+    /// |---|---|
+    /// | `mem_utilization` | memory in use, as a share of the limit |
+    /// | `application_utilization` | what is admitted, as a share of what may be |
+    /// | `rps_fractional` | requests finished in a second |
+    /// | `eps` | requests turned away in a second for want of memory |
+    /// | request cost `memory_bytes`; as text `named_metrics.request_memory_bytes` | what the request held at most, or reserves |
+    ///
+    /// `mem_utilization` is that of the last sample, at most 1; the three after it are
+    /// means over the last 15 s. A response that has the header
+    /// already keeps it.
+    ///
+    /// ```
+    /// use tower_memory_guard::{LoadFormat, MemoryGuardLayer};
+    ///
+    /// let layer = MemoryGuardLayer::from_env().report_load(LoadFormat::Text);
+    /// # let app: axum::Router = axum::Router::new().layer(layer);
+    /// ```
+    pub fn report_load(self, format: LoadFormat) -> LoadReportLayer<Self> {
+        let guard = self.guard().clone();
+        LoadReportLayer::new(self, guard, format)
     }
 }
 

@@ -78,6 +78,19 @@ impl Liveness {
     }
 }
 
+impl Guard {
+    /// A service for readiness probes: 503 once nobody could be admitted for 30 s, or when
+    /// closing. See [`Readiness`].
+    pub fn readiness(&self) -> Readiness {
+        Readiness::new(self.clone())
+    }
+
+    /// A service for liveness probes, which no pressure makes fail. See [`Liveness`].
+    pub fn liveness(&self) -> Liveness {
+        Liveness::new()
+    }
+}
+
 fn plain(method: &Method, status: StatusCode, text: impl Into<Bytes>) -> Response<ReplyBody> {
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
