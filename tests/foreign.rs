@@ -196,3 +196,38 @@ async fn a_request_is_served_although_the_classifier_panics() {
     assert_eq!(status(address).await, 200);
     eventually("it was counted", || guard.stats().completed_requests == 1).await;
 }
+
+/// One that asks for everything as soon as it is woken.
+struct Curious(tower_memory_guard::Guard, AtomicU64);
+
+impl Wake for Curious {
+    fn wake(self: Arc<Self>) {
+        let limit = self.0.stats().memory_limit_mb.unwrap_or_default();
+        self.1.store(limit as u64, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_is_told_of_a_limit_may_ask_for_anything() {
+    let (layer, memory) = support::with(|builder| builder);
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 10);
+    let curious = Arc::new(Curious(guard.clone(), AtomicU64::new(0)));
+    let waker = Waker::from(Arc::clone(&curious));
+    let mut limits = guard.subscribe_limit();
+    limits.mark_unchanged();
+    let mut changed = Box::pin(async move { limits.changed().await });
+    assert!(
+        Future::poll(changed.as_mut(), &mut Context::from_waker(&waker)).is_pending(),
+        "nothing has changed"
+    );
+    memory.set_limit_bytes(LIMIT / 2);
+    let (said, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        guard.sample_now();
+        let _ = said.send(());
+    });
+    done.recv_timeout(Duration::from_secs(20)).expect("it ends");
+    let limit = curious.1.load(Ordering::Relaxed);
+    assert_eq!(limit, LIMIT / 2 / MIB);
+}

@@ -11,69 +11,13 @@ use crate::config::OnSensorFailure;
 use crate::error::Reason;
 use crate::forecast::Evidence;
 use crate::limiter::{Packed, Staged};
-use crate::memory::{Detail, MemoryLevel, Sample, Subscriber};
-use crate::policy::{Decision, Observation, end_bytes, kill_bytes, limit_bytes, worst_fraction};
+use crate::memory::{Detail, Sample, Subscriber};
+use crate::policy::{Decision, Observation, limit_bytes, worst_fraction};
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
 use crate::units::{MAX_KIB, kib};
 
 impl Controller {
-    /// What counts here: the sampled levels, with one's own limit and share.
-    fn take_levels(&self, sample: &Sample, control: &mut Control) {
-        let before = limit_bytes(&control.levels);
-        control.levels.clear();
-        control.levels.extend_from_slice(&sample.levels);
-        if let Some(bytes) = sample.process_bytes {
-            control.process_bytes = bytes;
-        }
-        let config = self.config();
-        let share = config.share_fraction;
-        if let Some(own) = control.levels.first_mut() {
-            own.limit_bytes = [own.limit_bytes, config.memory_limit_bytes]
-                .into_iter()
-                .flatten()
-                .min();
-            control.own_bytes = own.usage_bytes;
-            if share < 1.0 {
-                // The rest of the group is other processes'.
-                control.own_bytes = control.process_bytes;
-            }
-            if share < 1.0 && end_bytes(own).is_some() {
-                let part = |bytes: u64| (bytes as f64 * share) as u64;
-                let part = MemoryLevel {
-                    usage_bytes: control.process_bytes,
-                    limit_bytes: own.limit_bytes.map(part),
-                    high_bytes: own.high_bytes.map(part),
-                    swapped_bytes: own.swapped_bytes,
-                };
-                control.levels.push(part);
-            }
-        }
-        let after = limit_bytes(&control.levels);
-        if before != after {
-            // Quotas are fractions of it.
-            self.limiter.unpark_all();
-        }
-        match (before, after) {
-            (Some(from), Some(to)) if from != to && !sample.limit_drifts => {
-                control.events.push(Event::LimitChanged { from, to });
-            }
-            (Some(_), None) => control.events.push(Event::NoLimit),
-            (None, None) if !std::mem::replace(&mut control.said_no_limit, true) => {
-                control.events.push(Event::NoLimit);
-            }
-            _ => {}
-        }
-        self.limit_bytes
-            .store(after.unwrap_or(u64::MAX), Ordering::Relaxed);
-        let kill_bytes = kill_bytes(&control.levels).unwrap_or(u64::MAX);
-        self.kill_bytes.store(kill_bytes, Ordering::Relaxed);
-        if before != after && !sample.limit_drifts {
-            // Wakes whoever listens.
-            foreign::call(Code::Waker, || self.limits.send_replace(after));
-        }
-    }
-
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
         let closed = self.is_closed();
         let mut allowance_kib = (decision.allowance_bytes / 1024).min(MAX_KIB);
@@ -311,7 +255,10 @@ impl Subscriber for Controller {
         if !shared {
             self.settle_ended();
         }
-        shared || !control.events.is_empty() || self.limiter.waiting() > 0
+        shared
+            || !control.events.is_empty()
+            || control.new_limit.is_some()
+            || self.limiter.waiting() > 0
     }
 
     fn after_sample(&'static self, full: bool, now: Duration) -> Duration {
@@ -338,7 +285,12 @@ impl Subscriber for Controller {
             control.last.published = Some(now);
         }
         let idle_kib = control.decision.idle_bytes / 1024;
+        let new_limit = control.new_limit.take();
         drop(control);
+        if let Some(limit_bytes) = new_limit {
+            // Wakes whoever listens, who may ask for anything.
+            foreign::call(Code::Waker, || self.limits.send_replace(limit_bytes));
+        }
         if full {
             self.sweep(now);
             self.may_have_learned();

@@ -11,6 +11,7 @@ mod decide;
 mod demand;
 mod forked;
 mod latched;
+mod levels;
 mod live;
 mod loads;
 mod pace;
@@ -124,6 +125,8 @@ struct Control {
     forecast: Forecast,
     levels: Vec<MemoryLevel>,
     decision: Decision,
+    /// That listeners are to be told.
+    new_limit: Option<Option<u64>>,
     process_bytes: u64,
     /// Bytes that requests may have caused: the group's, or the process's where
     /// others share the group.
@@ -269,6 +272,7 @@ impl Controller {
                     gate: false,
                     probes: None,
                 },
+                new_limit: None,
                 process_bytes: 0,
                 own_bytes: 0,
                 braking: Braking::default(),
