@@ -55,8 +55,14 @@ struct Paused {
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        let now = self.controller.sampler.now();
-        self.controller.brake.unpark(self.place, self.slot, now);
+        let Self {
+            controller, slot, ..
+        } = *self;
+        let now = controller.sampler.now();
+        // It has the slot for as long as it is paused.
+        let kind = slot.kind();
+        let ms = controller.brake.unpark(self.place, slot, now);
+        controller.counters.tally.paused(kind, ms);
     }
 }
 

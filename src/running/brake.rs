@@ -295,8 +295,9 @@ impl Brake {
         place
     }
 
-    /// A poller goes on, or is gone.
-    pub(crate) fn unpark(&self, place: usize, slot: &Slot, now: Duration) {
+    /// A poller goes on, or is gone. Says for how long its request was paused, if it is not
+    /// any more.
+    pub(crate) fn unpark(&self, place: usize, slot: &Slot, now: Duration) -> u64 {
         let mut state = self.state();
         let pausing = state.pausing.try_remove(place);
         let ms = slot.resume(now);
@@ -304,6 +305,7 @@ impl Brake {
         self.paused.fetch_sub(1, Ordering::Relaxed);
         self.paused_ms.fetch_add(ms, Ordering::Relaxed);
         drop(pausing);
+        ms
     }
 
     /// It is to go on, whatever the headroom is.

@@ -1,4 +1,5 @@
-//! How many requests of each class and priority were admitted, and turned away.
+//! How many requests of each class and priority were admitted, and turned away; and for
+//! how long those of each class were paused.
 //!
 //! Both are bounded: classes by [`CLASSES`], whatever callers name. Requests that
 //! nobody classified are not counted here while they pass; how many there were follows
@@ -22,6 +23,8 @@ const PLAIN: usize = Priority::Normal as usize;
 pub(crate) struct Tally {
     /// By class, then priority; made when the first of its kind comes.
     sorts: Box<[OnceLock<Box<Sort>>]>,
+    /// In milliseconds, by class; made when the first was paused.
+    paused_ms: OnceLock<Box<[AtomicU64; CLASSES]>>,
 }
 
 /// The counts of one class at one priority.
@@ -47,6 +50,7 @@ impl Default for Tally {
     fn default() -> Self {
         Self {
             sorts: (0..SORTS).map(|_| OnceLock::new()).collect(),
+            paused_ms: OnceLock::new(),
         }
     }
 }
@@ -77,6 +81,14 @@ impl Tally {
         rejected.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A request of this kind was paused for so long.
+    pub(crate) fn paused(&self, kind: u8, ms: u64) {
+        let by_class = self
+            .paused_ms
+            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; CLASSES]));
+        by_class[usize::from(kind / 2)].fetch_add(ms, Ordering::Relaxed);
+    }
+
     fn at(&self, sort: usize) -> &Sort {
         self.sorts[sort].get_or_init(Box::default)
     }
@@ -98,6 +110,13 @@ impl Tally {
         let classified: u64 = entries[1..].iter().map(|entry| entry.admitted).sum();
         entries[0].admitted = all_admitted.saturating_sub(classified);
         entries
+    }
+
+    /// For how long requests of a class were paused.
+    #[cfg(any(test, feature = "metrics"))]
+    pub(crate) fn paused_ms(&self, class: u16) -> u64 {
+        let by_class = self.paused_ms.get();
+        by_class.map_or(0, |ms| ms[usize::from(class)].load(Ordering::Relaxed))
     }
 
     fn entry(&self, at: usize) -> Entry {

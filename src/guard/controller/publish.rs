@@ -6,11 +6,13 @@ use std::time::Duration;
 use super::Controller;
 use crate::policy::levels::thresholds;
 use crate::telemetry::metrics::{Report, Sort};
+use crate::telemetry::tally::Entry;
 
 impl Controller {
     pub(super) fn publish_metrics(&self, now: Duration) {
         let stats = self.stats();
         let entries = self.sorts();
+        let paused_ms = self.paused_ms(&entries);
         let sorts = entries.into_iter().map(|entry| Sort {
             class: self.labels.classes.name(entry.class),
             priority: entry.priority,
@@ -33,6 +35,7 @@ impl Controller {
             name: self.name.as_deref(),
             stats,
             sorts: sorts.collect(),
+            paused_ms,
             estimates,
             thresholds: thresholds(&self.config()).map(|(level, at)| (level.as_str(), at)),
             samples,
@@ -45,5 +48,17 @@ impl Controller {
             ],
         }
         .publish();
+    }
+
+    /// For how long requests were paused, of each class that has come.
+    fn paused_ms(&self, entries: &[Entry]) -> Vec<(&str, u64)> {
+        let mut classes: Vec<_> = entries.iter().map(|entry| entry.class).collect();
+        // Entries of a class follow one another.
+        classes.dedup();
+        let paused_ms = |class| {
+            let name = self.labels.classes.name(class);
+            (name, self.counters.tally.paused_ms(class))
+        };
+        classes.into_iter().map(paused_ms).collect()
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Report<'a> {
     pub(crate) stats: Stats,
     /// By class and priority, plain requests first.
     pub(crate) sorts: Vec<Sort<'a>>,
+    /// For how long requests of a class were paused.
+    pub(crate) paused_ms: Vec<(&'a str, u64)>,
     /// What a class's next request needs.
     pub(crate) estimates: Vec<(&'a str, u64)>,
     /// Where levels begin, as fractions.
@@ -111,7 +113,9 @@ impl Report<'_> {
         self.count(table::CANCELLATIONS, self.cancellations);
         self.count(table::STALLED, stats.stalled_responses);
         self.count(table::PAUSES, stats.pauses);
-        self.count(table::PAUSED_SECONDS, stats.paused_seconds_total as u64);
+        for &(class, ms) in &self.paused_ms {
+            counter!(table::PAUSED_SECONDS, self.labels(&[("class", class)])).absolute(ms / 1000);
+        }
         self.count(table::OBSERVED_PAUSES, stats.observed_pauses);
         self.set(table::ACTIVE, stats.active_tasks as f64);
         self.set(table::PAUSED, stats.paused_tasks as f64);

@@ -59,8 +59,8 @@ metrics! {
         "Responses ended because their peer did not read."
     PAUSES "pauses_total" Counter Count []
         "Pauses of requests, bodies and followed work that would have grown, of all guards of the process."
-    PAUSED_SECONDS "paused_seconds_total" Counter Seconds []
-        "For how long requests were paused, all together, in whole seconds, of all guards of the process. Counted when a pause ends."
+    PAUSED_SECONDS "paused_seconds_total" Counter Seconds ["class"]
+        "For how long requests were paused, all of a class together, in whole seconds. Counted when a pause ends."
     OBSERVED_PAUSES "observed_pauses_total" Counter Count []
         "Polls that mode observe let pass and enforce would have put off."
     ACTIVE "active_tasks" Gauge Count []
@@ -144,8 +144,8 @@ that is installed after the guard still gets all of them but the waits before.
 
 Guards with a name (`MemoryGuardLayer::builder().name(…)`) add the label `guard`. Labels
 are bounded: at most 64 classes (the last one is `other`, and requests without a class have
-an empty one), four priorities and nine reasons. Series of a class and priority appear
-once such a request has come; those of every reason are there from the start.
+an empty one), four priorities and nine reasons. Series of a class, and of a class and
+priority, appear once such a request has come; those of every reason are there from the start.
 
 `memory_guard_wait_seconds` is recorded with the samples as well, each wait to a tenth of
 its length. Give your exporter buckets for it, for example with

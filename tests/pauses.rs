@@ -1,0 +1,200 @@
+//! What an operator is told of requests that were paused.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::response::Response;
+use axum::{Router, routing::get};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use support::{MIB, assert_empty, eventually, fill, with};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tower::ServiceExt;
+use tower_memory_guard::account::TrackingAllocator;
+use tower_memory_guard::{Class, Guard, ManualSource, Permit};
+
+#[global_allocator]
+static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
+
+const A_SECOND: Duration = Duration::from_secs(1);
+
+/// What handlers go by.
+#[derive(Clone)]
+struct Stage {
+    begun: Arc<AtomicUsize>,
+    steps: Arc<Semaphore>,
+    permits: Arc<Mutex<Vec<Permit>>>,
+}
+
+impl Stage {
+    fn begins(&self, permit: Permit) {
+        self.permits.lock().unwrap().push(permit);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn step(&self) {
+        self.steps.acquire().await.unwrap().forget();
+    }
+
+    /// Of those that are in flight, the one that has been paused least.
+    fn least_paused(&self) -> Duration {
+        let permits = self.permits.lock().unwrap();
+        let paused = permits.iter().map(Permit::paused);
+        paused.min().unwrap_or_default()
+    }
+}
+
+fn block() -> Vec<u8> {
+    vec![1; MIB as usize]
+}
+
+fn said(paused: Duration) -> String {
+    paused.as_millis().to_string()
+}
+
+/// Grows, and after one step again; says for how long it was paused meanwhile.
+async fn grow(State(stage): State<Stage>, Extension(permit): Extension<Permit>) -> String {
+    let first = block();
+    stage.begins(permit.clone());
+    stage.step().await;
+    let second = block();
+    assert_eq!(first.len(), second.len());
+    said(permit.paused())
+}
+
+/// A guarded service, each of whose requests has its first segment of the path as class.
+struct App {
+    stage: Stage,
+    guard: Guard,
+    memory: ManualSource,
+    router: Router,
+}
+
+impl App {
+    fn new() -> Self {
+        let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(16 * MIB));
+        let guard = layer.guard().clone();
+        let stage = Stage {
+            begun: Arc::default(),
+            steps: Arc::new(Semaphore::new(0)),
+            permits: Arc::default(),
+        };
+        let by_path = |request: &Request<Body>| {
+            let path = request.uri().path();
+            Class::new(path.trim_start_matches('/').to_owned())
+        };
+        let router = Router::new()
+            .route("/", get(grow))
+            .route("/report", get(grow))
+            .route("/quick", get(|| async { "ok" }))
+            .layer(layer.classify(by_path))
+            .with_state(stage.clone());
+        Self {
+            stage,
+            guard,
+            memory,
+            router,
+        }
+    }
+
+    /// The whole answer.
+    fn get(&self, path: &str) -> JoinHandle<(StatusCode, String)> {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = self.router.clone().oneshot(request);
+        tokio::spawn(async move {
+            let response: Response = response.await.unwrap();
+            let status = response.status();
+            let bytes = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(bytes.to_vec()).unwrap())
+        })
+    }
+
+    fn fill(&self, percent: u64) {
+        fill(&self.guard, &self.memory, percent);
+    }
+
+    /// Requests to this path are paused after their first step.
+    async fn pause(&self, path: &str, count: u64) -> Vec<JoinHandle<(StatusCode, String)>> {
+        let begun = self.stage.begun.load(Ordering::Relaxed) + count as usize;
+        let answers = (0..count).map(|_| self.get(path)).collect();
+        let have_begun = || self.stage.begun.load(Ordering::Relaxed) == begun;
+        eventually("all have begun", have_begun).await;
+        self.fill(100);
+        self.stage.steps.add_permits(count as usize);
+        let paused = || self.guard.stats().paused_tasks == count;
+        eventually("all are paused", paused).await;
+        answers
+    }
+
+    /// They go on once each of them has been paused for longer than this, and end. Says for
+    /// how long they were.
+    async fn end(
+        &self,
+        answers: Vec<JoinHandle<(StatusCode, String)>>,
+        longer_than: Duration,
+    ) -> Vec<u64> {
+        let long_enough = || self.stage.least_paused() > longer_than;
+        eventually("they were paused for as long", long_enough).await;
+        self.stage.permits.lock().unwrap().clear();
+        self.fill(10);
+        let mut paused_ms = Vec::new();
+        for answer in answers {
+            let (status, text) = answer.await.unwrap();
+            assert_eq!(status, StatusCode::OK);
+            paused_ms.push(text.parse().unwrap());
+        }
+        self.is_empty().await;
+        paused_ms
+    }
+
+    async fn is_empty(&self) {
+        eventually("all ended", || self.guard.stats().active_tasks == 0).await;
+        assert_empty(&self.guard);
+    }
+
+    /// What a sample publishes of the time that requests were paused, by class.
+    fn paused_seconds(&self) -> BTreeMap<String, u64> {
+        let recorder = DebuggingRecorder::new();
+        metrics::with_local_recorder(&recorder, || self.guard.sample_now());
+        let snapshot = recorder.snapshotter().snapshot().into_vec();
+        let paused = snapshot.into_iter().filter_map(|(key, _, _, value)| {
+            let key = key.key();
+            if key.name() != "memory_guard_paused_seconds_total" {
+                return None;
+            }
+            let labels = key.labels().map(|l| format!("{}={}", l.key(), l.value()));
+            let DebugValue::Counter(seconds) = value else {
+                panic!("{value:?}");
+            };
+            Some((labels.collect::<Vec<_>>().join(","), seconds))
+        });
+        paused.collect()
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_requests_were_paused_is_counted_by_class() {
+    let app = App::new();
+    assert_eq!(app.get("/quick").await.unwrap().1, "ok");
+    let reports = app.pause("/report", 1).await;
+    let paused_ms = app.end(reports, A_SECOND).await[0];
+    let expected = [("", 0), ("quick", 0), ("report", paused_ms / 1000)];
+    let expected = expected.map(|(class, seconds)| (format!("class={class}"), seconds));
+    assert_eq!(app.paused_seconds(), BTreeMap::from(expected));
+    // Of the rest, less than a second.
+    let all = app.guard.stats().paused_seconds_total;
+    assert_eq!(all, paused_ms as f64 / 1e3);
+    let others = app.pause("/", 1).await;
+    let others_ms = app.end(others, A_SECOND).await[0];
+    let seconds = app.paused_seconds();
+    assert_eq!(seconds["class="], others_ms / 1000);
+    assert_eq!(seconds["class=report"], paused_ms / 1000);
+}
