@@ -14,12 +14,13 @@ use axum::{Router, routing::get};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use support::events::Events;
 use support::{MIB, assert_empty, eventually, fill, with};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 use tower_memory_guard::account::TrackingAllocator;
-use tower_memory_guard::{Class, Guard, ManualSource, Permit};
+use tower_memory_guard::{Class, Guard, ManualSource, MemoryGuardBuilder, Permit};
 
 #[global_allocator]
 static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
@@ -80,7 +81,11 @@ struct App {
 
 impl App {
     fn new() -> Self {
-        let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(16 * MIB));
+        Self::with(|builder| builder)
+    }
+
+    fn with(set: impl FnOnce(MemoryGuardBuilder) -> MemoryGuardBuilder) -> Self {
+        let (layer, memory) = with(|builder| set(builder.estimated_bytes_per_request(16 * MIB)));
         let guard = layer.guard().clone();
         let stage = Stage {
             begun: Arc::default(),
@@ -197,4 +202,78 @@ async fn the_time_that_requests_were_paused_is_counted_by_class() {
     let seconds = app.paused_seconds();
     assert_eq!(seconds["class="], others_ms / 1000);
     assert_eq!(seconds["class=report"], paused_ms / 1000);
+}
+
+/// What is logged while this runs, of pauses.
+fn logged(work: impl Future<Output = ()>) -> Vec<BTreeMap<String, String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let events = Events::record(|| runtime.block_on(work));
+    let is_pause = |event: &BTreeMap<String, String>| event.contains_key("paused_ms");
+    events.into_iter().filter(is_pause).collect()
+}
+
+#[test]
+fn a_request_that_was_paused_for_long_is_one_line_when_it_ends() {
+    let mut paused_ms = 0;
+    let lines = logged(async {
+        let app = App::with(|builder| builder.name("jobs"));
+        assert_eq!(app.get("/quick").await.unwrap().1, "ok");
+        let reports = app.pause("/report", 1).await;
+        paused_ms = app.end(reports, A_SECOND).await[0];
+        let snapshot = Request::get("/snapshot.json").body(Body::empty()).unwrap();
+        let page = app.guard.dashboard().oneshot(snapshot).await.unwrap();
+        let bytes = page.into_body().collect().await.unwrap().to_bytes();
+        let page: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let text = page["decisions"].as_array().unwrap().iter();
+        let mut text = text.filter(|decision| decision["kind"] == "paused");
+        let text = text.next().unwrap()["text"].as_str().unwrap();
+        assert!(text.starts_with("report for ") && text.ends_with(" s, then completed"));
+    });
+    let [line] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert_eq!(line["message"], "memory guard paused a request for long");
+    assert_eq!(
+        (&*line["at"], &*line["target"]),
+        ("WARN", "tower_memory_guard")
+    );
+    assert_eq!(line["paused_ms"], paused_ms.to_string());
+    assert_eq!(
+        (&*line["class"], &*line["outcome"], &*line["name"]),
+        ("report", "completed", "jobs")
+    );
+    for field in ["level", "memory_percent", "paused_tasks", "suppressed"] {
+        assert!(line.contains_key(field), "{field}: {line:?}");
+    }
+}
+
+#[test]
+fn a_short_pause_is_not_logged() {
+    let mut paused_ms = 0;
+    let lines = logged(async {
+        let app = App::new();
+        let reports = app.pause("/report", 1).await;
+        paused_ms = app.end(reports, Duration::ZERO).await[0];
+    });
+    // On a machine that is busy it may have been long.
+    assert_eq!(lines.len(), usize::from(paused_ms > 1000), "{paused_ms} ms");
+}
+
+#[test]
+fn of_many_that_were_paused_one_is_logged_and_the_others_are_counted() {
+    let lines = logged(async {
+        let app = App::new();
+        let many = app.pause("/report", 8).await;
+        app.end(many, A_SECOND).await;
+        let last = app.pause("/report", 1).await;
+        app.end(last, A_SECOND).await;
+    });
+    let suppressed = lines.iter().map(|line| &*line["suppressed"]);
+    let suppressed: Vec<u64> = suppressed.map(|count| count.parse().unwrap()).collect();
+    // They end within moments; the last one more than a second later.
+    assert_eq!(suppressed.iter().sum::<u64>() + lines.len() as u64, 9);
+    assert!(lines.len() < 9 && suppressed[0] == 0, "{lines:?}");
 }

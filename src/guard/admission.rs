@@ -154,6 +154,9 @@ impl Controller {
             self.settle(kib, tag, granted_at);
         }
         if let Some(slot) = slot {
+            if slot.was_paused() {
+                self.tell_pauses(slot, tag, outcome);
+            }
             // It may have grown.
             held_kib = slot.reserved_kib();
             self.running.end(slot);

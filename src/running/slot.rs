@@ -45,6 +45,7 @@ pub(super) const WATCHED: u64 = 8;
 pub(super) const DECLARED: u64 = 16;
 pub(super) const GROWN: u64 = 32;
 pub(super) const STAGED: u64 = 64;
+pub(super) const PAUSED: u64 = 128;
 
 /// The generation that stands above the flags.
 pub(super) fn generation_of(flags: u64) -> u32 {

@@ -1,9 +1,27 @@
 //! Log events, through `tracing`; without that feature, nothing.
 
+use std::time::Duration;
+
+use crate::pressure::Pressure;
+
+/// A request that was paused for long, at its end.
+#[cfg_attr(not(feature = "tracing"), allow(dead_code))]
+pub(crate) struct LongPause<'a> {
+    pub(crate) paused: Duration,
+    pub(crate) class: &'a str,
+    pub(crate) outcome: &'static str,
+    pub(crate) level: Pressure,
+    pub(crate) memory_percent: f64,
+    pub(crate) paused_tasks: u32,
+    pub(crate) suppressed: u64,
+    pub(crate) name: Option<&'a str>,
+}
+
 #[cfg(feature = "tracing")]
 mod imp {
     use std::time::Duration;
 
+    use super::LongPause;
     use crate::error::Rejected;
     use crate::sync::foreign::{self, Code};
     use crate::telemetry::stats::{Stats, bound};
@@ -107,6 +125,23 @@ mod imp {
         });
     }
 
+    pub(crate) fn paused(request: &LongPause<'_>) {
+        said(|| {
+            tracing::warn!(
+                target: TARGET,
+                paused_ms = request.paused.as_millis() as u64,
+                class = request.class,
+                outcome = request.outcome,
+                level = request.level.as_str(),
+                memory_percent = request.memory_percent,
+                paused_tasks = request.paused_tasks,
+                suppressed = request.suppressed,
+                name = request.name,
+                "memory guard paused a request for long"
+            );
+        });
+    }
+
     pub(crate) fn stuck(name: Option<&str>, paused: u32, goes_on: bool) {
         let then = if goes_on {
             "one goes on all the same"
@@ -183,6 +218,7 @@ mod imp {
 mod imp {
     use std::time::Duration;
 
+    use super::LongPause;
     use crate::error::Rejected;
     use crate::telemetry::stats::Stats;
 
@@ -194,6 +230,7 @@ mod imp {
     pub(crate) fn admitted() {}
     pub(crate) fn waited(_: Duration) {}
     pub(crate) fn closed(_: Option<&str>) {}
+    pub(crate) fn paused(_: &LongPause<'_>) {}
     pub(crate) fn stuck(_: Option<&str>, _: u32, _: bool) {}
     pub(crate) fn warnings(_: &[String]) {}
     pub(crate) fn no_limit() {}

@@ -27,6 +27,18 @@ pub(crate) enum Outcome {
     TurnedAway,
 }
 
+impl Outcome {
+    /// As the statistics have it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Answered => "completed",
+            Outcome::Failed => "failed",
+            Outcome::Abandoned => "abandoned",
+            Outcome::TurnedAway => "rejected",
+        }
+    }
+}
+
 /// A permit's outcome; the first that is set stands.
 #[derive(Debug, Default)]
 pub(crate) struct Mark(AtomicU8);

@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Observed,
     Adjusted,
     Cancelled,
+    /// For long.
+    Paused,
     Stuck,
     Released,
     LimitChanged,

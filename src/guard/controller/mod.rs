@@ -20,6 +20,7 @@ mod patience;
 mod publish;
 mod relieve;
 mod report;
+mod seldom;
 mod state;
 mod view;
 
@@ -40,6 +41,7 @@ pub(crate) use loads::Loads;
 pub(crate) use pace::WAITING_INTERVAL;
 use patience::Patience;
 use relieve::Cancellations;
+use seldom::Seldom;
 
 use super::keeper::Keeper;
 use super::pool::{self, Board};
@@ -108,8 +110,8 @@ pub(crate) struct Controller {
     latched_since_ms: AtomicU64,
     last_loads: LastLoads,
     forgives_at_ms: AtomicU64,
-    last_reject_log_ms: AtomicU64,
-    unlogged_rejections: AtomicU64,
+    rejection_lines: Seldom,
+    pause_lines: Seldom,
     pub(crate) recent: RecentDecisions,
     /// Keeps what is learned, if it is to be kept.
     keeper: Option<Keeper>,
@@ -255,8 +257,8 @@ impl Controller {
             latched_since_ms: AtomicU64::new(latched::NOT),
             last_loads: LastLoads::default(),
             forgives_at_ms: AtomicU64::new(0),
-            last_reject_log_ms: AtomicU64::new(0),
-            unlogged_rejections: AtomicU64::new(0),
+            rejection_lines: Seldom::default(),
+            pause_lines: Seldom::default(),
             recent: RecentDecisions::default(),
             keeper,
             control: Mutex::new(Control {

@@ -10,14 +10,18 @@ use crate::error::{Reason, Rejected};
 use crate::limiter::{MAX_COUNT, Refusal};
 use crate::policy::{limit_bytes, worst_fraction};
 use crate::pressure::Pressure;
+use crate::running::Slot;
 use crate::sync::foreign::{self, Code};
-use crate::telemetry::logs;
+use crate::telemetry::logs::{self, LongPause};
+use crate::telemetry::outcome::Outcome;
 use crate::telemetry::recent::Kind;
 use crate::telemetry::stats::{Stats, bound};
 use crate::units::mib;
 
 /// The most that a tenant's Retry-After is doubled.
 const MOST_DOUBLINGS: u32 = 4;
+/// A request that was paused for longer is worth a line.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// Shortest time between two publications of metrics, and two log lines of one kind.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -64,7 +68,7 @@ impl Controller {
     fn log_rejection(&self, rejected: &Rejected) {
         let reason = rejected.reason.as_str();
         logs::decided(reason);
-        if let Some(suppressed) = self.may_log() {
+        if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.tick()) {
             self.note(Kind::Rejected, reason.to_owned(), suppressed);
             let name = self.name.as_deref();
             logs::rejected(rejected, &self.stats(), suppressed, name);
@@ -78,28 +82,39 @@ impl Controller {
         }
         self.counters.observed.fetch_add(1, Ordering::Relaxed);
         logs::decided(would);
-        if let Some(suppressed) = self.may_log() {
+        if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.tick()) {
             self.note(Kind::Observed, would.to_owned(), suppressed);
             let name = self.name.as_deref();
             logs::observed(would, &self.stats(), suppressed, name);
         }
     }
 
-    /// At most once a second: says how many were not logged in between.
-    fn may_log(&self) -> Option<u64> {
-        let now_ms = self.sampler.tick().as_millis() as u64 + 1;
-        let last_ms = self.last_reject_log_ms.load(Ordering::Relaxed);
-        let due = last_ms == 0 || now_ms >= last_ms + REPORT_INTERVAL.as_millis() as u64;
-        let ours = due
-            && self
-                .last_reject_log_ms
-                .compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if !ours {
-            self.unlogged_rejections.fetch_add(1, Ordering::Relaxed);
-            return None;
+    /// A request ends that was paused: says so, at most once a second, if it was for long.
+    #[cold]
+    pub(crate) fn tell_pauses(&self, slot: &Slot, tag: Tag, outcome: Outcome) {
+        let paused = slot.paused(self.sampler.now());
+        if paused <= LONG_PAUSE {
+            return;
         }
-        Some(self.unlogged_rejections.swap(0, Ordering::Relaxed))
+        let Some(suppressed) = self.pause_lines.may_say(self.sampler.tick()) else {
+            return;
+        };
+        let (class, _) = self.labels.name(tag.kind);
+        let outcome = outcome.as_str();
+        let text = format!("for {:.1} s, then {outcome}", paused.as_secs_f64());
+        let of_class = if class.is_empty() { "" } else { " " };
+        self.note(Kind::Paused, format!("{class}{of_class}{text}"), suppressed);
+        // No statistics: whoever ends a request may hold a lock.
+        logs::paused(&LongPause {
+            paused,
+            class,
+            outcome,
+            level: self.pressure(),
+            memory_percent: f64::from_bits(self.percent_bits.load(Ordering::Relaxed)),
+            paused_tasks: self.brake.paused(),
+            suppressed,
+            name: self.name.as_deref(),
+        });
     }
 
     /// When to come back: later and later, if the tenant is over its retry budget.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Slot, UNKNOWN, generation_of};
+use super::{PAUSED, Slot, UNKNOWN, generation_of};
 use crate::running::place::{FRONT, Place};
 use crate::sync::AtomicU32;
 
@@ -226,6 +226,9 @@ impl Slot {
             let before = self.pause_ms.load(Ordering::Relaxed) & !SINCE;
             let since = u64::from((now.as_millis() as u32).wrapping_add(1));
             self.pause_ms.store(before | since, Ordering::Relaxed);
+            if !self.is(PAUSED) {
+                self.flag(PAUSED);
+            }
         }
     }
 
@@ -254,6 +257,12 @@ impl Slot {
 
     pub(crate) fn is_paused(&self) -> bool {
         self.pausing.load(Ordering::Acquire) > 0
+    }
+
+    /// It is paused, or has been.
+    #[inline]
+    pub(crate) fn was_paused(&self) -> bool {
+        self.is(PAUSED)
     }
 
     /// For how long it has been paused, in all.

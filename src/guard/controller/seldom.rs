@@ -1,0 +1,33 @@
+//! [`Seldom`]: log lines of one kind, which storms bring by the thousand.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::report::REPORT_INTERVAL;
+
+/// At most one a second, with a count of those in between.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    /// By the sampler's tick, one millisecond on; 0: never.
+    last_ms: AtomicU64,
+    unlogged: AtomicU64,
+}
+
+impl Seldom {
+    /// Whether to say it now: then how many were not said in between.
+    pub(super) fn may_say(&self, tick: Duration) -> Option<u64> {
+        let now_ms = tick.as_millis() as u64 + 1;
+        let last_ms = self.last_ms.load(Ordering::Relaxed);
+        let due = last_ms == 0 || now_ms >= last_ms + REPORT_INTERVAL.as_millis() as u64;
+        let ours = due
+            && self
+                .last_ms
+                .compare_exchange(last_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if !ours {
+            self.unlogged.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.unlogged.swap(0, Ordering::Relaxed))
+    }
+}
