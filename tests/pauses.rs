@@ -1,26 +1,34 @@
-//! What an operator is told of requests that were paused.
+//! What an operator is told of requests that were paused: by class in the metrics, in the
+//! log, and in the request's span.
 
 mod support;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
-use axum::response::Response;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::{Router, routing::get};
+use futures_util::stream;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use support::events::Events;
 use support::{MIB, assert_empty, eventually, fill, with};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
+use tower_http::trace::TraceLayer;
 use tower_memory_guard::account::TrackingAllocator;
 use tower_memory_guard::{Class, Guard, ManualSource, MemoryGuardBuilder, Permit};
+use tracing::field::{Empty, Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 #[global_allocator]
 static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
@@ -71,12 +79,53 @@ async fn grow(State(stage): State<Stage>, Extension(permit): Extension<Permit>) 
     said(permit.paused())
 }
 
+/// The same in the body of its response, which is paused.
+async fn grow_in_body(State(stage): State<Stage>, Extension(permit): Extension<Permit>) -> Body {
+    let first = block();
+    let second = async move {
+        stage.begins(permit.clone());
+        stage.step().await;
+        assert_eq!(first.len(), block().len());
+        Ok::<_, Infallible>(Bytes::from(said(permit.paused())))
+    };
+    Body::from_stream(stream::once(Box::pin(second)))
+}
+
+/// The same on a thread, which is paused at a checkpoint.
+async fn grow_on_a_thread(
+    State(stage): State<Stage>,
+    Extension(permit): Extension<Permit>,
+) -> String {
+    stage.begins(permit.clone());
+    stage.step().await;
+    let work = move || {
+        permit.checkpoint().unwrap();
+        assert_eq!(block().len(), MIB as usize);
+        said(permit.paused())
+    };
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// As a timeout, without its time.
+async fn until_given_up(
+    State(given_up): State<Arc<Notify>>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    tokio::select! {
+        response = next.run(request) => response,
+        () = given_up.notified() => StatusCode::GATEWAY_TIMEOUT.into_response(),
+    }
+}
+
 /// A guarded service, each of whose requests has its first segment of the path as class.
 struct App {
     stage: Stage,
     guard: Guard,
     memory: ManualSource,
     router: Router,
+    /// Whoever waits for an answer does not any more.
+    gives_up: Arc<Notify>,
 }
 
 impl App {
@@ -99,6 +148,8 @@ impl App {
         let router = Router::new()
             .route("/", get(grow))
             .route("/report", get(grow))
+            .route("/body", get(grow_in_body))
+            .route("/thread", get(grow_on_a_thread))
             .route("/quick", get(|| async { "ok" }))
             .layer(layer.classify(by_path))
             .with_state(stage.clone());
@@ -107,6 +158,7 @@ impl App {
             guard,
             memory,
             router,
+            gives_up: Arc::default(),
         }
     }
 
@@ -276,4 +328,125 @@ fn of_many_that_were_paused_one_is_logged_and_the_others_are_counted() {
     // They end within moments; the last one more than a second later.
     assert_eq!(suppressed.iter().sum::<u64>() + lines.len() as u64, 9);
     assert!(lines.len() < 9 && suppressed[0] == 0, "{lines:?}");
+}
+
+/// What was recorded as `paused_ms` in spans, by their paths.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<(String, u64)>>>);
+
+struct Path(Option<String>);
+
+impl Visit for Path {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "path" {
+            self.0 = Some(format!("{value:?}").trim_matches('"').to_owned());
+        }
+    }
+}
+
+struct Paused(Option<u64>);
+
+impl Visit for Paused {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "paused_ms" {
+            self.0 = Some(value);
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+}
+
+impl<S> Layer<S> for Spans
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut path = Path(None);
+        attributes.record(&mut path);
+        let span = context.span(id).unwrap();
+        span.extensions_mut().insert(path);
+    }
+
+    fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
+        let mut paused = Paused(None);
+        record.record(&mut paused);
+        let span = context.span(id).expect("it is open");
+        let path = span
+            .extensions()
+            .get::<Path>()
+            .and_then(|path| path.0.clone());
+        if let (Some(path), Some(ms)) = (path, paused.0) {
+            self.0.lock().unwrap().push((path, ms));
+        }
+    }
+}
+
+impl Spans {
+    /// What is told while this runs with a service in a span.
+    fn told(work: impl AsyncFnOnce(&App)) -> Vec<(String, u64)> {
+        let spans = Self::default();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let subscriber = tracing_subscriber::registry().with(spans.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let mut app = App::new();
+            let span = |request: &Request<_>| {
+                tracing::info_span!("request", path = request.uri().path(), paused_ms = Empty)
+            };
+            let gives_up = middleware::from_fn_with_state(app.gives_up.clone(), until_given_up);
+            let trace = TraceLayer::new_for_http().make_span_with(span);
+            app.router = app.router.layer(gives_up).layer(trace);
+            runtime.block_on(work(&app));
+        });
+        std::mem::take(&mut spans.0.lock().unwrap())
+    }
+}
+
+/// A request to this path is paused.
+fn told_of(path: &str) {
+    let mut paused_ms = 0;
+    let told = Spans::told(async |app: &App| {
+        assert_eq!(app.get("/quick").await.unwrap().1, "ok");
+        let answers = app.pause(path, 1).await;
+        paused_ms = app.end(answers, Duration::ZERO).await[0];
+    });
+    assert!(paused_ms > 0);
+    assert_eq!(told, [(path.to_owned(), paused_ms)]);
+}
+
+#[test]
+fn the_span_of_a_request_that_was_paused_tells_for_how_long() {
+    told_of("/report");
+}
+
+#[test]
+fn the_span_of_a_request_whose_body_was_paused_tells_for_how_long() {
+    told_of("/body");
+}
+
+#[test]
+fn the_span_of_a_request_whose_work_was_paused_at_a_checkpoint_tells_for_how_long() {
+    told_of("/thread");
+}
+
+#[test]
+fn the_span_of_a_request_that_is_given_up_while_paused_tells_for_how_long() {
+    let told = Spans::told(async |app: &App| {
+        let mut answers = app.pause("/report", 1).await;
+        let is_told = || !app.stage.least_paused().is_zero();
+        eventually("it was paused for some time", is_told).await;
+        app.stage.permits.lock().unwrap().clear();
+        app.gives_up.notify_waiters();
+        let (status, _) = answers.remove(0).await.unwrap();
+        assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
+        app.is_empty().await;
+        assert_eq!(app.guard.stats().paused_tasks, 0);
+    });
+    let [(path, paused_ms)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(path, "/report");
+    assert!(*paused_ms > 0);
 }

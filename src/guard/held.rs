@@ -3,6 +3,7 @@
 use std::task::Context;
 
 use super::permit::Permit;
+use crate::running::Slot;
 use crate::telemetry::outcome::Outcome;
 
 /// A permit whose work is under way: dropped before it is taken, the permit's
@@ -22,10 +23,16 @@ impl Held {
         self.0.as_ref()
     }
 
+    /// What it is charged to.
+    #[inline]
+    pub(crate) fn slot(&self) -> Option<&'static Slot> {
+        self.permit().and_then(Permit::slot)
+    }
+
     /// The guard needs the memory; if not, `cx` is woken when it does.
     #[inline]
     pub(crate) fn is_cancelled(&self, cx: &Context<'_>) -> bool {
-        let Some(slot) = self.permit().and_then(Permit::slot) else {
+        let Some(slot) = self.slot() else {
             return false;
         };
         // The waker first: a cancellation after it wakes, one before it shows.

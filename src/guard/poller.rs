@@ -10,6 +10,7 @@ use super::controller::Controller;
 use super::permit::{Permit, Scope};
 use crate::running::Slot;
 use crate::running::brake::Taken;
+use crate::telemetry::logs::RequestSpan;
 pub(crate) use mark::Mark;
 
 thread_local! {
@@ -41,28 +42,69 @@ impl Drop for UnderWay {
 }
 
 /// One that polls for a request: its future, its response's body, work that follows it.
-/// Each is paused by itself.
+/// Each is paused by itself. Boxed, as most are never paused and all are moved.
 #[derive(Debug, Default)]
-pub(crate) struct Poller(Option<Paused>);
+pub(crate) struct Poller(Option<Box<Paused>>);
 
-/// It waits for room to grow into. Dropped, it does not any more.
+/// It was paused, and may be so now. Dropped, it is not any more.
 #[derive(Debug)]
 struct Paused {
     controller: &'static Controller,
     slot: &'static Slot,
-    place: usize,
+    /// Of the requests that had the slot, its own.
+    generation: u32,
+    kind: u8,
+    /// Where it waits for room to grow into; `None`: it went on.
+    place: Option<usize>,
+    /// In which it was first.
+    span: Option<RequestSpan>,
+}
+
+impl Paused {
+    fn of(controller: &'static Controller, slot: &'static Slot) -> Self {
+        Self {
+            controller,
+            slot,
+            generation: slot.generation(),
+            kind: slot.kind(),
+            place: None,
+            span: None,
+        }
+    }
+
+    fn is_forced(&self) -> bool {
+        let brake = self.controller.brake;
+        self.place.is_some_and(|place| brake.is_forced(place))
+    }
+
+    /// Paused → polled, or gone.
+    fn go_on(&mut self) {
+        if let Some(place) = self.place.take() {
+            let now = self.controller.sampler.now();
+            let ms = self.controller.brake.unpark(place, self.slot, now);
+            self.controller.counters.tally.paused(self.kind, ms);
+        }
+    }
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        let Self {
-            controller, slot, ..
-        } = *self;
-        let now = controller.sampler.now();
-        // It has the slot for as long as it is paused.
-        let kind = slot.kind();
-        let ms = controller.brake.unpark(self.place, slot, now);
-        controller.counters.tally.paused(kind, ms);
+        self.go_on();
+        if let Some(span) = &self.span {
+            if self.slot.generation() == self.generation {
+                tell(span, self.slot);
+            }
+        }
+    }
+}
+
+/// Says for how long the request was paused, if that was not said before.
+fn tell(span: &RequestSpan, slot: &Slot) {
+    if !span.listens() {
+        return;
+    }
+    if let Some(ms) = slot.untold_ms() {
+        span.paused(ms);
     }
 }
 
@@ -238,8 +280,8 @@ impl Poller {
         cx: &Context<'_>,
     ) -> Poll<Option<Growth>> {
         match permit {
-            Some(permit) if permit.brakes() || self.0.is_some() => {
-                let leave = ready!(self.poll_leave(permit, is_first, cx));
+            Some(permit) if permit.brakes() || self.is_paused() => {
+                let leave = ready!(self.poll_leave_in_span(permit, is_first, cx));
                 Poll::Ready(leave.map(Growth::begin))
             }
             Some(_) => Poll::Ready(None),
@@ -253,6 +295,42 @@ impl Poller {
         }
     }
 
+    #[inline(always)]
+    fn is_paused(&self) -> bool {
+        matches!(&self.0, Some(paused) if paused.place.is_some())
+    }
+
+    /// What it polls is at its end: the request's span is told for how long it was paused,
+    /// here or elsewhere.
+    #[inline(always)]
+    pub(crate) fn ended(&mut self, slot: Option<&'static Slot>) {
+        if let Some(slot) = slot.filter(|slot| slot.was_paused()) {
+            self.tell(slot);
+        }
+    }
+
+    #[cold]
+    fn tell(&mut self, slot: &Slot) {
+        // First in the span in which it was paused itself.
+        self.0 = None;
+        tell(&RequestSpan::current(), slot);
+    }
+
+    /// [`poll_leave`](Self::poll_leave) in the request's span, if it has one.
+    #[cold]
+    fn poll_leave_in_span(
+        &mut self,
+        permit: &Permit,
+        is_first: bool,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Leave>> {
+        let leave = self.poll_leave(permit, is_first, cx);
+        if let Some(paused) = &mut self.0 {
+            paused.span.get_or_insert_with(RequestSpan::current);
+        }
+        leave
+    }
+
     /// Ready once there is room for what comes next; `None`: nobody keeps track of it.
     #[cold]
     pub(crate) fn poll_leave(
@@ -261,30 +339,25 @@ impl Poller {
         is_first: bool,
         cx: &Context<'_>,
     ) -> Poll<Option<Leave>> {
-        let forced = |paused: &Paused| paused.controller.brake.is_forced(paused.place);
-        let leave = match self.0.as_ref().is_some_and(forced) {
+        let is_forced = self.0.as_ref().is_some_and(|paused| paused.is_forced());
+        let leave = match is_forced {
             true => Ok(Leave::take(permit, is_first)),
             false => Leave::ask(permit, is_first),
         };
         match leave {
             Ok(leave) => {
-                // Paused → polled.
-                self.0 = None;
+                if let Some(paused) = &mut self.0 {
+                    paused.go_on();
+                }
                 Poll::Ready(leave)
             }
             Err(NoRoom { controller, slot }) => {
-                let place = self.0.as_ref().map(|paused| paused.place);
+                let paused = (self.0).get_or_insert_with(|| Box::new(Paused::of(controller, slot)));
+                let again = paused.place.is_some();
                 let now = controller.sampler.now();
-                let place =
-                    (controller.brake).park(place, slot, controller.board_key(), cx.waker(), now);
-                let again = self.0.is_some();
-                if !again {
-                    self.0 = Some(Paused {
-                        controller,
-                        slot,
-                        place,
-                    });
-                }
+                let guard = controller.board_key();
+                let place = (controller.brake).park(paused.place, slot, guard, cx.waker(), now);
+                paused.place = Some(place);
                 controller.pauses(again);
                 Poll::Pending
             }

@@ -278,8 +278,8 @@ where
             this.hold.finish();
             return Poll::Ready(Some(Err(stalled.into())));
         }
-        let frame = if let Some(rest) = this.rest.take() {
-            Frame::data(rest)
+        let (frame, slot) = if let Some(rest) = this.rest.take() {
+            (Frame::data(rest), None)
         } else {
             let (frame, slot) = {
                 let shared = this.hold.shared_permit();
@@ -290,8 +290,9 @@ where
                 (frame, permit.and_then(Permit::slot))
             };
             match frame {
-                Some(Ok(frame)) => frame.map_data(|data| carry(data, this.hold, slot)),
+                Some(Ok(frame)) => (frame.map_data(|data| carry(data, this.hold, slot)), slot),
                 end => {
+                    this.poller.ended(slot);
                     if matches!(end, Some(Err(_))) {
                         this.hold.fail();
                     }
@@ -310,6 +311,9 @@ where
             *promised = promised.saturating_sub(data.len() as u64);
         }
         let is_over = body.is_end_stream() || *this.promised_bytes == Some(0);
+        if is_over {
+            this.poller.ended(slot);
+        }
         if this.rest.is_none() && is_over {
             this.hold.finish();
         } else {

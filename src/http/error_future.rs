@@ -92,6 +92,7 @@ where
                 }
                 if let Some(permit) = held.permit() {
                     if permit.can_be_cancelled() && held.is_cancelled(cx) {
+                        poller.ended(held.slot());
                         let rejected = permit.reject_cancelled();
                         // The inner future is dropped here, and with it the permit.
                         state.set(ErrorState::Rejected { rejected: None });
@@ -102,6 +103,7 @@ where
                     let _polling = ready!(poller.poll(held.permit(), cx));
                     ready!(future.poll(cx))
                 };
+                poller.ended(held.slot());
                 match result.is_ok() {
                     true => held.end(),
                     false => held.fail(),

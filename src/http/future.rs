@@ -224,6 +224,7 @@ where
             return Poll::Ready(Ok(response.map(GuardedBody::rejection)));
         }
         let result = ready!(result);
+        poller.ended(held.slot());
         *fallback = None;
         match result {
             Ok(response) => {
@@ -256,10 +257,12 @@ where
     fn cancelled(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<Response<Bytes>> {
         let response = match self.as_mut().project() {
             StateProj::Calling {
+                poller,
                 held,
                 fallback: Some(fallback),
                 ..
             } if held.is_cancelled(cx) => {
+                poller.ended(held.slot());
                 let rejected = held.permit()?.reject_cancelled();
                 fallback.respond(&rejected)
             }

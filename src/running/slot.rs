@@ -102,6 +102,8 @@ pub(crate) struct Slot {
     /// for how long some were before.
     pausing: AtomicU32,
     pause_ms: AtomicU64,
+    /// For how long it was paused, as its span was told.
+    told_ms: AtomicU32,
 }
 
 /// What a look at a slot finds.
@@ -142,6 +144,7 @@ impl Slot {
             growth_gap_ms: AtomicU32::new(0),
             pausing: AtomicU32::new(0),
             pause_ms: AtomicU64::new(0),
+            told_ms: AtomicU32::new(0),
         }
     }
 

@@ -29,6 +29,7 @@ mod imp {
     pub(crate) const TARGET: &str = "tower_memory_guard";
     /// Of request spans.
     const FIELD: &str = "memory_guard";
+    const PAUSED_FIELD: &str = "paused_ms";
 
     /// To whoever listens, and may panic.
     pub(crate) fn said(say: impl FnOnce()) {
@@ -117,6 +118,39 @@ mod imp {
             return;
         }
         decided(&format!("admitted after {} ms", waited.as_millis()));
+    }
+
+    /// A request's span, if that has a field for how long the request was paused. Keeps it
+    /// open.
+    #[derive(Debug)]
+    pub(crate) struct RequestSpan(Option<tracing::Span>);
+
+    impl RequestSpan {
+        /// In which a request is polled.
+        pub(crate) fn current() -> Self {
+            let span = foreign::call(Code::Subscriber, tracing::Span::current);
+            Self(span.filter(|span| span.has_field(PAUSED_FIELD)))
+        }
+
+        pub(crate) fn listens(&self) -> bool {
+            self.0.is_some()
+        }
+
+        pub(crate) fn paused(&self, ms: u64) {
+            if let Some(span) = &self.0 {
+                said(|| {
+                    span.record(PAUSED_FIELD, ms);
+                });
+            }
+        }
+    }
+
+    impl Drop for RequestSpan {
+        fn drop(&mut self) {
+            if let Some(span) = self.0.take() {
+                said(|| drop(span));
+            }
+        }
     }
 
     pub(crate) fn closed(name: Option<&str>) {
@@ -229,6 +263,17 @@ mod imp {
     #[inline]
     pub(crate) fn admitted() {}
     pub(crate) fn waited(_: Duration) {}
+    #[derive(Debug)]
+    pub(crate) struct RequestSpan;
+    impl RequestSpan {
+        pub(crate) fn current() -> Self {
+            Self
+        }
+        pub(crate) fn listens(&self) -> bool {
+            false
+        }
+        pub(crate) fn paused(&self, _: u64) {}
+    }
     pub(crate) fn closed(_: Option<&str>) {}
     pub(crate) fn paused(_: &LongPause<'_>) {}
     pub(crate) fn stuck(_: Option<&str>, _: u32, _: bool) {}

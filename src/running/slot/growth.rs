@@ -227,6 +227,7 @@ impl Slot {
             let since = u64::from((now.as_millis() as u32).wrapping_add(1));
             self.pause_ms.store(before | since, Ordering::Relaxed);
             if !self.is(PAUSED) {
+                self.told_ms.store(0, Ordering::Relaxed);
                 self.flag(PAUSED);
             }
         }
@@ -263,6 +264,14 @@ impl Slot {
     #[inline]
     pub(crate) fn was_paused(&self) -> bool {
         self.is(PAUSED)
+    }
+
+    /// For how long it was paused, in all pauses that are over, if that is more than was
+    /// told before.
+    pub(crate) fn untold_ms(&self) -> Option<u64> {
+        let ms = (self.pause_ms.load(Ordering::Relaxed) >> 32) as u32;
+        let told_ms = self.told_ms.fetch_max(ms, Ordering::Relaxed);
+        (told_ms < ms).then_some(u64::from(ms))
     }
 
     /// For how long it has been paused, in all.
