@@ -65,7 +65,8 @@ impl<F: Future> Future for Followed<F> {
         let this = self.project();
         let polled = {
             let permit = this.permit.as_ref();
-            let _polling = ready!(this.poller.poll_followed(permit, cx));
+            let mut growth = None;
+            let _polling = ready!(this.poller.poll_followed(permit, &mut growth, cx));
             this.future.poll(cx)
         };
         if polled.is_ready() {

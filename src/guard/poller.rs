@@ -108,11 +108,10 @@ fn tell(span: &RequestSpan, slot: &Slot) {
     }
 }
 
-/// A poll under way. Dropped, it is over, and what it has added is known.
+/// A poll under way. To be dropped before what it adds is counted, so that what the thread
+/// allocated is charged by then.
 pub(crate) struct Polling<'a> {
-    // In this order: what the thread allocated is charged before it is counted.
     _scope: Option<Scope<'a>>,
-    _growth: Option<Growth>,
     _under_way: UnderWay,
 }
 
@@ -159,7 +158,10 @@ impl Leave {
     }
 }
 
-/// What a poll adds while the brake is on.
+/// What a poll adds while the brake is on. Dropped, it is known.
+///
+/// Whoever polls keeps a place for it, in which it is begun: moving it about would cost
+/// polls while the brake is off more than all the rest.
 pub(crate) struct Growth {
     controller: &'static Controller,
     slot: &'static Slot,
@@ -178,16 +180,38 @@ impl Growth {
         }
     }
 
-    /// For a poll that takes place now or not at all.
+    /// For a poll that takes place now or not at all, and does if this says so.
     #[inline(always)]
-    pub(crate) fn try_begin(permit: Option<&Permit>) -> Option<Option<Self>> {
+    pub(crate) fn try_begin(permit: Option<&Permit>, growth: &mut Option<Self>) -> bool {
         match permit {
-            Some(permit) if permit.brakes() => {
-                let leave = Leave::ask(permit, true).ok()?;
-                Some(leave.map(Self::begin))
-            }
-            _ => Some(None),
+            Some(permit) if permit.brakes() => Self::try_begin_braked(permit, growth),
+            _ => true,
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_begin_braked(permit: &Permit, growth: &mut Option<Self>) -> bool {
+        let leave = Leave::ask(permit, true);
+        let has_room = leave.is_ok();
+        *growth = leave.ok().flatten().map(Self::begin);
+        has_room
+    }
+
+    /// For a poll that nobody can hold back.
+    #[inline(always)]
+    pub(crate) fn begin_anyway(permit: Option<&Permit>, growth: &mut Option<Self>) {
+        if let Some(permit) = permit {
+            if permit.brakes() {
+                Self::begin_braked(permit, growth);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_braked(permit: &Permit, growth: &mut Option<Self>) {
+        *growth = Leave::take(permit, true).map(Self::begin);
     }
 
     fn begin(leave: Leave) -> Self {
@@ -219,45 +243,37 @@ impl Drop for Growth {
 impl<'a> Polling<'a> {
     /// The thread works for the request from here on.
     #[inline(always)]
-    pub(crate) fn begin(permit: Option<&'a Permit>, growth: Option<Growth>) -> Self {
+    pub(crate) fn begin(permit: Option<&'a Permit>) -> Self {
         Self {
-            _growth: growth,
             _scope: permit.map(Permit::enter),
             _under_way: UnderWay::begin(),
         }
     }
-
-    /// A poll that nobody can hold back.
-    #[inline(always)]
-    pub(crate) fn unbraked(permit: Option<&'a Permit>) -> Self {
-        let growth = match permit {
-            Some(permit) if permit.brakes() => Leave::take(permit, true).map(Growth::begin),
-            _ => None,
-        };
-        Self::begin(permit, growth)
-    }
 }
 
 impl Poller {
-    /// Ready if the request may be polled now; else it is woken when it may.
+    /// Ready if the request may be polled now; else it is woken when it may. What it adds
+    /// is in `growth`.
     #[inline(always)]
     pub(crate) fn poll<'a>(
         &mut self,
         permit: Option<&'a Permit>,
+        growth: &mut Option<Growth>,
         cx: &Context<'_>,
     ) -> Poll<Polling<'a>> {
-        let growth = ready!(self.poll_growth(permit, false, cx));
-        Poll::Ready(Polling::begin(permit, growth))
+        ready!(self.poll_growth(permit, false, growth, cx));
+        Poll::Ready(Polling::begin(permit))
     }
 
     /// The same, for the first poll of a request.
     pub(crate) fn poll_first<'a>(
         &mut self,
         permit: Option<&'a Permit>,
+        growth: &mut Option<Growth>,
         cx: &Context<'_>,
     ) -> Poll<Polling<'a>> {
-        let growth = ready!(self.poll_growth(permit, true, cx));
-        Poll::Ready(Polling::begin(permit, growth))
+        ready!(self.poll_growth(permit, true, growth, cx));
+        Poll::Ready(Polling::begin(permit))
     }
 
     /// The same, for what is charged to `permit` and paused with the one that holds the
@@ -266,10 +282,11 @@ impl Poller {
     pub(crate) fn poll_followed<'a>(
         &mut self,
         permit: Option<&'a Permit>,
+        growth: &mut Option<Growth>,
         cx: &Context<'_>,
     ) -> Poll<Polling<'a>> {
-        let growth = ready!(self.poll_growth(permit.map(Permit::holder), false, cx));
-        Poll::Ready(Polling::begin(permit, growth))
+        ready!(self.poll_growth(permit.map(Permit::holder), false, growth, cx));
+        Poll::Ready(Polling::begin(permit))
     }
 
     #[inline(always)]
@@ -277,21 +294,19 @@ impl Poller {
         &mut self,
         permit: Option<&Permit>,
         is_first: bool,
+        growth: &mut Option<Growth>,
         cx: &Context<'_>,
-    ) -> Poll<Option<Growth>> {
+    ) -> Poll<()> {
         match permit {
             Some(permit) if permit.brakes() || self.is_paused() => {
-                let leave = ready!(self.poll_leave_in_span(permit, is_first, cx));
-                Poll::Ready(leave.map(Growth::begin))
+                self.poll_braked(permit, is_first, growth, cx)
             }
-            Some(_) => Poll::Ready(None),
-            None => {
-                if self.0.is_some() {
-                    // Paused → polled: nobody keeps track of it any more.
-                    self.0 = None;
-                }
-                Poll::Ready(None)
+            None if self.0.is_some() => {
+                // Paused → polled: nobody keeps track of it any more.
+                self.0 = None;
+                Poll::Ready(())
             }
+            _ => Poll::Ready(()),
         }
     }
 
@@ -316,19 +331,22 @@ impl Poller {
         tell(&RequestSpan::current(), slot);
     }
 
-    /// [`poll_leave`](Self::poll_leave) in the request's span, if it has one.
+    /// In the request's span, if it has one.
     #[cold]
-    fn poll_leave_in_span(
+    #[inline(never)]
+    fn poll_braked(
         &mut self,
         permit: &Permit,
         is_first: bool,
+        growth: &mut Option<Growth>,
         cx: &Context<'_>,
-    ) -> Poll<Option<Leave>> {
+    ) -> Poll<()> {
         let leave = self.poll_leave(permit, is_first, cx);
         if let Some(paused) = &mut self.0 {
             paused.span.get_or_insert_with(RequestSpan::current);
         }
-        leave
+        *growth = ready!(leave).map(Growth::begin);
+        Poll::Ready(())
     }
 
     /// Ready once there is room for what comes next; `None`: nobody keeps track of it.

@@ -285,7 +285,8 @@ where
                 let shared = this.hold.shared_permit();
                 let permit = shared.as_ref().or_else(|| this.hold.own_permit());
                 // After the delivery was asked and its own pieces are gone.
-                let _polling = std::task::ready!(this.poller.poll(permit, cx));
+                let mut growth = None;
+                let _polling = std::task::ready!(this.poller.poll(permit, &mut growth, cx));
                 let frame = std::task::ready!(body.as_mut().poll_frame(cx));
                 (frame, permit.and_then(Permit::slot))
             };

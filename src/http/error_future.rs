@@ -100,7 +100,8 @@ where
                     }
                 }
                 let result = {
-                    let _polling = ready!(poller.poll(held.permit(), cx));
+                    let mut growth = None;
+                    let _polling = ready!(poller.poll(held.permit(), &mut growth, cx));
                     ready!(future.poll(cx))
                 };
                 poller.ended(held.slot());

@@ -18,7 +18,7 @@ use crate::guard::controller::Controller;
 use crate::guard::handle::Guard;
 use crate::guard::held::Held;
 use crate::guard::permit::Permit;
-use crate::guard::poller::Polling;
+use crate::guard::poller::{Growth, Polling};
 use crate::guard::ready::Cell;
 use crate::guard::waiting::Waiting;
 use crate::limiter::Refusal;
@@ -256,7 +256,9 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         // A panic of the inner service's is its failure.
         let held = Held::new(Some(permit));
         let future = {
-            let _polling = Polling::unbraked(held.permit());
+            let mut growth = None;
+            Growth::begin_anyway(held.permit(), &mut growth);
+            let _polling = Polling::begin(held.permit());
             self.inner.call(request)
         };
         ErrorFuture::calling(future, held)

@@ -162,7 +162,8 @@ where
                 }
             }
         }
-        let polling = match self.poller.poll_first(self.held.permit(), cx) {
+        let mut growth = None;
+        let polling = match (self.poller).poll_first(self.held.permit(), &mut growth, cx) {
             Poll::Ready(polling) => polling,
             Poll::Pending => {
                 self.request = Some(request);
@@ -172,6 +173,7 @@ where
         let fallback = Fallback::keep(self.held.permit(), &self.responder, &request);
         let future = self.inner.call(request);
         drop(polling);
+        drop(growth);
         let held = Held::new(self.held.take());
         Poll::Ready(Ok(Outcome::Called(future, held, fallback)))
     }
@@ -208,7 +210,8 @@ where
             unreachable!("it has advanced");
         };
         let result = {
-            let _polling = ready!(poller.poll(held.permit(), cx));
+            let mut growth = None;
+            let _polling = ready!(poller.poll(held.permit(), &mut growth, cx));
             future.poll(cx)
         };
         let turned_away = fallback.as_ref().and_then(|fallback| {

@@ -184,15 +184,14 @@ impl<S, R, C> MemoryGuard<S, R, C> {
         R: Respond,
     {
         // The call is the first poll.
-        if ready {
-            if let Some(growth) = Growth::try_begin(held.permit()) {
-                let fallback = Fallback::keep(held.permit(), &self.responder, &request);
-                let future = {
-                    let _polling = Polling::begin(held.permit(), growth);
-                    self.inner.call(request)
-                };
-                return ResponseFuture::calling(future, held, fallback);
-            }
+        let mut growth = None;
+        if ready && Growth::try_begin(held.permit(), &mut growth) {
+            let fallback = Fallback::keep(held.permit(), &self.responder, &request);
+            let future = {
+                let _polling = Polling::begin(held.permit());
+                self.inner.call(request)
+            };
+            return ResponseFuture::calling(future, held, fallback);
         }
         // There is no room yet for what the call may add; or it was admitted after a
         // `poll_ready` that meant to reject: memory became free in between, or the
