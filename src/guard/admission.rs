@@ -164,7 +164,7 @@ impl Controller {
         if self.limiter.finish(&self.bounds, held_kib, tag) {
             self.sampler.settle();
         } else {
-            self.may_have_made_room();
+            self.has_ended();
         }
     }
 

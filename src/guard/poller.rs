@@ -236,7 +236,7 @@ impl Drop for Growth {
         if let Some(taken) = self.taken.take() {
             taken.settle(grown_bytes);
         }
-        self.controller.may_have_made_room();
+        self.controller.has_polled();
     }
 }
 

@@ -225,6 +225,12 @@ impl Limiter {
         wakers.wake();
     }
 
+    /// What ended before this is seen after it, and who ends after this sees what was done
+    /// before it.
+    pub(crate) fn meet_ends(&self) {
+        self.ledger.meet_ends();
+    }
+
     /// KiB that were ever given back after use.
     pub(crate) fn finished_kib(&self) -> u64 {
         self.ledger.finished_kib()

@@ -10,6 +10,7 @@ use super::brake::{Brake, Running as InFlight, Taken};
 use super::order::{Runner, STEPS};
 use super::{JumpOfKind, Slot};
 use crate::class::tag::Tag;
+use crate::limiter::{Ask, Bounds, Limiter, Mode, Packed};
 use crate::sync::{AtomicU32, Ordering};
 
 const MIB: i64 = 1 << 20;
@@ -58,6 +59,20 @@ fn slot() -> &'static Slot {
 
 fn begin(slot: &Slot) {
     slot.begin(4096, Tag::NONE, 0);
+}
+
+/// A ledger with one request on it.
+fn one_in_flight() -> (Arc<Limiter>, Arc<Bounds>) {
+    let limiter = Arc::new(Limiter::new());
+    let bounds = limiter.join(Arc::default());
+    bounds.publish(Packed::new(false, 9, 9), 9, 9);
+    let ask = Ask {
+        kib: 4,
+        low_kib: 4,
+        tag: Tag::NONE,
+    };
+    limiter.try_reserve(&bounds, ask, Mode::Newcomer).unwrap();
+    (limiter, bounds)
 }
 
 /// One that polls for a request, as `poller::Poller` does.
@@ -222,6 +237,29 @@ fn who_pauses_while_its_caller_goes_is_told() {
         let seen = gone.load(Ordering::Relaxed) == 1;
         other.join().unwrap();
         assert!(seen || woken.count() == 1);
+    });
+}
+
+#[test]
+fn who_ends_sees_who_pauses_or_is_seen_by_it() {
+    loom::model(|| {
+        let brake = brake(0);
+        let (limiter, bounds) = one_in_flight();
+        let room = Arc::new(AtomicU32::new(0));
+        let other = {
+            let (room, limiter) = (Arc::clone(&room), Arc::clone(&limiter));
+            thread::spawn(move || {
+                room.store(1, Ordering::Relaxed);
+                limiter.finish(&bounds, 4, Tag::NONE);
+                brake.paused() > 0
+            })
+        };
+        let woken = Woken::new();
+        let mut poller = Poller::new(brake, slot());
+        assert!(poller.poll(&woken).is_pending());
+        limiter.meet_ends();
+        let seen = room.load(Ordering::Relaxed) == 1;
+        assert!(seen || other.join().unwrap());
     });
 }
 

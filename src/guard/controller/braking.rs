@@ -320,27 +320,36 @@ impl Controller {
         if !self.sampler.in_background() {
             // Room may have come back since it asked. SeqCst: see there.
             fence(Ordering::SeqCst);
+            self.limiter.meet_ends();
             self.sampler.settle();
         } else if !again {
             self.sampler.settle();
         }
     }
 
-    /// A poll or a request is over. Where no thread samples, nobody else would see that
-    /// those that are paused have room now.
+    /// A request is over and its bytes are given back. Where no thread samples, nobody else
+    /// would see that those that are paused have room now.
     #[inline(always)]
-    pub(crate) fn may_have_made_room(&self) {
+    pub(crate) fn has_ended(&self) {
+        // Relaxed: giving the bytes back has met those that are paused.
+        if self.brake.paused() > 0 {
+            self.settle_without_thread();
+        }
+    }
+
+    /// The same for a poll that is over while the brake is on.
+    pub(crate) fn has_polled(&self) {
         if !self.sampler.in_background() {
-            self.make_use_of_room();
+            // SeqCst, here and where one is paused: either this sees that it is, or it sees
+            // the room.
+            fence(Ordering::SeqCst);
+            self.has_ended();
         }
     }
 
     #[cold]
-    fn make_use_of_room(&self) {
-        // SeqCst, here and where one is paused: either this sees that it is, or it sees
-        // the room.
-        fence(Ordering::SeqCst);
-        if self.brake.paused() > 0 {
+    fn settle_without_thread(&self) {
+        if !self.sampler.in_background() {
             self.sampler.settle();
         }
     }

@@ -28,6 +28,13 @@ impl Ledger {
         }
     }
 
+    /// What ended before this is seen after it, and who ends after this sees what was done
+    /// before it.
+    pub(crate) fn meet_ends(&self) {
+        // AcqRel: each end changes the word, too, so that one of the two comes second.
+        self.word.fetch_or(0, Ordering::AcqRel);
+    }
+
     /// KiB that were ever given back after use.
     pub(crate) fn finished_kib(&self) -> u64 {
         self.finished_kib.total()
