@@ -258,22 +258,23 @@ impl Permit {
 
     /// Tells the clones that nobody waits for the result.
     pub(crate) fn abandon(&self) {
-        let given_up = &self.controller.counters.given_up;
-        given_up.fetch_add(1, Ordering::Relaxed);
-        self.mark(match std::thread::panicking() {
+        self.controller.counters.outcomes.given_up();
+        let outcome = match std::thread::panicking() {
             true => Outcome::Failed,
             false => Outcome::Abandoned,
-        });
-        if let Some(slot) = self.slot() {
-            slot.abandon();
-        }
-        if let Some(shared) = self.shared.get() {
+        };
+        let shared = self.shared.get();
+        shared
+            .map_or(&self.mark, |shared| &shared.mark)
+            .set(outcome);
+        if let Some(shared) = shared {
             shared.cancelled.store(true, Ordering::Relaxed);
             if let Some(outer) = shared.outer.get() {
                 outer.abandon();
             }
         }
         if let Some(slot) = self.slot() {
+            slot.abandon();
             self.controller.brake.is_gone(slot);
         }
     }

@@ -3,20 +3,24 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// A cache line of its own, so that threads do not share one.
-#[derive(Debug, Default)]
+/// Cache lines of its own, so that threads do not share one.
+#[derive(Debug)]
 #[repr(align(64))]
-struct Shard(AtomicU64);
+struct Shard<const N: usize>([AtomicU64; N]);
 
 /// The first threads that count have a shard each, the others share one.
 pub(crate) const OWNED_SHARDS: usize = 31;
 
-/// Counts from many threads without a shared cache line.
-#[derive(Debug, Default)]
-pub(crate) struct ShardedCounter {
-    owned: [Shard; OWNED_SHARDS],
-    shared: Shard,
+/// `N` counts from many threads without a shared cache line. A thread has all of its own
+/// side by side.
+#[derive(Debug)]
+pub(crate) struct ShardedCounters<const N: usize> {
+    owned: [Shard<N>; OWNED_SHARDS],
+    shared: Shard<N>,
 }
+
+/// One such count.
+pub(crate) type ShardedCounter = ShardedCounters<1>;
 
 /// The shard of a thread that has not counted before.
 const NONE: usize = usize::MAX;
@@ -43,29 +47,61 @@ pub(crate) fn shard() -> usize {
     }
 }
 
-impl ShardedCounter {
-    #[inline]
-    pub(crate) fn increment(&self) -> u64 {
-        self.add(1)
+impl<const N: usize> Default for Shard<N> {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; N])
     }
+}
 
-    /// Adds to this thread's count; what it was.
+impl<const N: usize> Default for ShardedCounters<N> {
+    fn default() -> Self {
+        Self {
+            owned: std::array::from_fn(|_| Shard::default()),
+            shared: Shard::default(),
+        }
+    }
+}
+
+impl<const N: usize> ShardedCounters<N> {
+    /// Adds to this thread's count number `at`; what it was.
     #[inline]
-    pub(crate) fn add(&self, more: u64) -> u64 {
+    pub(crate) fn add_at(&self, at: usize, more: u64) -> u64 {
         match self.owned.get(shard()) {
             // No other thread writes here, so this loses nothing.
-            Some(Shard(count)) => {
-                let before = count.load(Ordering::Relaxed);
-                count.store(before + more, Ordering::Relaxed);
+            Some(Shard(counts)) => {
+                let before = counts[at].load(Ordering::Relaxed);
+                counts[at].store(before + more, Ordering::Relaxed);
                 before
             }
-            None => self.shared.0.fetch_add(more, Ordering::Relaxed),
+            None => self.shared.0[at].fetch_add(more, Ordering::Relaxed),
         }
     }
 
-    pub(crate) fn total(&self) -> u64 {
+    pub(crate) fn totals(&self) -> [u64; N] {
         let shards = self.owned.iter().chain([&self.shared]);
-        shards.map(|shard| shard.0.load(Ordering::Relaxed)).sum()
+        shards.fold([0; N], |mut totals, Shard(counts)| {
+            for (total, count) in totals.iter_mut().zip(counts) {
+                *total += count.load(Ordering::Relaxed);
+            }
+            totals
+        })
+    }
+}
+
+impl ShardedCounter {
+    #[inline]
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds to this thread's count.
+    #[inline]
+    pub(crate) fn add(&self, more: u64) {
+        self.add_at(0, more);
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.totals()[0]
     }
 }
 
@@ -78,11 +114,7 @@ mod tests {
         let counter = ShardedCounter::default();
         std::thread::scope(|scope| {
             for _ in 0..2 * OWNED_SHARDS {
-                scope.spawn(|| {
-                    (0..1000).for_each(|_| {
-                        counter.increment();
-                    })
-                });
+                scope.spawn(|| (0..1000).for_each(|_| counter.increment()));
             }
         });
         assert_eq!(counter.total(), 2 * OWNED_SHARDS as u64 * 1000);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use http::Response;
 
-use crate::sync::sharded::ShardedCounter;
+use crate::sync::sharded::ShardedCounters;
 
 /// One in so many that end, of each thread, is told to be one.
 const ONE_IN: u64 = 1024;
@@ -50,12 +50,12 @@ impl From<Outcome> for Mark {
 }
 
 impl Mark {
-    /// Relaxed: whoever ends the permit has it from those that marked it.
+    /// Relaxed: whoever ends the permit has it from those that marked it. Of two that do at
+    /// the same time either stands.
     pub(crate) fn set(&self, outcome: Outcome) {
-        let unset = Outcome::Answered as u8;
-        let _ = self
-            .0
-            .compare_exchange(unset, outcome as u8, Ordering::Relaxed, Ordering::Relaxed);
+        if self.0.load(Ordering::Relaxed) == Outcome::Answered as u8 {
+            self.0.store(outcome as u8, Ordering::Relaxed);
+        }
     }
 
     #[inline]
@@ -69,14 +69,15 @@ impl Mark {
     }
 }
 
+/// Beside the outcomes a thread counts callers that were gone before the answer's end,
+/// while the work may go on.
+const GIVEN_UP: usize = 4;
+
 /// How many requests had each outcome, but for rejections. They only rise.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
-    answered: ShardedCounter,
-    failed: AtomicU64,
-    abandoned: AtomicU64,
-    /// Permits of requests that were turned away after they were admitted.
-    turned_away: AtomicU64,
+    /// Permits by their outcome, and those that were given up.
+    ended: ShardedCounters<5>,
     /// Requests that were turned away after they were admitted; the permits of some may
     /// be held still, or end as another outcome.
     late: AtomicU64,
@@ -88,21 +89,12 @@ impl Outcomes {
     /// A permit was given back. Says of one in a thousand that it is one.
     #[inline]
     pub(crate) fn ended(&self, outcome: Outcome) -> bool {
-        let before = match outcome {
-            Outcome::Answered => self.answered.increment(),
-            other => self.ended_otherwise(other),
-        };
-        before % ONE_IN == 0
+        self.ended.add_at(outcome as usize, 1) % ONE_IN == 0
     }
 
-    #[cold]
-    fn ended_otherwise(&self, outcome: Outcome) -> u64 {
-        let count = match outcome {
-            Outcome::Failed => &self.failed,
-            Outcome::Abandoned => &self.abandoned,
-            _ => &self.turned_away,
-        };
-        count.fetch_add(1, Ordering::Relaxed)
+    /// The caller of a request that was admitted is gone.
+    pub(crate) fn given_up(&self) {
+        self.ended.add_at(GIVEN_UP, 1);
     }
 
     /// A request was turned away after it was admitted.
@@ -117,24 +109,24 @@ impl Outcomes {
 
     /// Permits that were given back.
     pub(crate) fn all_ended(&self) -> u64 {
-        let others = [&self.failed, &self.abandoned, &self.turned_away];
-        let others: u64 = others
-            .map(|count| count.load(Ordering::Relaxed))
-            .iter()
-            .sum();
-        self.answered.total() + others
+        self.ended.totals()[..GIVEN_UP].iter().sum()
+    }
+
+    /// Callers of requests that were admitted that were gone before the answer's end.
+    pub(crate) fn all_given_up(&self) -> u64 {
+        self.ended.totals()[GIVEN_UP]
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         // In this order: one that is turned away in between is not missed twice.
-        let turned_away = of(&self.turned_away);
+        let [answered, failed, abandoned, turned_away, _] = self.ended.totals();
+        let late = self.late.load(Ordering::Relaxed);
         Totals {
-            answered: self.answered.total(),
-            failed: of(&self.failed),
-            abandoned: of(&self.abandoned),
-            abandoned_waiting: of(&self.abandoned_waiting),
-            twice: of(&self.late).saturating_sub(turned_away),
+            answered,
+            failed,
+            abandoned,
+            abandoned_waiting: self.abandoned_waiting.load(Ordering::Relaxed),
+            twice: late.saturating_sub(turned_away),
         }
     }
 }

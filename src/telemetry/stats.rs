@@ -137,8 +137,6 @@ pub(crate) struct Counters {
     pub(crate) waiting_beside: AtomicU64,
     /// Requests told to stop.
     pub(crate) cancelled: AtomicU64,
-    /// Requests whose callers were gone before they were answered.
-    pub(crate) given_up: AtomicU64,
     /// Polls that would have been put off, in observe mode.
     pub(crate) would_pause: AtomicU64,
     /// By class and priority.

@@ -38,7 +38,7 @@ impl Controller {
         if config.newest_first_after.is_some() {
             return;
         }
-        let given_up = self.counters.given_up.load(Ordering::Relaxed);
+        let given_up = self.counters.outcomes.all_given_up();
         let waited = self.oldest_wait().as_secs_f64() / config.wait_timeout.as_secs_f64();
         let patience = &mut control.patience;
         let newest_first = patience.observe(given_up, control.completed, waited);
