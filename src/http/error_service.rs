@@ -93,11 +93,14 @@ enum State {
     },
     /// It was, and nobody came.
     TakenBack,
-    /// There was no room; counted, and said, when a call fetches it.
-    Refused {
-        refusal: Refusal,
-        at: Instant,
-    },
+    /// Boxed: services that are ready should not carry it.
+    Refused(Box<Refused>),
+}
+
+/// There was no room; counted, and said, when a call fetches it.
+struct Refused {
+    refusal: Refusal,
+    at: Instant,
 }
 
 /// A call that comes later than this after its `poll_ready` asks anew.
@@ -113,7 +116,7 @@ fn admitted(controller: &'static Controller, kib: u64) -> State {
 impl From<Refusal> for State {
     fn from(refusal: Refusal) -> Self {
         let at = Instant::now();
-        State::Refused { refusal, at }
+        State::Refused(Box::new(Refused { refusal, at }))
     }
 }
 
@@ -281,12 +284,13 @@ impl<S, C> MemoryGuardErrorService<S, C> {
                 controller.admit(entry.into(), &no_deadline)
             }
             // Critical work never waits behind others, so it was not meant.
-            State::Refused { at, .. }
-                if at.elapsed() >= HOLDS_FOR || entry.tag.priority == Priority::Critical =>
+            State::Refused(refused)
+                if refused.at.elapsed() >= HOLDS_FOR
+                    || entry.tag.priority == Priority::Critical =>
             {
                 controller.admit(entry.into(), &no_deadline)
             }
-            State::Refused { refusal, .. } => Admission::Rejected(refusal),
+            State::Refused(refused) => Admission::Rejected(refused.refusal),
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         };
         match admission {

@@ -177,6 +177,7 @@ impl Brake {
     }
 
     /// Pollers that are paused.
+    #[inline]
     pub(crate) fn paused(&self) -> u32 {
         self.paused.load(Ordering::Relaxed)
     }
