@@ -1,14 +1,14 @@
 //! Counters of which each thread has a part of its own.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Cache lines of its own, so that threads do not share one.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Shard<const N: usize>([AtomicU64; N]);
 
-/// The first threads that count have a shard each, the others share one.
+/// So many threads have a shard each at a time, the others share one.
 pub(crate) const OWNED_SHARDS: usize = 31;
 
 /// `N` counts from many threads without a shared cache line. A thread has all of its own
@@ -25,16 +25,40 @@ pub(crate) type ShardedCounter = ShardedCounters<1>;
 /// The shard of a thread that has not counted before.
 const NONE: usize = usize::MAX;
 
+/// A bit for each shard that a thread owns.
+static OWNED: AtomicU32 = AtomicU32::new(0);
+
 thread_local! {
     // Constant and without a destructor: the cheapest to reach, at any time.
     static SHARD: Cell<usize> = const { Cell::new(NONE) };
+    static OWNER: Cell<Option<Owner>> = const { Cell::new(None) };
+}
+
+/// A thread's right to its shard. When the thread ends, another one may have it.
+struct Owner(usize);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // What this thread counts from here on, it counts with the others.
+        SHARD.set(OWNED_SHARDS);
+        // Release: the next owner goes on from what was counted.
+        OWNED.fetch_and(!(1 << self.0), Ordering::Release);
+    }
 }
 
 #[cold]
 fn choose_shard() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let shard = NEXT.fetch_add(1, Ordering::Relaxed).min(OWNED_SHARDS);
+    let with_another = |owned: u32| {
+        let free = owned.trailing_ones() as usize;
+        (free < OWNED_SHARDS).then(|| owned | 1 << free)
+    };
+    let owned = OWNED.fetch_update(Ordering::Acquire, Ordering::Relaxed, with_another);
+    let shard = owned.map_or(OWNED_SHARDS, |owned| owned.trailing_ones() as usize);
     SHARD.set(shard);
+    if shard < OWNED_SHARDS {
+        // Fails in a thread that ends: then nobody else gets its shard.
+        let _ = OWNER.try_with(|owner| owner.set(Some(Owner(shard))));
+    }
     shard
 }
 
@@ -108,6 +132,16 @@ impl ShardedCounter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_are_gone_leave_their_shards_to_others() {
+        let of_new_thread = || std::thread::spawn(shard).join().unwrap();
+        (0..2 * OWNED_SHARDS).for_each(|_| {
+            of_new_thread();
+        });
+        // Other tests' threads may have all of them for a while.
+        assert!((0..10_000).any(|_| of_new_thread() < OWNED_SHARDS));
+    }
 
     #[test]
     fn no_count_is_lost_with_more_threads_than_shards() {
