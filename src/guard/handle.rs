@@ -245,7 +245,9 @@ impl Guard {
     /// ```
     pub async fn acquire_for(&self, class: &Class) -> Result<Permit, Rejected> {
         let entry = self.controller.labels.entry(class);
-        self.admit(entry.into()).await.map(Permit::start)
+        let mut permit = self.admit(entry.into()).await?;
+        permit.start();
+        Ok(permit)
     }
 
     /// A permit for `cost` if its memory is free now and nobody waits.

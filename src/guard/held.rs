@@ -17,6 +17,14 @@ impl Held {
         Self(permit)
     }
 
+    /// The work begins.
+    #[inline(always)]
+    pub(crate) fn start(&mut self) {
+        if let Some(permit) = &mut self.0 {
+            permit.start();
+        }
+    }
+
     /// The permit of work that is under way.
     #[inline]
     pub(crate) fn permit(&self) -> Option<&Permit> {

@@ -97,21 +97,21 @@ impl Permit {
 
     /// The work begins: from now on the guard keeps track of what it holds. Without bytes
     /// of its own it is another permit's work, and tracked there.
+    ///
+    /// In place: moving a permit that was just made costs more than making it.
     #[inline(always)]
-    pub(crate) fn start(mut self) -> Self {
+    pub(crate) fn start(&mut self) {
         if self.kib > 0 && (self.controller.tracks() || self.tag.is_classified()) {
             self.slot = self.controller.track(self.kib, self.tag);
         }
-        self
     }
 
     /// [`start`](Self::start) for a request that is admitted for its body first.
-    pub(crate) fn start_staged(mut self) -> Self {
+    pub(crate) fn start_staged(&mut self) {
         self.slot = self.controller.track(self.kib, self.tag);
         if let Some(slot) = self.slot {
             slot.stage();
         }
-        self
     }
 
     /// Its body is not there yet.
@@ -121,12 +121,12 @@ impl Permit {
     }
 
     /// [`start`](Self::start) for work whose cost may have been declared.
-    pub(crate) fn start_work(self, cost: Cost) -> Self {
-        let started = self.start();
-        if let (Cost::Bytes(_), Some(slot)) = (cost, started.slot) {
+    pub(crate) fn start_work(mut self, cost: Cost) -> Self {
+        self.start();
+        if let (Cost::Bytes(_), Some(slot)) = (cost, self.slot) {
             slot.declare();
         }
-        started
+        self
     }
 
     /// Leaves the reservation of a permit without clones to the caller, who

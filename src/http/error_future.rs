@@ -81,7 +81,10 @@ where
             } => {
                 if let Some(wait) = waiting {
                     match ready!(Pin::new(&mut **wait).poll(cx)) {
-                        Ok(permit) => *held = Held::new(Some(permit.start())),
+                        Ok(permit) => {
+                            *held = Held::new(Some(permit));
+                            held.start();
+                        }
                         Err(rejected) => {
                             // The inner future is dropped unpolled.
                             state.set(ErrorState::Rejected { rejected: None });

@@ -242,8 +242,7 @@ where
             State::Admitted { kib, cell }
                 if !entry.tag.is_classified() && cell.is_none_or(Cell::claim) =>
             {
-                let permit = Permit::new(controller, kib, entry.tag).start();
-                self.call_with(permit, request)
+                self.call_with(Permit::new(controller, kib, entry.tag), request)
             }
             state => self.call_as(state, entry, request),
         }
@@ -257,7 +256,8 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         S: Service<Req>,
     {
         // A panic of the inner service's is its failure.
-        let held = Held::new(Some(permit));
+        let mut held = Held::new(Some(permit));
+        held.start();
         let future = {
             let mut growth = None;
             Growth::begin_anyway(held.permit(), &mut growth);
@@ -294,7 +294,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         };
         match admission {
-            Admission::Admitted(permit) => self.call_with(permit.start(), request),
+            Admission::Admitted(permit) => self.call_with(permit, request),
             Admission::Waiting(waiting) => ErrorFuture::waiting(self.inner.call(request), waiting),
             Admission::Rejected(refusal) => {
                 let rejected = controller.tell(refusal, entry.tag);

@@ -140,8 +140,8 @@ where
                     let response = answer(&self.responder, &rejected, &request);
                     return Poll::Ready(Ok(Outcome::Rejected(response)));
                 }
-                Poll::Ready(Ok(permit)) => {
-                    let permit = staged::begin(permit, self.entry, &mut request);
+                Poll::Ready(Ok(mut permit)) => {
+                    staged::begin(&mut permit, self.entry, &mut request);
                     enter(&permit, self.outer.take(), &mut request);
                     self.held = Held::new(Some(permit));
                     self.waiting = None;

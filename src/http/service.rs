@@ -145,9 +145,9 @@ where
             Some(_) => controller.admit_counted(entry),
         };
         match admission {
-            Admission::Admitted(permit) => {
+            Admission::Admitted(mut permit) => {
                 logs::admitted();
-                let permit = staged::begin(permit, entry, &mut request);
+                staged::begin(&mut permit, entry, &mut request);
                 enter(&permit, outer, &mut request);
                 self.pass(request, ready, Held::new(Some(permit)))
             }

@@ -49,7 +49,7 @@ pub(crate) struct Stage {
 
 /// The work of a request begins, or its body comes first.
 #[inline]
-pub(crate) fn begin<B>(permit: Permit, entry: Entry, request: &mut Request<B>) -> Permit {
+pub(crate) fn begin<B>(permit: &mut Permit, entry: Entry, request: &mut Request<B>) {
     match entry.body_kib {
         0 => permit.start(),
         _ => begin_staged(permit, entry, request),
@@ -57,12 +57,12 @@ pub(crate) fn begin<B>(permit: Permit, entry: Entry, request: &mut Request<B>) -
 }
 
 #[cold]
-fn begin_staged<B>(permit: Permit, entry: Entry, request: &mut Request<B>) -> Permit {
-    let permit = permit.start_staged();
+fn begin_staged<B>(permit: &mut Permit, entry: Entry, request: &mut Request<B>) {
+    permit.start_staged();
     let controller = permit.controller();
     let Some(slot) = permit.slot() else {
         // More than can be in flight.
-        return permit;
+        return;
     };
     let left = deadline::of_caller(request.headers(), &controller.config().deadline_headers);
     controller.limiter.stage();
@@ -77,7 +77,6 @@ fn begin_staged<B>(permit: Permit, entry: Entry, request: &mut Request<B>) -> Pe
         rejected: OnceLock::new(),
     };
     request.extensions_mut().insert(Left(Arc::new(stage)));
-    permit
 }
 
 /// The stage of a request on its way to the layer.
