@@ -145,7 +145,7 @@ pub use self::http::service::MemoryGuard;
 pub use self::http::staged::{StagedBody, StagedBodyLayer, StagedBodyService};
 pub use class::{Class, Priority, Tier};
 pub use classify::{
-    ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Staged, Uniform,
+    ByRequest, Classify, RequestClasses, RequestClassesBuilder, Skip, Staged, Unclassified, Uniform,
 };
 pub use config::{Config, MemoryGuardBuilder, Mode, OnSensorFailure, Policy};
 pub use error::{BoxError, Cancelled, ConfigError, PeerStalled, Problem, Reason, Rejected};

@@ -5,6 +5,7 @@ pub(crate) mod names;
 mod requests;
 mod routes;
 pub(crate) mod tenants;
+mod unclassified;
 
 use http::Request;
 use http::header::CONTENT_LENGTH;
@@ -16,6 +17,7 @@ use crate::units::kib;
 use labels::{Entry, Labels};
 
 pub use requests::{RequestClasses, RequestClassesBuilder};
+pub use unclassified::Unclassified;
 
 mod sealed {
     pub trait Sealed {}

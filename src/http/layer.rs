@@ -6,7 +6,7 @@ use super::error_service::MemoryGuardErrorLayer;
 use super::respond::{HttpResponder, Respond};
 use super::service::MemoryGuard;
 use crate::class::Class;
-use crate::classify::{ByRequest, Skip, Staged, Uniform};
+use crate::classify::{ByRequest, Skip, Staged, Unclassified, Uniform};
 use crate::config::MemoryGuardBuilder;
 use crate::error::ConfigError;
 use crate::guard::handle::Guard;
@@ -114,35 +114,32 @@ impl From<Guard> for MemoryGuardLayer {
     }
 }
 
-impl<R> MemoryGuardLayer<R, Uniform> {
+impl<R, U: Unclassified> MemoryGuardLayer<R, U> {
     /// Says what each request is: whose estimate it has, who goes first, on whose
     /// behalf, and how long it may wait. See [`Class`].
     ///
-    /// Called once for each request, before anything else is decided; before
-    /// [`skip`](Self::skip), if both are used.
+    /// Called once for each request, before anything else is decided. [`skip`](Self::skip)
+    /// and [`stage_bodies`](Self::stage_bodies) may come before it or after it: what is
+    /// skipped is not classified.
     ///
     /// In the error flavour `poll_ready` waits for memory before it knows the request,
     /// as for a request of no class. What it got is made to fit once `call` says what
     /// it is for; if that does not fit, the future waits in its class's turn. The inner
     /// service has been called by then, but its future is not polled before.
-    pub fn classify<Req, F>(self, classify: F) -> MemoryGuardLayer<R, ByRequest<F>>
+    pub fn classify<Req, F>(self, classify: F) -> MemoryGuardLayer<R, U::With<ByRequest<F>>>
     where
         F: Fn(&Req) -> Class,
     {
-        MemoryGuardLayer {
-            guard: self.guard,
-            responder: self.responder,
-            classify: ByRequest::new(classify),
-        }
+        self.classify_with(ByRequest::new(classify))
     }
 
     /// As [`classify`](Self::classify), by what says it without a function:
     /// [`RequestClasses`](crate::RequestClasses), for HTTP.
-    pub fn classify_with<C>(self, classify: C) -> MemoryGuardLayer<R, C> {
+    pub fn classify_with<C>(self, classify: C) -> MemoryGuardLayer<R, U::With<C>> {
         MemoryGuardLayer {
             guard: self.guard,
             responder: self.responder,
-            classify,
+            classify: self.classify.with(classify),
         }
     }
 }
@@ -214,8 +211,8 @@ impl<R, C> MemoryGuardLayer<R, C> {
     /// 1 KiB. A request whose body is empty is admitted at once for all that it needs, and
     /// so is one that a guard further out has reserved memory for.
     ///
-    /// Comes after [`classify`](Self::classify), if both are used. The error flavour waits
-    /// in `poll_ready`, before it knows of a body: there it changes nothing.
+    /// The error flavour waits in `poll_ready`, before it knows of a body: there it changes
+    /// nothing.
     pub fn stage_bodies(self, unknown_bytes: u64) -> MemoryGuardLayer<R, Staged<C>> {
         MemoryGuardLayer {
             guard: self.guard,
