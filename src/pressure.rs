@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-/// How full memory is, in the operators' words. Ordered: `Critical` is the greatest.
+/// How full memory is, in the operators' words. Ordered: the fuller is the greater, so
+/// `Normal` is the least and `Critical` the greatest. There may be more levels one day,
+/// between these: compare (`pressure >= Pressure::High`) rather than name them all.
 ///
 /// Levels bound concurrency with the ladder. The predictive policy runs full by
 /// design, so its levels begin later, and of them only `Critical` holds all new work back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "UPPERCASE"))]
+#[non_exhaustive]
 pub enum Pressure {
     /// Below: base concurrency.
     #[default]

@@ -107,6 +107,25 @@ async fn slow_server() -> (SocketAddr, Guard) {
     (serve_axum(app).await, guard)
 }
 
+#[test]
+fn more_urgent_work_and_fuller_memory_are_greater() {
+    let priorities = [
+        Priority::Low,
+        Priority::Normal,
+        Priority::High,
+        Priority::Critical,
+    ];
+    assert!(priorities.is_sorted_by(|one, next| one < next));
+    let levels = [
+        Pressure::Normal,
+        Pressure::Stable,
+        Pressure::Warning,
+        Pressure::High,
+        Pressure::Critical,
+    ];
+    assert!(levels.is_sorted_by(|one, next| one < next));
+}
+
 async fn status(client: &HttpClient, address: SocketAddr, path: &str) -> StatusCode {
     let uri = format!("http://{address}{path}").parse().unwrap();
     let response = client.get(uri).await.unwrap();

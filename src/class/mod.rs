@@ -101,25 +101,35 @@ impl Class {
     }
 }
 
-/// Who goes first while memory is short. Ordered: `Critical` is the least.
+/// Who goes first while memory is short. Ordered: who goes first is greater, so `Low` is the
+/// least and `Critical` the greatest.
+///
+/// ```
+/// use tower_memory_guard::Priority;
+///
+/// assert!(Priority::Critical > Priority::High);
+/// assert!(Priority::Normal > Priority::Low);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Priority {
+    /// After all others; turned away from [`Pressure::Warning`](crate::Pressure::Warning) on.
+    Low,
+    /// At [`Pressure::High`](crate::Pressure::High) it waits for a part of its deadline only.
+    #[default]
+    Normal,
+    /// Before all that is not critical.
+    High,
     /// Health probes and administration: small work that must get through. A slice of
     /// memory is set aside for it ([`critical_reserve`](crate::MemoryGuardBuilder::critical_reserve)),
     /// at any pressure and past every waiter; until it has been seen it is expected to
     /// need 1 MiB.
     Critical,
-    /// Before all that is not critical.
-    High,
-    /// At [`Pressure::High`](crate::Pressure::High) it waits for a part of its deadline only.
-    #[default]
-    Normal,
-    /// After all others; turned away from [`Pressure::Warning`](crate::Pressure::Warning) on.
-    Low,
 }
 
 impl Priority {
+    /// The first first.
     pub(crate) const ALL: [Priority; 4] = [
         Priority::Critical,
         Priority::High,
@@ -127,13 +137,18 @@ impl Priority {
         Priority::Low,
     ];
 
+    /// How many go before it; its place in [`ALL`](Self::ALL).
+    pub(crate) const fn place(self) -> usize {
+        Priority::Critical as usize - self as usize
+    }
+
     /// The name in logs and metrics, such as `critical`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Priority::Critical => "critical",
-            Priority::High => "high",
-            Priority::Normal => "normal",
             Priority::Low => "low",
+            Priority::Normal => "normal",
+            Priority::High => "high",
+            Priority::Critical => "critical",
         }
     }
 }

@@ -97,7 +97,7 @@ fn text<'a>(headers: &'a HeaderMap, name: Option<&HeaderName>) -> Option<&'a str
 fn moved(priority: Priority, name: &str) -> Priority {
     let mut all = Priority::ALL.into_iter();
     match all.find(|known| known.as_str().eq_ignore_ascii_case(name)) {
-        Some(wanted) if priority != Priority::Critical => wanted.max(Priority::High),
+        Some(wanted) if priority != Priority::Critical => wanted.min(Priority::High),
         _ => priority,
     }
 }

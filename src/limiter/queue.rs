@@ -121,10 +121,10 @@ impl Flow {
 pub(super) fn lane(need: Need) -> usize {
     match need {
         Need::Known(ask) if ask.kib == 0 => COUNTED,
-        Need::More { tag, .. } => CRITICAL + tag.priority as usize,
+        Need::More { tag, .. } => CRITICAL + tag.priority.place(),
         Need::Known(Ask { tag, .. }) | Need::Estimated(tag) => match tag.priority {
             Priority::Critical => CRITICAL,
-            other => CRITICAL + NEED_MORE + other as usize,
+            other => CRITICAL + NEED_MORE + other.place(),
         },
     }
 }

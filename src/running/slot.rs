@@ -23,7 +23,7 @@ const MOST_REPORTED_BYTES: u64 = 1 << 46;
 fn rank(priority: Priority) -> u8 {
     match priority {
         Priority::Critical => CRITICAL,
-        other => FRONT + other as u8,
+        other => FRONT + other.place() as u8,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::sync::sharded::ShardedCounter;
 const PRIORITIES: usize = Priority::ALL.len();
 const SORTS: usize = CLASSES * PRIORITIES;
 /// Of no class, and of normal priority.
-const PLAIN: usize = Priority::Normal as usize;
+const PLAIN: usize = Priority::Normal.place();
 
 /// Counts by class and priority.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Default for Tally {
 }
 
 fn sort(tag: Tag) -> usize {
-    usize::from(tag.kind / 2) * PRIORITIES + tag.priority as usize
+    usize::from(tag.kind / 2) * PRIORITIES + tag.priority.place()
 }
 
 impl Tally {
