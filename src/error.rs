@@ -33,10 +33,14 @@ pub enum Reason {
     Closed,
     /// Memory is short, and its priority is low.
     LowPriority,
+    /// There was no room for it at once, and it did not mean to wait: from
+    /// [`Guard::try_acquire`](crate::Guard::try_acquire) and
+    /// [`Permit::try_grow`](crate::Permit::try_grow).
+    NoRoom,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 9] = [
+    pub(crate) const ALL: [Reason; 10] = [
         Reason::CriticalPressure,
         Reason::WaitTimeout,
         Reason::WaitTooLong,
@@ -46,6 +50,7 @@ impl Reason {
         Reason::ResultTooLarge,
         Reason::Closed,
         Reason::LowPriority,
+        Reason::NoRoom,
     ];
 
     /// The name in responses, logs and metrics, such as `critical_pressure`.
@@ -60,6 +65,7 @@ impl Reason {
             Reason::ResultTooLarge => "result_too_large",
             Reason::Closed => "closed",
             Reason::LowPriority => "low_priority",
+            Reason::NoRoom => "no_room",
         }
     }
 
@@ -77,6 +83,7 @@ impl Reason {
                 | Reason::WaitTooLong
                 | Reason::QueueFull
                 | Reason::LowPriority
+                | Reason::NoRoom
         )
     }
 
@@ -91,6 +98,7 @@ impl Reason {
             Reason::ResultTooLarge => "the result is larger than the limit",
             Reason::Closed => "the service is shutting down",
             Reason::LowPriority => "memory is short and the request's priority is low",
+            Reason::NoRoom => "not enough memory is free now",
         }
     }
 }

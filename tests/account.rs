@@ -255,7 +255,7 @@ async fn a_permit_grows_at_once_or_not_at_all() {
     let clone = permit.clone();
     assert_eq!(
         clone.try_grow(690 * MIB).unwrap_err().reason(),
-        Reason::WaitTimeout
+        Reason::NoRoom
     );
     assert_eq!(
         clone.try_grow(1200 * MIB).unwrap_err().reason(),

@@ -83,7 +83,7 @@ async fn the_snapshot_says_what_the_guard_sees() {
         snapshot["paused"],
         serde_json::json!({"tasks": 0, "longest_ms": 0.0})
     );
-    assert_eq!(snapshot["rejected"]["wait_timeout"], 1);
+    assert_eq!(snapshot["rejected"]["no_room"], 1);
     assert_eq!(snapshot["classes"][0]["admitted"], 1);
     let decisions = snapshot["decisions"].as_array().unwrap();
     let kinds: Vec<_> = decisions
@@ -91,7 +91,7 @@ async fn the_snapshot_says_what_the_guard_sees() {
         .map(|decision| decision["kind"].as_str().unwrap())
         .collect();
     assert_eq!(kinds, ["adjusted", "rejected"]);
-    assert_eq!(decisions[1]["text"], "wait_timeout");
+    assert_eq!(decisions[1]["text"], "no_room");
     drop(permit);
 }
 

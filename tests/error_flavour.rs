@@ -99,7 +99,7 @@ async fn a_grant_that_load_shed_does_not_claim_passes_on() {
     drop(permit);
     assert_eq!(
         guard.try_acquire(1024).unwrap_err().reason(),
-        Reason::WaitTimeout
+        Reason::NoRoom
     );
     guard.sample_now();
     tokio::time::advance(Duration::from_millis(600)).await;

@@ -161,7 +161,7 @@ async fn two_guards_of_one_process_never_reserve_the_same_bytes() {
     let _permit = first.try_acquire(500 * MIB).unwrap();
     assert_eq!(
         second.try_acquire(400 * MIB).unwrap_err().reason(),
-        Reason::WaitTimeout
+        Reason::NoRoom
     );
     let _permit = second.try_acquire(300 * MIB).unwrap();
     assert_eq!(
@@ -307,7 +307,7 @@ async fn a_share_of_the_limit_is_for_this_process_alone() {
     let _permit = guard.try_acquire(MIB).unwrap();
     assert_eq!(
         guard.try_acquire(450 * MIB).unwrap_err().reason(),
-        Reason::WaitTimeout
+        Reason::NoRoom
     );
 }
 

@@ -336,7 +336,7 @@ impl World {
                 self.permits.insert(id, vec![permit]);
             }
             (Ok(id), Err(rejected)) => {
-                assert_eq!(rejected.reason(), Reason::WaitTimeout);
+                assert_eq!(rejected.reason(), Reason::NoRoom);
                 self.model.turned_away(id);
             }
             (Err(reason), Err(rejected)) => assert_eq!(rejected.reason(), reason),

@@ -238,7 +238,7 @@ impl Controller {
         let ticket = Ticket::join(&self.limiter, &self.bounds, Need::Known(ask), terms);
         match ticket.ok().and_then(Ticket::claim) {
             Some(kib) => Ok(Permit::queued(self, kib, tag)),
-            None => Err(self.reject(Reason::WaitTimeout, tag)),
+            None => Err(self.reject(Reason::NoRoom, tag)),
         }
     }
 

@@ -254,7 +254,7 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`Rejected`]; where it would have to wait, with [`Reason::WaitTimeout`].
+    /// [`Rejected`]; where it would have to wait, with [`Reason::NoRoom`].
     pub fn try_acquire(&self, cost: impl Into<Cost>) -> Result<Permit, Rejected> {
         let cost = cost.into();
         let admitted = self.controller.admit_now(cost.into());

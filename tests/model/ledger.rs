@@ -509,7 +509,7 @@ impl Model {
             return Err(Reason::NeverFits);
         }
         if !fits {
-            return Err(Reason::WaitTimeout);
+            return Err(Reason::NoRoom);
         }
         self.active_one(id).kib += kib;
         Ok(())

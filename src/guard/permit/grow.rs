@@ -41,7 +41,7 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// [`Rejected`] with [`Reason::WaitTimeout`] if so much is not free now,
+    /// [`Rejected`] with [`Reason::NoRoom`] if so much is not free now,
     /// [`Reason::NeverFits`] if all of the limit is less. What was reserved stays.
     pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
         let holder = self.holder();
@@ -56,7 +56,7 @@ impl Permit {
         match grown {
             true => Ok(()),
             // The work goes on: nobody was turned away.
-            false => Err(controller.rejection(Reason::WaitTimeout)),
+            false => Err(controller.rejection(Reason::NoRoom)),
         }
     }
 

@@ -144,7 +144,7 @@ that is installed after the guard still gets all of them but the waits before.
 
 Guards with a name (`MemoryGuardLayer::builder().name(…)`) add the label `guard`. Labels
 are bounded: at most 64 classes (the last one is `other`, and requests without a class have
-an empty one), four priorities and nine reasons. Series of a class, and of a class and
+an empty one), four priorities and ten reasons. Series of a class, and of a class and
 priority, appear once such a request has come; those of every reason are there from the start.
 
 `memory_guard_wait_seconds` is recorded with the samples as well, each wait to a tenth of
