@@ -41,6 +41,24 @@ async fn poll_ready_waits_until_a_permit_is_free() {
     assert_empty(&guard);
 }
 
+#[tokio::test]
+async fn the_service_behind_it_can_be_had_and_what_poll_ready_got_is_given_back() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let mut service = layer.into_error_layer().layer(7);
+    *service.get_mut() += 1;
+    assert_eq!((*service.get_ref(), service.into_inner()), (8, 8));
+
+    let mut service = MemoryGuardLayer::from(guard.clone())
+        .into_error_layer()
+        .layer(service_fn(double));
+    service.ready().await.unwrap();
+    assert_eq!(guard.stats().active_tasks, 1);
+    let mut inner = service.into_inner();
+    assert_empty(&guard);
+    assert_eq!(inner.call(1).await.unwrap(), 2);
+}
+
 /// Others wait for two seconds.
 fn one_at_a_time() -> MemoryGuardLayer {
     let (layer, _) = with(|builder| {

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use support::{MIB, assert_empty, counting, fill, poll_once, with};
 use tokio::sync::mpsc;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_memory_guard::result_size::ResultLimitLayer;
 use tower_memory_guard::{
-    HttpResponder, MemoryGuardLayer, Mode, OnSensorFailure, Permit, Pressure, Reason,
+    HttpResponder, LoadFormat, MemoryGuardLayer, Mode, OnSensorFailure, Permit, Pressure, Reason,
+    StagedBodyLayer,
 };
 use tower_test::mock;
 
@@ -58,6 +61,71 @@ async fn an_admitted_request_holds_its_permit_until_the_body_is_read() {
     assert_eq!(body, "done");
     assert_empty(&guard);
     assert_eq!(guard.stats().completed_requests, 1);
+}
+
+/// Ready once it has been asked, and only then.
+#[derive(Clone)]
+struct Asked(bool);
+
+impl Service<Req> for Asked {
+    type Response = Res;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Res, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0 = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Req) -> Self::Future {
+        assert!(std::mem::take(&mut self.0), "called before it was ready");
+        std::future::ready(Ok(ok()))
+    }
+}
+
+#[tokio::test]
+async fn the_service_behind_it_may_be_another_one_after_poll_ready() {
+    let (layer, _) = counting(1);
+    let mut service = layer.layer(Asked(false));
+    service.ready().await.unwrap();
+    assert!(service.get_ref().0);
+    *service.get_mut() = Asked(false);
+    let response = service.call(request()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(!service.into_inner().0);
+}
+
+#[tokio::test]
+async fn what_is_wrapped_can_be_had() {
+    let (layer, memory) = counting(1);
+    let guard = layer.guard().clone();
+    let mut limited = ResultLimitLayer::new(&guard).layer(1);
+    *limited.get_mut() += 1;
+    assert_eq!((*limited.get_ref(), limited.into_inner()), (2, 2));
+    let mut staged = StagedBodyLayer::new().layer(1);
+    *staged.get_mut() += 1;
+    assert_eq!((*staged.get_ref(), staged.into_inner()), (2, 2));
+    let mut reporting = layer.clone().report_load(LoadFormat::Text).layer(1);
+    *reporting.get_mut().get_mut() += 1;
+    assert_eq!(*reporting.get_ref().get_ref(), 2);
+    assert_eq!(reporting.into_inner().into_inner(), 2);
+
+    let service = layer.layer(service_fn(at_once));
+    let mut body = service
+        .clone()
+        .oneshot(request())
+        .await
+        .unwrap()
+        .into_body();
+    assert_eq!(
+        body.get_ref().map(Body::size_hint).unwrap().exact(),
+        Some(4)
+    );
+    assert!(body.get_mut().is_some());
+    drop(body);
+    fill(&guard, &memory, 99);
+    let rejection = service.oneshot(request()).await.unwrap().into_body();
+    assert!(rejection.get_ref().is_none(), "the guard's own");
 }
 
 #[tokio::test]

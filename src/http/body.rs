@@ -222,6 +222,22 @@ pub(crate) fn promised_bytes<B: Body>(response: &Response<B>) -> Option<u64> {
 }
 
 impl<B> GuardedBody<B> {
+    /// The body of the service's response; `None`: it is the guard's own answer.
+    pub fn get_ref(&self) -> Option<&B> {
+        match &self.kind {
+            Kind::Inner { body, .. } => Some(body),
+            Kind::Rejection { .. } => None,
+        }
+    }
+
+    /// The body of the service's response; `None`: it is the guard's own answer.
+    pub fn get_mut(&mut self) -> Option<&mut B> {
+        match &mut self.kind {
+            Kind::Inner { body, .. } => Some(body),
+            Kind::Rejection { .. } => None,
+        }
+    }
+
     /// What the request has cost so far: the most that it held, as far as that is known,
     /// else what is reserved for it. `None` if it holds no permit any more.
     pub(crate) fn cost_bytes(&self) -> Option<u64> {

@@ -76,8 +76,13 @@ impl<S, C: Clone> Layer<S> for MemoryGuardErrorLayer<C> {
 /// future gives the memory back.
 pub struct MemoryGuardErrorService<S, C = Uniform> {
     inner: S,
-    guard: Guard,
     classify: C,
+    claim: Claim,
+}
+
+/// What `poll_ready` has come to, given back when the service is gone.
+struct Claim {
+    guard: Guard,
     state: State,
 }
 
@@ -124,15 +129,17 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     pub(crate) fn new(inner: S, guard: Guard, classify: C) -> Self {
         Self {
             inner,
-            guard,
             classify,
-            state: State::Idle,
+            claim: Claim {
+                guard,
+                state: State::Idle,
+            },
         }
     }
 
     /// The guard in front of the service.
     pub fn guard(&self) -> &Guard {
-        &self.guard
+        &self.claim.guard
     }
 
     /// The service behind the guard.
@@ -140,6 +147,18 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         &self.inner
     }
 
+    /// The service behind the guard.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service without the guard. Leaves the queue, or gives back what it got.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl Claim {
     /// It said that it is ready, so it may not wait now: where there is no room, the call
     /// does.
     #[inline]
@@ -175,7 +194,7 @@ impl<S: Clone, C: Clone> Clone for MemoryGuardErrorService<S, C> {
         // A permit belongs to one call: a clone starts without.
         Self::new(
             self.inner.clone(),
-            self.guard.clone(),
+            self.claim.guard.clone(),
             self.classify.clone(),
         )
     }
@@ -185,7 +204,7 @@ impl<S: fmt::Debug, C> fmt::Debug for MemoryGuardErrorService<S, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryGuardErrorService")
             .field("inner", &self.inner)
-            .field("guard", &self.guard)
+            .field("guard", &self.claim.guard)
             .finish_non_exhaustive()
     }
 }
@@ -204,21 +223,22 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // The inner service first: memory is the scarcer of the two.
         ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
-        let controller = self.guard.controller;
-        match self.state {
+        let claim = &mut self.claim;
+        let controller = claim.guard.controller;
+        match claim.state {
             State::Idle => {
                 let request = Entry::default().into();
-                self.state = match controller.admit(request, &no_deadline) {
+                claim.state = match controller.admit(request, &no_deadline) {
                     Admission::Admitted(permit) => admitted(controller, permit.into_kib()),
                     Admission::Rejected(refusal) => refusal.into(),
                     Admission::Waiting(waiting) => State::Waiting(Box::new(waiting.not_yet())),
                 };
             }
             State::Waiting(_) => {}
-            _ => self.ask_again(),
+            _ => claim.ask_again(),
         }
-        if let State::Waiting(waiting) = &mut self.state {
-            self.state = match ready!(waiting.poll_reason(cx)) {
+        if let State::Waiting(waiting) = &mut claim.state {
+            claim.state = match ready!(waiting.poll_reason(cx)) {
                 Ok(kib) => admitted(controller, kib),
                 Err(reason) => Refusal::from(reason).into(),
             };
@@ -231,14 +251,14 @@ where
     /// If `poll_ready` was not ready before.
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let controller = self.guard.controller;
+        let controller = self.claim.guard.controller;
         let Some(entry) = self.classify.entry(&request, &controller.labels) else {
-            self.give_back();
+            self.claim.give_back();
             // What it was told is for nobody else.
-            self.state = State::Idle;
+            self.claim.state = State::Idle;
             return ErrorFuture::calling(self.inner.call(request), Held::new(None));
         };
-        match std::mem::replace(&mut self.state, State::Idle) {
+        match std::mem::replace(&mut self.claim.state, State::Idle) {
             State::Admitted { kib, cell }
                 if !entry.tag.is_classified() && cell.is_none_or(Cell::claim) =>
             {
@@ -272,7 +292,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     where
         S: Service<Req>,
     {
-        let controller = self.guard.controller;
+        let controller = self.claim.guard.controller;
         let admission = match state {
             // Without a class it was claimed in vain.
             State::Admitted { kib, cell }
@@ -304,7 +324,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     }
 }
 
-impl<S, C> Drop for MemoryGuardErrorService<S, C> {
+impl Drop for Claim {
     #[inline]
     fn drop(&mut self) {
         self.give_back();

@@ -69,6 +69,18 @@ impl<S, R, C> MemoryGuard<S, R, C> {
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
+
+    /// The service behind the guard.
+    pub fn get_mut(&mut self) -> &mut S {
+        // It may be another one from now on.
+        self.inner_ready = false;
+        &mut self.inner
+    }
+
+    /// The service without the guard. Requests that it has passed on keep their permits.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S: Clone, R: Clone, C: Clone> Clone for MemoryGuard<S, R, C> {

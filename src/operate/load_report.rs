@@ -148,6 +148,23 @@ pub struct LoadReport<S> {
     format: LoadFormat,
 }
 
+impl<S> LoadReport<S> {
+    /// The guarded service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The guarded service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The guarded service, whose responses say nothing.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
 impl<S, Req, B> Service<Req> for LoadReport<S>
 where
     S: Service<Req, Response = Response<GuardedBody<B>>>,

@@ -34,6 +34,22 @@ pin_project! {
 }
 
 impl<B> LimitedBody<B> {
+    /// The body of the service's response; `None`: it is the refusal of one that is too large.
+    pub fn get_ref(&self) -> Option<&B> {
+        match &self.kind {
+            Kind::Inner { body, .. } => Some(body),
+            Kind::Refusal { .. } => None,
+        }
+    }
+
+    /// The body of the service's response; `None`: it is the refusal of one that is too large.
+    pub fn get_mut(&mut self) -> Option<&mut B> {
+        match &mut self.kind {
+            Kind::Inner { body, .. } => Some(body),
+            Kind::Refusal { .. } => None,
+        }
+    }
+
     pub(super) fn new(body: B, limit: u64) -> Self {
         Self {
             kind: Kind::Inner {

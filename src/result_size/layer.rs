@@ -86,6 +86,23 @@ pub struct ResultLimit<S> {
     limit: ResultLimitLayer,
 }
 
+impl<S> ResultLimit<S> {
+    /// The service behind it.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service behind it.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service without it.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
 impl<S, B, ResB> Service<Request<B>> for ResultLimit<S>
 where
     S: Service<Request<B>, Response = Response<ResB>>,

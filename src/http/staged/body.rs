@@ -63,6 +63,16 @@ impl<B: Body> StagedBody<B> {
             ended: false,
         }
     }
+
+    /// The body as it comes from the client.
+    pub fn get_ref(&self) -> &B {
+        &self.body
+    }
+
+    /// The body as it comes from the client. What is read from it here is not counted.
+    pub fn get_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
 }
 
 impl<B> Body for StagedBody<B>
