@@ -588,9 +588,9 @@ impl World {
             O::Threshold { critical } => {
                 self.model.settings.critical = critical;
                 self.reload(|config| {
-                    config.critical_fraction = critical;
-                    config.high_fraction = critical - 0.03;
-                    config.warning_fraction = critical - 0.08;
+                    config.critical_fraction = Some(critical);
+                    config.high_fraction = Some(critical - 0.03);
+                    config.warning_fraction = Some(critical - 0.08);
                 });
             }
             O::Pass { ms } => self.pass(Duration::from_millis(ms)).await,

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use support::{LIMIT, assert_empty, counting, fill, poll_once, with};
-use tower_memory_guard::{Config, Guard, Mode, Policy, Pressure, Source};
+use tower_memory_guard::{Config, Guard, MemoryGuardLayer, Mode, Policy, Pressure, Source};
 
 fn change(guard: &Guard, change: impl FnOnce(&mut Config)) {
     let mut config = (*guard.config()).clone();
@@ -55,7 +55,7 @@ async fn thresholds_and_policy_change_with_the_next_sample() {
     let guard = layer.guard().clone();
     fill(&guard, &memory, 75);
     assert_eq!(guard.pressure(), Pressure::Warning);
-    change(&guard, |config| config.warning_fraction = 0.78);
+    change(&guard, |config| config.warning_fraction = Some(0.78));
     assert_eq!(guard.pressure(), Pressure::Stable);
     change(&guard, |config| {
         config.policy = Policy::Predictive;
@@ -63,6 +63,39 @@ async fn thresholds_and_policy_change_with_the_next_sample() {
     });
     assert_eq!(guard.policy(), "predictive");
     assert!(guard.stats().current_concurrency > 10);
+}
+
+#[tokio::test]
+async fn the_defaults_are_the_same_however_a_config_is_made() {
+    let built = MemoryGuardLayer::builder().build_config().unwrap();
+    assert_eq!(Config::default(), built);
+    assert_eq!(built.decided_policy(), Policy::Predictive);
+    let (layer, memory) = with(|builder| builder);
+    let guard = layer.guard().clone();
+    assert_eq!(*guard.config(), Config::default());
+    fill(&guard, &memory, 92);
+    assert_eq!(guard.pressure(), Pressure::Warning);
+    guard.reload(Config::default()).unwrap();
+    assert_eq!(
+        (guard.policy(), guard.pressure()),
+        ("predictive", Pressure::Warning)
+    );
+}
+
+#[tokio::test]
+async fn what_nobody_said_follows_the_policy_that_is_changed() {
+    let (layer, memory) = with(|builder| builder.max_concurrent(10));
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 88);
+    assert_eq!(guard.pressure(), Pressure::Critical, "the ladder's");
+    change(&guard, |config| config.max_concurrent = None);
+    assert_eq!(guard.pressure(), Pressure::Stable, "predictive's");
+    change(&guard, |config| config.warning_fraction = Some(0.75));
+    assert_eq!(guard.config().thresholds(), [0.75, 0.80, 0.85]);
+    assert_eq!(
+        (guard.policy(), guard.pressure()),
+        ("ladder", Pressure::Critical)
+    );
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ impl MemoryGuardBuilder {
 
     /// Default: [`Policy::Auto`].
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.settings.policy = policy;
+        self.settings.config.policy = policy;
         self
     }
 
@@ -127,17 +127,23 @@ impl MemoryGuardBuilder {
 
     /// Where WARNING, HIGH and CRITICAL begin, as rising fractions of the limit.
     /// Default 0.70, 0.80, 0.85; with the predictive policy 0.90, 0.95, 0.98.
-    pub fn thresholds(mut self, warning: f64, high: f64, critical: f64) -> Self {
-        if [warning, high, critical]
-            .map(check_fraction)
-            .iter()
-            .all(Result::is_ok)
-        {
-            self.settings.thresholds = [warning, high, critical].map(Some);
+    pub fn thresholds(self, warning: f64, high: f64, critical: f64) -> Self {
+        self.some_thresholds([warning, high, critical].map(Some))
+    }
+
+    /// Where some levels begin; the others follow from the policy.
+    pub(super) fn some_thresholds(mut self, said: [Option<f64>; 3]) -> Self {
+        let given = said.iter().flatten();
+        if given.clone().all(|&one| check_fraction(one).is_ok()) {
+            let config = &mut self.settings.config;
+            config.warning_fraction = said[0];
+            config.high_fraction = said[1];
+            config.critical_fraction = said[2];
         } else {
-            let given = format!("{warning}, {high}, {critical}");
+            let given: Vec<_> = given.map(f64::to_string).collect();
+            let expected = "fractions above 0 and up to 1";
             self.settings
-                .problem("thresholds", given, "fractions above 0 and up to 1");
+                .problem("thresholds", given.join(", "), expected);
         }
         self
     }

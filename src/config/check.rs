@@ -18,11 +18,7 @@ impl Config {
         let mut builder = MemoryGuardBuilder::default()
             .enabled(self.enabled)
             .policy(self.policy)
-            .thresholds(
-                self.warning_fraction,
-                self.high_fraction,
-                self.critical_fraction,
-            )
+            .some_thresholds(self.said_thresholds())
             .check_interval(self.check_interval)
             .estimated_bytes_per_request(self.estimated_bytes_per_request)
             .max_result_size_bytes(self.max_result_size_bytes)

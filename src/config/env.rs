@@ -33,12 +33,8 @@ const KNOWN: &[&str] = &[
     "MEMORY_GUARD_STATE",
 ];
 
-/// Where WARNING, HIGH and CRITICAL begin.
-pub(super) const LADDER_THRESHOLDS: [f64; 3] = [0.70, 0.80, 0.85];
-/// The variables for them.
+/// The variables for where WARNING, HIGH and CRITICAL begin.
 const THRESHOLDS: [&str; 3] = ["WARNING_PERCENT", "MAX_PERCENT", "CRITICAL_PERCENT"];
-/// Near the end: this policy runs full by design.
-const PREDICTIVE_THRESHOLDS: [f64; 3] = [0.90, 0.95, 0.98];
 
 /// What Kubernetes injects for a Service that is called `memory-guard`.
 const INJECTED: &[&str] = &["MEMORY_GUARD_PORT", "MEMORY_GUARD_SERVICE_"];
@@ -47,17 +43,9 @@ const INJECTED: &[&str] = &["MEMORY_GUARD_PORT", "MEMORY_GUARD_SERVICE_"];
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) config: Config,
-    pub(crate) policy: Policy,
-    /// Where WARNING, HIGH and CRITICAL begin, as far as somebody said so.
-    pub(crate) thresholds: [Option<f64>; 3],
     pub(crate) problems: Vec<Problem>,
     /// Worth a line in the log, but no reason to stop.
     pub(crate) warnings: Vec<String>,
-}
-
-/// Without what binary fractions add: 0.95 − 0.05 is 0.9.
-fn rounded(fraction: f64) -> f64 {
-    (fraction * 1e4).round() / 1e4
 }
 
 impl Settings {
@@ -98,7 +86,7 @@ impl Settings {
         let outcome = match suffix {
             "ENABLED" => put(&mut config.enabled, boolean(value)),
             "POLICY" => put(
-                &mut self.policy,
+                &mut config.policy,
                 one_of(
                     value,
                     &[
@@ -109,9 +97,9 @@ impl Settings {
                 ),
             ),
             "MAX_CONCURRENT" => put(&mut config.max_concurrent, count(value).map(Some)),
-            "WARNING_PERCENT" => put(&mut self.thresholds[0], fraction(value).map(Some)),
-            "MAX_PERCENT" => put(&mut self.thresholds[1], fraction(value).map(Some)),
-            "CRITICAL_PERCENT" => put(&mut self.thresholds[2], fraction(value).map(Some)),
+            "WARNING_PERCENT" => put(&mut config.warning_fraction, fraction(value).map(Some)),
+            "MAX_PERCENT" => put(&mut config.high_fraction, fraction(value).map(Some)),
+            "CRITICAL_PERCENT" => put(&mut config.critical_fraction, fraction(value).map(Some)),
             "CHECK_INTERVAL_SEC" => put(&mut config.check_interval, seconds(value)),
             "ESTIMATED_MEM_PER_REQ_MB" => {
                 put(&mut config.estimated_bytes_per_request, mebibytes(value))
@@ -166,32 +154,6 @@ impl Settings {
         }
     }
 
-    /// Decides what `auto` is, and what nobody said about thresholds.
-    fn choose_policy(&mut self) {
-        let said = self.thresholds.iter().any(Option::is_some);
-        self.config.policy = match self.policy {
-            Policy::Auto if said || self.config.max_concurrent.is_some() => Policy::Ladder,
-            Policy::Auto => Policy::Predictive,
-            chosen => chosen,
-        };
-        let predictive = self.config.policy == Policy::Predictive;
-        let defaults = match predictive {
-            true => PREDICTIVE_THRESHOLDS,
-            false => LADDER_THRESHOLDS,
-        };
-        let [mut warning, mut high, critical] =
-            std::array::from_fn(|i| self.thresholds[i].unwrap_or(defaults[i]));
-        if predictive {
-            // These lie so close together that the others have to make room.
-            let [said_warning, said_high, _] = self.thresholds;
-            high = said_high.unwrap_or(high.min(rounded(critical - 0.03)));
-            warning = said_warning.unwrap_or(warning.min(rounded(high - 0.05)));
-        }
-        self.config.warning_fraction = warning;
-        self.config.high_fraction = high;
-        self.config.critical_fraction = critical;
-    }
-
     pub(crate) fn problem(
         &mut self,
         setting: impl Into<String>,
@@ -215,16 +177,13 @@ impl Settings {
         if self.problems.iter().any(|one| one.setting == "thresholds") {
             return;
         }
-        let values = [
-            self.config.warning_fraction,
-            self.config.high_fraction,
-            self.config.critical_fraction,
-        ];
+        let (values, said) = (self.config.thresholds(), self.config.said_thresholds());
         let readable = THRESHOLDS.map(|suffix| !self.is_unreadable(suffix));
         // What nobody said follows from the policy, and there from the others.
-        let ladder = self.config.policy == Policy::Ladder && !self.is_unreadable("POLICY");
+        let decided = self.config.decided_policy();
+        let ladder = decided == Policy::Ladder && !self.is_unreadable("POLICY");
         let follows = ladder || readable == [true; 3];
-        let known = |&at: &usize| readable[at] && (follows || self.thresholds[at].is_some());
+        let known = |&at: &usize| readable[at] && (follows || said[at].is_some());
         let known: Vec<usize> = (0..3).filter(known).collect();
         // NaN is no smaller than anything.
         if known.windows(2).all(|two| values[two[0]] < values[two[1]]) {
@@ -242,7 +201,6 @@ impl Settings {
 
     /// What no single value shows: values that do not go together.
     pub(crate) fn check(mut self) -> Result<(Config, Vec<String>), ConfigError> {
-        self.choose_policy();
         self.check_thresholds();
         let config = &self.config;
         let no_limit = config.memory_limit_bytes.is_none() && !self.is_unreadable("MEMORY_LIMIT");

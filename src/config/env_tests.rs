@@ -14,14 +14,14 @@ fn a_share_is_a_fraction_up_to_one_and_a_percentage_above() {
     for text in ["0.75", "75", "75%", "75 %"] {
         assert_eq!(
             config(&[("MEMORY_GUARD_MAX_PERCENT", text)]).high_fraction,
-            0.75
+            Some(0.75)
         );
     }
     let everything = config(&[
         ("MEMORY_GUARD_CRITICAL_PERCENT", "1"),
         ("MEMORY_GUARD_MAX_PERCENT", "0.9"),
     ]);
-    assert_eq!(everything.critical_fraction, 1.0);
+    assert_eq!(everything.critical_fraction, Some(1.0));
     assert_eq!(config(&[("MEMORY_GUARD_SHARE", "1%")]).share_fraction, 0.01);
 }
 
@@ -111,7 +111,7 @@ fn every_bad_variable_is_listed_with_its_value() {
 
 #[test]
 fn auto_is_the_ladder_as_soon_as_one_of_its_settings_is_given() {
-    let policy = |vars: &[(&str, &str)]| config(vars).policy;
+    let policy = |vars: &[(&str, &str)]| config(vars).decided_policy();
     assert_eq!(policy(&[]), Policy::Predictive);
     assert_eq!(
         policy(&[("MEMORY_GUARD_MAX_WAITING", "5")]),
@@ -136,7 +136,7 @@ fn auto_is_the_ladder_as_soon_as_one_of_its_settings_is_given() {
 
 #[test]
 fn each_policy_has_thresholds_of_its_own_and_explicit_ones_win() {
-    let critical = |vars: &[(&str, &str)]| config(vars).critical_fraction;
+    let critical = |vars: &[(&str, &str)]| config(vars).thresholds()[2];
     let predictive = ("MEMORY_GUARD_POLICY", "predictive");
     assert_eq!(critical(&[]), 0.98);
     assert_eq!(critical(&[("MEMORY_GUARD_POLICY", "ladder")]), 0.85);
@@ -145,7 +145,7 @@ fn each_policy_has_thresholds_of_its_own_and_explicit_ones_win() {
         0.98
     );
     assert_eq!(
-        config(&[predictive, ("MEMORY_GUARD_MAX_PERCENT", "82")]).high_fraction,
+        config(&[predictive, ("MEMORY_GUARD_MAX_PERCENT", "82")]).thresholds()[1],
         0.82
     );
     assert_eq!(
@@ -248,7 +248,7 @@ fn the_presets_of_the_tuning_guide_are_what_they_are_called() {
         .map(|vars| {
             let settings = read(vars);
             assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
-            settings.check().unwrap().0.policy
+            settings.check().unwrap().0.decided_policy()
         })
         .collect();
     assert_eq!(

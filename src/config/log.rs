@@ -17,6 +17,7 @@ pub(crate) fn settings(
     stats: &Stats,
     state_problem: Option<&str>,
 ) {
+    let [warning, high, critical] = config.thresholds();
     said(|| {
         tracing::info!(
             target: TARGET,
@@ -27,9 +28,9 @@ pub(crate) fn settings(
             memory_limit_mb = stats.memory_limit_mb,
             memory_percent = stats.memory_percent,
             base_concurrency = bound(stats.base_concurrency),
-            warning_fraction = config.warning_fraction,
-            high_fraction = config.high_fraction,
-            critical_fraction = config.critical_fraction,
+            warning_fraction = warning,
+            high_fraction = high,
+            critical_fraction = critical,
             check_interval = ?config.check_interval,
             estimated_mem_per_req_mb = stats.estimated_mem_per_req_mb,
             max_result_size_bytes = config.max_result_size_bytes,

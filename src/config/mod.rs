@@ -5,6 +5,7 @@
 
 mod builder;
 mod check;
+mod decided;
 mod env;
 #[cfg(test)]
 mod env_tests;
@@ -70,21 +71,23 @@ pub enum OnSensorFailure {
 pub struct Config {
     /// `false`: the layer passes everything through. Default `true`.
     pub enabled: bool,
-    /// `Ladder` or `Predictive`: `Auto` has been decided. Default: predictive, unless
-    /// one of the next four is set.
+    /// As it was given. Default: `Auto`, which is predictive unless one of the next four is
+    /// set; [`decided_policy`](Self::decided_policy) says which.
     pub policy: Policy,
     /// Base concurrency. Default with the ladder: limit / estimate × 0.8, at least
     /// 1, which follows the estimate as it is corrected. Predictive: none.
     pub max_concurrent: Option<u32>,
-    /// WARNING begins at this fraction of the limit; STABLE ten points below.
-    /// Default 0.70; predictive 0.90.
-    pub warning_fraction: f64,
-    /// HIGH begins at this fraction of the limit. Default 0.80; predictive 0.95.
-    pub high_fraction: f64,
+    /// WARNING begins at this fraction of the limit; STABLE ten points below. `None`, the
+    /// default: 0.70; predictive 0.90, or less if the others leave no room. What all three come to say
+    /// [`thresholds`](Self::thresholds).
+    pub warning_fraction: Option<f64>,
+    /// HIGH begins at this fraction of the limit. `None`, the default: 0.80; predictive
+    /// 0.95, or less.
+    pub high_fraction: Option<f64>,
     /// CRITICAL begins at this fraction of the limit. Reservations end there;
-    /// predictive: one point below, two without accounting. Default 0.85; predictive
-    /// 0.98.
-    pub critical_fraction: f64,
+    /// predictive: one point below, two without accounting. `None`, the default: 0.85;
+    /// predictive 0.98.
+    pub critical_fraction: Option<f64>,
     /// Longest time between samples and between adjustments. Default 5 s.
     pub check_interval: Duration,
     /// A request's peak, until the first ones have been seen. Default 200 MiB.
@@ -142,15 +145,15 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// The ladder with its thresholds; what is built or read decides on a policy.
+    /// What the builder builds from nothing, and an empty environment comes to.
     fn default() -> Self {
         Self {
             enabled: true,
-            policy: Policy::Ladder,
+            policy: Policy::Auto,
             max_concurrent: None,
-            warning_fraction: 0.70,
-            high_fraction: 0.80,
-            critical_fraction: 0.85,
+            warning_fraction: None,
+            high_fraction: None,
+            critical_fraction: None,
             check_interval: Duration::from_secs(5),
             estimated_bytes_per_request: 200 * MIB,
             max_result_size_bytes: 5 * MIB,

@@ -238,7 +238,11 @@ mod tests {
 
     #[test]
     fn base_concurrency_follows_the_estimate_where_none_is_set() {
-        let mut ladder = Ladder::new(&Config::default());
+        let config = Config {
+            policy: crate::config::Policy::Ladder,
+            ..Config::default()
+        };
+        let mut ladder = Ladder::new(&config);
         let decision = ladder.decide(&Observation {
             now: Duration::ZERO,
             levels: &[MemoryLevel::new(0, Some(2 << 30))],
@@ -257,6 +261,7 @@ mod tests {
     #[test]
     fn a_limit_of_ones_own_bounds_the_count_before_memory_has_been_seen() {
         let config = Config {
+            policy: crate::config::Policy::Ladder,
             memory_limit_bytes: Some(2 << 30),
             ..Config::default()
         };

@@ -10,14 +10,12 @@ const STABLE_BELOW_WARNING: f64 = 0.10;
 
 /// Where levels begin, as fractions of the limit.
 pub(crate) fn thresholds(config: &Config) -> [(Pressure, f64); 4] {
+    let [warning, high, critical] = config.thresholds();
     [
-        (
-            Pressure::Stable,
-            config.warning_fraction - STABLE_BELOW_WARNING,
-        ),
-        (Pressure::Warning, config.warning_fraction),
-        (Pressure::High, config.high_fraction),
-        (Pressure::Critical, config.critical_fraction),
+        (Pressure::Stable, warning - STABLE_BELOW_WARNING),
+        (Pressure::Warning, warning),
+        (Pressure::High, high),
+        (Pressure::Critical, critical),
     ]
 }
 

@@ -91,13 +91,7 @@ mod tests {
         outstanding_bytes: i64,
         stall_percent: f64,
     ) -> Decision {
-        let config = Config {
-            warning_fraction: 0.90,
-            high_fraction: 0.95,
-            critical_fraction: 0.98,
-            ..Config::default()
-        };
-        Predictive::new(&config, true).decide(&Observation {
+        Predictive::new(&Config::default(), true).decide(&Observation {
             now: Duration::ZERO,
             levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
             stall_percent,

@@ -191,7 +191,7 @@ impl std::fmt::Debug for Control {
 }
 
 fn policy(config: &Config, accounted: bool) -> Box<dyn Policy> {
-    match config.policy {
+    match config.decided_policy() {
         config::Policy::Predictive => Box::new(Predictive::new(config, accounted)),
         _ => Box::new(Ladder::new(config)),
     }
