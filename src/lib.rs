@@ -140,7 +140,7 @@ pub use self::http::error_service::{MemoryGuardErrorLayer, MemoryGuardErrorServi
 pub use self::http::future::ResponseFuture;
 pub use self::http::layer::MemoryGuardLayer;
 pub use self::http::reply::ReplyBody;
-pub use self::http::respond::{HttpResponder, Respond};
+pub use self::http::respond::{HttpResponder, RequestHead, Respond};
 pub use self::http::service::MemoryGuard;
 pub use self::http::staged::{StagedBody, StagedBodyLayer, StagedBodyService};
 pub use class::{Class, Priority, Tier};

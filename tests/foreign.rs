@@ -11,12 +11,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use support::{LIMIT, MIB, counting, eventually, fill, serve_axum};
 use tower_memory_guard::{
-    Class, Cost, Detail, MemoryGuardLayer, MemoryLevel, MemorySource, Pressure, Rejected, Respond,
-    Sample,
+    Class, Cost, Detail, MemoryGuardLayer, MemoryLevel, MemorySource, Pressure, Rejected,
+    RequestHead, Respond, Sample,
 };
 
 /// While it is set, everything here panics.
@@ -171,7 +171,7 @@ async fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
 struct IllResponder;
 
 impl Respond for IllResponder {
-    fn respond<B>(&self, _: &Rejected, _: &Request<B>) -> Response<Bytes> {
+    fn respond(&self, _: &Rejected, _: RequestHead<'_>) -> Response<Bytes> {
         panic!("no answer");
     }
 }

@@ -3,6 +3,7 @@
 mod support;
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use support::{MIB, assert_empty, counting, fill, poll_once, with};
 use tokio::sync::mpsc;
+use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_memory_guard::result_size::ResultLimitLayer;
 use tower_memory_guard::{
-    HttpResponder, LoadFormat, MemoryGuardLayer, Mode, OnSensorFailure, Permit, Pressure, Reason,
-    StagedBodyLayer,
+    GuardedBody, HttpResponder, LoadFormat, MemoryGuardLayer, Mode, OnSensorFailure, Permit,
+    Pressure, Reason, Rejected, RequestHead, Respond, StagedBodyLayer,
 };
 use tower_test::mock;
 
@@ -272,6 +274,37 @@ async fn grpc_callers_get_a_grpc_status() {
         .unwrap();
     assert!(pushback >= 1000);
     assert!(http_body::Body::is_end_stream(response.body()));
+}
+
+/// Answers with the path.
+struct Path;
+
+impl Respond for Path {
+    fn respond(&self, _: &Rejected, request: RequestHead<'_>) -> Response<Bytes> {
+        Response::new(Bytes::from(request.uri().path().to_owned()))
+    }
+}
+
+type Guarded = BoxCloneService<Req, Response<GuardedBody<Full<Bytes>>>, std::io::Error>;
+
+async fn body(service: Guarded) -> Bytes {
+    let request = Request::get("/page").body(()).unwrap();
+    let response = service.oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test]
+async fn closures_and_shared_responders_answer() {
+    let (layer, memory) = counting(1);
+    fill(layer.guard(), &memory, 99);
+    let closure = |rejected: &Rejected| Response::new(Bytes::from(rejected.reason().as_str()));
+    let service = layer.clone().respond(closure).layer(service_fn(at_once));
+    assert_eq!(body(service.boxed_clone()).await, "critical_pressure");
+    let shared: [Arc<dyn Respond + Send + Sync>; 2] = [Arc::new(Path), Arc::new(closure)];
+    for (responder, expected) in shared.into_iter().zip(["/page", "critical_pressure"]) {
+        let service = layer.clone().respond(responder).layer(service_fn(at_once));
+        assert_eq!(body(service.boxed_clone()).await, expected);
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ pub(crate) struct Fallback<R> {
     stage: Option<Arc<Stage>>,
 }
 
-impl<R: Respond> Fallback<R> {
+impl<R: Respond + Clone> Fallback<R> {
     /// Only for what can be turned away: it copies the request's head.
     #[inline]
     pub(crate) fn keep<B>(

@@ -125,7 +125,7 @@ type Passed<S, R, Req> =
 impl<S, R, B> Slow<S, R, Request<B>>
 where
     S: Service<Request<B>>,
-    R: Respond,
+    R: Respond + Clone,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Passed<S, R, Request<B>>> {
         let mut request = self.request.take().expect("polled after it was done");
@@ -184,7 +184,7 @@ where
     S: Service<Request<B>, Response = Response<ResB>>,
     ResB: Body<Data = Bytes>,
     ResB::Error: Into<BoxError>,
-    R: Respond,
+    R: Respond + Clone,
 {
     type Output = Result<Response<GuardedBody<ResB>>, S::Error>;
 
@@ -252,7 +252,7 @@ where
 impl<S, R, B> State<S, R, Request<B>>
 where
     S: Service<Request<B>>,
-    R: Respond,
+    R: Respond + Clone,
 {
     /// Calling → rejected, if the guard needs the memory: the inner future is
     /// dropped here, and with it the permit.

@@ -151,7 +151,8 @@ impl<R, C> MemoryGuardLayer<R, C> {
         &self.guard
     }
 
-    /// Answers rejections with `responder` instead of [`HttpResponder`].
+    /// Answers rejections with `responder` instead of [`HttpResponder`]; a closure that
+    /// takes a [`Rejected`](crate::Rejected) is one. See [`Respond`].
     ///
     /// ```
     /// use http::StatusCode;

@@ -110,7 +110,7 @@ where
     S: Service<Request<B>, Response = Response<ResB>> + Clone,
     ResB: Body<Data = Bytes>,
     ResB::Error: Into<BoxError>,
-    R: Respond,
+    R: Respond + Clone,
     C: Classify<Request<B>>,
 {
     type Response = Response<GuardedBody<ResB>>;
@@ -193,7 +193,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
     ) -> ResponseFuture<S, R, Request<B>>
     where
         S: Service<Request<B>, Response = Response<ResB>> + Clone,
-        R: Respond,
+        R: Respond + Clone,
     {
         // The call is the first poll.
         let mut growth = None;

@@ -69,7 +69,8 @@ impl<T: Serialize> IntoResponse for LimitedJson<T> {
             }
             Err(Error::TooLarge(_)) => {
                 let rejected = self.guard.reject_result();
-                let mut response = HttpResponder::new().respond(&rejected, &Request::new(()));
+                let asked = Request::new(());
+                let mut response = HttpResponder::new().respond(&rejected, (&asked).into());
                 *response.status_mut() = self.status;
                 refused_result(response).map(Into::into)
             }

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 
-use super::{Respond, grpc};
+use super::{RequestHead, Respond, grpc};
 use crate::error::{Reason, Rejected};
 
 /// Answers with a status, `Retry-After` and `application/problem+json`; gRPC
@@ -61,7 +61,7 @@ impl Default for HttpResponder {
 }
 
 impl Respond for HttpResponder {
-    fn respond<B>(&self, rejected: &Rejected, request: &Request<B>) -> Response<Bytes> {
+    fn respond(&self, rejected: &Rejected, request: RequestHead<'_>) -> Response<Bytes> {
         if let Some(content_type) = grpc::content_type(request.headers()) {
             return grpc::respond(rejected, content_type);
         }

@@ -4,11 +4,15 @@
 //! gRPC. [`HttpResponder`] speaks both.
 
 mod grpc;
+mod head;
 mod http;
+
+use std::sync::Arc;
 
 use ::http::{Request, Response};
 use bytes::Bytes;
 
+pub use self::head::RequestHead;
 pub use self::http::HttpResponder;
 use super::reply::answer_to;
 use crate::error::Rejected;
@@ -16,30 +20,69 @@ use crate::sync::foreign::{self, Code};
 
 /// Answers the requests that are turned away.
 ///
+/// A closure does, if the answer is the same whatever was asked for:
+///
 /// ```
 /// use bytes::Bytes;
-/// use http::{Request, Response, StatusCode};
-/// use tower_memory_guard::{MemoryGuardLayer, Rejected, Respond};
+/// use http::{Response, StatusCode};
+/// use tower_memory_guard::{MemoryGuardLayer, Rejected};
 ///
-/// #[derive(Clone)]
-/// struct Plain;
+/// let layer = MemoryGuardLayer::builder().build()?.respond(|rejected: &Rejected| {
+///     let mut response = Response::new(Bytes::from(rejected.to_string()));
+///     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+///     response
+/// });
+/// # let app: axum::Router = axum::Router::new().layer(layer);
+/// # Ok::<(), tower_memory_guard::ConfigError>(())
+/// ```
 ///
-/// impl Respond for Plain {
-///     fn respond<B>(&self, rejected: &Rejected, _: &Request<B>) -> Response<Bytes> {
-///         let mut response = Response::new(Bytes::from(rejected.to_string()));
-///         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+/// A type of one's own sees the request's head, too. One that is chosen at run time is an
+/// `Arc<dyn Respond + Send + Sync>`:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bytes::Bytes;
+/// use http::Response;
+/// use tower_memory_guard::{HttpResponder, MemoryGuardLayer, Rejected, RequestHead, Respond};
+///
+/// struct ForPeople(HttpResponder);
+///
+/// impl Respond for ForPeople {
+///     fn respond(&self, rejected: &Rejected, request: RequestHead<'_>) -> Response<Bytes> {
+///         let mut response = self.0.respond(rejected, request);
+///         if request.uri().path().starts_with("/page") {
+///             *response.body_mut() = Bytes::from("Please come back in a moment.");
+///         }
 ///         response
 ///     }
 /// }
 ///
-/// let layer = MemoryGuardLayer::builder().build()?.respond(Plain);
+/// let responder: Arc<dyn Respond + Send + Sync> = Arc::new(ForPeople(HttpResponder::new()));
+/// let layer = MemoryGuardLayer::builder().build()?.respond(responder);
+/// # let app: axum::Router = axum::Router::new().layer(layer);
 /// # Ok::<(), tower_memory_guard::ConfigError>(())
 /// ```
-pub trait Respond: Clone {
+pub trait Respond {
     /// The answer to `request`, which was not passed on.
     ///
     /// Of the answer to HEAD the head is sent, with the body's length. If it panics, the caller gets what [`HttpResponder`] answers.
-    fn respond<B>(&self, rejected: &Rejected, request: &Request<B>) -> Response<Bytes>;
+    fn respond(&self, rejected: &Rejected, request: RequestHead<'_>) -> Response<Bytes>;
+}
+
+impl<F> Respond for F
+where
+    F: Fn(&Rejected) -> Response<Bytes>,
+{
+    fn respond(&self, rejected: &Rejected, _: RequestHead<'_>) -> Response<Bytes> {
+        self(rejected)
+    }
+}
+
+impl<R: Respond + ?Sized> Respond for Arc<R> {
+    fn respond(&self, rejected: &Rejected, request: RequestHead<'_>) -> Response<Bytes> {
+        (**self).respond(rejected, request)
+    }
 }
 
 /// The answer of a responder that may be the service's.
@@ -48,7 +91,8 @@ pub(crate) fn answer<R: Respond, B>(
     rejected: &Rejected,
     request: &Request<B>,
 ) -> Response<Bytes> {
-    let answer = foreign::call(Code::Responder, || responder.respond(rejected, request))
-        .unwrap_or_else(|| HttpResponder::new().respond(rejected, request));
+    let head = RequestHead::from(request);
+    let answer = foreign::call(Code::Responder, || responder.respond(rejected, head))
+        .unwrap_or_else(|| HttpResponder::new().respond(rejected, head));
     answer_to(request.method(), answer)
 }
