@@ -205,12 +205,37 @@ pub struct ConfigError {
 /// One setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    pub(crate) setting: String,
+    pub(crate) value: String,
+    pub(crate) expected: String,
+}
+
+impl Problem {
     /// The environment variable or builder method at fault.
-    pub setting: String,
+    pub fn setting(&self) -> &str {
+        &self.setting
+    }
+
     /// Its value, as given.
-    pub value: String,
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
     /// What would be right.
-    pub expected: String,
+    pub fn expected(&self) -> &str {
+        &self.expected
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            setting,
+            value,
+            expected,
+        } = self;
+        write!(f, "{setting} = {value:?}: expected {expected}")
+    }
 }
 
 impl ConfigError {
@@ -226,11 +251,7 @@ impl fmt::Display for ConfigError {
         let noun = if count == 1 { "setting" } else { "settings" };
         write!(f, "memory guard: {count} {noun} cannot be used")?;
         for problem in &self.problems {
-            write!(
-                f,
-                "\n  {} = {:?}: expected {}",
-                problem.setting, problem.value, problem.expected
-            )?;
+            write!(f, "\n  {problem}")?;
         }
         Ok(())
     }

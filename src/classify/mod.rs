@@ -15,23 +15,30 @@ use crate::class::Class;
 use crate::sync::foreign::{self, Code};
 use crate::units::kib;
 use labels::{Entry, Labels};
+use sealed::Entries;
 
 pub use requests::{RequestClasses, RequestClassesBuilder};
 pub use unclassified::Unclassified;
 
 mod sealed {
+    use super::labels::{Entry, Labels};
+
     pub trait Sealed {}
+
+    /// What [`Classify`](super::Classify) says, in the guard's own terms.
+    pub trait Entries<Req> {
+        /// `None`: the request passes by the guard, uncounted.
+        fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry>;
+    }
 }
 
 /// Says what a request is, or that the guard has nothing to do with it.
 ///
 /// Implemented by [`Uniform`], [`ByRequest`], [`RequestClasses`], [`Skip`] and [`Staged`];
 /// sealed, so that it can grow.
-pub trait Classify<Req>: sealed::Sealed {
-    /// `None`: the request passes by the guard, uncounted.
-    #[doc(hidden)]
-    fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry>;
-}
+pub trait Classify<Req>: sealed::Entries<Req> {}
+
+impl<Req, C: Entries<Req>> Classify<Req> for C {}
 
 /// All requests are alike: each is expected to need what the guard estimates.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +46,7 @@ pub struct Uniform;
 
 impl sealed::Sealed for Uniform {}
 
-impl<Req> Classify<Req> for Uniform {
+impl<Req> Entries<Req> for Uniform {
     #[inline]
     fn entry(&self, _: &Req, _: &Labels) -> Option<Entry> {
         Some(Entry::default())
@@ -63,9 +70,7 @@ impl<F> std::fmt::Debug for ByRequest<F> {
     }
 }
 
-impl<F> sealed::Sealed for ByRequest<F> {}
-
-impl<Req, F> Classify<Req> for ByRequest<F>
+impl<Req, F> Entries<Req> for ByRequest<F>
 where
     F: Fn(&Req) -> Class,
 {
@@ -101,9 +106,9 @@ impl<C: std::fmt::Debug, F> std::fmt::Debug for Skip<C, F> {
 
 impl<C: sealed::Sealed, F> sealed::Sealed for Skip<C, F> {}
 
-impl<Req, C, F> Classify<Req> for Skip<C, F>
+impl<Req, C, F> Entries<Req> for Skip<C, F>
 where
-    C: Classify<Req>,
+    C: Entries<Req>,
     F: Fn(&Req) -> bool,
 {
     #[inline]
@@ -145,10 +150,10 @@ impl<C> Staged<C> {
 
 impl<C: sealed::Sealed> sealed::Sealed for Staged<C> {}
 
-impl<B, C> Classify<Request<B>> for Staged<C>
+impl<B, C> Entries<Request<B>> for Staged<C>
 where
     B: Body,
-    C: Classify<Request<B>>,
+    C: Entries<Request<B>>,
 {
     #[inline]
     fn entry(&self, request: &Request<B>, labels: &Labels) -> Option<Entry> {

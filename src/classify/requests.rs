@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, Method, Request};
 
 use super::labels::{Entry, Labels, Parts};
 use super::routes::Routes;
-use super::{Classify, sealed};
+use super::sealed::Entries;
 use crate::class::{Class, Priority};
 use crate::error::{ConfigError, Problem};
 
@@ -54,9 +54,7 @@ impl RequestClasses {
     }
 }
 
-impl sealed::Sealed for RequestClasses {}
-
-impl<B> Classify<Request<B>> for RequestClasses {
+impl<B> Entries<Request<B>> for RequestClasses {
     #[inline]
     fn entry(&self, request: &Request<B>, labels: &Labels) -> Option<Entry> {
         let path = request.uri().path();

@@ -159,7 +159,15 @@ fn thresholds_must_rise() {
     let error = read(&[("MEMORY_GUARD_WARNING_PERCENT", "0.9")])
         .check()
         .unwrap_err();
-    assert!(error.to_string().contains("0.9, 0.8, 0.85"), "{error}");
+    let problem = &error.problems()[0];
+    assert!(
+        problem
+            .setting()
+            .starts_with("MEMORY_GUARD_WARNING_PERCENT, ")
+    );
+    assert_eq!(problem.value(), "0.9, 0.8, 0.85");
+    assert!(problem.expected().starts_with("rising thresholds"));
+    assert!(error.to_string().ends_with(&problem.to_string()), "{error}");
 }
 
 #[test]
