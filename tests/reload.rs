@@ -61,7 +61,8 @@ async fn thresholds_and_policy_change_with_the_next_sample() {
         config.policy = Policy::Predictive;
         config.max_concurrent = None;
     });
-    assert_eq!(guard.policy(), "predictive");
+    assert_eq!(guard.policy(), Policy::Predictive);
+    assert_eq!(guard.policy().to_string(), "predictive");
     assert!(guard.stats().current_concurrency > 10);
 }
 
@@ -78,7 +79,7 @@ async fn the_defaults_are_the_same_however_a_config_is_made() {
     guard.reload(Config::default()).unwrap();
     assert_eq!(
         (guard.policy(), guard.pressure()),
-        ("predictive", Pressure::Warning)
+        (Policy::Predictive, Pressure::Warning)
     );
 }
 
@@ -94,7 +95,7 @@ async fn what_nobody_said_follows_the_policy_that_is_changed() {
     assert_eq!(guard.config().thresholds(), [0.75, 0.80, 0.85]);
     assert_eq!(
         (guard.policy(), guard.pressure()),
-        ("ladder", Pressure::Critical)
+        (Policy::Ladder, Pressure::Critical)
     );
 }
 

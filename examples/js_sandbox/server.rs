@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::signal::unix::{SignalKind, signal};
-use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure};
+use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Policy, Pressure};
 
 use crate::script::{self, Failure};
 
@@ -175,7 +175,7 @@ fn greet(guard: &Guard, address: SocketAddr) {
         Some(mb) => format!("{mb:.0} MiB, {:.1} % in use", stats.memory_percent),
         None => "none found; set MEMORY_GUARD_MEMORY_LIMIT, such as 512M".into(),
     };
-    let bounded = guard.policy() == "ladder" || guard.config().max_concurrent.is_some();
+    let bounded = guard.policy() == Policy::Ladder || guard.config().max_concurrent.is_some();
     let at_once = match stats.memory_limit_mb {
         _ if bounded => format!("{} at a time", stats.current_concurrency),
         Some(_) => "as many at a time as fit".into(),

@@ -13,7 +13,6 @@ pub(crate) fn settings(
     what: &str,
     config: &Config,
     source: &str,
-    policy: &str,
     stats: &Stats,
     state_problem: Option<&str>,
 ) {
@@ -23,7 +22,7 @@ pub(crate) fn settings(
             target: TARGET,
             enabled = config.enabled,
             source,
-            policy,
+            policy = config.decided_policy().as_str(),
             mode = ?config.mode,
             memory_limit_mb = stats.memory_limit_mb,
             memory_percent = stats.memory_percent,
@@ -53,4 +52,4 @@ pub(crate) fn settings(
 }
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) fn settings(_: &str, _: &Config, _: &str, _: &str, _: &Stats, _: Option<&str>) {}
+pub(crate) fn settings(_: &str, _: &Config, _: &str, _: &Stats, _: Option<&str>) {}

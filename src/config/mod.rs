@@ -41,6 +41,23 @@ pub enum Policy {
     Predictive,
 }
 
+impl Policy {
+    /// The name in settings and logs, such as `ladder`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Policy::Auto => "auto",
+            Policy::Ladder => "ladder",
+            Policy::Predictive => "predictive",
+        }
+    }
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// What the guard does with its decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -11,7 +11,7 @@ use super::cost::{Cost, Request};
 use super::permit::Permit;
 use crate::class::Class;
 use crate::class::tag::Tag;
-use crate::config::{Config, Settings};
+use crate::config::{Config, Policy, Settings};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::memory::MemorySource;
 use crate::memory::release::PressureContext;
@@ -125,14 +125,16 @@ impl Guard {
         self.controller.reload(config)
     }
 
-    /// What memory is measured by, such as `cgroup v2 at /sys/fs/cgroup`.
+    /// What memory is measured by, such as `cgroup v2 at /sys/fs/cgroup`: for people and
+    /// logs. The words may change with any version, and those of one's own
+    /// [`MemorySource`] are its [`name`](MemorySource::name); do not parse them.
     pub fn source(&self) -> String {
         self.controller.source_name()
     }
 
-    /// The policy that decides, such as `ladder`.
-    pub fn policy(&self) -> &'static str {
-        self.controller.policy_name()
+    /// The policy that decides: [`Policy::Ladder`] or [`Policy::Predictive`].
+    pub fn policy(&self) -> Policy {
+        self.config().decided_policy()
     }
 
     /// What [`readiness`](Self::readiness) answers after its 30 s, for other protocols.

@@ -188,7 +188,7 @@ pub trait MemorySource: Send + 'static {
     /// policy until a later call succeeds.
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()>;
 
-    /// What it watches, for the log.
+    /// What it watches, for people and logs: [`Guard::source`](crate::Guard::source).
     fn name(&self) -> String;
 
     /// `true`: sampled by a thread. `false`: only by

@@ -66,10 +66,6 @@ fn fitting(limit_bytes: Option<u64>, request_bytes: u64) -> u32 {
 }
 
 impl Policy for Ladder {
-    fn name(&self) -> &'static str {
-        "ladder"
-    }
-
     fn decide(&mut self, o: &Observation<'_>) -> Decision {
         let mut pressure = self.levels.next(worst_fraction(o.levels));
         if o.stall_percent >= STALLED_PERCENT && pressure < Pressure::High {

@@ -61,9 +61,6 @@ pub(crate) struct Decision {
 
 /// Decides what may be admitted.
 pub(crate) trait Policy: Send {
-    /// Its name in the log.
-    fn name(&self) -> &'static str;
-
     /// Decides from one sample. Called in the order of time.
     fn decide(&mut self, observation: &Observation<'_>) -> Decision;
 

@@ -43,10 +43,6 @@ impl Predictive {
 }
 
 impl Policy for Predictive {
-    fn name(&self) -> &'static str {
-        "predictive"
-    }
-
     fn decide(&mut self, o: &Observation<'_>) -> Decision {
         let pressure = self.levels.next(worst_fraction(o.levels));
         let gate = pressure == Pressure::Critical;

@@ -184,7 +184,6 @@ enum Event {
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Control")
-            .field("policy", &self.policy.name())
             .field("decision", &self.decision)
             .finish_non_exhaustive()
     }
@@ -312,9 +311,9 @@ impl Controller {
 
     fn log_settings(&self, what: &str) {
         let source = self.source_name();
-        let (policy, stats) = (self.policy_name(), self.stats());
+        let stats = self.stats();
         let problem = self.keeper.as_ref().and_then(Keeper::problem);
-        config::log::settings(what, &self.config(), &source, policy, &stats, problem);
+        config::log::settings(what, &self.config(), &source, &stats, problem);
     }
 
     /// It is known which requests are in flight, one by one.
@@ -335,10 +334,6 @@ impl Controller {
 
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn policy_name(&self) -> &'static str {
-        self.control().policy.name()
     }
 
     /// Every decision passes, whatever it is.

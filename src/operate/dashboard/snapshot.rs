@@ -148,7 +148,7 @@ impl<'a> Snapshot<'a> {
             version: env!("CARGO_PKG_VERSION"),
             at_unix_ms: since.map_or(0, |since| since.as_millis() as u64),
             mode,
-            policy: controller.policy_name(),
+            policy: config.decided_policy().as_str(),
             source: controller.source_name(),
             accounted: controller.is_accounted(),
             closed: controller.is_closed(),
