@@ -140,7 +140,7 @@ mod linux {
         std::thread::sleep(Duration::from_millis(100));
 
         // At 81 %, the rest is less than four requests.
-        let used = (far.stats().memory_sys_mb * MIB as f64) as u64;
+        let used = (far.stats().memory_sys_mib * MIB as f64) as u64;
         let near = guard(&group, used * 100 / 81, used / 20);
         criterion.bench_function("admission near the limit", |bencher| {
             bencher.iter(|| admit(&near));

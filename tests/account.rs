@@ -231,7 +231,7 @@ async fn estimates_come_from_what_requests_were_seen_to_need() {
         body(address, "/").await;
         guard.sample_now();
     }
-    let estimate = guard.stats().estimated_mem_per_req_mb;
+    let estimate = guard.stats().estimated_mem_per_req_mib;
     assert!((9.0..12.0).contains(&estimate), "{estimate}");
     let saved = serde_json::to_string(&guard.estimates()).unwrap();
     let (restarted, _) = with(|builder| {
@@ -239,9 +239,9 @@ async fn estimates_come_from_what_requests_were_seen_to_need() {
             .estimated_bytes_per_request(200 * MIB)
             .estimates(serde_json::from_str(&saved).unwrap())
     });
-    let warm = restarted.guard().stats().estimated_mem_per_req_mb;
+    let warm = restarted.guard().stats().estimated_mem_per_req_mib;
     let (cold, _) = with(|builder| builder.estimated_bytes_per_request(200 * MIB));
-    let cold = cold.guard().stats().estimated_mem_per_req_mb;
+    let cold = cold.guard().stats().estimated_mem_per_req_mib;
     assert!(warm < 100.0 && cold == 200.0, "{warm} {cold}");
 }
 
@@ -261,10 +261,10 @@ async fn a_permit_grows_at_once_or_not_at_all() {
         clone.try_grow(1200 * MIB).unwrap_err().reason(),
         Reason::NeverFits
     );
-    assert_eq!(guard.stats().reserved_mb, 300.0);
+    assert_eq!(guard.stats().reserved_mib, 300.0);
     // What is held already is said, not asked for.
     permit.report(900 * MIB);
-    assert_eq!(guard.stats().reserved_mb, 900.0);
+    assert_eq!(guard.stats().reserved_mib, 900.0);
     guard.sample_now();
     assert!(guard.try_acquire(200 * MIB).is_err());
     drop((permit, clone));

@@ -210,7 +210,7 @@ async fn acquire_serves_work_that_is_no_request() {
     let guard = layer.guard().clone();
     let permit = guard.acquire(64 << 20).await.unwrap();
     assert_eq!(permit.bytes(), 64 << 20);
-    assert_eq!(guard.stats().reserved_mb, 64.0);
+    assert_eq!(guard.stats().reserved_mib, 64.0);
     // A declared cost above the limit can never be served.
     let never = guard.acquire(2 << 30).await.unwrap_err();
     assert_eq!(

@@ -21,8 +21,8 @@ fn assert_sound(guard: &Guard) {
     assert_eq!(stats.caught_panics, 0);
     for figure in [
         stats.memory_percent,
-        stats.reserved_mb,
-        stats.estimated_mem_per_req_mb,
+        stats.reserved_mib,
+        stats.estimated_mem_per_req_mib,
     ] {
         assert!(figure.is_finite() && figure >= 0.0, "{stats:?}");
     }

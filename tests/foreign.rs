@@ -202,7 +202,7 @@ struct Curious(tower_memory_guard::Guard, AtomicU64);
 
 impl Wake for Curious {
     fn wake(self: Arc<Self>) {
-        let limit = self.0.stats().memory_limit_mb.unwrap_or_default();
+        let limit = self.0.stats().memory_limit_mib.unwrap_or_default();
         self.1.store(limit as u64, Ordering::Relaxed);
     }
 }

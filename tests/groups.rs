@@ -58,12 +58,12 @@ fn a_throttled_group_has_a_limit_though_nothing_is_killed_there() {
         let guard = group.guard(|builder| builder.policy(Policy::Ladder));
         let stats = guard.stats();
         assert_eq!(
-            (stats.memory_limit_mb, stats.memory_percent),
+            (stats.memory_limit_mib, stats.memory_percent),
             (Some(1000.0), 50.0)
         );
         assert_eq!(*guard.subscribe_limit().borrow(), Some(BOUND));
         // As many of 200 MiB as fit, less a fifth.
-        assert_eq!(stats.base_concurrency, 4);
+        assert_eq!(stats.base_concurrency, Some(4));
     });
     let warned = |event: &&std::collections::BTreeMap<_, _>| event["at"] == "WARN";
     assert_eq!(events.iter().find(warned), None);
@@ -170,11 +170,11 @@ fn guards_on_one_ledger_are_sampled_together_whatever_they_measure() {
         builder.build().unwrap().guard().clone()
     };
     let (first, second) = (guard(Source::Process), guard(Source::Host));
-    let before = first.stats().memory_sys_mb;
+    let before = first.stats().memory_sys_mib;
     let held = vec![1_u8; 64 << 20];
     // Else what it gives back would be free for the first before the first has looked.
     second.sample_now();
-    assert!(first.stats().memory_sys_mb > before + 60.0);
+    assert!(first.stats().memory_sys_mib > before + 60.0);
     drop(held);
     assert_ne!(first.source(), second.source());
 }
@@ -191,7 +191,7 @@ fn a_path_that_leads_to_the_own_group_is_no_other_group() {
     let given = MemoryGuardLayer::builder().cgroup_path(spelt_otherwise);
     let given = given.build().unwrap().guard().clone();
     let _permit = found.try_acquire(MIB).unwrap();
-    assert_eq!(given.stats().reserved_mb, 1.0);
+    assert_eq!(given.stats().reserved_mib, 1.0);
 }
 
 /// A child of this process's own group (version 1), where one can be made.
@@ -229,7 +229,7 @@ fn move_and_look(group: &Path) {
     let interval = Duration::from_millis(200);
     let builder = MemoryGuardLayer::builder().source(Source::Cgroup);
     let layer = builder.check_interval(interval).build().unwrap();
-    let limit = || layer.guard().stats().memory_limit_mb;
+    let limit = || layer.guard().stats().memory_limit_mib;
     assert_ne!(limit(), Some(300.0));
     let process = std::process::id().to_string();
     fs::write(group.join("cgroup.procs"), process).unwrap();

@@ -87,7 +87,7 @@ async fn at_50_percent_everything_is_normal() {
     let stats = guard.stats();
     assert_eq!(
         (stats.level, stats.current_concurrency),
-        (Pressure::Normal, 10)
+        (Pressure::Normal, Some(10))
     );
     assert_eq!(stats.memory_percent, 50.0);
     assert_eq!(fits(&guard).await, 10);
@@ -102,7 +102,7 @@ async fn at_75_percent_the_eighth_waits() {
     let stats = guard.stats();
     assert_eq!(
         (stats.level, stats.current_concurrency),
-        (Pressure::Warning, 7)
+        (Pressure::Warning, Some(7))
     );
     assert_eq!(fits(&guard).await, 7);
 }
@@ -117,7 +117,7 @@ async fn at_90_percent_only_the_active_go_on() {
     let stats = guard.stats();
     assert_eq!(
         (stats.level, stats.current_concurrency),
-        (Pressure::Critical, 3)
+        (Pressure::Critical, Some(3))
     );
     let rejected = guard.acquire(1024).await.unwrap_err();
     assert_eq!(rejected.reason(), Reason::CriticalPressure);
@@ -168,7 +168,7 @@ async fn two_guards_of_one_process_never_reserve_the_same_bytes() {
         (first.stats().active_tasks, second.stats().active_tasks),
         (1, 1)
     );
-    assert_eq!(first.stats().reserved_mb, 800.0);
+    assert_eq!(first.stats().reserved_mib, 800.0);
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn a_limit_that_changes_while_running_is_followed() {
     assert_eq!(guard.stats().memory_percent, 60.0);
     files.write("memory.max", "max");
     guard.sample_now();
-    assert_eq!(guard.stats().memory_limit_mb, None);
+    assert_eq!(guard.stats().memory_limit_mib, None);
     assert_eq!(guard.stats().level, Pressure::Normal);
 }
 
@@ -270,7 +270,7 @@ async fn two_guards_from_the_environment_are_one() {
 async fn without_a_control_group_the_process_or_the_host_is_measured() {
     let resident = |guard: &Guard| {
         let stats = guard.stats();
-        assert!(stats.sensor_ok && stats.memory_sys_mb > 1.0, "{stats:?}");
+        assert!(stats.sensor_ok && stats.memory_sys_mib > 1.0, "{stats:?}");
         stats
     };
     let builder = || MemoryGuardLayer::builder();
@@ -279,17 +279,17 @@ async fn without_a_control_group_the_process_or_the_host_is_measured() {
         .memory_limit_bytes(LIMIT)
         .build()
         .unwrap();
-    assert_eq!(resident(process.guard()).memory_limit_mb, Some(1000.0));
+    assert_eq!(resident(process.guard()).memory_limit_mib, Some(1000.0));
     let host = builder().source(Source::Host).build().unwrap();
     // Its own memory, and what the host has available.
     let stats = resident(host.guard());
     assert!(
-        stats.memory_limit_mb.unwrap() > stats.memory_sys_mb,
+        stats.memory_limit_mib.unwrap() > stats.memory_sys_mib,
         "{stats:?}"
     );
     let held = vec![1_u8; 64 << 20];
     process.guard().sample_now();
-    assert!(resident(process.guard()).memory_sys_mb > 64.0);
+    assert!(resident(process.guard()).memory_sys_mib > 64.0);
     drop(held);
 }
 
@@ -301,7 +301,7 @@ async fn a_share_of_the_limit_is_for_this_process_alone() {
         .guard(|builder| builder.share(0.5).policy(Policy::Ladder))
         .unwrap();
     let stats = guard.stats();
-    assert_eq!(stats.memory_limit_mb, Some(500.0));
+    assert_eq!(stats.memory_limit_mib, Some(500.0));
     // Far from the share, whatever the others in the group hold.
     assert!(stats.memory_percent <= 11.0, "{stats:?}");
     let _permit = guard.try_acquire(MIB).unwrap();
@@ -378,7 +378,7 @@ async fn a_real_control_group_moves_the_ladder() {
         .unwrap()
         .guard()
         .clone();
-    assert_eq!(guard.stats().memory_limit_mb, Some(200.0));
+    assert_eq!(guard.stats().memory_limit_mib, Some(200.0));
     assert_eq!(guard.pressure(), Pressure::Normal);
     for (mib, level, admitted) in [
         (100, Pressure::Normal, 10),
@@ -387,7 +387,7 @@ async fn a_real_control_group_moves_the_ladder() {
     ] {
         let mut child = group.hold(mib);
         eventually("the process holds its memory", || {
-            guard.stats().memory_sys_mb > mib as f64
+            guard.stats().memory_sys_mib > mib as f64
         })
         .await;
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -399,7 +399,7 @@ async fn a_real_control_group_moves_the_ladder() {
             .status();
         child.wait().unwrap();
         eventually("the memory is free again", || {
-            guard.stats().memory_sys_mb < 20.0
+            guard.stats().memory_sys_mib < 20.0
         })
         .await;
     }

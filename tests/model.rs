@@ -624,7 +624,7 @@ impl World {
         let found = (
             stats.active_tasks as usize,
             stats.waiting_requests as usize,
-            (stats.reserved_mb * 1024.0) as u64,
+            (stats.reserved_mib * 1024.0) as u64,
         );
         let expected = (model.in_flight(), model.unanswered(), model.reserved_kib());
         assert_eq!(found, expected, "{model:#?}");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use support::{LIMIT, MIB, counting, fill};
+use support::{LIMIT, MIB, counting, fill, with};
 use tower_memory_guard::{Class, Pressure, Priority};
 
 #[tokio::test]
@@ -32,6 +32,40 @@ async fn stats_serialise_with_the_published_keys() {
         (LIMIT * 90 / 100) as f64 / MIB as f64
     );
     assert_eq!(stats["level"], "CRITICAL");
+    // All keys are those that operators know.
+    for size in [
+        "memory_limit",
+        "reserved",
+        "estimated_mem_per_req",
+        "outstanding",
+        "released",
+    ] {
+        assert!(stats[format!("{size}_mb")].is_number(), "{size}: {stats}");
+    }
+    assert!(!stats.to_string().contains("_mib"), "{stats}");
+}
+
+#[tokio::test]
+async fn what_is_not_known_or_not_bounded_is_none() {
+    let (layer, _memory) = with(|builder| builder);
+    let stats = layer.guard().stats();
+    assert_eq!(
+        (stats.current_concurrency, stats.base_concurrency),
+        (None, None)
+    );
+    assert_eq!(
+        (stats.estimate_error_ratio, stats.margin_deviations),
+        (None, None)
+    );
+    assert_eq!(stats.memory_limit_mib, Some(1000.0));
+    let published = serde_json::to_value(stats).unwrap();
+    for key in [
+        "current_concurrency",
+        "estimate_error_ratio",
+        "margin_deviations",
+    ] {
+        assert!(published[key].is_null(), "{key}: {published}");
+    }
 }
 
 #[tokio::test]

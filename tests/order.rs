@@ -374,7 +374,7 @@ async fn each_class_has_its_own_estimate_in_the_error_flavour_too() {
         });
     let large = service.ready().await.unwrap().call(900);
     let small = service.ready().await.unwrap().call(50);
-    assert_eq!(guard.stats().reserved_mb, 950.0);
+    assert_eq!(guard.stats().reserved_mib, 950.0);
     // It fits after the large one; its place is kept by the future.
     let next = service.ready().await.unwrap().call(200);
     assert_eq!(guard.stats().waiting_requests, 1);

@@ -37,7 +37,7 @@ async fn what_a_request_adds_is_seen_whatever_the_allocator() {
     }
     drop(beside);
     assert_empty(guard);
-    let estimate = guard.stats().estimated_mem_per_req_mb;
+    let estimate = guard.stats().estimated_mem_per_req_mib;
     // A request holds 4.
     assert!((2.0..9.0).contains(&estimate), "{estimate}");
 }

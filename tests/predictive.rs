@@ -64,7 +64,7 @@ async fn five_hundred_idle_streams_fit() {
     for _ in 0..10 {
         second().await;
     }
-    assert!(guard.stats().outstanding_mb < 100.0, "{:?}", guard.stats());
+    assert!(guard.stats().outstanding_mib < 100.0, "{:?}", guard.stats());
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,7 +146,7 @@ async fn a_cache_that_warms_is_not_blamed_on_requests() {
         cache.extend(entry);
         tokio::time::sleep(Duration::from_millis(460)).await;
         guard.sample_now();
-        estimates.push(guard.stats().estimated_mem_per_req_mb);
+        estimates.push(guard.stats().estimated_mem_per_req_mib);
     }
     let (before, after) = (estimates[299], estimates[899]);
     assert_eq!(cache.len(), 600);
@@ -177,6 +177,6 @@ async fn memory_beside_the_allocator_is_seen_in_the_usage() {
         memory.set_usage_bytes(20 * MIB);
         guard.sample_now();
     }
-    let estimate = guard.stats().estimated_mem_per_req_mb;
+    let estimate = guard.stats().estimated_mem_per_req_mib;
     assert!((150.0..400.0).contains(&estimate), "{estimate}");
 }

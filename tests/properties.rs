@@ -36,7 +36,7 @@ fn mib(of: f64) -> u64 {
 /// estimates have risen: up to half of what is reserved.
 fn is_past(guard: &Guard, usage_mib: u64, theta: f64) -> bool {
     let stats = guard.stats();
-    let forecast_mib = usage_mib as f64 + stats.outstanding_mb - stats.reserved_mb / 2.0;
+    let forecast_mib = usage_mib as f64 + stats.outstanding_mib - stats.reserved_mib / 2.0;
     forecast_mib > LIMIT as f64 / MIB as f64 * theta + 1.0
 }
 
@@ -91,7 +91,7 @@ fn run(policy: Policy, theta: f64, operations: Vec<Operation>) {
             }
         }
         assert!(
-            mib(guard.stats().reserved_mb) < 1 << 20,
+            mib(guard.stats().reserved_mib) < 1 << 20,
             "it went below nothing"
         );
     }

@@ -26,7 +26,7 @@ async fn a_hook_is_told_what_is_wanted_and_its_effect_is_measured() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(calls.load(Ordering::Relaxed), 0);
     fill(&guard, &memory, 99);
-    eventually("the hook ran", || guard.stats().released_mb >= 490.0).await;
+    eventually("the hook ran", || guard.stats().released_mib >= 490.0).await;
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     assert_eq!(guard.pressure(), Pressure::Normal);
 }

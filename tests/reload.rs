@@ -63,7 +63,7 @@ async fn thresholds_and_policy_change_with_the_next_sample() {
     });
     assert_eq!(guard.policy(), Policy::Predictive);
     assert_eq!(guard.policy().to_string(), "predictive");
-    assert!(guard.stats().current_concurrency > 10);
+    assert_eq!(guard.stats().current_concurrency, None);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ async fn what_two_threads_report_at_once_is_reserved_once() {
                 });
             }
         });
-        assert_eq!(guard.stats().reserved_mb, 3.0, "round {round}");
+        assert_eq!(guard.stats().reserved_mib, 3.0, "round {round}");
         assert_eq!(permit.bytes(), 3 * MIB);
         drop(permit);
         guard.sample_now();

@@ -258,7 +258,7 @@ impl World {
             .build()
             .unwrap();
         let guard = layer.guard().clone();
-        let allocated_bytes = guard.stats().memory_alloc_mb as u64 * MIB;
+        let allocated_bytes = guard.stats().memory_alloc_mib as u64 * MIB;
         memory.set_limit_bytes(allocated_bytes + LIMIT);
         memory.set_usage_bytes(allocated_bytes);
         guard.sample_now();
@@ -443,7 +443,7 @@ impl World {
         assert_empty(&self.guard);
         let stats = self.guard.stats();
         assert_eq!(
-            (stats.paused_tasks, stats.outstanding_mb),
+            (stats.paused_tasks, stats.outstanding_mib),
             (0, 0.0),
             "{stats:?}"
         );

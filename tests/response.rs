@@ -225,7 +225,7 @@ async fn active_work_goes_on_and_waiters_keep_their_place_at_critical_pressure()
     assert!(poll_once(waiting.as_mut()).is_pending());
 
     fill(&guard, &memory, 95);
-    assert_eq!(guard.stats().current_concurrency, 1);
+    assert_eq!(guard.stats().current_concurrency, Some(1));
     drop(permit);
     assert!(poll_once(waiting.as_mut()).is_pending());
     fill(&guard, &memory, 10);
@@ -662,7 +662,7 @@ async fn a_burst_between_two_samples_cannot_pass_the_limit() {
     let stats = guard.stats();
     // 85 % of 1,000 MiB hold eight of 100 MiB.
     assert_eq!((stats.active_tasks, stats.waiting_requests), (8, 92));
-    assert_eq!(stats.reserved_mb, 800.0);
+    assert_eq!(stats.reserved_mib, 800.0);
     drop(answers);
     assert_empty(&guard);
 }

@@ -139,7 +139,7 @@ impl Upload {
 async fn reserved(guard: &Guard, mib: f64) {
     let mut seen = 0.0;
     eventually(&format!("{mib} MiB reserved"), || {
-        seen = guard.stats().reserved_mb;
+        seen = guard.stats().reserved_mib;
         seen == mib
     })
     .await;
@@ -220,7 +220,7 @@ async fn decompressed_bytes_count() {
     // All but gzip's checksum.
     let (data, rest) = compressed.split_at(compressed.len() - 8);
     upload.0.write_all(data).await.unwrap();
-    eventually("most is decompressed", || guard.stats().reserved_mb > 7.0).await;
+    eventually("most is decompressed", || guard.stats().reserved_mib > 7.0).await;
     assert_eq!(handlers.begun(), 0);
     upload.0.write_all(rest).await.unwrap();
     handlers.open(1);
@@ -423,7 +423,7 @@ async fn a_rest_that_was_granted_and_not_claimed_is_given_back() {
         drop(work);
         guard.sample_now();
         assert_eq!(guard.stats().waiting_requests, 0);
-        assert_eq!(guard.stats().reserved_mb, 500.0);
+        assert_eq!(guard.stats().reserved_mib, 500.0);
         // Granted, and its caller goes away.
     }
     assert_empty(&guard);

@@ -34,7 +34,7 @@ fn restarted(path: &Path) -> (Guard, Vec<String>) {
 }
 
 fn estimate_mib(guard: &Guard) -> f64 {
-    guard.stats().estimated_mem_per_req_mb
+    guard.stats().estimated_mem_per_req_mib
 }
 
 /// Requests of a class that has a line of its own in the file only if that is written right.

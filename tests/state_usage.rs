@@ -31,7 +31,7 @@ async fn the_greatest_average_is_kept_while_requests_are_in_flight() {
     std::fs::write(&path, text).unwrap();
     let (next, memory) = start();
     fill(&next, &memory, 10);
-    let estimate = next.stats().estimated_mem_per_req_mb;
+    let estimate = next.stats().estimated_mem_per_req_mib;
     let average = (LIMIT * 6 / 10 / 3 / MIB) as f64;
     assert!(estimate >= average, "{estimate} {average}");
     drop(permits);
@@ -71,7 +71,7 @@ async fn an_average_that_is_out_of_date_is_outweighed_by_some_tens_of_requests()
             guard.sample_now();
         }
         fill(guard, &memory, 10);
-        let estimate = guard.stats().estimated_mem_per_req_mb;
+        let estimate = guard.stats().estimated_mem_per_req_mib;
         assert!((7.0..20.0).contains(&estimate), "{record}: {estimate}");
         guard.close();
     }

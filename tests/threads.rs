@@ -22,7 +22,7 @@ thread_local! {
 #[tokio::test]
 async fn what_threads_leave_behind_or_take_along_is_not_forgotten() {
     let (layer, _) = counting(1);
-    let allocated = || (layer.guard().stats().memory_alloc_mb * MIB as f64) as i64;
+    let allocated = || (layer.guard().stats().memory_alloc_mib * MIB as f64) as i64;
     let before = allocated();
     let (give, take) = channel();
     let held: Vec<Vec<u8>> = (0..2001)

@@ -231,7 +231,7 @@ async fn an_idle_guard_expects_no_wait_and_nothing_more() {
         guard.sample_now();
     }
     let stats = guard.stats();
-    assert_eq!((stats.expected_wait_ms, stats.outstanding_mb), (0.0, 0.0));
+    assert_eq!((stats.expected_wait_ms, stats.outstanding_mib), (0.0, 0.0));
     // How long CRITICAL lasts, and not how long work takes.
     fill(&guard, &memory, 100);
     let rejected = guard.try_acquire(Cost::Estimated).unwrap_err();

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::signal::unix::{SignalKind, signal};
-use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Policy, Pressure};
+use tower_memory_guard::{BoxError, Guard, MemoryGuardLayer, Permit, Pressure};
 
 use crate::script::{self, Failure};
 
@@ -171,15 +171,14 @@ async fn told_to_stop() {
 
 fn greet(guard: &Guard, address: SocketAddr) {
     let stats = guard.stats();
-    let limit = match stats.memory_limit_mb {
-        Some(mb) => format!("{mb:.0} MiB, {:.1} % in use", stats.memory_percent),
+    let limit = match stats.memory_limit_mib {
+        Some(mib) => format!("{mib:.0} MiB, {:.1} % in use", stats.memory_percent),
         None => "none found; set MEMORY_GUARD_MEMORY_LIMIT, such as 512M".into(),
     };
-    let bounded = guard.policy() == Policy::Ladder || guard.config().max_concurrent.is_some();
-    let at_once = match stats.memory_limit_mb {
-        _ if bounded => format!("{} at a time", stats.current_concurrency),
-        Some(_) => "as many at a time as fit".into(),
-        None => "any number at a time".into(),
+    let at_once = match (stats.current_concurrency, stats.memory_limit_mib) {
+        (Some(most), _) => format!("{most} at a time"),
+        (None, Some(_)) => "as many at a time as fit".into(),
+        (None, None) => "any number at a time".into(),
     };
     println!(
         "JavaScript sandbox on http://{address}
@@ -193,7 +192,7 @@ try:
   curl -s http://{address}/stats",
         source = guard.source(),
         policy = guard.policy(),
-        each = stats.estimated_mem_per_req_mb,
+        each = stats.estimated_mem_per_req_mib,
     );
     if guard.pressure() == Pressure::Critical {
         println!("\nmemory is critical already: new work will be rejected");

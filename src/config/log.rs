@@ -4,8 +4,6 @@ use super::Config;
 #[cfg(feature = "tracing")]
 use crate::telemetry::logs::{TARGET, said};
 use crate::telemetry::stats::Stats;
-#[cfg(feature = "tracing")]
-use crate::telemetry::stats::bound;
 
 /// All settings, at the start and after a change.
 #[cfg(feature = "tracing")]
@@ -24,14 +22,14 @@ pub(crate) fn settings(
             source,
             policy = config.decided_policy().as_str(),
             mode = ?config.mode,
-            memory_limit_mb = stats.memory_limit_mb,
+            memory_limit_mb = stats.memory_limit_mib,
             memory_percent = stats.memory_percent,
-            base_concurrency = bound(stats.base_concurrency),
+            base_concurrency = stats.base_concurrency,
             warning_fraction = warning,
             high_fraction = high,
             critical_fraction = critical,
             check_interval = ?config.check_interval,
-            estimated_mem_per_req_mb = stats.estimated_mem_per_req_mb,
+            estimated_mem_per_req_mb = stats.estimated_mem_per_req_mib,
             max_result_size_bytes = config.max_result_size_bytes,
             wait_timeout = ?config.wait_timeout,
             max_waiting = config.max_waiting,

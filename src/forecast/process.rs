@@ -259,7 +259,8 @@ impl Forecast {
     /// The margin over the mean that the slack below the limit does not cover: the
     /// two are independent, so their squares add up.
     fn margin_bytes(&self, needs: &Sum) -> f64 {
-        let margin_bytes = needs.margin_bytes(self.margin_deviations()) * self.trusted();
+        let margin_bytes =
+            needs.margin_bytes(self.margin_deviations().unwrap_or(0.0)) * self.trusted();
         margin_bytes.hypot(self.slack_bytes) - self.slack_bytes
     }
 
@@ -355,11 +356,11 @@ impl Forecast {
         )
     }
 
-    /// How far requests' peaks were from what was expected when they began.
-    pub(crate) fn error_ratio(&self) -> f64 {
-        self.book
-            .as_ref()
-            .map_or(0.0, |book| book.kinds().error_ratio())
+    /// How far requests' peaks were from what was expected when they began; `None`: nobody
+    /// knows.
+    pub(crate) fn error_ratio(&self) -> Option<f64> {
+        let book = self.book.as_ref()?;
+        Some(book.kinds().error_ratio())
     }
 
     /// Forecasts checked, and how many were exceeded.
@@ -369,10 +370,9 @@ impl Forecast {
             .map_or((0, 0), |book| book.calibration.counts())
     }
 
-    /// The margin, in standard deviations of the forecast.
-    pub(crate) fn margin_deviations(&self) -> f64 {
-        self.book
-            .as_ref()
-            .map_or(0.0, |book| book.calibration.deviations())
+    /// The margin, in standard deviations of the forecast; `None`: there is none.
+    pub(crate) fn margin_deviations(&self) -> Option<f64> {
+        let book = self.book.as_ref()?;
+        Some(book.calibration.deviations())
     }
 }

@@ -130,7 +130,7 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
         exceeded,
         over: over / steps,
         used: used / steps,
-        deviations: forecast.margin_deviations(),
+        deviations: forecast.margin_deviations().unwrap(),
     }
 }
 

@@ -24,7 +24,7 @@ mod imp {
     use super::LongPause;
     use crate::error::Rejected;
     use crate::sync::foreign::{self, Code};
-    use crate::telemetry::stats::{Stats, bound};
+    use crate::telemetry::stats::Stats;
 
     pub(crate) const TARGET: &str = "tower_memory_guard";
     /// Of request spans.
@@ -36,15 +36,20 @@ mod imp {
         foreign::call(Code::Subscriber, say);
     }
 
-    pub(crate) fn adjusted(stats: &Stats, action: &str, old_concurrency: u64, name: Option<&str>) {
+    pub(crate) fn adjusted(
+        stats: &Stats,
+        action: &str,
+        old_concurrency: Option<u64>,
+        name: Option<&str>,
+    ) {
         said(|| {
             tracing::info!(
                 target: TARGET,
                 action,
                 level = stats.level.as_str(),
                 memory_percent = stats.memory_percent,
-                old_concurrency = bound(old_concurrency),
-                new_concurrency = bound(stats.current_concurrency),
+                old_concurrency = old_concurrency,
+                new_concurrency = stats.current_concurrency,
                 active_tasks = stats.active_tasks,
                 name,
                 "memory guard adjusted"
@@ -256,7 +261,7 @@ mod imp {
     use crate::error::Rejected;
     use crate::telemetry::stats::Stats;
 
-    pub(crate) fn adjusted(_: &Stats, _: &str, _: u64, _: Option<&str>) {}
+    pub(crate) fn adjusted(_: &Stats, _: &str, _: Option<u64>, _: Option<&str>) {}
     pub(crate) fn rejected(_: &Rejected, _: &Stats, _: u64, _: Option<&str>) {}
     pub(crate) fn observed(_: &str, _: &Stats, _: u64, _: Option<&str>) {}
     pub(crate) fn decided(_: &str) {}

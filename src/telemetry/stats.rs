@@ -12,7 +12,8 @@ use crate::pressure::Pressure;
 
 /// What a guard is doing, at one moment.
 ///
-/// With the `serde` feature it serialises with these names as keys.
+/// With the `serde` feature it serialises with these names as keys, but that keys of sizes
+/// end in `_mb`, as operators know them; what is `None` is null.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -47,22 +48,26 @@ pub struct Stats {
     /// Requests that wait for memory, those included that have been told no and have not
     /// been polled since.
     pub waiting_requests: u64,
-    /// Requests that may be active at the present level; 1,048,575: any number.
-    pub current_concurrency: u64,
-    /// Requests that may be active at NORMAL; 1,048,575: any number.
-    pub base_concurrency: u64,
+    /// Requests that may be active at the present level; `None`: any number.
+    pub current_concurrency: Option<u64>,
+    /// Requests that may be active at NORMAL; `None`: any number.
+    pub base_concurrency: Option<u64>,
     /// Memory in use, in percent of the limit (0–100), at the fullest level.
     pub memory_percent: f64,
     /// MiB that the process has allocated; without the tracking allocator, its
     /// resident memory.
-    pub memory_alloc_mb: f64,
+    #[cfg_attr(feature = "serde", serde(rename = "memory_alloc_mb"))]
+    pub memory_alloc_mib: f64,
     /// MiB that the limited group holds and cannot give back at once.
-    pub memory_sys_mb: f64,
+    #[cfg_attr(feature = "serde", serde(rename = "memory_sys_mb"))]
+    pub memory_sys_mib: f64,
     /// MiB at which something is killed or, where nothing is, the kernel throttles
     /// (`memory.high`); `None` while no limit is known.
-    pub memory_limit_mb: Option<f64>,
+    #[cfg_attr(feature = "serde", serde(rename = "memory_limit_mb"))]
+    pub memory_limit_mib: Option<f64>,
     /// MiB reserved for requests in flight, by all guards of this process.
-    pub reserved_mb: f64,
+    #[cfg_attr(feature = "serde", serde(rename = "reserved_mb"))]
+    pub reserved_mib: f64,
     /// What one more request may expect to wait; 0 where it would be admitted at once.
     pub expected_wait_ms: f64,
     /// How long the oldest of those that wait has waited.
@@ -72,10 +77,11 @@ pub struct Stats {
     /// Forecasts of waits that were checked.
     pub checked_waits: u64,
     /// MiB that a request reserves, on average over the classes that came lately.
-    pub estimated_mem_per_req_mb: f64,
+    #[cfg_attr(feature = "serde", serde(rename = "estimated_mem_per_req_mb"))]
+    pub estimated_mem_per_req_mib: f64,
     /// How far requests' peaks were from what was expected when they began, on average
-    /// over the last ones, as a share of the peak; 0 without accounting.
-    pub estimate_error_ratio: f64,
+    /// over the last ones, as a share of the peak; `None` without accounting.
+    pub estimate_error_ratio: Option<f64>,
     /// What would be in use if everybody could be served, over what may be: about 3 at
     /// three times what can be served.
     pub demand_ratio: f64,
@@ -91,9 +97,10 @@ pub struct Stats {
     /// Responses that were ended because their peer did not read.
     pub stalled_responses: u64,
     /// By how much usage is forecast to rise without another request, in MiB.
-    pub outstanding_mb: f64,
-    /// The margin of that forecast, in standard deviations; 0 without accounting.
-    pub margin_deviations: f64,
+    #[cfg_attr(feature = "serde", serde(rename = "outstanding_mb"))]
+    pub outstanding_mib: f64,
+    /// The margin of that forecast, in standard deviations; `None` without accounting.
+    pub margin_deviations: Option<f64>,
     /// Forecasts that were checked against what requests went on to need.
     pub checked_forecasts: u64,
     /// Those of them that were exceeded.
@@ -112,7 +119,8 @@ pub struct Stats {
     /// How often memory was given back: by allocators, and by hooks.
     pub releases: u64,
     /// MiB that this brought, as far as usage showed it.
-    pub released_mb: f64,
+    #[cfg_attr(feature = "serde", serde(rename = "released_mb"))]
+    pub released_mib: f64,
     /// Panics in code that the guard calls (a hook, a memory source, a responder, a
     /// classifier, a waker, the metrics recorder, the tracing subscriber) and that it has
     /// passed over, of all guards of this process.
@@ -122,8 +130,8 @@ pub struct Stats {
 }
 
 /// A concurrency that binds; `None`: any number may be active.
-pub(crate) fn bound(concurrency: u64) -> Option<u64> {
-    (concurrency < u64::from(MAX_COUNT)).then_some(concurrency)
+pub(crate) fn bound(concurrency: u32) -> Option<u64> {
+    (concurrency < MAX_COUNT).then_some(u64::from(concurrency))
 }
 
 /// What a guard counts.

@@ -55,7 +55,7 @@ pub(crate) fn assert_empty(guard: &Guard) {
     let left = (
         stats.active_tasks,
         stats.waiting_requests,
-        stats.reserved_mb,
+        stats.reserved_mib,
     );
     assert_eq!(left, (0, 0, 0.0), "{stats:?}");
 }

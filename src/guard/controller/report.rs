@@ -195,14 +195,14 @@ impl Controller {
             active_tasks: active,
             queued_requests: self.counters.queued.load(Ordering::Relaxed),
             waiting_requests: waiting,
-            current_concurrency: u64::from(control.decision.concurrency),
-            base_concurrency: u64::from(control.decision.base_concurrency),
+            current_concurrency: bound(control.decision.concurrency),
+            base_concurrency: bound(control.decision.base_concurrency),
             memory_percent: worst_fraction(&control.levels) * 100.0,
-            memory_alloc_mb: mib(self.allocated_bytes().unwrap_or(control.process_bytes)),
-            memory_sys_mb: mib(usage),
-            memory_limit_mb: limit_bytes(&control.levels).map(mib),
-            reserved_mb: mib(self.limiter.reserved().kib() * 1024),
-            estimated_mem_per_req_mb: mib(control.request_bytes),
+            memory_alloc_mib: mib(self.allocated_bytes().unwrap_or(control.process_bytes)),
+            memory_sys_mib: mib(usage),
+            memory_limit_mib: limit_bytes(&control.levels).map(mib),
+            reserved_mib: mib(self.limiter.reserved().kib() * 1024),
+            estimated_mem_per_req_mib: mib(control.request_bytes),
             level: self.pressure(),
             sensor_ok: !control.blind,
             expected_wait_ms: self.expected_wait(&control).as_secs_f64() * 1e3,
@@ -214,7 +214,7 @@ impl Controller {
             checked_waits: waits.checked,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
             stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
-            outstanding_mb: self.outstanding_bytes(&control) as f64 / f64::from(1 << 20),
+            outstanding_mib: self.outstanding_bytes(&control) as f64 / f64::from(1 << 20),
             margin_deviations: control.forecast.margin_deviations(),
             checked_forecasts: control.forecast.checked().0,
             exceeded_forecasts: control.forecast.checked().1,
@@ -224,7 +224,7 @@ impl Controller {
             observed_pauses: self.counters.would_pause.load(Ordering::Relaxed),
             cancelled_requests: self.counters.cancelled.load(Ordering::Relaxed),
             releases: self.release.attempts.load(Ordering::Relaxed),
-            released_mb: mib(self.release.freed_bytes.load(Ordering::Relaxed)),
+            released_mib: mib(self.release.freed_bytes.load(Ordering::Relaxed)),
             caught_panics: foreign::caught(),
             longest_release_ms: self.release.longest_us.load(Ordering::Relaxed) as f64 / 1e3,
         }
@@ -271,8 +271,8 @@ impl Controller {
                     std::cmp::Ordering::Greater => "reduce",
                     _ => "restore",
                 };
-                let (old, new) = (u64::from(from.concurrency), stats.current_concurrency);
-                let number = |count| match bound(count) {
+                let (old, new) = (bound(from.concurrency), stats.current_concurrency);
+                let number = |count: Option<u64>| match count {
                     Some(count) => count.to_string(),
                     None => "any number".into(),
                 };

@@ -12,7 +12,7 @@ use crate::guard::handle::LATCHED_AFTER;
 use crate::policy::levels::thresholds;
 use crate::pressure::Pressure;
 use crate::telemetry::recent::Decision;
-use crate::telemetry::stats::{Stats, bound};
+use crate::telemetry::stats::Stats;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Snapshot<'a> {
@@ -121,8 +121,8 @@ struct Estimate {
 struct Forecasts {
     checked: u64,
     exceeded: u64,
-    estimate_error_ratio: f64,
-    margin_deviations: f64,
+    estimate_error_ratio: Option<f64>,
+    margin_deviations: Option<f64>,
 }
 
 fn bytes(mib: f64) -> u64 {
@@ -161,8 +161,8 @@ impl<'a> Snapshot<'a> {
             thresholds: thresholds.into(),
             concurrency: Concurrency {
                 active: stats.active_tasks,
-                limit: bound(stats.current_concurrency),
-                base: bound(stats.base_concurrency),
+                limit: stats.current_concurrency,
+                base: stats.base_concurrency,
             },
             queue: Queue {
                 waiting: stats.waiting_requests,
@@ -191,11 +191,11 @@ impl<'a> Snapshot<'a> {
 impl Memory {
     fn of(stats: &Stats) -> Self {
         Self {
-            limit_bytes: stats.memory_limit_mb.map(bytes),
-            usage_bytes: bytes(stats.memory_sys_mb),
-            allocated_bytes: bytes(stats.memory_alloc_mb),
-            reserved_bytes: bytes(stats.reserved_mb),
-            forecast_bytes: bytes(stats.memory_sys_mb + stats.outstanding_mb),
+            limit_bytes: stats.memory_limit_mib.map(bytes),
+            usage_bytes: bytes(stats.memory_sys_mib),
+            allocated_bytes: bytes(stats.memory_alloc_mib),
+            reserved_bytes: bytes(stats.reserved_mib),
+            forecast_bytes: bytes(stats.memory_sys_mib + stats.outstanding_mib),
             percent: stats.memory_percent,
         }
     }
@@ -219,7 +219,7 @@ impl Totals {
             paused_ms: stats.paused_seconds_total * 1e3,
             observed_pauses: stats.observed_pauses,
             releases: stats.releases,
-            released_bytes: bytes(stats.released_mb),
+            released_bytes: bytes(stats.released_mib),
         }
     }
 }

@@ -12,7 +12,7 @@ use ::metrics::{
     Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use super::stats::{Stats, bound};
+use super::stats::Stats;
 use super::wait_times::WaitTimes;
 use crate::class::Priority;
 use crate::error::Reason;
@@ -65,8 +65,8 @@ impl Report<'_> {
         gauge!(name, self.labels(&[])).set(value);
     }
 
-    fn set_bound(&self, name: &'static str, concurrency: u64) {
-        let bound = bound(concurrency).map_or(f64::INFINITY, |bound| bound as f64);
+    fn set_bound(&self, name: &'static str, bound: Option<u64>) {
+        let bound = bound.map_or(f64::INFINITY, |bound| bound as f64);
         self.set(name, bound);
     }
 
@@ -138,17 +138,17 @@ impl Report<'_> {
         for (level, fraction) in self.thresholds {
             gauge!(table::THRESHOLD, self.labels(&[("level", level)])).set(fraction * 100.0);
         }
-        self.set(table::USAGE, stats.memory_sys_mb * MIB);
-        self.set(table::ALLOCATED, stats.memory_alloc_mb * MIB);
-        if let Some(limit) = stats.memory_limit_mb {
+        self.set(table::USAGE, stats.memory_sys_mib * MIB);
+        self.set(table::ALLOCATED, stats.memory_alloc_mib * MIB);
+        if let Some(limit) = stats.memory_limit_mib {
             self.set(table::LIMIT, limit * MIB);
         }
-        self.set(table::RESERVED, stats.reserved_mb * MIB);
-        let forecast_mb = stats.memory_sys_mb + stats.outstanding_mb;
-        self.set(table::FORECAST, forecast_mb * MIB);
+        self.set(table::RESERVED, stats.reserved_mib * MIB);
+        let forecast_mib = stats.memory_sys_mib + stats.outstanding_mib;
+        self.set(table::FORECAST, forecast_mib * MIB);
         self.set(table::LATCHED, stats.latched_seconds);
         self.count(table::RELEASES, stats.releases);
-        self.count(table::RELEASED, (stats.released_mb * MIB) as u64);
+        self.count(table::RELEASED, (stats.released_mib * MIB) as u64);
     }
 
     fn publish_forecasts(&self) {
@@ -160,7 +160,10 @@ impl Report<'_> {
         for &(class, bytes) in &self.estimates {
             gauge!(table::ESTIMATE, self.labels(&[("class", class)])).set(bytes as f64);
         }
-        self.set(table::ESTIMATE_ERROR, stats.estimate_error_ratio);
+        self.set(
+            table::ESTIMATE_ERROR,
+            stats.estimate_error_ratio.unwrap_or(0.0),
+        );
         self.count(table::FORECASTS, stats.checked_forecasts);
         self.count(table::EXCEEDED, stats.exceeded_forecasts);
     }
