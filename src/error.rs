@@ -121,6 +121,29 @@ impl fmt::Display for Reason {
 ///     error.downcast_ref::<Rejected>().is_some_and(|r| !r.reason().is_permanent())
 /// }
 /// ```
+///
+/// Only a guard makes one. Tests of what is done with it have theirs make it, over a
+/// [`ManualSource`](crate::ManualSource); for any reason with the feature `test-util`:
+///
+/// ```
+/// use tower_memory_guard::{ManualSource, MemoryGuardLayer, Pressure, Reason};
+///
+/// let memory = ManualSource::new(1 << 30);
+/// let layer = MemoryGuardLayer::builder().memory_source(memory.clone()).build()?;
+/// let guard = layer.guard();
+/// // By itself:
+/// assert_eq!(guard.try_acquire(2 << 30).unwrap_err().reason(), Reason::NeverFits);
+/// memory.set_usage_bytes(1 << 30);
+/// guard.sample_now();
+/// assert_eq!(guard.try_acquire(1024).unwrap_err().reason(), Reason::CriticalPressure);
+/// # #[cfg(feature = "test-util")] {
+/// // With `test-util`:
+/// let rejected = guard.rejection(Reason::Cancelled);
+/// assert_eq!(rejected.pressure(), Pressure::Critical);
+/// assert_eq!(rejected.memory_percent(), 100.0);
+/// # }
+/// # Ok::<(), tower_memory_guard::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rejected {
     pub(crate) reason: Reason,

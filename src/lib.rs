@@ -109,7 +109,8 @@
 //! | `axum` | no | `result_size::LimitedJson`, an axum response |
 //! | `agent-check` | no | `AgentCheck`: answers HAProxy's agent checks |
 //! | `dashboard` | no | `Guard::dashboard`: a page for people on call |
-//! | `full` | no | all of these but `jemalloc`, which builds that allocator |
+//! | `test-util` | no | `Guard::rejection`: a [`Rejected`] for one's own tests |
+//! | `full` | no | all of these but `jemalloc`, which builds that allocator, and `test-util` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "account")]

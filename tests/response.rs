@@ -294,6 +294,25 @@ async fn body(service: Guarded) -> Bytes {
 }
 
 #[tokio::test]
+async fn what_is_done_with_a_rejection_can_be_tested() {
+    let (layer, memory) = counting(1);
+    let guard = layer.guard();
+    fill(guard, &memory, 82);
+    for reason in [Reason::Cancelled, Reason::WaitTimeout, Reason::NeverFits] {
+        let rejected = guard.rejection(reason);
+        assert_eq!(
+            (rejected.reason(), rejected.pressure()),
+            (reason, Pressure::High)
+        );
+        assert_eq!(rejected.memory_percent(), 82.0);
+        assert_eq!(rejected.retry_after().is_none(), reason.is_permanent());
+        let answer = HttpResponder::new().respond(&rejected, (&request()).into());
+        assert_eq!(answer.status() == 413, reason.is_permanent());
+    }
+    assert_eq!(guard.stats().rejected_requests, 0, "nobody was turned away");
+}
+
+#[tokio::test]
 async fn closures_and_shared_responders_answer() {
     let (layer, memory) = counting(1);
     fill(layer.guard(), &memory, 99);

@@ -278,6 +278,14 @@ impl Guard {
         self.controller.counters.outcomes.turned_away_late();
         self.controller.reject(Reason::ResultTooLarge, Tag::NONE)
     }
+
+    /// A rejection as a caller would get it at this moment, for tests of what is done with
+    /// one: nobody is turned away, and nothing is counted or logged. See [`Rejected`] for an
+    /// example.
+    #[cfg(feature = "test-util")]
+    pub fn rejection(&self, reason: Reason) -> Rejected {
+        self.controller.rejection(reason)
+    }
 }
 
 impl fmt::Debug for Guard {
