@@ -239,3 +239,40 @@ fn move_and_look(group: &Path) {
         std::thread::sleep(interval);
     }
 }
+
+#[test]
+fn who_is_alone_is_admitted_past_the_allowance_in_each_of_the_guards_of_a_group() {
+    let group = Throttled::limited(0);
+    let (first, second) = (
+        group.guard(|builder| builder),
+        group.guard(|builder| builder),
+    );
+    for guard in [&first, &second] {
+        // θ is 0.96: it fits below the limit, and not below that.
+        let permit = guard.try_acquire(980 * MIB).map(drop);
+        assert!(permit.is_ok(), "{permit:?}, {:?}", guard.stats());
+        guard.sample_now();
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_that_is_alone_is_let_in_in_each_of_the_guards_of_a_group() {
+    let group = Throttled::limited(0);
+    let (first, second) = (
+        group.guard(|builder| builder),
+        group.guard(|builder| builder),
+    );
+    for guard in [&first, &second] {
+        let held = first.try_acquire(500 * MIB).unwrap();
+        let mut waiting = pin!(guard.acquire(980 * MIB));
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        drop(held);
+        guard.sample_now();
+        assert!(
+            poll_once(waiting.as_mut()).is_ready(),
+            "{:?}",
+            guard.stats()
+        );
+        guard.sample_now();
+    }
+}

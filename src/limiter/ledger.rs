@@ -63,6 +63,15 @@ pub(crate) struct Released {
     pub(crate) of_tenant: bool,
 }
 
+/// How a request is counted before it is known whether it fits.
+#[derive(Clone, Copy, Debug)]
+struct Entered {
+    /// How often it is among those [beside](Ledger::beside) the word.
+    own: u32,
+    /// Nothing was in flight when it was counted there.
+    is_first: bool,
+}
+
 /// The reservations of all guards that watch one source.
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -135,12 +144,14 @@ impl Ledger {
 
     /// Nothing of anybody's is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_idle_at(self.load())
+        self.is_idle_at(self.load(), 0)
     }
 
+    /// Nothing is but the one that asks, which is among those beside `own` times.
     #[inline(always)]
-    fn is_idle_at(&self, word: Packed) -> bool {
-        word.count() == 0 && self.beside.load(Ordering::Relaxed) == 0
+    fn is_idle_at(&self, word: Packed, own: u32) -> bool {
+        // Acquire: see `enter`.
+        word.count() == 0 && self.beside.load(Ordering::Acquire) == own
     }
 
     pub(crate) fn load(&self) -> Packed {
@@ -191,14 +202,15 @@ impl Ledger {
         }
         let cap = if passes { MAX_COUNT } else { limits.count() };
         let reserved = match self.enter(bounds, cap) {
-            true => {
-                let reserved = self.reserve_word(bounds, limits, cap, slice_kib, ask, mode);
+            Some(entered) => {
+                let caps = (limits, cap, slice_kib);
+                let reserved = self.reserve_word(bounds, caps, entered, ask, mode);
                 if reserved.is_err() {
                     self.leave(bounds);
                 }
                 reserved
             }
-            false => Err(Refused::Count),
+            None => Err(Refused::Count),
         };
         if reserved.is_err() {
             bounds.shares.leave(tenant, ask.kib);
@@ -211,13 +223,13 @@ impl Ledger {
         reserved
     }
 
+    /// `Ok(true)` if nothing was in flight before.
     #[inline(always)]
     fn reserve_word(
         &self,
         bounds: &Bounds,
-        limits: Packed,
-        cap: u32,
-        slice_kib: u64,
+        (limits, cap, slice_kib): (Packed, u32, u64),
+        entered: Entered,
         ask: Ask,
         mode: Mode,
     ) -> Result<bool, Refused> {
@@ -231,7 +243,8 @@ impl Ledger {
             }
             // With nothing in flight there is nothing to wait for: the request runs if
             // what it surely needs is free.
-            let alone = || self.is_idle_at(word) && ask.low_kib <= bounds.idle_kib();
+            let is_idle = self.is_idle_at(word, entered.own);
+            let alone = || is_idle && ask.low_kib <= bounds.idle_kib();
             if let Some(refused) = refuses(word, bounds, limits, slice_kib, ask, mode, alone) {
                 return Err(refused);
             }
@@ -242,7 +255,7 @@ impl Ledger {
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => return Ok(self.is_idle_at(word)),
+                Ok(_) => return Ok(is_idle || entered.is_first),
                 Err(actual) => current = actual,
             }
         }
@@ -250,18 +263,24 @@ impl Ledger {
 
     /// One more in the guard's own count, if it has one and it stays within `cap`.
     #[inline]
-    fn enter(&self, bounds: &Bounds, cap: u32) -> bool {
+    fn enter(&self, bounds: &Bounds, cap: u32) -> Option<Entered> {
         let Some(own) = &bounds.own_count else {
-            return true;
+            return Some(Entered {
+                own: 0,
+                is_first: false,
+            });
         };
+        let nothing_in_word = self.load().count() == 0;
         let more = |count| (count < cap).then_some(count + 1);
-        let entered = own
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .is_ok();
-        if entered {
-            self.beside.fetch_add(1, Ordering::Relaxed);
-        }
-        entered
+        own.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()?;
+        // AcqRel: whoever sees this one beside has not changed the word before the look at
+        // it above. So of those that begin at once, one at least finds nothing in flight.
+        let before = self.beside.fetch_add(1, Ordering::AcqRel);
+        Some(Entered {
+            own: 1,
+            is_first: nothing_in_word && before == 0,
+        })
     }
 
     #[inline]

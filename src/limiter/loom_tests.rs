@@ -143,3 +143,22 @@ fn a_count_that_was_raised_for_a_moment_keeps_nobody_waiting() {
         assert_empty(&limiter);
     });
 }
+
+#[test]
+fn of_two_guards_whose_work_begins_at_once_one_gets_the_sampler_up() {
+    loom::model(|| {
+        let limiter = Arc::new(Limiter::new());
+        let guards = [limiter.join(Arc::default()), limiter.join(Arc::default())];
+        for bounds in &guards {
+            bounds.publish(Packed::new(false, 1, 100), MAX_KIB, 0);
+        }
+        let [first, second] = guards;
+        let other = {
+            let limiter = Arc::clone(&limiter);
+            thread::spawn(move || limiter.try_reserve(&second, ASK, Mode::Newcomer))
+        };
+        let here = limiter.try_reserve(&first, ASK, Mode::Newcomer).unwrap();
+        let there = other.join().unwrap().unwrap();
+        assert!(here || there);
+    });
+}

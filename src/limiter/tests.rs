@@ -380,3 +380,17 @@ fn a_reservation_grows_within_the_bounds_or_by_force() {
     limiter.finish(&bounds, 150, Tag::NONE);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
 }
+
+#[test]
+fn whoever_begins_finds_that_nothing_was_in_flight_in_each_guard_of_a_ledger() {
+    let (limiter, first) = limiter(9, 100);
+    let second = limiter.join(Arc::default());
+    publish(&limiter, &second, Packed::new(false, 9, 100), MAX_KIB, 0);
+    for bounds in [&first, &second] {
+        // It is what gets the sampler up.
+        assert_eq!(admit(&limiter, bounds, 10), Ok(true));
+        assert_eq!(admit(&limiter, &first, 10), Ok(false));
+        limiter.release(bounds, 10, Tag::NONE);
+        limiter.release(&first, 10, Tag::NONE);
+    }
+}
