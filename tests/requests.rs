@@ -401,10 +401,7 @@ impl World {
     /// Each request that came is under way, or has one outcome.
     fn all_are_accounted_for(&self) {
         let stats = self.guard.stats();
-        // One that waits for the rest of its estimate hides another that waits from when it
-        // is granted that until it is polled.
-        let hidden = self.came - stats.total_requests;
-        assert!(hidden <= stats.waiting_requests, "{stats:?}");
+        assert_eq!(stats.total_requests, self.came, "{stats:?}");
         let late = stats.active_tasks + stats.waiting_requests;
         let sum = late
             + stats.completed_requests

@@ -12,12 +12,15 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::stream;
+use http_body_util::BodyExt;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use support::{assert_empty, counting, eventually, fill, poll_once, serve_axum, with};
+use support::{MIB, assert_empty, counting, eventually, fill, poll_once, serve_axum, with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tower::{Layer, ServiceExt, service_fn};
-use tower_memory_guard::{Cost, Guard, MemoryGuardLayer, Permit, Reason, Stats};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_memory_guard::{
+    Cost, Guard, MemoryGuardLayer, Permit, Reason, StagedBody, StagedBodyLayer, Stats,
+};
 
 /// What every request comes to.
 fn sum(stats: &Stats) -> u64 {
@@ -281,4 +284,48 @@ fn metrics_and_the_page_say_the_same() {
     let of = |name: &str| totals[&format!("memory_guard_{name}_requests_total")];
     let sum = of("completed") + of("failed") + of("abandoned") + of("rejected");
     assert_eq!((totals["memory_guard_requests_total"], sum), (3, 3));
+}
+
+#[tokio::test]
+async fn who_is_granted_what_it_waited_for_hides_nobody_until_it_is_polled() {
+    let (layer, _) = with(|builder| builder.estimated_bytes_per_request(500 * MIB));
+    let guard = layer.guard().clone();
+    let reads = |request: http::Request<StagedBody<Body>>| async move {
+        request.into_body().collect().await.map(|_| ()).unwrap();
+        Ok::<_, Infallible>(http::Response::new(Body::empty()))
+    };
+    let staged = ServiceBuilder::new()
+        .layer(layer.stage_bodies(MIB))
+        .layer(StagedBodyLayer::new())
+        .service(service_fn(reads));
+    let held = guard.try_acquire(500 * MIB).unwrap();
+    let mut read = Box::pin(staged.oneshot(http::Request::new(Body::from("all of it"))));
+    assert!(poll_once(read.as_mut()).is_pending());
+    let mut waits = Box::pin(guard.acquire(700 * MIB));
+    assert!(poll_once(waits.as_mut()).is_pending());
+    assert_eq!(guard.stats().total_requests, 3);
+    drop(held);
+    guard.sample_now();
+    let stats = guard.stats();
+    assert_eq!((stats.active_tasks, stats.waiting_requests), (1, 1));
+    assert_eq!(stats.total_requests, 3, "{stats:?}");
+    assert!(poll_once(read.as_mut()).is_ready());
+    drop((read, waits));
+    came(&guard, 3);
+}
+
+#[tokio::test]
+async fn a_service_that_may_be_called_is_no_request_before_it_is() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let double = service_fn(|n: u32| async move { Ok::<_, Infallible>(2 * n) });
+    let mut service = layer.into_error_layer().layer(double);
+    let held = guard.try_acquire(Cost::Estimated).unwrap();
+    assert!(poll_once(Box::pin(service.ready()).as_mut()).is_pending());
+    assert_eq!(guard.stats().total_requests, 1);
+    drop(held);
+    assert_eq!(guard.stats().active_tasks, 1);
+    assert_eq!(guard.stats().total_requests, 1);
+    assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 2);
+    came(&guard, 2);
 }

@@ -29,7 +29,7 @@ pub(crate) struct Waiting {
     over: bool,
 }
 
-/// What a wait is in the totals.
+/// What a wait is in the totals, where it is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counts {
     /// A request that came.
@@ -51,10 +51,6 @@ impl Waiting {
             Need::More { .. } => Counts::Admitted,
             _ => Counts::AsRequest,
         };
-        if counts != Counts::AsRequest {
-            let beside = &controller.counters.waiting_beside;
-            beside.fetch_add(1, Ordering::Relaxed);
-        }
         Self {
             ticket,
             tag: need.tag(),
@@ -69,8 +65,8 @@ impl Waiting {
     /// A wait of a service that becomes ready.
     pub(crate) fn not_yet(mut self) -> Self {
         self.counts = Counts::NotYet;
-        let beside = &self.controller.counters.waiting_beside;
-        beside.fetch_add(1, Ordering::Relaxed);
+        let not_yet = &self.controller.counters.not_yet;
+        not_yet.fetch_add(1, Ordering::Relaxed);
         self
     }
 
@@ -109,9 +105,9 @@ impl Waiting {
 impl Waiting {
     fn ends(&mut self) {
         self.over = true;
-        if self.counts != Counts::AsRequest {
-            let beside = &self.controller.counters.waiting_beside;
-            beside.fetch_sub(1, Ordering::Relaxed);
+        if self.counts == Counts::NotYet {
+            let not_yet = &self.controller.counters.not_yet;
+            not_yet.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

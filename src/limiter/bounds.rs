@@ -88,6 +88,9 @@ pub(crate) struct Bounds {
     /// How many of those who have waited were told no, or lost a grant that they had not
     /// come for, and have not been polled since. Written under the queue's lock.
     pub(super) unheard: AtomicUsize,
+    /// How many of all these are in flight already, and wait for more. Written under the
+    /// queue's lock.
+    pub(super) need_more: AtomicUsize,
     /// How long its waiters wait at most.
     pub(super) patience_ms: Counter,
     /// Once the oldest has waited for so long, the newest goes first.
@@ -121,6 +124,7 @@ impl Bounds {
             flows: [const { AtomicUsize::new(0) }; LANES],
             waiting: AtomicUsize::new(0),
             unheard: AtomicUsize::new(0),
+            need_more: AtomicUsize::new(0),
             patience_ms: Counter::new(u64::MAX),
             newest_after_ms: Counter::new(u64::MAX),
             probes: AtomicU32::new(0),
@@ -235,6 +239,20 @@ impl Bounds {
     pub(super) fn let_go(&self, tag: Tag, kib: u64) {
         if tag.priority == Priority::Critical {
             self.critical_kib.fetch_sub(kib, Ordering::Relaxed);
+        }
+    }
+
+    /// One begins to wait, or lost a grant that it had not come for. Under the queue's lock.
+    pub(super) fn begins_to_wait(&self, need: Need) {
+        if matches!(need, Need::More { .. }) {
+            self.need_more.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One is granted what it waits for, or gone without. Under the queue's lock.
+    pub(super) fn has_waited(&self, need: Need) {
+        if matches!(need, Need::More { .. }) {
+            self.need_more.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

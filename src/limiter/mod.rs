@@ -136,6 +136,11 @@ impl Limiter {
         bounds.unheard.load(Ordering::Relaxed)
     }
 
+    /// How many of all these are in flight already, and wait for more.
+    pub(crate) fn need_more(&self, bounds: &Bounds) -> usize {
+        bounds.need_more.load(Ordering::Relaxed)
+    }
+
     /// [`try_reserve`](Self::try_reserve) for a newcomer, on the fast path.
     #[inline(always)]
     pub(crate) fn try_admit(&self, bounds: &Bounds, ask: Ask) -> Result<bool, Refused> {

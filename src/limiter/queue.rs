@@ -188,6 +188,7 @@ impl Queue {
             in_lane: Node::default(),
         });
         bounds.shares.joined(need.tag().tenant);
+        bounds.begins_to_wait(need);
         self.enter(key);
         key
     }
@@ -283,17 +284,18 @@ impl Queue {
 
     /// Takes a waiter, or what was decided on it, out of the queue.
     pub(super) fn leave(&mut self, key: usize, now_ms: u64) -> Waiter {
-        match self.waiters[key].state {
+        let waiter = &self.waiters[key];
+        match waiter.state {
             State::Waiting => {
-                let waiter = &self.waiters[key];
+                waiter.bounds.has_waited(waiter.need);
                 let waited_ms = now_ms.saturating_sub(waiter.since_ms);
                 self.forecast.gave_up(waiter.expected_ms, waited_ms);
                 self.take_out(key);
             }
             State::Granted { .. } => self.forget_grant(key),
             State::Refused(_) | State::PassedOn => {
-                let unheard = &self.waiters[key].bounds.unheard;
-                unheard.fetch_sub(1, Ordering::Relaxed);
+                waiter.bounds.has_waited(waiter.need);
+                waiter.bounds.unheard.fetch_sub(1, Ordering::Relaxed);
             }
         }
         let left = self.waiters.remove(key);
@@ -318,6 +320,7 @@ impl Queue {
         let waiter = &self.waiters[key];
         let waited_ms = now_ms.saturating_sub(waiter.since_ms);
         self.forecast.granted(waiter.expected_ms, waited_ms);
+        waiter.bounds.has_waited(waiter.need);
         self.take_out(key);
         let flow = &self.flows[self.waiters[key].flow];
         if lane != COUNTED {

@@ -244,6 +244,7 @@ impl Queue {
                     late.push((Arc::clone(&waiter.bounds), *kib, waiter.need));
                     waiter.state = State::PassedOn;
                     waiter.bounds.unheard.fetch_add(1, Ordering::Relaxed);
+                    waiter.bounds.begins_to_wait(waiter.need);
                     self.forget_grant(key);
                 }
             }

@@ -141,8 +141,9 @@ pub(crate) struct Counters {
     pub(crate) observed: AtomicU64,
     pub(crate) queued: AtomicU64,
     pub(crate) stalled: AtomicU64,
-    /// Of those that wait, the ones that are counted otherwise: as active, or not yet.
-    pub(crate) waiting_beside: AtomicU64,
+    /// Waits of services that are to become ready, those included that are granted and not
+    /// told yet: they wait or are active, and are no requests so far.
+    pub(crate) not_yet: AtomicU64,
     /// Requests told to stop.
     pub(crate) cancelled: AtomicU64,
     /// Polls that would have been put off, in observe mode.

@@ -182,11 +182,12 @@ impl Controller {
         // What has ended before what is in flight: one that ends in between is missed, and
         // not counted twice.
         let ended = self.counters.outcomes.totals();
-        let beside = self.counters.waiting_beside.load(Ordering::Relaxed);
+        // Twice among those that are active or wait, or there and no requests so far.
+        let need_more = self.limiter.need_more(&self.bounds) as u64;
+        let beside = ready + self.counters.not_yet.load(Ordering::Relaxed) + need_more;
         let usage = control.levels.first().map_or(0, |level| level.usage_bytes);
         Stats {
-            total_requests: ended.sum(rejected) + active.saturating_sub(ready) + waiting
-                - beside.min(waiting),
+            total_requests: ended.sum(rejected) + (active + waiting).saturating_sub(beside),
             rejected_requests: rejected,
             completed_requests: ended.answered,
             failed_requests: ended.failed,
