@@ -6,6 +6,7 @@ mod tests;
 
 mod kept;
 mod outlook;
+mod outstanding;
 mod saved;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::usage::UsageEstimate;
 use crate::running::Running;
 use crate::running::order::STEPS;
 use kept::Told;
+pub(crate) use outstanding::Outstanding;
 
 /// What accounting does not explain counts above this many bytes for each
 /// request, and above this share of what it does.
@@ -205,36 +207,6 @@ impl Forecast {
             .map_or(0.0, |book| book.sums().held_bytes);
         let held_bytes = held_bytes + self.others.held_bytes;
         (self.usage_bytes - self.counted_on_bytes() - held_bytes).max(0.0)
-    }
-
-    /// By how much usage may still rise without another request: F − U. Negative
-    /// if the allocator keeps more than that, which it would give back.
-    pub(crate) fn outstanding_bytes(&self, reserved_bytes: u64) -> i64 {
-        let Some(book) = &self.book else {
-            // Those that run were admitted by an older estimate.
-            let now_bytes = self.usage.request_bytes() as f64 * self.in_flight;
-            let most_bytes = reserved_bytes as f64 * MOST_OUTDATED;
-            let needed_bytes = reserved_bytes.max(now_bytes.min(most_bytes) as u64);
-            let realised_bytes = self.usage.realised_bytes(needed_bytes);
-            return (needed_bytes - realised_bytes) as i64;
-        };
-        let sums = book.sums();
-        // Admitted, and no look has found it yet.
-        let seen_kib = sums.reserved_kib + self.others.reserved_kib;
-        let unseen_bytes = reserved_bytes.saturating_sub(seen_kib * 1024);
-        let retained_bytes = self.retained.bytes();
-        // What is allocated may not be touched yet: the second term covers it.
-        let touched = sums.growth_bytes - retained_bytes;
-        let allocated =
-            self.beside_bytes + sums.need_bytes + self.others.held_bytes - self.usage_bytes;
-        let growth = touched.max(allocated) + self.margin_bytes(&sums.needs);
-        // What no account shows: as much as was reserved, or as usage tells.
-        let elsewhere =
-            (self.unexplained_bytes() * self.in_flight).max(sums.invisible_bytes) as u64;
-        let elsewhere = elsewhere - self.usage.realised_bytes(elsewhere);
-        let others = self.others.outstanding_bytes;
-        let more = others.saturating_add_unsigned(unseen_bytes.saturating_add(elsewhere));
-        (growth as i64).saturating_add(more)
     }
 
     /// This guard's part, for the others on its ledger.

@@ -191,6 +191,7 @@ impl Controller {
         if from.pressure != control.decision.pressure {
             control.events.push(Event::Adjusted { from });
         }
+        self.show(control);
         let request_kib = control.request_bytes / 1024;
         self.publish(&control.decision, control.blind, reserved_kib, request_kib);
         if self.is_closed() {

@@ -182,6 +182,7 @@ impl Controller {
             // Granted by the policy that was.
             control.probes = 0;
             self.bounds.set_probes(0);
+            self.show(&control);
         }
         self.begin(&config);
         if !self.live.may_pause() {

@@ -6,6 +6,7 @@
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
 
 mod braking;
+mod control;
 mod critical;
 mod decide;
 mod demand;
@@ -21,27 +22,23 @@ mod publish;
 mod relieve;
 mod report;
 mod seldom;
+mod shown;
 mod state;
 mod view;
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use braking::Braking;
-use critical::Critical;
-use demand::Demand;
-use latched::Latched;
+use control::{Control, Event, policy};
 pub(crate) use live::Live;
 use loads::LastLoads;
 pub(crate) use loads::Loads;
 pub(crate) use pace::WAITING_INTERVAL;
-use patience::Patience;
-use relieve::Cancellations;
 use seldom::Seldom;
+use shown::Shown;
 
 use super::keeper::Keeper;
 use super::pool::{self, Board};
@@ -54,10 +51,7 @@ use crate::forecast::Forecast;
 use crate::http::delivery::Deliveries;
 use crate::limiter::{Bounds, Limiter, Packed};
 use crate::memory::release::Release;
-use crate::memory::{MemoryLevel, MemorySource, Sampler};
-use crate::policy::ladder::Ladder;
-use crate::policy::predictive::Predictive;
-use crate::policy::{Decision, Policy};
+use crate::memory::{MemorySource, Sampler};
 use crate::pressure::Pressure;
 use crate::running::Running;
 use crate::running::brake::Brake;
@@ -115,85 +109,12 @@ pub(crate) struct Controller {
     pub(crate) recent: RecentDecisions,
     /// Keeps what is learned, if it is to be kept.
     keeper: Option<Keeper>,
+    /// Held while samples are taken; whoever answers requests looks at what is shown.
     control: Mutex<Control>,
+    shown: Mutex<Shown>,
     pub(crate) levels: watch::Sender<Pressure>,
     /// Where memory ends, in bytes.
     pub(crate) limits: watch::Sender<Option<u64>>,
-}
-
-/// What the samples act on.
-struct Control {
-    policy: Box<dyn Policy>,
-    forecast: Forecast,
-    levels: Vec<MemoryLevel>,
-    decision: Decision,
-    /// That listeners are to be told.
-    new_limit: Option<Option<u64>>,
-    process_bytes: u64,
-    /// Bytes that requests may have caused: the group's, or the process's where
-    /// others share the group.
-    own_bytes: u64,
-    braking: Braking,
-    cancellations: Cancellations,
-    patience: Patience,
-    demand: Demand,
-    /// Memory leaves no room for the next in line.
-    kept_out: bool,
-    latched: Latched,
-    critical: Critical,
-    /// What a request reserves, on average.
-    request_bytes: u64,
-    /// What the next in line asks for; the average if nobody waits.
-    next_bytes: u64,
-    /// To be granted after the next full sample.
-    probes: u32,
-    /// As of the last full sample: it takes a look at many cache lines.
-    completed: u64,
-    blind: bool,
-    /// Full samples, and those of them that failed.
-    samples: u64,
-    sensor_errors: u64,
-    said_no_limit: bool,
-    last: Last,
-    events: Vec<Event>,
-}
-
-/// The last sample, for rates.
-#[derive(Clone, Copy, Debug, Default)]
-struct Last {
-    at: Duration,
-    usage_bytes: u64,
-    /// When memory could be read last.
-    #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
-    good_at: Duration,
-    /// When completions were counted last, and how many there were.
-    counted_at: Duration,
-    completed: u64,
-    published: Option<Duration>,
-}
-
-/// What is to be said once no lock is held.
-enum Event {
-    Adjusted { from: Decision },
-    SensorFailed(io::Error),
-    SensorRecovered,
-    LimitChanged { from: u64, to: u64 },
-    NoLimit,
-}
-
-impl std::fmt::Debug for Control {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control")
-            .field("decision", &self.decision)
-            .finish_non_exhaustive()
-    }
-}
-
-fn policy(config: &Config, accounted: bool) -> Box<dyn Policy> {
-    match config.decided_policy() {
-        config::Policy::Predictive => Box::new(Predictive::new(config, accounted)),
-        _ => Box::new(Ladder::new(config)),
-    }
 }
 
 #[cfg(feature = "account")]
@@ -217,7 +138,7 @@ impl Controller {
         } = pool::join(&config, source);
         let accounted = accounting_is_installed();
         let policy = policy(&config, accounted);
-        let base = policy.blind_concurrency();
+        let _base = policy.blind_concurrency();
         let mut forecast = Forecast::new(
             config.estimated_bytes_per_request,
             config.exceedance_target,
@@ -226,6 +147,7 @@ impl Controller {
         forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
         let tenants = Tenants::new(config.tiers.clone());
         let (keeper, learned, mut warnings) = state::found(config.state.as_deref());
+        let control = Control::new(policy, forecast, &config);
         let controller: &'static Self = Box::leak(Box::new(Self {
             bounds: limiter.join(Arc::clone(tenants.shares())),
             labels: Labels::new(tenants),
@@ -260,40 +182,8 @@ impl Controller {
             pause_lines: Seldom::default(),
             recent: RecentDecisions::default(),
             keeper,
-            control: Mutex::new(Control {
-                policy,
-                forecast,
-                levels: Vec::new(),
-                decision: Decision {
-                    pressure: Pressure::Normal,
-                    base_concurrency: base,
-                    concurrency: base,
-                    allowance_bytes: u64::MAX,
-                    idle_bytes: u64::MAX,
-                    gate: false,
-                    probes: None,
-                },
-                new_limit: None,
-                process_bytes: 0,
-                own_bytes: 0,
-                braking: Braking::default(),
-                cancellations: Cancellations::default(),
-                patience: Patience::default(),
-                demand: Demand::default(),
-                kept_out: false,
-                latched: Latched::default(),
-                critical: Critical::default(),
-                request_bytes: config.estimated_bytes_per_request,
-                next_bytes: config.estimated_bytes_per_request,
-                probes: 0,
-                completed: 0,
-                blind: false,
-                samples: 0,
-                sensor_errors: 0,
-                said_no_limit: false,
-                last: Last::default(),
-                events: Vec::new(),
-            }),
+            shown: Mutex::new(Shown::new(&control)),
+            control: Mutex::new(control),
             levels: watch::Sender::new(Pressure::Normal),
             limits: watch::Sender::new(None),
             name: config.name.clone(),

@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Control, Controller, Event};
+use super::shown::Shown;
+use super::{Controller, Event};
 use crate::class::tag::Tag;
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{MAX_COUNT, Refusal};
-use crate::policy::{limit_bytes, worst_fraction};
 use crate::pressure::Pressure;
 use crate::running::Slot;
 use crate::sync::foreign::{self, Code};
@@ -141,9 +141,9 @@ impl Controller {
     }
 
     /// The expected wait of one more request: none, where it would be admitted.
-    fn expected_wait(&self, control: &Control) -> Duration {
-        let has_place = self.limiter.in_flight(&self.bounds) < control.decision.concurrency;
-        match self.limiter.waiting() == 0 && has_place && !control.kept_out {
+    fn expected_wait(&self, shown: &Shown) -> Duration {
+        let has_place = self.limiter.in_flight(&self.bounds) < shown.concurrency;
+        match self.limiter.waiting() == 0 && has_place && !shown.kept_out {
             true => Duration::ZERO,
             false => self.backlog(),
         }
@@ -167,9 +167,10 @@ impl Controller {
         Duration::from_secs(jittered.ceil().clamp(1.0, 60.0) as u64)
     }
 
+    /// Waits for no sample: a rejection is logged with it.
     pub(crate) fn stats(&self) -> Stats {
         self.look_for_fork();
-        let control = self.control();
+        let shown = self.shown();
         let waits = self.limiter.waits();
         let rejected = self.counters.all_rejected();
         let ready = self.ready.count();
@@ -185,7 +186,6 @@ impl Controller {
         // Twice among those that are active or wait, or there and no requests so far.
         let need_more = self.limiter.need_more(&self.bounds) as u64;
         let beside = ready + self.counters.not_yet.load(Ordering::Relaxed) + need_more;
-        let usage = control.levels.first().map_or(0, |level| level.usage_bytes);
         Stats {
             total_requests: ended.sum(rejected) + (active + waiting).saturating_sub(beside),
             rejected_requests: rejected,
@@ -196,29 +196,29 @@ impl Controller {
             active_tasks: active,
             queued_requests: self.counters.queued.load(Ordering::Relaxed),
             waiting_requests: waiting,
-            current_concurrency: bound(control.decision.concurrency),
-            base_concurrency: bound(control.decision.base_concurrency),
-            memory_percent: worst_fraction(&control.levels) * 100.0,
-            memory_alloc_mib: mib(self.allocated_bytes().unwrap_or(control.process_bytes)),
-            memory_sys_mib: mib(usage),
-            memory_limit_mib: limit_bytes(&control.levels).map(mib),
+            current_concurrency: bound(shown.concurrency),
+            base_concurrency: bound(shown.base_concurrency),
+            memory_percent: shown.fraction * 100.0,
+            memory_alloc_mib: mib(self.allocated_bytes().unwrap_or(shown.process_bytes)),
+            memory_sys_mib: mib(shown.usage_bytes),
+            memory_limit_mib: shown.limit_bytes.map(mib),
             reserved_mib: mib(self.limiter.reserved().kib() * 1024),
-            estimated_mem_per_req_mib: mib(control.request_bytes),
+            estimated_mem_per_req_mib: mib(shown.request_bytes),
             level: self.pressure(),
-            sensor_ok: !control.blind,
-            expected_wait_ms: self.expected_wait(&control).as_secs_f64() * 1e3,
+            sensor_ok: !shown.blind,
+            expected_wait_ms: self.expected_wait(&shown).as_secs_f64() * 1e3,
             oldest_waiter_ms: self.oldest_wait().as_secs_f64() * 1e3,
-            estimate_error_ratio: control.forecast.error_ratio(),
-            demand_ratio: control.demand.ratio(),
+            estimate_error_ratio: shown.error_ratio,
+            demand_ratio: self.loads().demand,
             latched_seconds: self.latched_for().as_secs_f64(),
             wait_error_ms: waits.error.as_secs_f64() * 1e3,
             checked_waits: waits.checked,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
             stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
-            outstanding_mib: self.outstanding_bytes(&control) as f64 / f64::from(1 << 20),
-            margin_deviations: control.forecast.margin_deviations(),
-            checked_forecasts: control.forecast.checked().0,
-            exceeded_forecasts: control.forecast.checked().1,
+            outstanding_mib: self.outstanding_bytes(&shown) as f64 / f64::from(1 << 20),
+            margin_deviations: shown.margin_deviations,
+            checked_forecasts: shown.checked.0,
+            exceeded_forecasts: shown.checked.1,
             paused_tasks: u64::from(self.brake.paused()),
             pauses: self.brake.pauses.load(Ordering::Relaxed),
             paused_seconds_total: self.brake.paused_ms.load(Ordering::Relaxed) as f64 / 1e3,
@@ -231,13 +231,13 @@ impl Controller {
         }
     }
 
-    fn outstanding_bytes(&self, control: &Control) -> i64 {
+    fn outstanding_bytes(&self, shown: &Shown) -> i64 {
         // What is forecast for requests that are over is nobody's.
         if self.limiter.all_in_flight() == 0 {
             return 0;
         }
         let reserved_bytes = self.limiter.reserved().kib() * 1024;
-        control.forecast.outstanding_bytes(reserved_bytes)
+        shown.outstanding.bytes(reserved_bytes)
     }
 
     pub(crate) fn oldest_wait(&self) -> Duration {

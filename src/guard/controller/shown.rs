@@ -1,0 +1,64 @@
+//! [`Shown`]: what a decision leaves for whoever asks, so that nobody waits for the next.
+
+use std::sync::PoisonError;
+
+use super::{Control, Controller};
+use crate::forecast::Outstanding;
+use crate::policy::{limit_bytes, worst_fraction};
+
+/// What the last decision says of memory, and of what may be admitted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) concurrency: u32,
+    pub(super) base_concurrency: u32,
+    /// Memory in use, as a share of the limit, at the fullest level.
+    pub(super) fraction: f64,
+    pub(super) usage_bytes: u64,
+    pub(super) process_bytes: u64,
+    pub(super) limit_bytes: Option<u64>,
+    /// What a request reserves, on average.
+    pub(super) request_bytes: u64,
+    pub(super) blind: bool,
+    /// Memory leaves no room for the next in line.
+    pub(super) kept_out: bool,
+    pub(super) outstanding: Outstanding,
+    pub(super) error_ratio: Option<f64>,
+    pub(super) margin_deviations: Option<f64>,
+    /// Forecasts that were checked, and those of them that were exceeded.
+    pub(super) checked: (u64, u64),
+}
+
+impl Shown {
+    pub(super) fn new(control: &Control) -> Self {
+        let (decision, forecast) = (&control.decision, &control.forecast);
+        let usage_bytes = control.levels.first().map_or(0, |level| level.usage_bytes);
+        Self {
+            concurrency: decision.concurrency,
+            base_concurrency: decision.base_concurrency,
+            fraction: worst_fraction(&control.levels),
+            usage_bytes,
+            process_bytes: control.process_bytes,
+            limit_bytes: limit_bytes(&control.levels),
+            request_bytes: control.request_bytes,
+            blind: control.blind,
+            kept_out: control.kept_out,
+            outstanding: forecast.outstanding(),
+            error_ratio: forecast.error_ratio(),
+            margin_deviations: forecast.margin_deviations(),
+            checked: forecast.checked(),
+        }
+    }
+}
+
+impl Controller {
+    /// As of the last decision. Its lock is held for a copy alone, unlike the control's.
+    pub(super) fn shown(&self) -> Shown {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A decision is made.
+    pub(super) fn show(&self, control: &Control) {
+        let shown = Shown::new(control);
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+}
