@@ -4,12 +4,16 @@
 //! as their logarithm says, and the rest (fractions, keys that are no strings,
 //! raw values) is written by serde_json itself into a writer that only counts.
 
+mod compound;
+mod key;
+
 use std::fmt;
 use std::io;
 
 use serde::ser::{self, Serialize, SerializeMap, Serializer};
 
-use super::compound::Compound;
+use compound::Compound;
+
 use super::{Error, ResultTooLarge, escape};
 
 pub(super) fn json_len<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<u64, Error> {
@@ -23,7 +27,7 @@ pub(super) fn json_len<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<u
 
 /// Why the count ended early.
 #[derive(Debug)]
-pub(super) enum Stop {
+enum Stop {
     TooLarge,
     Serialize(serde_json::Error),
 }
@@ -45,14 +49,14 @@ impl ser::Error for Stop {
     }
 }
 
-pub(super) struct Counter {
+struct Counter {
     length: u64,
     limit: u64,
 }
 
 impl Counter {
     #[inline]
-    pub(super) fn add(&mut self, bytes: usize) -> Result<(), Stop> {
+    fn add(&mut self, bytes: usize) -> Result<(), Stop> {
         self.length += bytes as u64;
         if self.length > self.limit {
             Err(Stop::TooLarge)
@@ -63,7 +67,7 @@ impl Counter {
 
     /// A text in quotes.
     #[inline]
-    pub(super) fn text(&mut self, text: &str) -> Result<(), Stop> {
+    fn text(&mut self, text: &str) -> Result<(), Stop> {
         self.add(text.len() + 2)?;
         self.escapes(text)
     }
@@ -78,7 +82,7 @@ impl Counter {
     }
 
     /// A key that is no text, as serde_json writes it.
-    pub(super) fn other_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
+    fn other_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
         struct Entry<'a, T: ?Sized>(&'a T);
         impl<T: Serialize + ?Sized> Serialize for Entry<'_, T> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -100,7 +104,7 @@ impl Counter {
     }
 
     /// Counts what serde_json writes.
-    pub(super) fn written<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+    fn written<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
         let written = serde_json::to_writer(&mut *self, value);
         if self.length > self.limit {
             return Err(Stop::TooLarge);

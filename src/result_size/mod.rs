@@ -30,10 +30,8 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
-mod compound;
 mod count;
 mod escape;
-mod key;
 mod layer;
 mod write;
 

@@ -2,7 +2,7 @@
 
 use serde::ser::{Impossible, Serialize, Serializer};
 
-use super::count::{Counter, Stop};
+use super::{Counter, Stop};
 
 /// Takes a text, and says of everything else that it is none.
 pub(super) struct Key<'a>(&'a mut Counter);

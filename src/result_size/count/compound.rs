@@ -2,8 +2,8 @@
 
 use serde::ser::{self, Serialize, SerializeMap, SerializeStruct, Serializer};
 
-use super::count::{Counter, Stop};
 use super::key::Key;
+use super::{Counter, Stop};
 
 /// A list or an object that has begun.
 pub(super) struct Compound<'a> {
