@@ -9,6 +9,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, TryLockError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::class::Priority;
+use crate::limiter::Refusal;
 use crate::sync::sharded::{OWNED_SHARDS, shard};
 
 const FREE: u64 = 0;
@@ -22,9 +26,35 @@ const CALLED_WITHIN: Duration = Duration::from_millis(500);
 /// Between two looks.
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
+/// A call that comes later than this after its `poll_ready` asks anew.
+const HOLDS_FOR: Duration = Duration::from_secs(1);
+
 /// Chunks of 64, 128, 256 … cells.
 const CHUNKS: usize = 14;
 const FIRST_CHUNK: usize = 64;
+
+/// There was no room for a call; counted, and said, when it fetches that.
+pub(crate) struct Refused {
+    refusal: Refusal,
+    at: Instant,
+}
+
+impl Refused {
+    pub(crate) fn new(refusal: Refusal) -> Self {
+        let at = Instant::now();
+        Self { refusal, at }
+    }
+
+    /// It is for a call that comes now. Critical work never waits behind others, so that
+    /// was not meant.
+    pub(crate) fn holds_for(&self, priority: Priority) -> bool {
+        self.at.elapsed() < HOLDS_FOR && priority != Priority::Critical
+    }
+
+    pub(crate) fn refusal(&self) -> Refusal {
+        self.refusal
+    }
+}
 
 /// One reservation: free, so many KiB, or taken back.
 #[derive(Debug, Default)]

@@ -2,14 +2,11 @@
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::error_future::ErrorFuture;
-use crate::class::Priority;
 use crate::classify::labels::Entry;
 use crate::classify::{Classify, Uniform};
 use crate::error::BoxError;
@@ -19,9 +16,8 @@ use crate::guard::handle::Guard;
 use crate::guard::held::Held;
 use crate::guard::permit::Permit;
 use crate::guard::poller::{Growth, Polling};
-use crate::guard::ready::Cell;
+use crate::guard::ready::{Cell, Refused};
 use crate::guard::waiting::Waiting;
-use crate::limiter::Refusal;
 
 /// The error flavour of [`MemoryGuardLayer`](crate::MemoryGuardLayer), made by
 /// its [`into_error_layer`](crate::MemoryGuardLayer::into_error_layer).
@@ -98,31 +94,15 @@ enum State {
     },
     /// It was, and nobody came.
     TakenBack,
-    /// Boxed: services that are ready should not carry it.
+    /// There was no room. Boxed: services that are ready should not carry it.
     Refused(Box<Refused>),
 }
-
-/// There was no room; counted, and said, when a call fetches it.
-struct Refused {
-    refusal: Refusal,
-    at: Instant,
-}
-
-/// A call that comes later than this after its `poll_ready` asks anew.
-const HOLDS_FOR: Duration = Duration::from_secs(1);
 
 /// So many KiB are reserved for a call.
 #[inline]
 fn admitted(controller: &'static Controller, kib: u64) -> State {
     let cell = controller.ready.put(kib);
     State::Admitted { kib, cell }
-}
-
-impl From<Refusal> for State {
-    fn from(refusal: Refusal) -> Self {
-        let at = Instant::now();
-        State::Refused(Box::new(Refused { refusal, at }))
-    }
 }
 
 impl<S, C> MemoryGuardErrorService<S, C> {
@@ -230,7 +210,7 @@ where
                 let request = Entry::default().into();
                 claim.state = match controller.admit(request, &no_deadline) {
                     Admission::Admitted(permit) => admitted(controller, permit.into_kib()),
-                    Admission::Rejected(refusal) => refusal.into(),
+                    Admission::Rejected(refusal) => State::Refused(Box::new(Refused::new(refusal))),
                     Admission::Waiting(waiting) => State::Waiting(Box::new(waiting.not_yet())),
                 };
             }
@@ -240,7 +220,7 @@ where
         if let State::Waiting(waiting) = &mut claim.state {
             claim.state = match ready!(waiting.poll_reason(cx)) {
                 Ok(kib) => admitted(controller, kib),
-                Err(reason) => Refusal::from(reason).into(),
+                Err(reason) => State::Refused(Box::new(Refused::new(reason.into()))),
             };
         }
         Poll::Ready(Ok(()))
@@ -303,14 +283,10 @@ impl<S, C> MemoryGuardErrorService<S, C> {
             State::Admitted { .. } | State::TakenBack => {
                 controller.admit(entry.into(), &no_deadline)
             }
-            // Critical work never waits behind others, so it was not meant.
-            State::Refused(refused)
-                if refused.at.elapsed() >= HOLDS_FOR
-                    || entry.tag.priority == Priority::Critical =>
-            {
-                controller.admit(entry.into(), &no_deadline)
-            }
-            State::Refused(refused) => Admission::Rejected(refused.refusal),
+            State::Refused(refused) => match refused.holds_for(entry.tag.priority) {
+                true => Admission::Rejected(refused.refusal()),
+                false => controller.admit(entry.into(), &no_deadline),
+            },
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         };
         match admission {
