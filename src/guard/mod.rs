@@ -14,4 +14,5 @@ pub(crate) mod poller;
 pub(crate) mod pool;
 pub(crate) mod ready;
 pub(crate) mod staged;
+pub(crate) mod stalls;
 pub(crate) mod waiting;

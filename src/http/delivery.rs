@@ -1,18 +1,13 @@
 //! Responses on their way to peers that may stall.
-//!
-//! Nothing polls a body whose peer does not read, so no timer of its own would
-//! fire: the controller looks through all deliveries at each sample.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use slab::Slab;
-
 use crate::error::PeerStalled;
 use crate::guard::controller::Controller;
 use crate::guard::permit::Permit;
+use crate::guard::stalls::Stalls;
 
 /// A response that is more than one small frame. Holds the permit until its
 /// body and all its large frames are gone, or its peer has stalled for too long.
@@ -34,19 +29,15 @@ const UNSEEN: u64 = 1;
 /// Above it, the milliseconds since the sampler began.
 const SEEN: u64 = 2;
 
-/// The deliveries of one guard.
-#[derive(Default)]
-pub(crate) struct Deliveries(Mutex<Slab<Weak<Delivery>>>);
-
 impl Delivery {
     pub(crate) fn start(permit: Permit) -> Arc<Self> {
         let controller = permit.controller();
         let watched = controller.config().body_timeout.is_some();
-        Arc::new_cyclic(|this| Self {
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
             permit: Mutex::new(Some(permit)),
             unread: Unread(AtomicU64::new(TAKEN)),
             stalled: AtomicBool::new(false),
-            place: watched.then(|| controller.deliveries.lock().insert(Weak::clone(this))),
+            place: watched.then(|| controller.deliveries.watch(this.clone())),
             controller,
         })
     }
@@ -86,6 +77,17 @@ impl Delivery {
         self.permit().clone()
     }
 
+    fn permit(&self) -> MutexGuard<'_, Option<Permit>> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stalls for Delivery {
+    fn has_stalled(&self, timeout: Duration, now: Duration) -> bool {
+        let fresh = !self.stalled.load(Ordering::Relaxed);
+        fresh && self.unread.has_lasted(timeout, now)
+    }
+
     /// A peer that does not read holds no budget; what its response still
     /// occupies shows in the usage.
     fn stall(&self) {
@@ -94,16 +96,12 @@ impl Delivery {
         let permit = self.permit().take();
         drop(permit);
     }
-
-    fn permit(&self) -> MutexGuard<'_, Option<Permit>> {
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            self.controller.deliveries.lock().remove(place);
+            self.controller.deliveries.forget(place);
         }
     }
 }
@@ -123,36 +121,5 @@ impl Unread {
             }
             seen => now_ms.saturating_sub(seen - SEEN) >= timeout.as_millis() as u64,
         }
-    }
-}
-
-impl Deliveries {
-    /// Ends the deliveries that have been unread for `timeout`; says how many.
-    pub(crate) fn end_stalled(&self, timeout: Duration, now: Duration) -> usize {
-        let unread: Vec<_> = {
-            let deliveries = self.lock();
-            let all = deliveries
-                .iter()
-                .filter_map(|(_, delivery)| delivery.upgrade());
-            all.collect()
-        };
-        // Unlocked: the last owner of a delivery takes it off the register.
-        let stalled = unread.iter().filter(|delivery| {
-            let fresh = !delivery.stalled.load(Ordering::Relaxed);
-            fresh && delivery.unread.has_lasted(timeout, now)
-        });
-        stalled.map(|delivery| delivery.stall()).count()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Slab<Weak<Delivery>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Deliveries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Deliveries")
-            .field("count", &self.lock().len())
-            .finish()
     }
 }

@@ -1,0 +1,63 @@
+//! Responses whose peers may stall.
+//!
+//! Nothing polls a body whose peer does not read, so no timer of its own would
+//! fire: the controller looks through all of them at each sample.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use slab::Slab;
+
+/// A response on its way to a peer.
+pub(crate) trait Stalls: Send + Sync {
+    /// Its peer has left what is ready unread for `timeout`, and nobody has said so yet.
+    fn has_stalled(&self, timeout: Duration, now: Duration) -> bool;
+
+    /// Ends it.
+    fn stall(&self);
+}
+
+/// The responses of one guard that are watched.
+#[derive(Default)]
+pub(crate) struct Deliveries(Mutex<Slab<Weak<dyn Stalls>>>);
+
+impl Deliveries {
+    /// Watches one from now on; where it stands.
+    pub(crate) fn watch(&self, delivery: Weak<dyn Stalls>) -> usize {
+        self.lock().insert(delivery)
+    }
+
+    /// The one that stands there is over.
+    pub(crate) fn forget(&self, place: usize) {
+        self.lock().remove(place);
+    }
+
+    /// Ends the deliveries that have been unread for `timeout`; says how many.
+    pub(crate) fn end_stalled(&self, timeout: Duration, now: Duration) -> usize {
+        let unread: Vec<_> = {
+            let deliveries = self.lock();
+            let all = deliveries
+                .iter()
+                .filter_map(|(_, delivery)| delivery.upgrade());
+            all.collect()
+        };
+        // Unlocked: the last owner of a delivery takes it off the register.
+        let stalled = unread
+            .iter()
+            .filter(|delivery| delivery.has_stalled(timeout, now));
+        stalled.map(|delivery| delivery.stall()).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slab<Weak<dyn Stalls>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Deliveries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deliveries")
+            .field("count", &self.lock().len())
+            .finish()
+    }
+}
