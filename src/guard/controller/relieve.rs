@@ -3,11 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Control, Controller};
 use crate::forecast::BeforeTrim;
-use crate::memory::release::{PressureContext, Shortage};
+use crate::memory::release::{self, PressureContext, Shortage, USEFUL_BYTES};
 use crate::policy::{worst_end_fraction, worst_kill_fraction};
 use crate::telemetry::recent::Kind;
+use crate::units::mib;
 
 /// Usage at which a request is cancelled, as a share of the hard limit. Late, since
 /// a forecast that is only feared costs a request whose work was nearly done.
@@ -57,7 +60,8 @@ impl Controller {
             let level = control.decision.pressure;
             (self.shortage(&control, now), level, cancel)
         };
-        self.release.ask(self, short, level);
+        self.release
+            .ask(short, level, move || self.give_back(short));
         if cancel {
             let victim = self.running.victim();
             // It may have ended meanwhile.
@@ -101,7 +105,7 @@ impl Controller {
     }
 
     /// What a hook is told.
-    pub(crate) fn pressure_context(&self) -> PressureContext {
+    fn pressure_context(&self) -> PressureContext {
         let control = self.control();
         PressureContext {
             level: control.decision.pressure,
@@ -112,28 +116,52 @@ impl Controller {
     }
 
     /// Bytes in use, by a full sample.
-    pub(crate) fn usage_now(&self) -> u64 {
+    fn usage_now(&self) -> u64 {
         self.sampler.sample_now();
         self.control().own_bytes
     }
 
-    /// The allocator may have something to give back.
-    pub(crate) fn is_worth_a_trim(&self) -> bool {
-        self.control().forecast.is_worth_a_trim()
+    /// Tries what is due. Takes full samples before and after.
+    fn give_back(&self, shortage: Shortage) {
+        let now = Instant::now();
+        let level = self.pressure_context().level();
+        for hook in self.release.due_hooks(level, now) {
+            let before_bytes = self.usage_now();
+            let took = hook.call(&self.pressure_context());
+            let freed_bytes = before_bytes.saturating_sub(self.usage_now());
+            self.note_freed("a hook", freed_bytes);
+            self.release.hook_gave_back(&hook, took, freed_bytes);
+        }
+        let due = shortage > Shortage::None && self.release.may_trim(now);
+        if due && (shortage == Shortage::Stuck || self.control().forecast.is_worth_a_trim()) {
+            self.trim();
+        }
     }
 
-    /// What allocators keep, as of the last full sample.
-    pub(crate) fn before_trim(&self) -> BeforeTrim {
-        self.control().forecast.before_trim()
+    fn trim(&self) {
+        let before_bytes = self.usage_now();
+        let before = self.control().forecast.before_trim();
+        let took = release::trim();
+        let after_bytes = self.usage_now();
+        let meanwhile_bytes = self.trimmed(before, after_bytes);
+        let freed_bytes = before_bytes.saturating_sub(after_bytes);
+        self.note_freed("the allocator", freed_bytes);
+        self.release
+            .trim_gave_back(took, freed_bytes, meanwhile_bytes);
+    }
+
+    fn note_freed(&self, who: &str, freed_bytes: u64) {
+        if freed_bytes >= USEFUL_BYTES {
+            let text = format!("{who} gave back {:.0} MiB", mib(freed_bytes));
+            self.note(Kind::Released, text, 0);
+        }
     }
 
     /// The allocators have given back what they kept, and so much is in use. Says how
     /// much was freed meanwhile, as far as it is known.
-    pub(crate) fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) -> u64 {
+    fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) -> u64 {
         let allocated_bytes = self.allocated_bytes();
-        let Some(allocated_bytes) =
-            allocated_bytes.or_else(crate::memory::release::allocated_bytes)
-        else {
+        let Some(allocated_bytes) = allocated_bytes.or_else(release::allocated_bytes) else {
             return 0;
         };
         let mut control = self.control();

@@ -224,10 +224,10 @@ impl Controller {
             paused_seconds_total: self.brake.paused_ms.load(Ordering::Relaxed) as f64 / 1e3,
             observed_pauses: self.counters.would_pause.load(Ordering::Relaxed),
             cancelled_requests: self.counters.cancelled.load(Ordering::Relaxed),
-            releases: self.release.attempts.load(Ordering::Relaxed),
-            released_mib: mib(self.release.freed_bytes.load(Ordering::Relaxed)),
+            releases: self.release.attempts(),
+            released_mib: mib(self.release.freed_bytes()),
             caught_panics: foreign::caught(),
-            longest_release_ms: self.release.longest_us.load(Ordering::Relaxed) as f64 / 1e3,
+            longest_release_ms: self.release.longest().as_micros() as f64 / 1e3,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Allocators keep what was freed, caches grow. When memory is short, a thread
 //! of its own asks the allocators to return their free pages and calls the
-//! service's hooks. It measures what that brought: what is useless is tried less
+//! service's hooks. The guard measures what that brought: what is useless is tried less
 //! and less often. Returning pages stalls allocations meanwhile, so it is done
 //! for at most a fiftieth of the time.
 
@@ -17,11 +17,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::guard::controller::Controller;
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
-use crate::telemetry::recent::Kind;
-use crate::units::mib;
 
 /// After each attempt, so many times its duration pass before the next.
 const REST: u32 = 49;
@@ -30,7 +27,7 @@ const SHORTEST_REST: Duration = Duration::from_millis(20);
 const SHORTEST_HOOK_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// What brings less is useless.
-const USEFUL_BYTES: u64 = 1 << 20;
+pub(crate) const USEFUL_BYTES: u64 = 1 << 20;
 
 /// What a hook of [`Guard::on_pressure`](crate::Guard::on_pressure) is told.
 #[derive(Clone, Debug)]
@@ -82,6 +79,27 @@ struct Hook {
     level: Pressure,
     call: Arc<Call>,
     rest: Rest,
+}
+
+impl Hook {
+    fn is_due(&self, level: Pressure, now: Instant) -> bool {
+        level >= self.level && self.rest.is_over(now)
+    }
+}
+
+/// A hook that may be called.
+pub(crate) struct DueHook {
+    index: usize,
+    call: Arc<Call>,
+}
+
+impl DueHook {
+    /// Says how long it took.
+    pub(crate) fn call(&self, context: &PressureContext) -> Duration {
+        let started = Instant::now();
+        foreign::call(Code::Hook, || (self.call)(context));
+        started.elapsed()
+    }
 }
 
 /// When to try again.
@@ -145,14 +163,21 @@ pub(crate) fn tells_quickly() -> bool {
     ask::has_time() && tells()
 }
 
-/// What one guard does to give memory back.
+/// Asks the allocators to give back what they keep. Says how long it took.
+pub(crate) fn trim() -> Duration {
+    let started = Instant::now();
+    ffi::give_back();
+    started.elapsed()
+}
+
+/// What one guard has tried to have memory given back, and when it may try again.
 pub(crate) struct Release {
     state: Mutex<State>,
     /// Asked for, and not done yet.
     under_way: AtomicBool,
-    pub(crate) attempts: AtomicU64,
-    pub(crate) freed_bytes: AtomicU64,
-    pub(crate) longest_us: AtomicU64,
+    attempts: AtomicU64,
+    freed_bytes: AtomicU64,
+    longest_us: AtomicU64,
 }
 
 struct State {
@@ -186,8 +211,14 @@ impl Release {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has memory given back soon, if anything may be tried now.
-    pub(crate) fn ask(&self, controller: &'static Controller, shortage: Shortage, level: Pressure) {
+    /// Has memory given back soon, if anything may be tried now: `work` does it, on a
+    /// thread of its own.
+    pub(crate) fn ask(
+        &'static self,
+        shortage: Shortage,
+        level: Pressure,
+        work: impl FnOnce() + Send + 'static,
+    ) {
         let now = Instant::now();
         let due = {
             let mut state = self.state();
@@ -196,65 +227,73 @@ impl Release {
             }
             let mut hooks = state.hooks.iter();
             (shortage > Shortage::None && state.trim.is_over(now))
-                || hooks.any(|hook| level >= hook.level && hook.rest.is_over(now))
+                || hooks.any(|hook| hook.is_due(level, now))
         };
         if due && !self.under_way.swap(true, Ordering::AcqRel) {
-            let sent = worker().is_some_and(|worker| worker.send((controller, shortage)).is_ok());
+            let work = Work {
+                of: self,
+                run: Box::new(work),
+            };
+            let sent = worker().is_some_and(|worker| worker.send(work).is_ok());
             if !sent {
                 self.under_way.store(false, Ordering::Release);
             }
         }
     }
 
-    /// Tries what is due. Takes full samples before and after.
-    fn run(&self, controller: &'static Controller, shortage: Shortage) {
-        let now = Instant::now();
-        let context = controller.pressure_context();
-        let hooks: Vec<(usize, Arc<Call>)> = {
-            let state = self.state();
-            let due = state.hooks.iter().enumerate();
-            due.filter(|(_, hook)| context.level >= hook.level && hook.rest.is_over(now))
-                .map(|(index, hook)| (index, Arc::clone(&hook.call)))
-                .collect()
-        };
-        for (index, call) in hooks {
-            let before_bytes = controller.usage_now();
-            let started = Instant::now();
-            let context = controller.pressure_context();
-            foreign::call(Code::Hook, || call(&context));
-            let took = started.elapsed();
-            let freed_bytes = before_bytes.saturating_sub(controller.usage_now());
-            self.note(controller, "a hook", freed_bytes);
-            let rest = &mut self.state().hooks[index].rest;
-            rest.after(took, freed_bytes, Instant::now());
-        }
-        let due = shortage > Shortage::None && self.state().trim.is_over(now);
-        if due && (shortage == Shortage::Stuck || controller.is_worth_a_trim()) {
-            let before_bytes = controller.usage_now();
-            let before = controller.before_trim();
-            let started = Instant::now();
-            ffi::give_back();
-            let took = started.elapsed();
-            let after_bytes = controller.usage_now();
-            let meanwhile_bytes = controller.trimmed(before, after_bytes);
-            let freed_bytes = before_bytes.saturating_sub(after_bytes);
-            self.note(controller, "the allocator", freed_bytes);
-            self.longest_us
-                .fetch_max(took.as_micros() as u64, Ordering::Relaxed);
-            let rest = &mut self.state().trim;
-            // What was freed meanwhile is there for the next one.
-            let useful_bytes = freed_bytes.max(meanwhile_bytes);
-            rest.after(took, useful_bytes, Instant::now());
-        }
+    /// The hooks that may be called now.
+    pub(crate) fn due_hooks(&self, level: Pressure, now: Instant) -> Vec<DueHook> {
+        let state = self.state();
+        let due = state.hooks.iter().enumerate();
+        due.filter(|(_, hook)| hook.is_due(level, now))
+            .map(|(index, hook)| DueHook {
+                index,
+                call: Arc::clone(&hook.call),
+            })
+            .collect()
     }
 
-    fn note(&self, controller: &Controller, who: &str, freed_bytes: u64) {
-        if freed_bytes >= USEFUL_BYTES {
-            let text = format!("{who} gave back {:.0} MiB", mib(freed_bytes));
-            controller.note(Kind::Released, text, 0);
-        }
+    /// The allocators may be asked now.
+    pub(crate) fn may_trim(&self, now: Instant) -> bool {
+        self.state().trim.is_over(now)
+    }
+
+    /// So much did a hook give back, in so long.
+    pub(crate) fn hook_gave_back(&self, hook: &DueHook, took: Duration, freed_bytes: u64) {
+        self.count(freed_bytes);
+        let rest = &mut self.state().hooks[hook.index].rest;
+        rest.after(took, freed_bytes, Instant::now());
+    }
+
+    /// So much did the allocators give back, in so long. What was freed meanwhile is there
+    /// for the next one.
+    pub(crate) fn trim_gave_back(&self, took: Duration, freed_bytes: u64, meanwhile_bytes: u64) {
+        self.count(freed_bytes);
+        self.longest_us
+            .fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+        let rest = &mut self.state().trim;
+        let useful_bytes = freed_bytes.max(meanwhile_bytes);
+        rest.after(took, useful_bytes, Instant::now());
+    }
+
+    fn count(&self, freed_bytes: u64) {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         self.freed_bytes.fetch_add(freed_bytes, Ordering::Relaxed);
+    }
+
+    /// How often something was tried.
+    pub(crate) fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// What all of that brought.
+    pub(crate) fn freed_bytes(&self) -> u64 {
+        self.freed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The longest that the allocators took.
+    pub(crate) fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
     }
 }
 
@@ -267,7 +306,10 @@ impl fmt::Debug for Release {
     }
 }
 
-type Work = (&'static Controller, Shortage);
+struct Work {
+    of: &'static Release,
+    run: Box<dyn FnOnce() + Send>,
+}
 
 /// The thread that does it, started when memory is first short, and again in a
 /// forked child. `None` if there is no thread to be had.
@@ -284,10 +326,9 @@ fn worker() -> Option<Sender<Work>> {
     let spawned = std::thread::Builder::new()
         .name("memory-release".into())
         .spawn(move || {
-            for (controller, shortage) in receiver {
-                let run = || controller.release.run(controller, shortage);
-                foreign::call(Code::Guard, run);
-                controller.release.under_way.store(false, Ordering::Release);
+            for work in receiver {
+                foreign::call(Code::Guard, work.run);
+                work.of.under_way.store(false, Ordering::Release);
             }
         });
     spawned.ok()?;
