@@ -5,8 +5,8 @@
 //! bounds. All of that happens off the request path, or on the path of a request
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
 
+mod beginning;
 mod braking;
-mod control;
 mod critical;
 mod decide;
 mod demand;
@@ -26,17 +26,24 @@ mod shown;
 mod state;
 mod view;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use control::{Control, Event, policy};
+use beginning::policy;
+use braking::Braking;
+use critical::Critical;
+use demand::Demand;
+use latched::Latched;
 pub(crate) use live::Live;
 use loads::LastLoads;
 pub(crate) use loads::Loads;
 pub(crate) use pace::WAITING_INTERVAL;
+use patience::Patience;
+use relieve::Cancellations;
 use seldom::Seldom;
 use shown::Shown;
 
@@ -51,7 +58,8 @@ use crate::error::Reason;
 use crate::forecast::Forecast;
 use crate::limiter::{Bounds, Limiter, Packed};
 use crate::memory::release::Release;
-use crate::memory::{MemorySource, Sampler};
+use crate::memory::{MemoryLevel, MemorySource, Sampler};
+use crate::policy::{Decision, Policy};
 use crate::pressure::Pressure;
 use crate::running::Running;
 use crate::running::brake::Brake;
@@ -115,6 +123,74 @@ pub(crate) struct Controller {
     pub(crate) levels: watch::Sender<Pressure>,
     /// Where memory ends, in bytes.
     pub(crate) limits: watch::Sender<Option<u64>>,
+}
+
+/// What the samples act on.
+struct Control {
+    policy: Box<dyn Policy>,
+    forecast: Forecast,
+    levels: Vec<MemoryLevel>,
+    decision: Decision,
+    /// That listeners are to be told.
+    new_limit: Option<Option<u64>>,
+    process_bytes: u64,
+    /// Bytes that requests may have caused: the group's, or the process's where
+    /// others share the group.
+    own_bytes: u64,
+    braking: Braking,
+    cancellations: Cancellations,
+    patience: Patience,
+    demand: Demand,
+    /// Memory leaves no room for the next in line.
+    kept_out: bool,
+    latched: Latched,
+    critical: Critical,
+    /// What a request reserves, on average.
+    request_bytes: u64,
+    /// What the next in line asks for; the average if nobody waits.
+    next_bytes: u64,
+    /// To be granted after the next full sample.
+    probes: u32,
+    /// As of the last full sample: it takes a look at many cache lines.
+    completed: u64,
+    blind: bool,
+    /// Full samples, and those of them that failed.
+    samples: u64,
+    sensor_errors: u64,
+    said_no_limit: bool,
+    last: Last,
+    events: Vec<Event>,
+}
+
+/// The last sample, for rates.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    at: Duration,
+    usage_bytes: u64,
+    /// When memory could be read last.
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
+    good_at: Duration,
+    /// When completions were counted last, and how many there were.
+    counted_at: Duration,
+    completed: u64,
+    published: Option<Duration>,
+}
+
+/// What is to be said once no lock is held.
+enum Event {
+    Adjusted { from: Decision },
+    SensorFailed(io::Error),
+    SensorRecovered,
+    LimitChanged { from: u64, to: u64 },
+    NoLimit,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control")
+            .field("decision", &self.decision)
+            .finish_non_exhaustive()
+    }
 }
 
 #[cfg(feature = "account")]
