@@ -436,7 +436,7 @@ impl Model {
             for (tenant, Tenant { weight, .. }) in TENANTS.iter().enumerate() {
                 let is_longer =
                     length(other, tenant) * TENANTS[own.1].weight > length(own.0, own.1) * weight;
-                if other > lane || other == lane && tenant != own.1 && is_longer {
+                if other < lane || other == lane && tenant != own.1 && is_longer {
                     newest.extend(self.flow(other, tenant).last().map(|one| one.id));
                 }
             }
