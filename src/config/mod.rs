@@ -95,8 +95,8 @@ pub struct Config {
     /// 1, which follows the estimate as it is corrected. Predictive: none.
     pub max_concurrent: Option<u32>,
     /// WARNING begins at this fraction of the limit; STABLE ten points below. `None`, the
-    /// default: 0.70; predictive 0.90, or less if the others leave no room. What all three come to say
-    /// [`thresholds`](Self::thresholds).
+    /// default: 0.70; predictive 0.90, or less if the others leave no room.
+    /// [`thresholds`](Self::thresholds) says what all three come to.
     pub warning_fraction: Option<f64>,
     /// HIGH begins at this fraction of the limit. `None`, the default: 0.80; predictive
     /// 0.95, or less.

@@ -98,9 +98,10 @@ impl Guard {
     /// Puts other settings into force, while requests run and wait.
     ///
     /// Nobody in flight is touched, and waiters keep their places and their deadlines.
-    /// What was learned of requests stays; the [policy](Config::policy) begins anew, with
-    /// a sample that is taken at once. In [observe mode](Config::mode), or if the guard
-    /// is no longer [enabled](Config::enabled), all waiters are let in.
+    /// What was learned of requests stays; the [policy](Config::decided_policy) begins
+    /// anew, with a sample that is taken at once, and [`Auto`](crate::Policy::Auto) is
+    /// decided anew. In [observe mode](Config::mode), or if the guard is no longer
+    /// [enabled](Config::enabled), all waiters are let in.
     ///
     /// Blocks for as long as a sample takes: some tens of microseconds.
     ///
