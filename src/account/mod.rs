@@ -34,20 +34,30 @@
 
 mod allocator;
 mod follow;
-mod scope;
 mod threads;
 
-pub use allocator::{TrackingAllocator, is_installed};
-pub(crate) use allocator::{allocated_bytes, charges, thread_bytes};
+pub use allocator::TrackingAllocator;
 pub use follow::{Followed, carry, follow, spawn, spawn_blocking};
-pub(crate) use scope::Scope;
 
 use crate::guard::permit::Permit;
+use crate::guard::scope;
+use crate::running::charge;
+
+/// Whether [`TrackingAllocator`] is the global allocator of this process.
+///
+/// Found out once, by allocating.
+pub fn is_installed() -> bool {
+    charge::is_counted()
+}
 
 /// The permit of the request that this code runs for.
 ///
 /// `None` outside of a guarded request's polls, and in tasks and threads that
 /// do not [`follow`] one.
 pub fn current() -> Option<Permit> {
-    scope::current()
+    let permit = scope::innermost();
+    // SAFETY: null, or the permit that the innermost scope on this thread still
+    // borrows: a scope puts back what it found when it is dropped, it cannot
+    // leave its thread, and this crate forgets none.
+    unsafe { permit.as_ref() }.cloned()
 }

@@ -34,7 +34,7 @@ mod posix {
     /// The key, one above; 0: there is none yet.
     static KEY: AtomicUsize = AtomicUsize::new(0);
 
-    /// Has [`ends`](super::super::allocator::ends) called when this thread ends.
+    /// Has [`ends`](crate::running::charge::ends) called when this thread ends.
     pub(in super::super) fn at_end() {
         let Some(key) = key() else {
             return;
@@ -46,7 +46,7 @@ mod posix {
     }
 
     unsafe extern "C" fn ended(_: *mut c_void) {
-        super::super::allocator::ends();
+        crate::running::charge::ends();
     }
 
     fn key() -> Option<Key> {

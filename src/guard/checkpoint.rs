@@ -76,7 +76,7 @@ impl Part {
 /// An allocator charges it for what this thread allocates.
 fn is_charged(permit: &Permit, slot: &Slot) -> bool {
     #[cfg(feature = "account")]
-    return permit.controller().is_accounted() && crate::account::charges(slot);
+    return permit.controller().is_accounted() && crate::running::charge::charges(slot);
     #[cfg(not(feature = "account"))]
     {
         let _ = (permit, slot);

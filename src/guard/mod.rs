@@ -13,6 +13,7 @@ pub(crate) mod permit;
 pub(crate) mod poller;
 pub(crate) mod pool;
 pub(crate) mod ready;
+pub(crate) mod scope;
 pub(crate) mod staged;
 pub(crate) mod stalls;
 pub(crate) mod waiting;

@@ -52,13 +52,6 @@ pub struct Permit {
     shared: OnceLock<Arc<Shared>>,
 }
 
-/// While it lives, this thread works for the request.
-#[cfg(feature = "account")]
-pub(crate) type Scope<'a> = crate::account::Scope<'a>;
-/// Without accounting there is nothing to know.
-#[cfg(not(feature = "account"))]
-pub(crate) struct Scope<'a>(std::marker::PhantomData<&'a Permit>);
-
 /// What the clones of a permit have in common. Once it exists it owns the reservation.
 struct Shared {
     controller: &'static Controller,
@@ -161,20 +154,6 @@ impl Permit {
     /// feature's allocator.
     pub fn allocations(&self) -> u64 {
         self.slot().map_or(0, Slot::allocations)
-    }
-
-    /// This thread works for the request while the scope lives.
-    #[cfg(feature = "account")]
-    #[inline]
-    pub(crate) fn enter(&self) -> Scope<'_> {
-        Scope::enter(self)
-    }
-
-    /// Without accounting there is nothing to enter.
-    #[cfg(not(feature = "account"))]
-    #[inline]
-    pub(crate) fn enter(&self) -> Scope<'_> {
-        Scope(std::marker::PhantomData)
     }
 
     /// Polls ask before they grow.

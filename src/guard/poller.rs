@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
 use super::controller::Controller;
-use super::permit::{Permit, Scope};
+use super::permit::Permit;
+use super::scope::Scope;
 use crate::running::Slot;
 use crate::running::brake::Taken;
 use crate::telemetry::logs::RequestSpan;

@@ -9,6 +9,8 @@ pub(crate) mod bins;
 pub(crate) mod brake;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod brake_tests;
+#[cfg(feature = "account")]
+pub(crate) mod charge;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
 pub(crate) mod order;

@@ -195,7 +195,7 @@ impl std::fmt::Debug for Control {
 
 #[cfg(feature = "account")]
 fn accounting_is_installed() -> bool {
-    crate::account::is_installed()
+    crate::running::charge::is_counted()
 }
 
 #[cfg(not(feature = "account"))]

@@ -25,7 +25,7 @@ impl Controller {
 
     #[cfg(feature = "account")]
     pub(super) fn allocated_bytes(&self) -> Option<u64> {
-        crate::account::allocated_bytes()
+        crate::running::charge::allocated_bytes()
     }
 
     #[cfg(not(feature = "account"))]

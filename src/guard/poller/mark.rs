@@ -53,7 +53,7 @@ impl Meter {
     fn bytes(self) -> i64 {
         match self {
             #[cfg(feature = "account")]
-            Meter::Account => crate::account::thread_bytes(),
+            Meter::Account => crate::running::charge::thread_bytes(),
             Meter::Poll(_) | Meter::BesidePolls => sum_bytes(),
             Meter::Faults => crate::memory::touched_bytes(),
         }

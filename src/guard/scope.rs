@@ -1,0 +1,104 @@
+//! For whom the thread works at the moment.
+
+#[cfg(feature = "account")]
+pub(crate) use charged::{Scope, innermost};
+
+use super::permit::Permit;
+
+/// Without accounting there is nothing to know.
+#[cfg(not(feature = "account"))]
+pub(crate) struct Scope<'a>(std::marker::PhantomData<&'a Permit>);
+
+impl Permit {
+    /// This thread works for the request while the scope lives.
+    #[cfg(feature = "account")]
+    #[inline]
+    pub(crate) fn enter(&self) -> Scope<'_> {
+        Scope::enter(self)
+    }
+
+    /// Without accounting there is nothing to enter.
+    #[cfg(not(feature = "account"))]
+    #[inline]
+    pub(crate) fn enter(&self) -> Scope<'_> {
+        Scope(std::marker::PhantomData)
+    }
+}
+
+#[cfg(feature = "account")]
+mod charged {
+    use std::cell::Cell;
+    use std::marker::PhantomData;
+    use std::ptr;
+
+    use super::Permit;
+    use crate::running::Slot;
+    use crate::running::charge::switch;
+
+    thread_local! {
+        /// Points to a permit for as long as a [`Scope`] borrows it.
+        static CURRENT: Cell<*const Permit> = const { Cell::new(ptr::null()) };
+    }
+
+    /// While it lives, this thread's allocations are charged to a request.
+    ///
+    /// Scopes nest. Dropped in the reverse order, also while unwinding.
+    #[must_use]
+    pub(crate) struct Scope<'a> {
+        outer: *const Permit,
+        charged: Option<Charged>,
+        /// Neither sent to another thread nor outliving the permit.
+        _borrows: PhantomData<(&'a Permit, *const ())>,
+    }
+
+    struct Charged {
+        account: &'static Slot,
+        outer: Option<&'static Slot>,
+        /// Held when the scope began.
+        held_bytes: u64,
+    }
+
+    impl<'a> Scope<'a> {
+        #[inline]
+        pub(super) fn enter(permit: &'a Permit) -> Self {
+            let outer = CURRENT.replace(permit);
+            // Without an account of its own (its bytes are on a guard's further
+            // out), that one's goes on.
+            let charged = permit.slot().map(|account| Charged {
+                account,
+                outer: switch(Some(account)),
+                held_bytes: account.held_bytes(),
+            });
+            Self {
+                outer,
+                charged,
+                _borrows: PhantomData,
+            }
+        }
+    }
+
+    impl Drop for Scope<'_> {
+        #[inline]
+        fn drop(&mut self) {
+            CURRENT.set(self.outer);
+            let Some(charged) = &self.charged else {
+                return;
+            };
+            switch(charged.outer);
+            if let Some(outer) = charged.outer {
+                if !ptr::eq(outer, charged.account) {
+                    // Guards that watch different memory: the work is both's.
+                    let held = charged.account.held_bytes() as i64;
+                    outer.charge(held - charged.held_bytes as i64, 0);
+                }
+            }
+        }
+    }
+
+    /// The permit that the innermost scope on this thread borrows; null: there is none.
+    /// It is there for as long as that scope is, so only [`account`](crate::account) looks
+    /// at it.
+    pub(crate) fn innermost() -> *const Permit {
+        CURRENT.get()
+    }
+}
