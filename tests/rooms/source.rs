@@ -1,4 +1,5 @@
-//! Reads the crate's sources: its modules, and what each of them imports.
+//! Reads the crate's sources: its modules, what each of them imports, and how long its
+//! functions are.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,11 +15,20 @@ pub(crate) struct Import {
     pub(crate) line: usize,
 }
 
+/// A function with a body.
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) line: usize,
+    /// From its name to the end of its body.
+    pub(crate) lines: usize,
+}
+
 /// A module that is not for tests alone. Those inside of a file belong to it.
 pub(crate) struct Module {
     pub(crate) names: Names,
     pub(crate) file: PathBuf,
     pub(crate) imports: Vec<Import>,
+    pub(crate) functions: Vec<Function>,
     /// What stands under another name than its own: re-exports, and what `use` brings.
     used: BTreeMap<String, Names>,
 }
@@ -44,12 +54,18 @@ impl Source {
             for child in code.children {
                 left.push((joined(&names, &child), file_of(&file, &child)));
             }
-            let (imports, used) = (code.imports, code.used);
+            let Code {
+                imports,
+                functions,
+                used,
+                ..
+            } = code;
             let file = file.strip_prefix(root).unwrap().to_owned();
             let module = Module {
                 names: names.clone(),
                 file,
                 imports,
+                functions,
                 used,
             };
             modules.insert(names, module);
@@ -105,6 +121,7 @@ struct Code {
     /// Modules in files of their own.
     children: Vec<String>,
     imports: Vec<Import>,
+    functions: Vec<Function>,
     used: BTreeMap<String, Names>,
 }
 
@@ -230,6 +247,7 @@ impl Reader<'_> {
                     self.module();
                     continue;
                 }
+                "fn" => self.function(),
                 "use" => {
                     self.at += 1;
                     self.tree(&[], true);
@@ -262,6 +280,24 @@ impl Reader<'_> {
         } else {
             self.code.children.push(name);
         }
+    }
+
+    /// Goes no further itself: what stands inside is read as well.
+    fn function(&mut self) {
+        let name = self.text(self.at + 1).to_owned();
+        let line = self.tokens[self.at].line;
+        let mut at = self.at + 1;
+        loop {
+            match self.text(at) {
+                "(" | "[" => at = self.closed(at),
+                "{" => break,
+                // It has no body, or it is a type.
+                ";" | "," | ")" | "}" | "=" | "" => return,
+                _ => at += 1,
+            }
+        }
+        let lines = self.tokens[self.closed(at) - 1].line - line + 1;
+        self.code.functions.push(Function { name, line, lines });
     }
 
     /// An attribute that leaves what follows to tests.
@@ -428,4 +464,29 @@ fn an_import_is_found_however_it_is_written() {
     assert_eq!(imports.collect::<Vec<_>>(), expected);
     assert_eq!(code.children, ["child"]);
     assert_eq!(code.used["E"], ["c", "D"]);
+}
+
+#[test]
+fn a_function_is_as_long_as_from_its_name_to_the_end_of_its_body() {
+    let text = r##"
+        trait Has { fn none(&self, of: [u8; 2]); fn one(&self) {} }
+        struct Ask { ask: fn(u8) -> u8, other: fn() }
+        fn three<F: Fn(u8) -> u8>(f: F) -> [u8; 1]
+        where F: Clone {
+            const TEXT: &str = "}"; [f(1)] }
+        fn outer() {
+            fn inner() {
+            }
+        }
+        #[cfg(test)]
+        fn of_tests() {
+        }
+    "##;
+    let code = Code::read(&[], text);
+    let functions = code.functions.iter();
+    let lengths: Vec<_> = functions.map(|of| (of.name.as_str(), of.lines)).collect();
+    assert_eq!(
+        lengths,
+        [("one", 1), ("three", 3), ("outer", 4), ("inner", 2)]
+    );
 }
