@@ -352,3 +352,61 @@ async fn what_a_permit_grew_by_stays_promised() {
     guard.sample_now();
     assert!(guard.try_acquire(400 * MIB).is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_a_stalled_peer_lets_go_late_is_not_taken_off_another_request() {
+    use std::pin::pin;
+    use std::sync::{Arc, Mutex};
+    use support::poll_once;
+    use tower::{Layer, ServiceExt, service_fn};
+    let (layer, _memory) = with(|builder| {
+        let builder = builder.estimated_bytes_per_request(MIB);
+        builder.body_timeout(Duration::from_secs(5))
+    });
+    let guard = layer.guard().clone();
+    let large = service_fn(|_: axum::extract::Request| async {
+        let frame = Bytes::from(vec![1_u8; 4 * MIB as usize]);
+        let frames = futures_util::StreamExt::chain(
+            stream::iter([Ok::<_, std::io::Error>(frame)]),
+            stream::pending(),
+        );
+        Ok::<_, std::io::Error>(axum::http::Response::new(Body::from_stream(frames)))
+    });
+    let request = || axum::extract::Request::new(Body::empty());
+    let mut body = layer
+        .layer(large)
+        .oneshot(request())
+        .await
+        .unwrap()
+        .into_body();
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(body.frame().await.unwrap().unwrap());
+    }
+    // The peer stalls, and its request is over.
+    for _ in 0..3 {
+        guard.sample_now();
+        tokio::time::advance(Duration::from_secs(6)).await;
+    }
+    guard.sample_now();
+    assert_empty(&guard);
+
+    let permit: Arc<Mutex<Option<Permit>>> = Arc::default();
+    let keep = Arc::clone(&permit);
+    let growing = service_fn(move |request: axum::extract::Request| {
+        *keep.lock().unwrap() = request.extensions().get::<Permit>().cloned();
+        async {
+            let first = vec![1_u8; 3 * MIB as usize];
+            tokio::task::yield_now().await;
+            let second = vec![1_u8; 3 * MIB as usize];
+            drop((first, second));
+            Ok::<_, std::io::Error>(axum::http::Response::new(Body::empty()))
+        }
+    });
+    let mut response = pin!(layer.layer(growing).oneshot(request()));
+    assert!(poll_once(response.as_mut()).is_pending());
+    drop(held);
+    assert!(poll_once(response.as_mut()).is_ready());
+    let peak = permit.lock().unwrap().as_ref().unwrap().peak_bytes();
+    assert!(about(peak, 6 * MIB), "{peak}");
+}

@@ -16,7 +16,7 @@ use crate::error::{BoxError, PeerStalled};
 use crate::guard::held::Held;
 use crate::guard::permit::Permit;
 use crate::guard::poller::Poller;
-use crate::running::Slot;
+use crate::running::{Account, Slot};
 
 /// A frame above this size carries a share of the permit, and goes out in
 /// pieces of this size.
@@ -161,22 +161,22 @@ impl Drop for Hold {
 /// The bytes of a large frame, with a share of the permit.
 struct Carried {
     data: Bytes,
-    slot: Option<&'static Slot>,
+    account: Option<Account>,
     _share: Arc<Delivery>,
 }
 
 impl Drop for Carried {
     fn drop(&mut self) {
         // Sent: no longer the work's.
-        discharge(self.slot, self.data.len());
+        discharge(self.account, self.data.len());
     }
 }
 
 /// Bytes that were charged when they were made leave for good, and will be freed
 /// by the server, for nobody.
-fn discharge(slot: Option<&'static Slot>, bytes: usize) {
-    if let Some(slot) = slot {
-        slot.charge(-(bytes as i64), 0);
+fn discharge(account: Option<Account>, bytes: usize) {
+    if let Some(account) = account {
+        account.take_off(bytes);
     }
 }
 
@@ -306,8 +306,9 @@ where
                 let frame = std::task::ready!(body.as_mut().poll_frame(cx));
                 (frame, permit.and_then(Permit::slot))
             };
+            let account = slot.map(Slot::account);
             match frame {
-                Some(Ok(frame)) => (frame.map_data(|data| carry(data, this.hold, slot)), slot),
+                Some(Ok(frame)) => (frame.map_data(|data| carry(data, this.hold, account)), slot),
                 end => {
                     this.poller.ended(slot);
                     if matches!(end, Some(Err(_))) {
@@ -366,16 +367,16 @@ where
 }
 
 /// Gives a large frame a share of the permit.
-fn carry(data: Bytes, hold: &mut Hold, slot: Option<&'static Slot>) -> Bytes {
+fn carry(data: Bytes, hold: &mut Hold, account: Option<Account>) -> Bytes {
     if data.len() <= LARGE_FRAME_BYTES {
-        discharge(slot, data.len());
+        discharge(account, data.len());
         return data;
     }
     match hold.share() {
         None => data,
         Some(delivery) => Bytes::from_owner(Carried {
             data,
-            slot,
+            account,
             _share: Arc::clone(delivery),
         }),
     }

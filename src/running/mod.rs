@@ -28,7 +28,7 @@ use slot::{
     ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, GROWN, JumpOfKind, LEAVING, NEW, SEEN,
     STAGED, WATCHED, generation_of,
 };
-pub(crate) use slot::{Held, Jump, Slot};
+pub(crate) use slot::{Account, Held, Jump, Slot};
 
 use crate::class::Priority;
 use crate::class::tag::{KINDS, Tag};

@@ -1,9 +1,12 @@
 //! One request's account.
 
 mod growth;
+mod holding;
 
 pub(crate) use growth::Jump;
 pub(super) use growth::JumpOfKind;
+pub(crate) use holding::Account;
+use holding::Holding;
 
 use std::task::Waker;
 
@@ -12,7 +15,7 @@ use super::place::{CRITICAL, FRONT};
 use crate::class::Priority;
 use crate::class::tag::{HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
-use crate::sync::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 
 /// In the place of what must stay free: nobody has said yet.
 pub(super) const UNKNOWN: u32 = u32::MAX;
@@ -68,8 +71,7 @@ pub(crate) struct Slot {
     /// When it began, by the sampler's last tick.
     pub(super) began_ms: AtomicU32,
     reserved_kib: AtomicU64,
-    /// Bytes that the work has allocated and not freed.
-    held_bytes: AtomicI64,
+    held: Holding,
     /// Bytes that the allocator does not see, as the work says.
     reported_bytes: AtomicU64,
     peak_bytes: AtomicU64,
@@ -125,7 +127,7 @@ impl Slot {
             hint_kib: AtomicU32::new(0),
             began_ms: AtomicU32::new(0),
             reserved_kib: AtomicU64::new(0),
-            held_bytes: AtomicI64::new(0),
+            held: Holding::new(),
             reported_bytes: AtomicU64::new(0),
             peak_bytes: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
@@ -165,7 +167,7 @@ impl Slot {
         let next = self.generation().wrapping_add(1);
         self.flags.swap(u64::from(next) << 32, Ordering::Relaxed);
         self.reserved_kib.store(0, Ordering::Relaxed);
-        self.held_bytes.store(0, Ordering::Relaxed);
+        self.held.clear(next);
         self.reported_bytes.store(0, Ordering::Relaxed);
         self.peak_bytes.store(0, Ordering::Relaxed);
         self.allocations.store(0, Ordering::Relaxed);
@@ -192,26 +194,14 @@ impl Slot {
         if allocations > 0 {
             self.allocations.fetch_add(allocations, Ordering::Relaxed);
         }
-        let mut held = self.held_bytes.load(Ordering::Relaxed);
-        loop {
-            let next = held.saturating_add(bytes).max(0);
-            match self.held_bytes.compare_exchange_weak(
-                held,
-                next,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return self.raise_peak(next as u64),
-                Err(actual) => held = actual,
-            }
-        }
+        self.raise_peak(self.held.add(bytes));
     }
 
     /// Sets what the allocator does not see.
     pub(crate) fn report(&self, bytes: u64) {
         let bytes = bytes.min(MOST_REPORTED_BYTES);
         self.reported_bytes.store(bytes, Ordering::Relaxed);
-        self.raise_peak(self.held_bytes.load(Ordering::Relaxed).max(0) as u64);
+        self.raise_peak(self.held_bytes());
     }
 
     /// What the allocator does not see, as was said last.
@@ -242,7 +232,7 @@ impl Slot {
 
     #[cfg_attr(not(feature = "account"), allow(dead_code))]
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.held_bytes.load(Ordering::Relaxed).max(0) as u64
+        self.held.bytes()
     }
 
     pub(crate) fn peak_bytes(&self) -> u64 {

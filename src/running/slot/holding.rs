@@ -1,0 +1,87 @@
+//! What a request holds, and whose it was.
+
+use super::{Slot, generation_of};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Of the word: bytes. Above them stand the lower bits of the generation.
+const BYTES: u64 = (1 << 48) - 1;
+
+fn whose(generation: u32) -> u64 {
+    u64::from(generation) << 48
+}
+
+/// Bytes that the work has allocated and not freed, and of which of the requests that had
+/// the slot: in one word, so that who means one of them does not hit another.
+#[derive(Debug)]
+pub(super) struct Holding(AtomicU64);
+
+impl Holding {
+    pub(super) fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Nothing, of the next request.
+    pub(super) fn clear(&self, generation: u32) {
+        self.0.store(whose(generation), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) & BYTES
+    }
+
+    /// Never less than nothing. Says what it is now.
+    #[inline]
+    pub(super) fn add(&self, bytes: i64) -> u64 {
+        let mut held = self.0.load(Ordering::Relaxed);
+        loop {
+            let next = (held & BYTES).saturating_add_signed(bytes).min(BYTES);
+            match self.0.compare_exchange_weak(
+                held,
+                held & !BYTES | next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return next,
+                Err(actual) => held = actual,
+            }
+        }
+    }
+
+    fn take_off(&self, generation: u32, bytes: u64) {
+        let less = |held: u64| {
+            let same = held & !BYTES == whose(generation);
+            same.then(|| held & !BYTES | (held & BYTES).saturating_sub(bytes))
+        };
+        // Otherwise it is another one's by now.
+        let _ = (self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
+/// One request's account, for what may outlive the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Account {
+    slot: &'static Slot,
+    generation: u32,
+}
+
+impl Account {
+    /// That many bytes are no longer the work's. Changes nothing once that is over.
+    pub(crate) fn take_off(self, bytes: usize) {
+        let flags = self.slot.flags.load(Ordering::Relaxed);
+        // All of it first: the word has only a part.
+        if generation_of(flags) == self.generation {
+            self.slot.held.take_off(self.generation, bytes as u64);
+        }
+    }
+}
+
+impl Slot {
+    /// Of the request that has the slot now.
+    pub(crate) fn account(&'static self) -> Account {
+        Account {
+            slot: self,
+            generation: self.generation(),
+        }
+    }
+}
