@@ -4,6 +4,7 @@ mod support;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,7 +12,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::routing::get;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use support::{MIB, assert_empty, counting, eventually, fill, poll_once, serve_axum, with};
@@ -328,4 +329,71 @@ async fn a_service_that_may_be_called_is_no_request_before_it_is() {
     assert_eq!(guard.stats().total_requests, 1);
     assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 2);
     came(&guard, 2);
+}
+
+#[tokio::test]
+async fn a_handler_that_panicked_has_failed_whoever_catches_that() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let panics = service_fn(|_: http::Request<Body>| async {
+        std::panic::resume_unwind(Box::new("in the handler"));
+        #[allow(unreachable_code)]
+        Ok::<_, Infallible>(http::Response::new(Body::empty()))
+    });
+    // As tower-http's CatchPanicLayer does: what has panicked is dropped later.
+    let mut answer = Box::pin(
+        layer
+            .layer(panics)
+            .oneshot(http::Request::new(Body::empty())),
+    );
+    let poll = std::panic::AssertUnwindSafe(|| poll_once(answer.as_mut()).is_ready());
+    assert!(std::panic::catch_unwind(poll).is_err());
+    drop(answer);
+    let stats = guard.stats();
+    assert_eq!((stats.failed_requests, stats.abandoned_requests), (1, 0));
+    came(&guard, 1);
+}
+
+#[tokio::test]
+async fn a_body_that_panicked_has_failed_whoever_catches_that() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let panics = service_fn(|_: http::Request<Body>| async {
+        let frames = stream::iter([1, 2]).map(|frame| match frame {
+            1 => Ok::<_, Infallible>(Bytes::from_static(b"1")),
+            _ => std::panic::resume_unwind(Box::new("in the body")),
+        });
+        Ok::<_, Infallible>(http::Response::new(Body::from_stream(frames)))
+    });
+    let answer = layer
+        .layer(panics)
+        .oneshot(http::Request::new(Body::empty()));
+    let mut body = answer.await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    let next = std::panic::AssertUnwindSafe(|| poll_once(pin!(body.frame())).is_ready());
+    assert!(std::panic::catch_unwind(next).is_err());
+    drop(body);
+    let stats = guard.stats();
+    assert_eq!((stats.failed_requests, stats.abandoned_requests), (1, 0));
+    came(&guard, 1);
+}
+
+#[tokio::test]
+async fn who_is_dropped_by_anothers_panic_was_abandoned() {
+    let (layer, _) = counting(2);
+    let guard = layer.guard().clone();
+    let waits = layer
+        .layer(service_fn(|_: http::Request<Body>| {
+            std::future::pending::<Result<http::Response<Body>, Infallible>>()
+        }))
+        .oneshot(http::Request::new(Body::empty()));
+    let both = tokio::spawn(async {
+        let mut waits = pin!(waits);
+        assert!(poll_once(waits.as_mut()).is_pending());
+        std::panic::resume_unwind(Box::new("beside it"))
+    });
+    assert!(both.await.unwrap_err().is_panic());
+    let stats = guard.stats();
+    assert_eq!((stats.failed_requests, stats.abandoned_requests), (0, 1));
+    came(&guard, 1);
 }

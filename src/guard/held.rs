@@ -4,6 +4,7 @@ use std::task::Context;
 
 use super::permit::Permit;
 use crate::running::Slot;
+use crate::sync::foreign;
 use crate::telemetry::outcome::Outcome;
 
 /// A permit whose work is under way: dropped before it is taken, the permit's
@@ -80,6 +81,14 @@ impl Held {
             permit.fails();
         }
         self.end();
+    }
+
+    /// Runs a part of the work. A panic is its failure, whoever catches that.
+    #[inline(always)]
+    pub(crate) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
+        foreign::watch(work, || {
+            self.permit().into_iter().for_each(Permit::fails);
+        })
     }
 
     /// The work came to its end.

@@ -238,15 +238,9 @@ impl Permit {
     /// Tells the clones that nobody waits for the result.
     pub(crate) fn abandon(&self) {
         self.controller.counters.outcomes.given_up();
-        let outcome = match std::thread::panicking() {
-            true => Outcome::Failed,
-            false => Outcome::Abandoned,
-        };
-        let shared = self.shared.get();
-        shared
-            .map_or(&self.mark, |shared| &shared.mark)
-            .set(outcome);
-        if let Some(shared) = shared {
+        // Unless it has failed: then its caller may well be gone.
+        self.mark(Outcome::Abandoned);
+        if let Some(shared) = self.shared.get() {
             shared.cancelled.store(true, Ordering::Relaxed);
             if let Some(outer) = shared.outer.get() {
                 outer.abandon();

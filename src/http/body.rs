@@ -17,6 +17,7 @@ use crate::guard::held::Held;
 use crate::guard::permit::Permit;
 use crate::guard::poller::Poller;
 use crate::running::{Account, Slot};
+use crate::sync::foreign;
 
 /// A frame above this size carries a share of the permit, and goes out in
 /// pieces of this size.
@@ -303,7 +304,8 @@ where
                 // After the delivery was asked and its own pieces are gone.
                 let mut growth = None;
                 let _polling = std::task::ready!(this.poller.poll(permit, &mut growth, cx));
-                let frame = std::task::ready!(body.as_mut().poll_frame(cx));
+                let polled = foreign::watch(|| body.as_mut().poll_frame(cx), || this.hold.fail());
+                let frame = std::task::ready!(polled);
                 (frame, permit.and_then(Permit::slot))
             };
             let account = slot.map(Slot::account);

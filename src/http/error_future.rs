@@ -105,7 +105,7 @@ where
                 let result = {
                     let mut growth = None;
                     let _polling = ready!(poller.poll(held.permit(), &mut growth, cx));
-                    ready!(future.poll(cx))
+                    ready!(held.run(|| future.poll(cx)))
                 };
                 poller.ended(held.slot());
                 match result.is_ok() {

@@ -255,14 +255,13 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     where
         S: Service<Req>,
     {
-        // A panic of the inner service's is its failure.
         let mut held = Held::new(Some(permit));
         held.start();
         let future = {
             let mut growth = None;
             Growth::begin_anyway(held.permit(), &mut growth);
             let _polling = Polling::begin(held.permit());
-            self.inner.call(request)
+            held.run(|| self.inner.call(request))
         };
         ErrorFuture::calling(future, held)
     }

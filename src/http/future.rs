@@ -150,7 +150,7 @@ where
         }
         // Admitted → called, once the inner service is ready.
         if !self.inner_ready {
-            match self.inner.poll_ready(cx) {
+            match self.held.run(|| self.inner.poll_ready(cx)) {
                 Poll::Ready(Ok(())) => self.inner_ready = true,
                 Poll::Ready(Err(error)) => {
                     self.held.fail();
@@ -171,7 +171,7 @@ where
             }
         };
         let fallback = Fallback::keep(self.held.permit(), &self.responder, &request);
-        let future = self.inner.call(request);
+        let future = self.held.run(|| self.inner.call(request));
         drop(polling);
         drop(growth);
         let held = Held::new(self.held.take());
@@ -212,7 +212,7 @@ where
         let result = {
             let mut growth = None;
             let _polling = ready!(poller.poll(held.permit(), &mut growth, cx));
-            future.poll(cx)
+            held.run(|| future.poll(cx))
         };
         let turned_away = fallback.as_ref().and_then(|fallback| {
             let status = |result: &Result<Response<_>, _>| Some(result.as_ref().ok()?.status());

@@ -201,7 +201,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
             let fallback = Fallback::keep(held.permit(), &self.responder, &request);
             let future = {
                 let _polling = Polling::begin(held.permit());
-                self.inner.call(request)
+                held.run(|| self.inner.call(request))
             };
             return ResponseFuture::calling(future, held, fallback);
         }

@@ -74,6 +74,28 @@ pub(crate) fn call<T>(code: Code, run: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
+/// What it returns. If it panics, that goes on to whoever catches it, and `panicked` is
+/// called first.
+#[inline(always)]
+pub(crate) fn watch<T>(run: impl FnOnce() -> T, panicked: impl FnOnce()) -> T {
+    let unwinding = Unwinding(Some(panicked));
+    let result = run();
+    std::mem::forget(unwinding);
+    result
+}
+
+/// Dropped by a panic alone.
+struct Unwinding<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for Unwinding<F> {
+    #[cold]
+    fn drop(&mut self) {
+        if let Some(panicked) = self.0.take() {
+            panicked();
+        }
+    }
+}
+
 /// Wakes a task, whatever its executor makes of it.
 pub(crate) fn wake(waker: Waker) {
     call(Code::Waker, || waker.wake());
