@@ -7,7 +7,8 @@
 
 mod beginning;
 mod braking;
-mod critical;
+mod cancel;
+mod critical_times;
 mod decide;
 mod demand;
 mod forked;
@@ -35,7 +36,8 @@ use tokio::sync::watch;
 
 use beginning::policy;
 use braking::Braking;
-use critical::Critical;
+use cancel::Cancellations;
+use critical_times::Critical;
 use demand::Demand;
 use latched::Latched;
 pub(crate) use live::Live;
@@ -43,7 +45,6 @@ use loads::LastLoads;
 pub(crate) use loads::Loads;
 pub(crate) use pace::WAITING_INTERVAL;
 use patience::Patience;
-use relieve::Cancellations;
 use seldom::Seldom;
 use shown::Shown;
 

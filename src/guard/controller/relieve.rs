@@ -1,6 +1,5 @@
-//! When memory is short: give some back, and as a last resort cancel.
+//! When memory is short: have some given back.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,46 +7,14 @@ use tokio::time::Instant;
 use super::{Control, Controller};
 use crate::forecast::BeforeTrim;
 use crate::memory::release::{self, PressureContext, Shortage, USEFUL_BYTES};
-use crate::policy::{worst_end_fraction, worst_kill_fraction};
+use crate::policy::worst_end_fraction;
 use crate::telemetry::recent::Kind;
 use crate::units::mib;
 
-/// Usage at which a request is cancelled, as a share of the hard limit. Late, since
-/// a forecast that is only feared costs a request whose work was nearly done.
-const CANCEL_AT: f64 = 0.97;
 /// What the allocator keeps was counted on; at this share of where memory ends it
 /// is needed.
 const URGENT_AT: f64 = 0.92;
 const URGENT_BYTES: u64 = 2 << 20;
-/// Between two cancellations, so that the first can take effect.
-const CANCEL_PAUSE: Duration = Duration::from_millis(30);
-/// In each second at most one in so many requests, but one.
-const CANCEL_ONE_IN: u32 = 4;
-
-/// The cancellations of the present second.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Cancellations {
-    second: u64,
-    count: u32,
-    last: Option<Duration>,
-}
-
-impl Cancellations {
-    fn may(&mut self, in_flight: u32, now: Duration) -> bool {
-        if self.second != now.as_secs() {
-            self.second = now.as_secs();
-            self.count = 0;
-        }
-        let rested = self.last.is_none_or(|last| now >= last + CANCEL_PAUSE);
-        let may = rested && self.count < (in_flight / CANCEL_ONE_IN).max(1);
-        if may {
-            self.count += 1;
-            self.last = Some(now);
-        }
-        may
-    }
-}
-
 impl Controller {
     /// Acts on what a full sample showed.
     pub(super) fn relieve(&'static self, now: Duration) {
@@ -63,14 +30,7 @@ impl Controller {
         self.release
             .ask(short, level, move || self.give_back(short));
         if cancel {
-            let victim = self.running.victim();
-            // It may have ended meanwhile.
-            if let Some((slot, generation)) = victim.filter(|(slot, it)| slot.cancel(*it)) {
-                self.brake.force(slot, generation);
-                self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
-                let text = "a request was told to stop".into();
-                self.note(Kind::Cancelled, text, 0);
-            }
+            self.cancel_one();
         }
     }
 
@@ -93,15 +53,6 @@ impl Controller {
         let reserved_bytes = self.limiter.reserved().kib() * 1024;
         let needed_bytes = reserved_bytes.saturating_add(control.next_bytes);
         needed_bytes.saturating_sub(control.decision.allowance_bytes)
-    }
-
-    fn must_cancel(&self, control: &mut Control, now: Duration) -> bool {
-        self.live.may_cancel()
-            && !control.blind
-            && (Self::is_stuck(control, now) || worst_kill_fraction(&control.levels) >= CANCEL_AT)
-            && control
-                .cancellations
-                .may(self.limiter.in_flight(&self.bounds), now)
     }
 
     /// What a hook is told.
@@ -169,24 +120,5 @@ impl Controller {
         let forecast = &mut control.forecast;
         forecast.trimmed(before, usage_bytes, allocated_bytes);
         before.freed_since(allocated_bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_are_cancelled_at_a_time() {
-        let mut cancellations = Cancellations::default();
-        let mut count = |in_flight, from: u64| {
-            let ticks = (from..from + 1000).map(Duration::from_millis);
-            ticks
-                .filter(|&now| cancellations.may(in_flight, now))
-                .count()
-        };
-        assert_eq!(count(3, 0), 1);
-        assert_eq!(count(20, 1000), 5);
-        assert!(count(4000, 2000) <= 34);
     }
 }
