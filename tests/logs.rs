@@ -2,16 +2,9 @@
 
 mod support;
 
-use std::future::Future;
-use std::pin::pin;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Wake, Waker};
-use std::time::Duration;
-
 use support::events::Events;
-use support::{LIMIT, counting, fill};
-use tower_memory_guard::{Guard, Reason};
+use support::{counting, fill};
+use tower_memory_guard::Reason;
 
 #[test]
 fn the_log_tells_of_start_adjustments_and_rejections() {
@@ -126,45 +119,4 @@ fn a_failing_sensor_is_one_line_and_its_recovery_another() {
             "the memory guard reads memory again"
         ]
     );
-}
-
-/// While it is woken, somebody is rejected on another thread.
-struct Rejects {
-    guard: Guard,
-    outcome: Mutex<Option<Result<(), RecvTimeoutError>>>,
-}
-
-impl Wake for Rejects {
-    fn wake(self: Arc<Self>) {
-        let (done, rejected) = channel();
-        let guard = self.guard.clone();
-        std::thread::spawn(move || {
-            let _ = done.send(guard.try_acquire(1 << 50).map(drop));
-        });
-        // It is the sampler that waits here, for as long as it likes.
-        let outcome = rejected.recv_timeout(Duration::from_secs(5));
-        *self.outcome.lock().unwrap() = Some(outcome.map(drop));
-    }
-}
-
-#[test]
-fn a_rejection_does_not_wait_for_a_sample_that_is_under_way() {
-    // It logs, so it takes its turn with the others.
-    Events::record(|| {
-        let (layer, memory) = counting(10);
-        let guard = layer.guard().clone();
-        let mut limits = guard.subscribe_limit();
-        limits.mark_unchanged();
-        let rejects = Arc::new(Rejects {
-            guard: guard.clone(),
-            outcome: Mutex::default(),
-        });
-        let waker = Waker::from(Arc::clone(&rejects));
-        let mut changed = pin!(limits.changed());
-        let mut context = Context::from_waker(&waker);
-        assert!(changed.as_mut().poll(&mut context).is_pending());
-        memory.set_limit_bytes(LIMIT / 2);
-        guard.sample_now();
-        assert_eq!(*rejects.outcome.lock().unwrap(), Some(Ok(())));
-    });
 }

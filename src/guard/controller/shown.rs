@@ -62,3 +62,32 @@ impl Controller {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use crate::{ManualSource, MemoryGuardLayer, Policy};
+
+    #[test]
+    fn a_rejection_waits_for_nobody_who_decides() {
+        let memory = ManualSource::new(1 << 30);
+        memory.set_usage_bytes(1 << 30);
+        let builder = MemoryGuardLayer::builder().policy(Policy::Ladder);
+        let layer = builder.memory_source(memory).build().unwrap();
+        let guard = layer.guard().clone();
+        // As a sample does that looks at all requests in flight.
+        let deciding = guard.controller.control();
+        let (done, answered) = channel();
+        let caller = guard.clone();
+        std::thread::spawn(move || {
+            let answer = caller.try_acquire(1024).map(drop);
+            let _ = done.send((answer, caller.stats()));
+        });
+        let answered = answered.recv_timeout(Duration::from_secs(20));
+        drop(deciding);
+        let (answer, stats) = answered.expect("it does not wait");
+        assert_eq!((answer.is_err(), stats.rejected_requests), (true, 1));
+    }
+}
