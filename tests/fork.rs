@@ -164,6 +164,8 @@ fn it_does_not_admit_for_ever() {
 /// The process was forked in the midst of a sample.
 fn it_fails_by_its_policy(on_failure: OnSensorFailure) {
     let guard = guard(50, 50, on_failure);
+    // The last sample of a guard that was closed would be what blocks.
+    wait_for_quiet();
     BLOCKED.store(false, Ordering::SeqCst);
     BLOCKS.store(true, Ordering::SeqCst);
     let samples = {
