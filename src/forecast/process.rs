@@ -57,7 +57,7 @@ pub(crate) struct Forecast {
     /// With accounting.
     pub(super) book: Option<Book>,
     /// Without: what polls of requests are seen to add while the brake is on. Where the
-    /// allocator tells nothing, that is what they touch, by page faults: less than they
+    /// allocator tells nothing, that is what they are the first to touch: less than they
     /// hold, where they live in what earlier ones left behind.
     touched: Option<Book>,
     pub(super) usage: UsageEstimate,

@@ -218,11 +218,13 @@ impl Controller {
                 braking.stuck_since = None;
                 Duration::ZERO
             } else {
-                let began = control.braking.stuck_since;
-                if began.is_none() {
-                    control.braking.left_bytes = control.left_bytes();
-                }
-                now.saturating_sub(*control.braking.stuck_since.get_or_insert(now))
+                let left_bytes = control.left_bytes();
+                let braking = &mut control.braking;
+                let since = *braking.stuck_since.get_or_insert_with(|| {
+                    braking.left_bytes = left_bytes;
+                    now
+                });
+                now.saturating_sub(since)
             }
         };
         if stuck_for >= STUCK_FOR && swept.paused > 0 {

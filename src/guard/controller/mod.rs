@@ -215,7 +215,6 @@ impl Controller {
         } = pool::join(&config, source);
         let accounted = accounting_is_installed();
         let policy = policy(&config, accounted);
-        let _base = policy.blind_concurrency();
         let mut forecast = Forecast::new(
             config.estimated_bytes_per_request,
             config.exceedance_target,
