@@ -24,6 +24,8 @@ enum Meter {
     /// This crate's allocator: what this thread has allocated and not freed.
     #[cfg(feature = "account")]
     Account,
+    /// The process's allocator, which tells the same.
+    Thread,
     /// The process's allocator or else the kernel, which tell the sum of all threads.
     Poll(Part),
     /// The same, less what polls are found to have added meanwhile.
@@ -54,6 +56,7 @@ impl Meter {
         match self {
             #[cfg(feature = "account")]
             Meter::Account => crate::running::charge::thread_bytes(),
+            Meter::Thread => crate::memory::release::thread_bytes().unwrap_or(0),
             Meter::Poll(_) | Meter::BesidePolls => sum_bytes(),
             Meter::Faults => crate::memory::touched_bytes(),
         }
@@ -83,6 +86,9 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
+        if let Some(mark) = Self::of_thread() {
+            return mark;
+        }
         match Part::begin(sum_in_time) {
             Some(part) => Self {
                 meter: Meter::Poll(part),
@@ -93,6 +99,12 @@ impl Mark {
         }
     }
 
+    /// Where the allocator tells what each thread does.
+    fn of_thread() -> Option<Self> {
+        let tells = crate::memory::release::thread_bytes().is_some();
+        tells.then(|| Meter::Thread.mark())
+    }
+
     /// Of work that may end without anybody being told.
     pub(crate) fn of_work(accounted: bool) -> Self {
         #[cfg(feature = "account")]
@@ -100,6 +112,9 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
+        if let Some(mark) = Self::of_thread() {
+            return mark;
+        }
         match sum_in_time() {
             Some(_) => Meter::BesidePolls.mark(),
             None => Meter::Faults.mark(),

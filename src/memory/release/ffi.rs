@@ -1,19 +1,48 @@
 //! What the allocators offer in C.
 #![allow(unsafe_code)]
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(super) use glibc::{allocated_bytes, tells};
+/// What the process has allocated and not freed; `None`: its allocator does not say.
+pub(super) fn allocated_bytes() -> Option<u64> {
+    #[cfg(feature = "jemalloc")]
+    if jemalloc::is_used() {
+        return jemalloc::allocated_bytes();
+    }
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    return glibc::allocated_bytes();
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    None
+}
 
-/// Nobody can be asked.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+/// It says.
 pub(super) fn tells() -> bool {
+    #[cfg(feature = "jemalloc")]
+    if jemalloc::is_used() {
+        return true;
+    }
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    return glibc::tells();
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     false
 }
 
-/// Nobody can be asked.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(super) fn allocated_bytes() -> Option<u64> {
+/// What this thread has allocated less what it has freed; `None`: the allocator does not
+/// say it of a thread.
+pub(super) fn thread_bytes() -> Option<i64> {
+    #[cfg(feature = "jemalloc")]
+    return jemalloc::is_used().then(jemalloc::thread_bytes).flatten();
+    #[cfg(not(feature = "jemalloc"))]
     None
+}
+
+/// Allocates, and asks what came of it.
+#[cfg(any(feature = "jemalloc", all(target_os = "linux", target_env = "gnu")))]
+fn shows_what_is_allocated(in_use: impl Fn() -> u64) -> bool {
+    const BYTES: u64 = 1 << 20;
+    let before = in_use();
+    let probe = std::hint::black_box(vec![0_u8; BYTES as usize]);
+    let shown = in_use().saturating_sub(before);
+    drop(probe);
+    shown >= BYTES / 2
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -48,14 +77,13 @@ mod glibc {
         ask().map(in_use)
     }
 
-    /// It says.
     pub(in crate::memory::release) fn tells() -> bool {
         ask().is_some()
     }
 
     fn ask() -> Option<Ask> {
         static ASK: OnceLock<Option<Ask>> = OnceLock::new();
-        *ASK.get_or_init(|| find().filter(|&ask| is_used(ask)))
+        *ASK.get_or_init(|| find().filter(|&ask| super::shows_what_is_allocated(|| in_use(ask))))
     }
 
     fn find() -> Option<Ask> {
@@ -69,16 +97,6 @@ mod glibc {
         // SAFETY: may be called at any time from any thread.
         let info = unsafe { ask() };
         (info.uordblks + info.hblkhd) as u64
-    }
-
-    /// Found out once, by allocating.
-    fn is_used(ask: Ask) -> bool {
-        const BYTES: u64 = 1 << 20;
-        let before = in_use(ask);
-        let probe = std::hint::black_box(vec![0_u8; BYTES as usize]);
-        let shown = in_use(ask).saturating_sub(before);
-        drop(probe);
-        shown >= BYTES / 2
     }
 }
 
@@ -103,20 +121,96 @@ fn trim() {
 fn trim() {}
 
 #[cfg(feature = "jemalloc")]
-fn purge() {
-    // 4096 stands for all arenas (MALLCTL_ARENAS_ALL).
-    let name = c"arena.4096.purge";
-    // SAFETY: the name ends with a zero, and this control takes no value.
-    unsafe {
-        tikv_jemalloc_sys::mallctl(
-            name.as_ptr(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            0,
-        )
-    };
-}
+use jemalloc::purge;
 
 #[cfg(not(feature = "jemalloc"))]
 fn purge() {}
+
+#[cfg(feature = "jemalloc")]
+mod jemalloc {
+    use std::cell::Cell;
+    use std::ffi::{CStr, c_void};
+    use std::ptr::{null, null_mut};
+    use std::sync::OnceLock;
+
+    use tikv_jemalloc_sys::mallctl;
+
+    /// Where it counts what a thread has allocated, and what it has freed, ever.
+    #[derive(Clone, Copy)]
+    struct Counts {
+        allocated: *const u64,
+        freed: *const u64,
+    }
+
+    thread_local! {
+        static COUNTS: Cell<Option<Counts>> = const { Cell::new(None) };
+    }
+
+    /// It is the process's allocator: found out once.
+    pub(super) fn is_used() -> bool {
+        static IS_USED: OnceLock<bool> = OnceLock::new();
+        *IS_USED.get_or_init(|| super::shows_what_is_allocated(|| in_use().unwrap_or(0)))
+    }
+
+    pub(super) fn allocated_bytes() -> Option<u64> {
+        in_use()
+    }
+
+    fn in_use() -> Option<u64> {
+        // What it tells is as old as this.
+        let mut epoch = 1_u64;
+        let size = &mut size_of::<u64>();
+        let epoch_pointer = (&raw mut epoch).cast::<c_void>();
+        // SAFETY: the name ends with a zero; both values are of the type that the control
+        // has, which is 64 bits, and live until it returns.
+        let failed = unsafe {
+            let name = c"epoch".as_ptr();
+            mallctl(name, epoch_pointer, size, epoch_pointer, size_of::<u64>())
+        };
+        (failed == 0)
+            .then(|| read(c"stats.allocated"))
+            .flatten()
+            .map(|bytes| bytes as u64)
+    }
+
+    /// A few nanoseconds from the second time on.
+    pub(super) fn thread_bytes() -> Option<i64> {
+        let counts = COUNTS.get().or_else(|| {
+            let found = Counts {
+                allocated: read_pointer(c"thread.allocatedp")?,
+                freed: read_pointer(c"thread.deallocatedp")?,
+            };
+            COUNTS.set(Some(found));
+            Some(found)
+        })?;
+        // SAFETY: where this thread counts, until it ends; nobody else writes there.
+        let (allocated, freed) = unsafe { (counts.allocated.read(), counts.freed.read()) };
+        Some(allocated.wrapping_sub(freed) as i64)
+    }
+
+    /// The value of a control that is a size or a pointer.
+    fn read(name: &CStr) -> Option<usize> {
+        let mut value = 0_usize;
+        let mut size = size_of::<usize>();
+        let pointer = (&raw mut value).cast::<c_void>();
+        // SAFETY: the name ends with a zero; jemalloc fails where the size is not the value's.
+        let failed = unsafe { mallctl(name.as_ptr(), pointer, &mut size, null_mut(), 0) };
+        (failed == 0).then_some(value)
+    }
+
+    fn read_pointer(name: &CStr) -> Option<*const u64> {
+        let mut value = null::<u64>();
+        let mut size = size_of::<*const u64>();
+        let pointer = (&raw mut value).cast::<c_void>();
+        // SAFETY: as there.
+        let failed = unsafe { mallctl(name.as_ptr(), pointer, &mut size, null_mut(), 0) };
+        (failed == 0 && !value.is_null()).then_some(value)
+    }
+
+    pub(super) fn purge() {
+        // 4096 stands for all arenas (MALLCTL_ARENAS_ALL).
+        let name = c"arena.4096.purge";
+        // SAFETY: the name ends with a zero, and this control takes no value.
+        unsafe { mallctl(name.as_ptr(), null_mut(), null_mut(), null_mut(), 0) };
+    }
+}

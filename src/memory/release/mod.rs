@@ -153,6 +153,11 @@ pub(crate) fn allocated_bytes_in_time() -> Option<u64> {
     ask::in_time(ffi::allocated_bytes)
 }
 
+/// What this thread has allocated less what it has freed, where the allocator can tell.
+pub(crate) fn thread_bytes() -> Option<i64> {
+    ffi::thread_bytes()
+}
+
 /// The process's allocator can tell.
 pub(crate) fn tells() -> bool {
     ffi::tells()
@@ -160,7 +165,7 @@ pub(crate) fn tells() -> bool {
 
 /// Polls are told what is allocated.
 pub(crate) fn tells_quickly() -> bool {
-    ask::has_time() && tells()
+    thread_bytes().is_some() || (ask::has_time() && tells())
 }
 
 /// Asks the allocators to give back what they keep. Says how long it took.
