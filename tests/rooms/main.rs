@@ -9,6 +9,7 @@
 //! what is to become shorter.
 
 mod source;
+mod surface;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;

@@ -1,0 +1,44 @@
+//! Nothing installed, and an allocator that nobody can ask.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::convert::Infallible;
+use std::hint::black_box;
+
+use mimalloc::MiMalloc;
+use support::{MIB, assert_empty, fill, with};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// Each poll adds a part. None is given back: the next would live in it, unseen.
+async fn grow(_: http::Request<String>) -> Result<http::Response<String>, Infallible> {
+    for _ in 0..4 {
+        black_box(vec![1_u8; MIB as usize].leak());
+        tokio::task::yield_now().await;
+    }
+    Ok(http::Response::new(String::new()))
+}
+
+#[tokio::test]
+async fn what_a_request_adds_is_seen_whatever_the_allocator() {
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(MIB / 16));
+    let guard = layer.guard();
+    let mut service = layer.layer(service_fn(grow));
+    fill(guard, &memory, 80);
+    // From here on the brake is on.
+    let beside = guard.acquire(MIB).await.unwrap();
+    for _ in 0..12 {
+        fill(guard, &memory, 80);
+        let ready = service.ready().await.unwrap();
+        let response = ready.call(http::Request::new(String::new())).await;
+        assert!(response.unwrap().status().is_success());
+    }
+    drop(beside);
+    assert_empty(guard);
+    let estimate = guard.stats().estimated_mem_per_req_mib;
+    // A request holds 4.
+    assert!((2.0..9.0).contains(&estimate), "{estimate}");
+}

@@ -1,0 +1,11 @@
+//! Who is admitted, and when.
+
+mod churn;
+mod classes;
+mod extremes;
+mod newest_first;
+mod order;
+mod reload;
+mod report;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,42 @@
+//! Where the oldest has waited for long, the newest goes first.
+
+use std::time::Duration;
+
+use crate::support::{MIB, eventually, fill, with};
+
+#[tokio::test]
+async fn the_newest_that_cannot_be_admitted_holds_nobody_while_nothing_runs() {
+    let (layer, memory) = with(|builder| {
+        builder
+            .wait_timeout(Duration::from_secs(60))
+            .newest_first_after(Duration::from_millis(100))
+    });
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 50);
+    let held = guard.try_acquire(300 * MIB).unwrap();
+    let wait = |mib| {
+        let guard = guard.clone();
+        tokio::spawn(async move { guard.acquire(mib * MIB).await })
+    };
+    let mut small = Vec::new();
+    for mib in [250, 200] {
+        small.push(wait(mib));
+        let joined = || guard.stats().waiting_requests == small.len() as u64;
+        eventually("it waits", joined).await;
+    }
+    let large = wait(900);
+    eventually("all wait", || guard.stats().waiting_requests == 3).await;
+    // The oldest has waited for so long that the newest goes first, and it does not fit.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    guard.sample_now();
+    drop(held);
+    guard.sample_now();
+    eventually("another is tried", || guard.stats().active_tasks > 0).await;
+    let newest_of_those = small.pop().unwrap().await.unwrap().unwrap();
+    assert_eq!(newest_of_those.bytes(), 200 * MIB);
+    drop(newest_of_those);
+    guard.sample_now();
+    drop(small.pop().unwrap().await.unwrap().unwrap());
+    assert!(!large.is_finished());
+    large.abort();
+}

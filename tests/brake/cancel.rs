@@ -1,0 +1,154 @@
+//! As a last resort a request in flight is cancelled, if the service allows it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Extension;
+use axum::http::Response;
+use axum::routing::get;
+use futures_util::stream;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use support::{MIB, assert_empty, eventually, fill, serve_axum, with};
+use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_memory_guard::{Guard, ManualSource, MemoryGuardLayer, Permit, Reason, Rejected};
+
+fn cancelling() -> (MemoryGuardLayer, ManualSource, Guard) {
+    let (layer, memory) = with(|builder| builder.cancel(true).estimated_bytes_per_request(MIB));
+    let guard = layer.guard().clone();
+    (layer, memory, guard)
+}
+
+fn request(address: std::net::SocketAddr) -> tokio::task::JoinHandle<Response<Incoming>> {
+    tokio::spawn(async move {
+        let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+        let uri = format!("http://{address}/").parse().unwrap();
+        client.get(uri).await.unwrap()
+    })
+}
+
+/// Counts how many of it are dropped.
+struct Dropped(Arc<AtomicUsize>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_caller_is_told_and_its_work_is_dropped() {
+    let (layer, memory, guard) = cancelling();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&dropped);
+    let handler = move || {
+        let held = Dropped(Arc::clone(&counter));
+        async move {
+            pending::<()>().await;
+            drop(held);
+        }
+    };
+    let address = serve_axum(Router::new().route("/", get(handler)).layer(layer)).await;
+    let requests = [request(address), request(address), request(address)];
+    eventually("three are active", || guard.stats().active_tasks == 3).await;
+    fill(&guard, &memory, 96);
+    assert_eq!(guard.stats().rejected_requests, 0);
+    fill(&guard, &memory, 98);
+    eventually("one is cancelled", || guard.stats().active_tasks == 2).await;
+    assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    fill(&guard, &memory, 50);
+    let [one, two, three] = requests;
+    let response = tokio::select! {
+        response = one => response,
+        response = two => response,
+        response = three => response,
+    };
+    let response = response.unwrap();
+    assert_eq!(response.status(), 503);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["reason"], "cancelled");
+    let stats = guard.stats();
+    assert_eq!((stats.rejected_requests, stats.total_requests), (1, 3));
+}
+
+#[tokio::test]
+async fn a_response_that_has_begun_is_not_cancelled() {
+    let (layer, memory, guard) = cancelling();
+    let handler = || async {
+        let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("begun"))]);
+        Body::from_stream(futures_util::StreamExt::chain(first, stream::pending()))
+    };
+    let address = serve_axum(Router::new().route("/", get(handler)).layer(layer)).await;
+    let mut response = request(address).await.unwrap();
+    fill(&guard, &memory, 99);
+    let frame = response.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "begun");
+    assert_eq!(guard.stats().active_tasks, 1);
+    assert_eq!(guard.stats().rejected_requests, 0);
+}
+
+#[tokio::test]
+async fn synchronous_work_sees_its_flag() {
+    let (layer, memory, guard) = cancelling();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let saw = Arc::clone(&stopped);
+    let handler = move |Extension(permit): Extension<Permit>| {
+        let saw = Arc::clone(&saw);
+        async move {
+            let work = tokio::task::spawn_blocking(move || {
+                while !permit.cancelled() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                saw.store(true, Ordering::Relaxed);
+            });
+            work.await.unwrap();
+        }
+    };
+    let address = serve_axum(Router::new().route("/", get(handler)).layer(layer)).await;
+    let request = request(address);
+    eventually("it is active", || guard.stats().active_tasks == 1).await;
+    fill(&guard, &memory, 98);
+    assert_eq!(request.await.unwrap().status(), 503);
+    eventually("it stopped", || stopped.load(Ordering::Relaxed)).await;
+    eventually("its permit is back", || guard.stats().active_tasks == 0).await;
+    assert_empty(&guard);
+}
+
+#[tokio::test]
+async fn the_error_flavour_cancels_with_an_error() {
+    let (layer, memory, guard) = cancelling();
+    let mut service = ServiceBuilder::new()
+        .layer(layer.into_error_layer())
+        .service_fn(|(): ()| pending::<Result<(), std::io::Error>>());
+    let call = tokio::spawn(service.ready().await.unwrap().call(()));
+    eventually("it is active", || guard.stats().active_tasks == 1).await;
+    tokio::task::yield_now().await;
+    fill(&guard, &memory, 98);
+    let error = call.await.unwrap().unwrap_err();
+    let rejected = error.downcast_ref::<Rejected>().unwrap();
+    assert_eq!(rejected.reason(), Reason::Cancelled);
+    assert_empty(&guard);
+}
+
+#[tokio::test]
+async fn nothing_is_cancelled_unless_it_is_allowed() {
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(MIB));
+    let guard = layer.guard().clone();
+    let app = Router::new().route("/", get(pending::<()>)).layer(layer);
+    let address = serve_axum(app).await;
+    let _request = request(address);
+    eventually("it is active", || guard.stats().active_tasks == 1).await;
+    fill(&guard, &memory, 100);
+    tokio::task::yield_now().await;
+    assert_eq!(guard.stats().active_tasks, 1);
+}

@@ -1,0 +1,120 @@
+//! Memory is given back when it is short: by allocators, and by the service's hooks.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use support::{MIB, eventually, fill, with};
+use tower_memory_guard::{Mode, Pressure};
+
+#[tokio::test]
+async fn a_hook_is_told_what_is_wanted_and_its_effect_is_measured() {
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(10 * MIB));
+    let guard = layer.guard().clone();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (counted, shrinks) = (Arc::clone(&calls), memory.clone());
+    guard.on_pressure(Pressure::High, move |context| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(context.level(), Pressure::Critical);
+        assert_eq!(context.limit_bytes(), Some(1000 * MIB));
+        assert!(context.usage_bytes() == 990 * MIB && context.wanted_bytes() > 0);
+        shrinks.set_usage_bytes(500 * MIB);
+    });
+    fill(&guard, &memory, 50);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+    fill(&guard, &memory, 99);
+    eventually("the hook ran", || guard.stats().released_mib >= 490.0).await;
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    assert_eq!(guard.pressure(), Pressure::Normal);
+}
+
+#[tokio::test]
+async fn a_useless_hook_is_not_called_again_at_once_and_a_panic_in_it_harms_nobody() {
+    let (layer, memory) = with(|builder| builder);
+    let guard = layer.guard().clone();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    guard.on_pressure(Pressure::Critical, move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::panic::resume_unwind(Box::new("expected"));
+    });
+    for _ in 0..30 {
+        fill(&guard, &memory, 99);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    let called = Arc::clone(&calls);
+    guard.on_pressure(Pressure::Critical, move |_| {
+        called.fetch_add(10, Ordering::Relaxed);
+    });
+    fill(&guard, &memory, 99);
+    eventually("the thread lives", || calls.load(Ordering::Relaxed) >= 11).await;
+}
+
+#[tokio::test]
+async fn observing_gives_nothing_back() {
+    let (layer, memory) = with(|builder| builder.mode(Mode::Observe));
+    let guard = layer.guard().clone();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    guard.on_pressure(Pressure::Stable, move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    fill(&guard, &memory, 99);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(
+        (calls.load(Ordering::Relaxed), guard.stats().releases),
+        (0, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_large_request_that_waits_alone_has_memory_given_back() {
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(10 * MIB));
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 80);
+    let small = guard.acquire(10 * MIB).await.unwrap();
+    fill(&guard, &memory, 81);
+    // Room for many of the usual size, and nobody waits.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(guard.stats().releases, 0);
+    let mut large = Box::pin(guard.acquire(300 * MIB));
+    assert!(support::poll_once(large.as_mut()).is_pending());
+    fill(&guard, &memory, 81);
+    eventually("it was trimmed", || guard.stats().releases >= 1).await;
+    drop((large, small));
+    support::assert_empty(&guard);
+}
+
+/// What glibc keeps is really given back: of 256 MiB in small blocks, one in 64
+/// stays, so that the heap cannot shrink by itself.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[tokio::test]
+async fn a_fragmented_heap_is_trimmed() {
+    fn resident_mib() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS"))
+            .unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib / 1024
+    }
+    let blocks: Vec<Vec<u8>> = (0..8192).map(|_| vec![1; 32 << 10]).collect();
+    let kept: Vec<Vec<u8>> = blocks.into_iter().step_by(64).collect();
+    let before = resident_mib();
+    let (layer, memory) = with(|builder| builder);
+    fill(layer.guard(), &memory, 99);
+    eventually("it was trimmed", || layer.guard().stats().releases >= 1).await;
+    let after = resident_mib();
+    assert!(
+        before > 100 && after + 100 < before,
+        "{before} → {after} MiB"
+    );
+    assert!(layer.guard().stats().longest_release_ms > 0.0);
+    drop(kept);
+}
