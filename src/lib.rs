@@ -103,7 +103,7 @@
 //! | `metrics` | yes | metrics through the `metrics` facade |
 //! | `tracing` | yes | log events |
 //! | `account` | no | `account`: memory per request, by a tracking allocator |
-//! | `jemalloc` | no | jemalloc is purged when memory is short, as glibc's malloc is trimmed |
+//! | `jemalloc` | no | jemalloc is asked what it and each thread have allocated, and purged when memory is short |
 //! | `serde` | no | `Serialize` for [`Stats`], [`Pressure`] and [`Reason`]; [`Estimates`] can be saved and loaded |
 //! | `json` | no | `result_size`: refuse an oversized result before it is built |
 //! | `axum` | no | `result_size::LimitedJson`, an axum response |

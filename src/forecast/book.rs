@@ -2,31 +2,23 @@
 
 mod cases;
 mod sums;
+mod visit;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::calibration::Calibration;
-use super::class::{ClassEstimate, SETTLED_AFTER, Seen};
-use super::course::{Course, alike};
+use super::course::Course;
 use super::kinds::{Kind, Kinds};
 use super::need::Sum;
 use super::trajectory::Marks;
 use crate::running::brake::Running;
-use crate::running::order::{Growth, Runner};
-use crate::running::{Held, Look, Running as Requests};
+use crate::running::order::Growth;
+use crate::running::{Look, Running as Requests};
 pub(crate) use sums::Sums;
 
-/// Work that has not allocated anything for so long does so elsewhere.
-const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
-/// The need of one request that is rarely exceeded: one in a hundred normal ones does.
-const MOST_DEVIATIONS: f64 = 2.33;
 /// A request that ended before its time tells something of its kind after so long.
 const TELLS_AFTER: f32 = 0.3;
-/// A peak is foreseen up to so many times what is held.
-const MOST_FORESEEN: f64 = 1.5;
-/// Growth below this share of the peak is none.
-const GROWTH: f64 = 0.01;
 
 /// What is known of each request in flight, and of those before them.
 #[derive(Debug)]
@@ -190,160 +182,6 @@ impl Book {
         self.close_cases(now);
         self.open_case(now);
         self.kinds.looked();
-    }
-
-    fn visit(
-        &mut self,
-        look: &Look<'static>,
-        running: &'static Requests,
-        now: Duration,
-        sums: &mut Sums,
-    ) {
-        let (shard, place) = look.key;
-        let known = self.take_track(shard, place).filter(|_| !look.is_new);
-        let Held {
-            reserved_kib,
-            held_bytes,
-            peak_bytes,
-        } = look.held;
-        if look.ended {
-            if let Some(track) = known {
-                self.ended(track, look);
-            }
-            return;
-        }
-        let number = look.slot.kind();
-        let critical = running.is_critical(number);
-        let kind = self.kinds.kind(usize::from(number), critical);
-        let scale = look.slot.scale();
-        let mut track = known.unwrap_or_else(|| Track::begin(kind, now));
-        let reserved_bytes = (reserved_kib * 1024) as f64;
-        let held = held_bytes as f64;
-        sums.reserved_kib += reserved_kib;
-        sums.held_bytes += held;
-        if std::mem::replace(&mut track.staged, look.is_staged()) && !track.staged {
-            // Its age counts from where its work begins.
-            track.first_seen = now;
-            track.grew_at = now;
-        }
-        // A pause is no time in which it could have grown.
-        let now_unpaused = now.saturating_sub(look.slot.paused(now));
-        let age = now_unpaused.saturating_sub(track.first_seen);
-        let is_known = !self.polled_alone || look.slot.was_polled();
-        if !(look.is_visible() && is_known) || look.is_declared() || track.staged {
-            // Nothing is known but what was reserved for it.
-            let rest = (reserved_bytes - held).max(0.0);
-            if age < INVISIBLE_AFTER {
-                sums.growth_bytes += rest;
-                sums.other_growth_bytes += rest;
-                sums.need_bytes += rest + held;
-            } else {
-                sums.need_bytes += held;
-                sums.invisible_bytes += rest;
-            }
-            self.tracks[shard][place] = Some(track);
-            return;
-        }
-        let is_new = track.serial == 0;
-        if is_new {
-            self.serial += 1;
-            track.serial = self.serial;
-            kind.saw(1.0, scale);
-        }
-        let kind_scale = kind.scale();
-        let class = &mut kind.class;
-        if peak_bytes as f64 > track.peak_bytes as f64 * (1.0 + GROWTH) {
-            track.peak_bytes = peak_bytes;
-            track.grew_at = now_unpaused;
-        }
-        let seen = Seen {
-            age,
-            flat: now_unpaused.saturating_sub(track.grew_at),
-            peak_bytes: (peak_bytes as f64 / scale) as u64,
-            held_bytes: (held_bytes as f64 / scale) as u64,
-        };
-        ClassEstimate::mark(&mut track.marks, &seen);
-        track.course.see(age, seen.held_bytes as f32);
-        let mut need = class.predict(&seen);
-        let alike = self.alike.entry((number, alike(age, seen.held_bytes)));
-        let growth = *alike.or_insert_with(|| class.growth(&seen, need.bytes));
-        // What it looks like it will hold.
-        let most = growth.iter().copied().fold(0.0, f32::max);
-        let looks = seen.held_bytes as f64 + f64::from(most);
-        if looks > need.bytes {
-            need.room = (need.bytes + need.room - looks).max(looks - need.bytes);
-            need.bytes = looks;
-        }
-        if !track.noted {
-            track.noted = class.surprise(seen.peak_bytes);
-        }
-        class.looks(track.serial, looks.max(peak_bytes as f64 / scale));
-        if look.slot.has_shown() {
-            class.foreseen(looks.min(peak_bytes as f64 / scale * MOST_FORESEEN));
-        }
-        if !track.noted && seen.flat >= SETTLED_AFTER {
-            track.noted = true;
-            class.settled(seen.peak_bytes);
-        }
-        let mut need = need.scaled(scale);
-        if look.has_grown() {
-            // It asked for so much, and was promised it.
-            need.bytes = need.bytes.max(reserved_bytes);
-        }
-        track.expected_bytes = need.bytes;
-        let most_bytes = (need.bytes + need.margin_bytes(MOST_DEVIATIONS)).max(held);
-        sums.most_growth_bytes += most_bytes - held;
-        sums.pausable_kib += reserved_kib;
-        sums.pausable_held_bytes += held;
-        look.slot.expect(most_bytes);
-        let growth = growth.map(|bytes| bytes * scale as f32);
-        for (sum, &bytes) in sums.growth.iter_mut().zip(&growth) {
-            *sum += f64::from(bytes);
-        }
-        class.saw_jump(look.slot.jump().scaled(1.0 / scale));
-        if let Some(jump_bytes) = class.jump_bytes() {
-            let later_bytes = class.later_jump_bytes().map(|bytes| bytes * kind_scale);
-            running.set_jump(usize::from(number), jump_bytes * kind_scale, later_bytes);
-        }
-        self.runners.push(Running {
-            slot: look.slot,
-            generation: look.slot.generation(),
-            place: look.slot.place(),
-            runner: Runner {
-                held_bytes: held as f32,
-                growth,
-                need_bytes: (most_bytes - held) as f32,
-                worst_bytes: ((class.worst_bytes() * scale).max(most_bytes) - held) as f32,
-                jump_bytes: running.jump_bytes(look.slot) as f32,
-                settled: seen.flat >= look.slot.settles_after(class.gap_ms()),
-                moves: true,
-                paused: look.slot.is_paused(),
-                idle: false,
-            },
-        });
-        sums.growth_bytes += (need.bytes - held).max(0.0);
-        sums.need_bytes += need.bytes.max(held);
-        sums.needs.add(need);
-        let made = if is_new {
-            kind.next.scaled(scale)
-        } else {
-            need
-        };
-        self.made.in_flight += 1;
-        self.made.needs.add(made);
-        self.tracks[shard][place] = Some(track);
-    }
-
-    /// What is known of the request in a slot; there is room for it from now on.
-    fn take_track(&mut self, shard: usize, place: usize) -> Option<Track> {
-        if self.tracks.len() <= shard {
-            self.tracks.resize_with(shard + 1, Vec::new);
-        }
-        let tracks = &mut self.tracks[shard];
-        if tracks.len() <= place {
-            tracks.resize(place + 1, None);
-        }
-        tracks[place].take()
     }
 
     fn ended(&mut self, track: Track, look: &Look<'_>) {

@@ -42,6 +42,7 @@ impl Forecast {
                 running.runner.end_within(limit_bytes);
             }
         }
+        self.pausing.observe(&runners, self.now);
         runners
     }
 
@@ -135,15 +136,24 @@ impl Forecast {
     /// What is expected at each time in the next seconds. Where requests cannot be
     /// paused, all that they may need at once.
     pub(crate) fn outlook(&self, reserved_bytes: u64) -> Outlook {
-        let outstanding_bytes = self.outstanding_bytes(reserved_bytes);
-        let mut outlook = Outlook::constant(outstanding_bytes);
         let touched = self.touched();
-        if let Some(book) = touched.filter(|book| self.are_pausable(book, reserved_bytes)) {
-            return self.touched_outlook(book, reserved_bytes);
+        let mut outlook =
+            if let Some(book) = touched.filter(|book| self.are_pausable(book, reserved_bytes)) {
+                self.touched_outlook(book, reserved_bytes)
+            } else if let Some(book) = self.book.as_ref().filter(|_| self.brakes) {
+                self.accounted_outlook(book, reserved_bytes)
+            } else {
+                return Outlook::constant(self.outstanding_bytes(reserved_bytes));
+            };
+        let margin_bytes = self.pausing.margin() * self.limit_bytes;
+        for bytes in &mut outlook.growth_bytes {
+            *bytes += margin_bytes;
         }
-        let Some(book) = self.book.as_ref().filter(|_| self.brakes) else {
-            return outlook;
-        };
+        outlook
+    }
+
+    fn accounted_outlook(&self, book: &Book, reserved_bytes: u64) -> Outlook {
+        let mut outlook = Outlook::constant(self.outstanding_bytes(reserved_bytes));
         let sums = book.sums();
         outlook.next_share = self.next_share(book, reserved_bytes);
         let seen_kib = sums.reserved_kib + self.others.reserved_kib;

@@ -1,0 +1,253 @@
+//! One request in flight, as a look finds it: what is learned from it, and what it adds to
+//! the forecast.
+
+use std::time::Duration;
+
+use super::{Book, Sums, Track};
+use crate::forecast::class::{ClassEstimate, SETTLED_AFTER, Seen};
+use crate::forecast::course::alike;
+use crate::forecast::kinds::Kind;
+use crate::forecast::need::Need;
+use crate::running::brake::Running;
+use crate::running::order::{Growth, Runner};
+use crate::running::{Look, Running as Requests};
+
+/// Work that has not allocated anything for so long does so elsewhere.
+const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
+/// The need of one request that is rarely exceeded: one in a hundred normal ones does.
+const MOST_DEVIATIONS: f64 = 2.33;
+/// A peak is foreseen up to so many times what is held.
+const MOST_FORESEEN: f64 = 1.5;
+/// Growth below this share of the peak is none.
+const GROWTH: f64 = 0.01;
+
+/// What is expected of a request.
+struct Expected {
+    need: Need,
+    growth: Growth,
+    settled: bool,
+    worst_bytes: f64,
+}
+
+impl Book {
+    pub(super) fn visit(
+        &mut self,
+        look: &Look<'static>,
+        running: &'static Requests,
+        now: Duration,
+        sums: &mut Sums,
+    ) {
+        let (shard, place) = look.key;
+        let known = self.take_track(shard, place).filter(|_| !look.is_new);
+        if look.ended {
+            if let Some(track) = known {
+                self.ended(track, look);
+            }
+            return;
+        }
+        let number = look.slot.kind();
+        let critical = running.is_critical(number);
+        let kind = self.kinds.kind(usize::from(number), critical);
+        let mut track = known.unwrap_or_else(|| Track::begin(kind, now));
+        sums.reserved_kib += look.held.reserved_kib;
+        sums.held_bytes += look.held.held_bytes as f64;
+        if std::mem::replace(&mut track.staged, look.is_staged()) && !track.staged {
+            // Its age counts from where its work begins.
+            track.first_seen = now;
+            track.grew_at = now;
+        }
+        // A pause is no time in which it could have grown.
+        let now_unpaused = now.saturating_sub(look.slot.paused(now));
+        let age = now_unpaused.saturating_sub(track.first_seen);
+        let is_known = !self.polled_alone || look.slot.was_polled();
+        if !(look.is_visible() && is_known) || look.is_declared() || track.staged {
+            sums.add_promised(look, age);
+        } else {
+            self.forecast_for(&mut track, look, running, now_unpaused, sums);
+        }
+        self.tracks[shard][place] = Some(track);
+    }
+
+    /// Of a request of which it is seen what it holds.
+    fn forecast_for(
+        &mut self,
+        track: &mut Track,
+        look: &Look<'static>,
+        running: &'static Requests,
+        now: Duration,
+        sums: &mut Sums,
+    ) {
+        let number = look.slot.kind();
+        let scale = look.slot.scale();
+        let is_new = track.serial == 0;
+        let seen = track.see(look, now);
+        if is_new {
+            self.serial += 1;
+            track.serial = self.serial;
+        }
+        let kind = self.kinds.kind(usize::from(number), false);
+        if is_new {
+            kind.saw(1.0, scale);
+        }
+        let as_others = kind.class.predict(&seen);
+        let alike = self.alike.entry((number, alike(seen.age, seen.held_bytes)));
+        let growth = *alike.or_insert_with(|| kind.class.growth(&seen, as_others.bytes));
+        let expected = expect(kind, track, look, &seen, as_others, growth);
+        teach_jump(kind, look, running);
+        let made = match is_new {
+            true => kind.next.scaled(scale),
+            false => expected.need,
+        };
+        self.made.in_flight += 1;
+        self.made.needs.add(made);
+        sums.add_expected(look, &expected);
+        self.runners.push(runner(look, running, &expected));
+    }
+
+    /// What is known of the request in a slot; there is room for it from now on.
+    fn take_track(&mut self, shard: usize, place: usize) -> Option<Track> {
+        if self.tracks.len() <= shard {
+            self.tracks.resize_with(shard + 1, Vec::new);
+        }
+        let tracks = &mut self.tracks[shard];
+        if tracks.len() <= place {
+            tracks.resize(place + 1, None);
+        }
+        tracks[place].take()
+    }
+}
+
+impl Track {
+    /// What is seen of it now; pauses do not count.
+    fn see(&mut self, look: &Look<'_>, now: Duration) -> Seen {
+        let scale = look.slot.scale();
+        let peak_bytes = look.held.peak_bytes;
+        if peak_bytes as f64 > self.peak_bytes as f64 * (1.0 + GROWTH) {
+            self.peak_bytes = peak_bytes;
+            self.grew_at = now;
+        }
+        let seen = Seen {
+            age: now.saturating_sub(self.first_seen),
+            flat: now.saturating_sub(self.grew_at),
+            peak_bytes: (peak_bytes as f64 / scale) as u64,
+            held_bytes: (look.held.held_bytes as f64 / scale) as u64,
+        };
+        ClassEstimate::mark(&mut self.marks, &seen);
+        self.course.see(seen.age, seen.held_bytes as f32);
+        seen
+    }
+}
+
+/// What the request will need and how it will grow, after its kind has learned from it.
+fn expect(
+    kind: &mut Kind,
+    track: &mut Track,
+    look: &Look<'_>,
+    seen: &Seen,
+    mut need: Need,
+    growth: Growth,
+) -> Expected {
+    let scale = look.slot.scale();
+    let class = &mut kind.class;
+    // What it looks like it will hold.
+    let most = growth.iter().copied().fold(0.0, f32::max);
+    let looks = seen.held_bytes as f64 + f64::from(most);
+    if looks > need.bytes {
+        need.room = (need.bytes + need.room - looks).max(looks - need.bytes);
+        need.bytes = looks;
+    }
+    if !track.noted {
+        track.noted = class.surprise(seen.peak_bytes);
+    }
+    let peak_bytes = look.held.peak_bytes as f64 / scale;
+    class.looks(track.serial, looks.max(peak_bytes));
+    if look.slot.has_shown() {
+        class.foreseen(looks.min(peak_bytes * MOST_FORESEEN));
+    }
+    if !track.noted && seen.flat >= SETTLED_AFTER {
+        track.noted = true;
+        class.settled(seen.peak_bytes);
+    }
+    let mut need = need.scaled(scale);
+    if look.has_grown() {
+        // It asked for so much, and was promised it.
+        need.bytes = need.bytes.max((look.held.reserved_kib * 1024) as f64);
+    }
+    track.expected_bytes = need.bytes;
+    Expected {
+        need,
+        growth: growth.map(|bytes| bytes * scale as f32),
+        settled: seen.flat >= look.slot.settles_after(class.gap_ms()),
+        worst_bytes: class.worst_bytes() * scale,
+    }
+}
+
+/// What its polls have added, its kind learns; and what one may add, the others.
+fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
+    let kind_scale = kind.scale();
+    let class = &mut kind.class;
+    class.saw_jump(look.slot.jump().scaled(1.0 / look.slot.scale()));
+    if let Some(jump_bytes) = class.jump_bytes() {
+        let later_bytes = class.later_jump_bytes().map(|bytes| bytes * kind_scale);
+        let number = usize::from(look.slot.kind());
+        running.set_jump(number, jump_bytes * kind_scale, later_bytes);
+    }
+}
+
+/// The request as the brake sees it.
+fn runner(look: &Look<'static>, running: &Requests, expected: &Expected) -> Running {
+    let held = look.held.held_bytes as f64;
+    let most_bytes = expected.most_bytes(held);
+    look.slot.expect(most_bytes);
+    Running {
+        slot: look.slot,
+        generation: look.slot.generation(),
+        place: look.slot.place(),
+        runner: Runner {
+            held_bytes: held as f32,
+            growth: expected.growth,
+            need_bytes: (most_bytes - held) as f32,
+            worst_bytes: (expected.worst_bytes.max(most_bytes) - held) as f32,
+            jump_bytes: running.jump_bytes(look.slot) as f32,
+            settled: expected.settled,
+            moves: true,
+            paused: look.slot.is_paused(),
+            idle: false,
+        },
+    }
+}
+
+impl Expected {
+    fn most_bytes(&self, held_bytes: f64) -> f64 {
+        (self.need.bytes + self.need.margin_bytes(MOST_DEVIATIONS)).max(held_bytes)
+    }
+}
+
+impl Sums {
+    /// Of it nothing is known but what was reserved for it.
+    fn add_promised(&mut self, look: &Look<'_>, age: Duration) {
+        let held = look.held.held_bytes as f64;
+        let rest = ((look.held.reserved_kib * 1024) as f64 - held).max(0.0);
+        if age < INVISIBLE_AFTER {
+            self.growth_bytes += rest;
+            self.other_growth_bytes += rest;
+            self.need_bytes += rest + held;
+        } else {
+            self.need_bytes += held;
+            self.invisible_bytes += rest;
+        }
+    }
+
+    fn add_expected(&mut self, look: &Look<'_>, expected: &Expected) {
+        let held = look.held.held_bytes as f64;
+        self.most_growth_bytes += expected.most_bytes(held) - held;
+        self.pausable_kib += look.held.reserved_kib;
+        self.pausable_held_bytes += held;
+        for (sum, &bytes) in self.growth.iter_mut().zip(&expected.growth) {
+            *sum += f64::from(bytes);
+        }
+        self.growth_bytes += (expected.need.bytes - held).max(0.0);
+        self.need_bytes += expected.need.bytes.max(held);
+        self.needs.add(expected.need);
+    }
+}
