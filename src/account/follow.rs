@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 use super::allocator::tell;
 use super::current;
 use crate::guard::permit::Permit;
-use crate::guard::poller::{Growth, Poller};
+use crate::guard::poller::{Growth, Poller, is_polling};
+use crate::running::{Elsewhere, Slot};
 
 pin_project! {
     /// A future whose memory is charged to a request; made by [`follow`] or
@@ -23,8 +24,14 @@ pin_project! {
         #[pin]
         future: F,
         poller: Poller,
+        // Once something else than its request polls it.
+        elsewhere: Option<Elsewhere>,
         permit: Option<Permit>,
     }
+}
+
+fn elsewhere(permit: &Permit) -> Option<Elsewhere> {
+    permit.slot().map(Slot::begin_elsewhere)
 }
 
 impl<F> Followed<F> {
@@ -32,6 +39,7 @@ impl<F> Followed<F> {
         Self {
             future,
             poller: Poller::default(),
+            elsewhere: None,
             permit,
         }
     }
@@ -65,11 +73,15 @@ impl<F: Future> Future for Followed<F> {
         let this = self.project();
         let polled = {
             let permit = this.permit.as_ref();
+            if this.elsewhere.is_none() && !is_polling() {
+                *this.elsewhere = permit.and_then(elsewhere);
+            }
             let mut growth = None;
             let _polling = ready!(this.poller.poll_followed(permit, &mut growth, cx));
             this.future.poll(cx)
         };
         if polled.is_ready() {
+            *this.elsewhere = None;
             *this.permit = None;
         }
         polled
@@ -108,6 +120,7 @@ where
         let done = {
             // What it adds is known at its end: no poll holds it back, but the next slice.
             let _growth = permit.as_ref().and_then(Growth::of_work);
+            let _elsewhere = permit.as_ref().and_then(elsewhere);
             let _scope = permit.as_ref().map(Permit::enter);
             work()
         };

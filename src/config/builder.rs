@@ -75,8 +75,8 @@ impl MemoryGuardBuilder {
     /// May cancel requests in flight when usage comes close to the limit all the
     /// same. Default `false`.
     ///
-    /// The youngest request is cancelled, or one that needs far more than was
-    /// predicted, unless its response has begun; few at a time. Its caller gets a
+    /// One is cancelled of which least is lost for what that frees, no critical work and
+    /// none whose response has begun; few at a time. Its caller gets a
     /// rejection with [`Reason::Cancelled`](crate::Reason::Cancelled), its future is
     /// dropped, and [`Permit::cancelled`](crate::Permit::cancelled) tells synchronous
     /// work. Costs a copy of each request's head.

@@ -259,6 +259,9 @@ impl Permit {
             return self.go_on();
         }
         let holder = self.holder();
+        if let Some(slot) = holder.slot() {
+            slot.checks();
+        }
         Part::end(holder);
         self.go_on()?;
         let leave = match Leave::ask(holder, false) {

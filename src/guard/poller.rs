@@ -217,6 +217,7 @@ impl Growth {
 
     fn begin(leave: Leave) -> Self {
         let accounted = leave.controller.is_accounted();
+        leave.slot.begin_poll();
         Self {
             controller: leave.controller,
             slot: leave.slot,
@@ -231,6 +232,7 @@ impl Drop for Growth {
         let added_bytes = self.from.count();
         let grown_bytes = added_bytes.max(0);
         self.slot.grew(grown_bytes as u64);
+        self.slot.end_poll();
         if !self.controller.is_accounted() {
             self.slot.charge(added_bytes, 1);
         }

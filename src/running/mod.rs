@@ -19,14 +19,17 @@ pub(crate) mod place;
 mod slot;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
+pub(crate) mod victims;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "account")]
+pub(crate) use slot::Elsewhere;
 use slot::{
-    ABANDONED, ANSWERED, CANCELLED, DECLARED, ENDED, FREE, GROWN, JumpOfKind, LEAVING, NEW, SEEN,
-    STAGED, WATCHED, generation_of,
+    ABANDONED, CANCELLED, DECLARED, ENDED, FREE, GROWN, JumpOfKind, LEAVING, NEW, SEEN, STAGED,
+    WATCHED,
 };
 pub(crate) use slot::{Account, Held, Jump, Slot};
 
@@ -202,25 +205,6 @@ impl Running {
             }
         }
         any
-    }
-
-    /// Whom to cancel: the one that holds most beyond what was reserved for it, or
-    /// else the youngest; nobody whose response has begun. And which of those that had
-    /// the slot it is.
-    pub(crate) fn victim(&self) -> Option<(&Slot, u32)> {
-        let taken = self.shards.iter().flat_map(Shard::taken);
-        let running = taken.filter_map(|(_, slot)| {
-            let state = slot.state.load(Ordering::Acquire);
-            let in_flight = state == NEW || state == SEEN;
-            let flags = slot.flags.load(Ordering::Acquire);
-            let may_be_told = flags & (CANCELLED | ANSWERED | WATCHED) == WATCHED;
-            (in_flight && may_be_told).then_some((slot, generation_of(flags)))
-        });
-        running.max_by_key(|(slot, _)| {
-            let reserved_bytes = slot.reserved_kib() * 1024;
-            let beyond_bytes = slot.held_bytes().saturating_sub(reserved_bytes);
-            (beyond_bytes, slot.began_ms.load(Ordering::Relaxed))
-        })
     }
 
     /// Looks at every request in flight, and at those that ended since the look

@@ -6,6 +6,8 @@ mod holding;
 pub(crate) use growth::Jump;
 pub(super) use growth::JumpOfKind;
 pub(crate) use holding::Account;
+#[cfg(feature = "account")]
+pub(crate) use holding::Elsewhere;
 use holding::Holding;
 
 use std::task::Waker;
@@ -49,6 +51,7 @@ pub(super) const DECLARED: u64 = 16;
 pub(super) const GROWN: u64 = 32;
 pub(super) const STAGED: u64 = 64;
 pub(super) const PAUSED: u64 = 128;
+pub(super) const CHECKED: u64 = 256;
 
 /// The generation that stands above the flags.
 pub(super) fn generation_of(flags: u64) -> u32 {
@@ -74,6 +77,8 @@ pub(crate) struct Slot {
     held: Holding,
     /// Bytes that the allocator does not see, as the work says.
     reported_bytes: AtomicU64,
+    /// Parts of its work that go on without its future.
+    elsewhere: AtomicU32,
     peak_bytes: AtomicU64,
     allocations: AtomicU64,
     pub(super) waker: AtomicWaker,
@@ -92,6 +97,8 @@ pub(crate) struct Slot {
     grew: AtomicU32,
     /// The most that one has added after the first of them.
     later_kib: AtomicU32,
+    /// Polls of it that are under way, of those that began with the brake on.
+    polls: AtomicU32,
     /// By the sampler's tick; 0: not while the brake was on.
     polled_ms: AtomicU32,
     /// The longest time between two polls, pauses aside.
@@ -129,6 +136,7 @@ impl Slot {
             reserved_kib: AtomicU64::new(0),
             held: Holding::new(),
             reported_bytes: AtomicU64::new(0),
+            elsewhere: AtomicU32::new(0),
             peak_bytes: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
             waker: AtomicWaker::new(),
@@ -140,6 +148,7 @@ impl Slot {
             largest_kib: AtomicU32::new(0),
             grew: AtomicU32::new(0),
             later_kib: AtomicU32::new(0),
+            polls: AtomicU32::new(0),
             polled_ms: AtomicU32::new(0),
             gap_ms: AtomicU32::new(0),
             grew_ms: AtomicU32::new(0),
@@ -333,6 +342,13 @@ impl Slot {
     /// Until its body is there, its memory says nothing about others.
     pub(crate) fn stage(&self) {
         self.flag(STAGED);
+    }
+
+    /// It comes to a checkpoint, which tells it to stop.
+    pub(crate) fn checks(&self) {
+        if !self.is(CHECKED) {
+            self.flag(CHECKED);
+        }
     }
 
     /// Its work begins.

@@ -1,6 +1,5 @@
 use crate::class::tag::Tag;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Waker;
 use std::time::Duration;
 
 use super::Running;
@@ -55,26 +54,6 @@ fn a_request_that_a_look_found_is_found_once_more_at_its_end() {
     running.end(slot);
     assert_eq!(looks(&running), [(200, false, true)]);
     assert_eq!(looks(&running), []);
-}
-
-#[test]
-fn the_one_that_went_furthest_beyond_is_cancelled_or_the_youngest() {
-    let running = Running::new();
-    let begin = |kib, second| {
-        let slot = running
-            .take(kib, Tag::NONE, Duration::from_secs(second))
-            .unwrap();
-        slot.register(Waker::noop());
-        slot
-    };
-    let (old, young) = (begin(1024, 1), begin(1024, 2));
-    assert!(std::ptr::eq(running.victim().unwrap().0, young));
-    old.charge(2 << 20, 1);
-    assert!(std::ptr::eq(running.victim().unwrap().0, old));
-    old.answered();
-    assert!(std::ptr::eq(running.victim().unwrap().0, young));
-    assert!(young.cancel(young.generation()));
-    assert!(running.victim().is_none());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Control, Controller};
 use crate::policy::worst_kill_fraction;
+use crate::running::victims::choose;
 use crate::telemetry::recent::Kind;
 
 /// Usage at which a request is cancelled, as a share of the hard limit. Late, since
@@ -50,11 +51,13 @@ impl Controller {
     }
 
     /// Tells one to stop.
-    pub(super) fn cancel_one(&self) {
-        let victim = self.running.victim();
+    pub(super) fn cancel_one(&'static self, missing_bytes: u64, now: Duration) {
+        let from = self.running.victims(self.accounted, now);
+        let victims = choose(missing_bytes, from);
         // It may have ended meanwhile.
-        if let Some((slot, generation)) = victim.filter(|(slot, it)| slot.cancel(*it)) {
-            self.brake.force(slot, generation);
+        let victim = victims.first();
+        if let Some(victim) = victim.filter(|one| one.slot.cancel(one.generation)) {
+            self.brake.force(victim.slot, victim.generation);
             self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
             let text = "a request was told to stop".into();
             self.note(Kind::Cancelled, text, 0);

@@ -21,16 +21,21 @@ impl Controller {
         if self.only_observes() {
             return;
         }
-        let (short, level, cancel) = {
+        let (short, level, cancel, missing_bytes) = {
             let mut control = self.control();
             let cancel = self.must_cancel(&mut control, now);
             let level = control.decision.pressure;
-            (self.shortage(&control, now), level, cancel)
+            (
+                self.shortage(&control, now),
+                level,
+                cancel,
+                control.request_bytes,
+            )
         };
         self.release
             .ask(short, level, move || self.give_back(short));
         if cancel {
-            self.cancel_one();
+            self.cancel_one(missing_bytes, now);
         }
     }
 

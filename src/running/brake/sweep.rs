@@ -18,6 +18,13 @@ fn keep_kib(turn: Turn) -> u32 {
     }
 }
 
+impl Slot {
+    /// As far as can be told it gives back soon what it holds.
+    pub(in crate::running) fn ends(&self) -> bool {
+        matches!(self.keep_kib(), FREE | ENDS)
+    }
+}
+
 impl Brake {
     /// Says who may grow, and wakes those for whom there is room.
     ///
@@ -98,18 +105,17 @@ impl Brake {
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
         let State { pausing, front, .. } = &mut *state;
-        let ends = |slot: &Slot| matches!(slot.keep_kib(), FREE | ENDS);
         let is_too_much = |slot: &Slot| slot.jump_within(None) > left_bytes;
         let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
             let may_guess = trust.guesses && one.slot.is_guess();
             let may_go_on = left_bytes > 0 && (may_guess || trust.anybody);
-            let may_end = trust.endings && ends(one.slot);
+            let may_end = trust.endings && one.slot.ends();
             may_go_on || may_end || !is_too_much(one.slot)
         });
         let first = waiting.min_by_key(|one| {
             let is_front = front.is_some_and(|(slot, generation)| one.is_of(slot, generation));
             let rank = match is_front {
-                _ if ends(one.slot) => 0,
+                _ if one.slot.ends() => 0,
                 // Anybody else would use it up, and still hold all that it has.
                 _ if one.slot.rest_bytes() <= left_bytes => 1,
                 true => 2,

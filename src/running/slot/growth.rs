@@ -164,6 +164,20 @@ impl Slot {
         }
     }
 
+    /// A poll begins, with the brake on.
+    pub(crate) fn begin_poll(&self) {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_poll(&self) {
+        self.polls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// It is in the midst of a poll.
+    pub(in crate::running) fn is_polled(&self) -> bool {
+        self.polls.load(Ordering::Relaxed) > 0
+    }
+
     /// Without growth for so long, it has had its turns and not used them: for twice as
     /// long as it was between two polls that added something, of its own or, until it has
     /// shown some, of its kind.

@@ -85,3 +85,28 @@ impl Slot {
         }
     }
 }
+
+/// A part of a request's work that its future does not own: what it holds stays when that
+/// is dropped.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "account"), allow(dead_code))]
+pub(crate) struct Elsewhere(&'static Slot);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.0.elsewhere.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Slot {
+    /// To be dropped before the work's permit is.
+    #[cfg_attr(not(feature = "account"), allow(dead_code))]
+    pub(crate) fn begin_elsewhere(&'static self) -> Elsewhere {
+        self.elsewhere.fetch_add(1, Ordering::Relaxed);
+        Elsewhere(self)
+    }
+
+    pub(in crate::running) fn works_elsewhere(&self) -> bool {
+        self.elsewhere.load(Ordering::Relaxed) > 0
+    }
+}
