@@ -72,12 +72,13 @@ impl MemoryGuardBuilder {
         self
     }
 
-    /// May cancel requests in flight when usage comes close to the limit all the
-    /// same. Default `false`.
+    /// May cancel requests in flight when memory is about to be full by growth that no
+    /// pause stops, or when nobody in flight gets on any more. Default `false`.
     ///
-    /// One is cancelled of which least is lost for what that frees, no critical work and
-    /// none whose response has begun; few at a time. Its caller gets a
-    /// rejection with [`Reason::Cancelled`](crate::Reason::Cancelled), its future is
+    /// As many are cancelled as free what is missing, where that can be told; those of
+    /// which least is lost, no critical work, and none whose response has begun. At most a
+    /// quarter of them in a second, unless that comes too late. Their callers get a
+    /// rejection with [`Reason::Cancelled`](crate::Reason::Cancelled), their futures are
     /// dropped, and [`Permit::cancelled`](crate::Permit::cancelled) tells synchronous
     /// work. Costs a copy of each request's head.
     pub fn cancel(mut self, cancel: bool) -> Self {

@@ -8,6 +8,7 @@ pub(crate) mod ladder;
 mod latch;
 pub(crate) mod levels;
 pub(crate) mod predictive;
+pub(crate) mod wall;
 
 use std::time::Duration;
 
@@ -132,6 +133,12 @@ pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> u64 
             Some((observation.reserved_bytes as f64 + more_bytes).max(0.0) as u64)
         })
         .fold(most_bytes, u64::min)
+}
+
+/// Bytes free below where something is killed, at the tightest.
+pub(crate) fn free_to_kill_bytes(levels: &[MemoryLevel]) -> Option<i64> {
+    let free = |level: &MemoryLevel| Some(level.limit_bytes? as i64 - level.usage_bytes as i64);
+    levels.iter().filter_map(free).min()
 }
 
 /// Bytes free below where a level ends, at the tightest.

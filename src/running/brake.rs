@@ -24,6 +24,9 @@ use crate::sync::{
 };
 
 mod sweep;
+mod taken;
+
+pub(crate) use taken::Taken;
 
 /// In its place: no growth at all.
 const HOLD: u32 = u32::MAX - 1;
@@ -40,6 +43,9 @@ pub(crate) struct Brake {
     grown: AtomicI64,
     /// What polls under way may add.
     ongoing: AtomicI64,
+    /// What of both is of polls that nobody could hold back.
+    unheld: AtomicI64,
+    unheld_ongoing: AtomicI64,
     /// What the two may come to.
     ceiling: AtomicI64,
     /// What of the reserve, which is beyond the headroom, is for those that are about to
@@ -120,37 +126,6 @@ pub(crate) struct Trust {
     pub(crate) anybody: bool,
 }
 
-/// What a poll took from the headroom. Given back when it is over.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    brake: &'static Brake,
-    bytes: i64,
-}
-
-impl Taken {
-    /// The poll has added so much.
-    pub(crate) fn settle(self, grown_bytes: i64) {
-        // First: for a moment both count, which holds back rather than lets go.
-        self.brake
-            .grown
-            .fetch_add(grown_bytes.max(0), Ordering::AcqRel);
-    }
-
-    /// Counts as added what was taken, until a sample shows what really was. Says how
-    /// much that is.
-    pub(crate) fn settle_all(self) -> i64 {
-        let bytes = self.bytes;
-        self.settle(bytes);
-        bytes
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.brake.ongoing.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
-}
-
 impl Brake {
     /// Relaxed: whoever is a little late takes no more than one poll adds.
     #[inline(always)]
@@ -185,6 +160,16 @@ impl Brake {
     /// What polls have added so far: to be read before usage is.
     pub(crate) fn grown_bytes(&self) -> i64 {
         self.grown.load(Ordering::Acquire)
+    }
+
+    /// What polls have added that were let grow, and what such polls that are under way may
+    /// add. To be read before usage is.
+    pub(crate) fn let_grow_bytes(&self) -> (i64, i64) {
+        // What is over between these counts as if it were under way still.
+        let ongoing = self.ongoing.load(Ordering::Acquire);
+        let under_way = ongoing - self.unheld_ongoing.load(Ordering::Acquire);
+        let unheld = self.unheld.load(Ordering::Acquire);
+        (self.grown_bytes() - unheld, under_way.max(0))
     }
 
     /// From `grown_bytes` on, so many bytes may be added; and more by those that are about
@@ -229,7 +214,7 @@ impl Brake {
     /// Takes what one poll may add, if it is there.
     pub(crate) fn take(&'static self, slot: &Slot, jump_bytes: u64) -> Option<Taken> {
         let keep_bytes = self.keep_bytes(slot)?;
-        let taken = self.take_anyway(jump_bytes);
+        let taken = self.begin(jump_bytes, true);
         // AcqRel, here and where it is counted: of two who take the last of it at once,
         // at least one sees the other's part.
         let fits = self.headroom_bytes() >= keep_bytes;
@@ -241,9 +226,20 @@ impl Brake {
 
     /// Takes what one poll may add, whether it is there or not.
     pub(crate) fn take_anyway(&'static self, jump_bytes: u64) -> Taken {
+        let taken = self.begin(jump_bytes, false);
+        let unheld = &self.unheld_ongoing;
+        unheld.fetch_add(taken.bytes, Ordering::AcqRel);
+        taken
+    }
+
+    fn begin(&'static self, jump_bytes: u64, was_let: bool) -> Taken {
         let bytes = jump_bytes.min(1 << 50) as i64;
         self.ongoing.fetch_add(bytes, Ordering::AcqRel);
-        Taken { brake: self, bytes }
+        Taken {
+            brake: self,
+            bytes,
+            was_let,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

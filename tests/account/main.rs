@@ -1,5 +1,6 @@
 //! Memory is charged to the request that causes it, through real servers.
 
+mod cancel;
 #[path = "../support/mod.rs"]
 mod support;
 

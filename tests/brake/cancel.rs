@@ -18,12 +18,15 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use support::{MIB, assert_empty, eventually, fill, serve_axum, with};
+use support::{MIB, assert_empty, creep, eventually, fill, rush, serve_axum, with};
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_memory_guard::{Guard, ManualSource, MemoryGuardLayer, Permit, Reason, Rejected};
 
 fn cancelling() -> (MemoryGuardLayer, ManualSource, Guard) {
-    let (layer, memory) = with(|builder| builder.cancel(true).estimated_bytes_per_request(MIB));
+    let (layer, memory) = with(|builder| {
+        let builder = builder.cancel(true);
+        builder.estimated_bytes_per_request(300 * MIB)
+    });
     let guard = layer.guard().clone();
     (layer, memory, guard)
 }
@@ -60,9 +63,7 @@ async fn a_cancelled_caller_is_told_and_its_work_is_dropped() {
     let address = serve_axum(Router::new().route("/", get(handler)).layer(layer)).await;
     let requests = [request(address), request(address), request(address)];
     eventually("three are active", || guard.stats().active_tasks == 3).await;
-    fill(&guard, &memory, 96);
-    assert_eq!(guard.stats().rejected_requests, 0);
-    fill(&guard, &memory, 98);
+    rush(&guard, &memory).await;
     eventually("one is cancelled", || guard.stats().active_tasks == 2).await;
     assert_eq!(dropped.load(Ordering::Relaxed), 1);
     fill(&guard, &memory, 50);
@@ -82,6 +83,36 @@ async fn a_cancelled_caller_is_told_and_its_work_is_dropped() {
 }
 
 #[tokio::test]
+async fn as_many_are_cancelled_as_are_needed_at_once() {
+    let (layer, memory) = with(|builder| {
+        let builder = builder.cancel(true);
+        builder.estimated_bytes_per_request(100 * MIB)
+    });
+    let guard = layer.guard().clone();
+    let app = Router::new().route("/", get(pending::<()>)).layer(layer);
+    let address = serve_axum(app).await;
+    let _requests: Vec<_> = (0..5).map(|_| request(address)).collect();
+    eventually("all are active", || guard.stats().active_tasks == 5).await;
+    fill(&guard, &memory, 40);
+    fill(&guard, &memory, 95);
+    // A quarter would be one.
+    let cancelled = || guard.stats().cancelled_requests;
+    eventually("several are cancelled", || cancelled() >= 2).await;
+}
+
+#[tokio::test]
+async fn nobody_is_cancelled_while_nothing_grows() {
+    let (layer, memory, guard) = cancelling();
+    let app = Router::new().route("/", get(pending::<()>)).layer(layer);
+    let address = serve_axum(app).await;
+    let _request = request(address);
+    eventually("it is active", || guard.stats().active_tasks == 1).await;
+    creep(&guard, &memory, &[40, 65, 78, 86, 91, 94, 96, 97, 98]).await;
+    fill(&guard, &memory, 98);
+    assert_eq!(guard.stats().cancelled_requests, 0);
+}
+
+#[tokio::test]
 async fn a_response_that_has_begun_is_not_cancelled() {
     let (layer, memory, guard) = cancelling();
     let handler = || async {
@@ -90,7 +121,7 @@ async fn a_response_that_has_begun_is_not_cancelled() {
     };
     let address = serve_axum(Router::new().route("/", get(handler)).layer(layer)).await;
     let mut response = request(address).await.unwrap();
-    fill(&guard, &memory, 99);
+    rush(&guard, &memory).await;
     let frame = response.frame().await.unwrap().unwrap();
     assert_eq!(frame.into_data().unwrap(), "begun");
     assert_eq!(guard.stats().active_tasks, 1);
@@ -117,7 +148,7 @@ async fn synchronous_work_sees_its_flag() {
     let address = serve_axum(Router::new().route("/", get(handler)).layer(layer)).await;
     let request = request(address);
     eventually("it is active", || guard.stats().active_tasks == 1).await;
-    fill(&guard, &memory, 98);
+    rush(&guard, &memory).await;
     assert_eq!(request.await.unwrap().status(), 503);
     eventually("it stopped", || stopped.load(Ordering::Relaxed)).await;
     eventually("its permit is back", || guard.stats().active_tasks == 0).await;
@@ -133,7 +164,7 @@ async fn the_error_flavour_cancels_with_an_error() {
     let call = tokio::spawn(service.ready().await.unwrap().call(()));
     eventually("it is active", || guard.stats().active_tasks == 1).await;
     tokio::task::yield_now().await;
-    fill(&guard, &memory, 98);
+    rush(&guard, &memory).await;
     let error = call.await.unwrap().unwrap_err();
     let rejected = error.downcast_ref::<Rejected>().unwrap();
     assert_eq!(rejected.reason(), Reason::Cancelled);
@@ -148,6 +179,7 @@ async fn nothing_is_cancelled_unless_it_is_allowed() {
     let address = serve_axum(app).await;
     let _request = request(address);
     eventually("it is active", || guard.stats().active_tasks == 1).await;
+    rush(&guard, &memory).await;
     fill(&guard, &memory, 100);
     tokio::task::yield_now().await;
     assert_eq!(guard.stats().active_tasks, 1);

@@ -49,6 +49,21 @@ pub(crate) fn fill(guard: &Guard, memory: &ManualSource, percent: u64) {
     guard.sample_now();
 }
 
+/// Memory becomes so full in a while in which nobody would be afraid.
+pub(crate) async fn creep(guard: &Guard, memory: &ManualSource, percents: &[u64]) {
+    for &percent in percents {
+        fill(guard, memory, percent);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+}
+
+/// It has filled by a quarter within a moment, and would be full in another one.
+pub(crate) async fn rush(guard: &Guard, memory: &ManualSource) {
+    creep(guard, memory, &[40, 65, 71]).await;
+    fill(guard, memory, 71);
+    fill(guard, memory, 96);
+}
+
 /// Nothing is left of any request: no permit, no byte, no waiter.
 pub(crate) fn assert_empty(guard: &Guard) {
     let stats = guard.stats();

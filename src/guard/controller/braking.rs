@@ -42,7 +42,7 @@ const SAYS_EVERY: Duration = Duration::from_secs(10);
 /// What is in use varies by less while nobody takes any.
 const TAKEN_BYTES: u64 = 1 << 20;
 /// Never used: the kernel kills before the last page is.
-const LAST_BYTES: u64 = 1 << 20;
+pub(super) const LAST_BYTES: u64 = 1 << 20;
 
 /// What the brake is set from, as of the last samples.
 #[derive(Clone, Copy, Debug, Default)]

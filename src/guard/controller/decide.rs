@@ -216,6 +216,7 @@ impl Subscriber for Controller {
         // And what polls have added by now, it shows.
         let grown_bytes = self.brake.grown_bytes();
         self.grown_before.store(grown_bytes, Ordering::Relaxed);
+        self.note_let_grow();
         if detail == Detail::Full && (self.accounted || self.brakes()) {
             let mut control = self.control();
             let forecast = &mut control.forecast;
@@ -251,6 +252,7 @@ impl Subscriber for Controller {
             let left_ms = control.critical.remaining(now).as_millis() as u64;
             self.critical_ms.store(left_ms, Ordering::Relaxed);
             self.order(&mut control);
+            self.watch_wall(&mut control, now);
         }
         let shared = self.limiter.shared();
         if !shared {

@@ -59,6 +59,7 @@ impl Controller {
         self.kill_bytes.store(kill_bytes, Ordering::Relaxed);
         if before != after && !sample.limit_drifts {
             control.new_limit = Some(after);
+            control.cancellations.wall.forget();
         }
     }
 }

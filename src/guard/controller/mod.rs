@@ -81,6 +81,8 @@ pub(crate) struct Controller {
     pub(crate) brake: &'static Brake,
     /// What polls had added when the last sample was begun.
     grown_before: AtomicI64,
+    /// What of that was let grow, and what such polls under way might add.
+    let_grow_before: [AtomicI64; 2],
     pub(crate) sampler: Arc<Sampler>,
     /// Its place among those that the sampler reads.
     source: usize,
@@ -232,6 +234,7 @@ impl Controller {
             board,
             brake,
             grown_before: AtomicI64::new(0),
+            let_grow_before: [const { AtomicI64::new(0) }; 2],
             sampler,
             source,
             counters: Counters::default(),

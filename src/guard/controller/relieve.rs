@@ -21,22 +21,15 @@ impl Controller {
         if self.only_observes() {
             return;
         }
-        let (short, level, cancel, missing_bytes) = {
+        let (short, level, victims) = {
             let mut control = self.control();
-            let cancel = self.must_cancel(&mut control, now);
+            let victims = self.must_cancel(&mut control, now);
             let level = control.decision.pressure;
-            (
-                self.shortage(&control, now),
-                level,
-                cancel,
-                control.request_bytes,
-            )
+            (self.shortage(&control, now), level, victims)
         };
         self.release
             .ask(short, level, move || self.give_back(short));
-        if cancel {
-            self.cancel_one(missing_bytes, now);
-        }
+        victims.into_iter().for_each(|victim| self.cancel(victim));
     }
 
     fn shortage(&self, control: &Control, now: Duration) -> Shortage {

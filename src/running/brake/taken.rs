@@ -1,0 +1,45 @@
+//! What a poll under way may add.
+
+use super::Brake;
+use crate::sync::Ordering;
+
+/// What a poll took from the headroom. Given back when it is over.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(super) brake: &'static Brake,
+    pub(super) bytes: i64,
+    /// There was room for it, or it would have been held back.
+    pub(super) was_let: bool,
+}
+
+impl Taken {
+    /// The poll has added so much.
+    pub(crate) fn settle(self, grown_bytes: i64) {
+        // First: for a moment both count, which holds back rather than lets go.
+        self.brake
+            .grown
+            .fetch_add(grown_bytes.max(0), Ordering::AcqRel);
+        if !self.was_let {
+            let unheld = &self.brake.unheld;
+            unheld.fetch_add(grown_bytes.max(0), Ordering::AcqRel);
+        }
+    }
+
+    /// Counts as added what was taken, until a sample shows what really was. Says how
+    /// much that is.
+    pub(crate) fn settle_all(self) -> i64 {
+        let bytes = self.bytes;
+        self.settle(bytes);
+        bytes
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.brake.ongoing.fetch_sub(self.bytes, Ordering::AcqRel);
+        if !self.was_let {
+            let unheld = &self.brake.unheld_ongoing;
+            unheld.fetch_sub(self.bytes, Ordering::AcqRel);
+        }
+    }
+}
