@@ -1,7 +1,53 @@
-//! Settings that were changed by hand are checked as those that are built.
+//! Whether settings can be used, however they were given.
 
-use super::{Config, MemoryGuardBuilder};
-use crate::error::ConfigError;
+use super::kinds::{AT_LEAST_ONE, FRACTION, WEIGHT};
+use super::table::SETTINGS;
+use super::{Config, MemoryGuardBuilder, Policy, Settings};
+use crate::class::Tier;
+use crate::error::{ConfigError, Problem};
+use crate::memory::{MemorySource, Source};
+
+/// The variables for where WARNING, HIGH and CRITICAL begin.
+const THRESHOLDS: [&str; 3] = [
+    "MEMORY_GUARD_WARNING_PERCENT",
+    "MEMORY_GUARD_MAX_PERCENT",
+    "MEMORY_GUARD_CRITICAL_PERCENT",
+];
+
+/// What a guard is started with.
+pub(crate) struct Start {
+    pub(crate) config: Config,
+    /// To be said once it has started.
+    pub(crate) warnings: Vec<String>,
+    /// The user's own.
+    pub(crate) memory_source: Option<Box<dyn MemorySource>>,
+    pub(crate) estimates: Option<crate::forecast::Estimates>,
+}
+
+impl MemoryGuardBuilder {
+    /// What a guard is started with, if the settings are good.
+    pub(crate) fn start(self) -> Result<Start, ConfigError> {
+        let (config, warnings) = self.settings.check()?;
+        Ok(Start {
+            config,
+            warnings,
+            memory_source: self.memory_source,
+            estimates: self.estimates,
+        })
+    }
+
+    /// Checks the settings without starting a guard: for
+    /// [`Guard::reload`](crate::Guard::reload).
+    ///
+    /// # Errors
+    ///
+    /// Lists every setting that cannot be used.
+    pub fn build_config(self) -> Result<Config, ConfigError> {
+        let (config, warnings) = self.settings.check()?;
+        crate::telemetry::logs::warnings(&warnings);
+        Ok(config)
+    }
+}
 
 impl Config {
     /// The settings of the environment, for [`Guard::reload`](crate::Guard::reload).
@@ -13,51 +59,128 @@ impl Config {
         MemoryGuardBuilder::default().read_env().build_config()
     }
 
-    /// These settings, if the builder takes all of them.
-    pub(crate) fn checked(self) -> Result<Self, ConfigError> {
-        let mut builder = MemoryGuardBuilder::default()
-            .enabled(self.enabled)
-            .policy(self.policy)
-            .some_thresholds(self.said_thresholds())
-            .check_interval(self.check_interval)
-            .estimated_bytes_per_request(self.estimated_bytes_per_request)
-            .max_result_size_bytes(self.max_result_size_bytes)
-            .wait_timeout(self.wait_timeout)
-            .max_waiting(self.max_waiting)
-            .mode(self.mode)
-            .share(self.share_fraction)
-            .source(self.source)
-            .on_sensor_failure(self.on_sensor_failure)
-            .cancel(self.cancel)
-            .max_pause(self.max_pause)
-            .exceedance_target(self.exceedance_target)
-            .body_timeout(self.body_timeout)
-            .permit_in_extensions(self.permit_in_extensions)
-            .critical_reserve(self.critical_reserve_fraction)
-            .shed_low_at(self.shed_low_at)
-            .normal_wait_at_high(self.normal_wait_at_high)
-            .newest_first_after(self.newest_first_after)
-            .retry_budget(self.retry_budget);
-        if let Some(requests) = self.max_concurrent {
-            builder = builder.max_concurrent(requests);
+    /// These settings, if they can be put into force instead of others.
+    pub(crate) fn checked(self, in_force: &Self) -> Result<Self, ConfigError> {
+        let mut settings = Settings {
+            config: self,
+            ..Settings::default()
+        };
+        settings.check_fixed(in_force);
+        Ok(settings.check()?.0)
+    }
+}
+
+impl Settings {
+    pub(super) fn problem(
+        &mut self,
+        setting: impl Into<String>,
+        value: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
+        self.problems.push(Problem {
+            setting: setting.into(),
+            value: value.into(),
+            expected: expected.into(),
+        });
+    }
+
+    fn has_problem(&self, setting: &str) -> bool {
+        self.problems.iter().any(|one| one.setting == setting)
+    }
+
+    /// Each value for itself, and then what they say together.
+    pub(crate) fn check(mut self) -> Result<(Config, Vec<String>), ConfigError> {
+        for setting in SETTINGS {
+            if let Some((value, expected)) = (setting.wrong)(&self.config) {
+                self.problem(setting.name, value, expected);
+            }
         }
-        if let Some(bytes) = self.memory_limit_bytes {
-            builder = builder.memory_limit_bytes(bytes);
+        self.check_tiers();
+        self.check_thresholds();
+        self.check_source();
+        if self.problems.is_empty() {
+            Ok((self.config, self.warnings))
+        } else {
+            Err(ConfigError {
+                problems: self.problems,
+            })
         }
-        if let Some(path) = self.cgroup_path {
-            builder = builder.cgroup_path(path);
+    }
+
+    /// What is shared with other guards, or labels what has been published, cannot change
+    /// while the guard runs.
+    fn check_fixed(&mut self, in_force: &Config) {
+        for setting in SETTINGS.iter().filter(|setting| setting.is_fixed) {
+            let (new, old) = ((setting.shown)(&self.config), (setting.shown)(in_force));
+            if new != old {
+                let why = "as at the start: this cannot change while the guard runs";
+                self.problem(setting.name, new, format!("{old}, {why}"));
+            }
         }
-        if let Some(path) = self.state {
-            builder = builder.state(path);
+    }
+
+    fn check_tiers(&mut self) {
+        let wrong = |tier: &Tier| {
+            let no_name = tier.name.is_empty();
+            [
+                ("tier", no_name.then(|| (String::new(), "a name"))),
+                ("tier.weight", WEIGHT.wrong(&tier.weight)),
+                ("tier.max_share", FRACTION.wrong(&tier.max_share)),
+                (
+                    "tier.max_in_flight",
+                    AT_LEAST_ONE.wrong(&tier.max_in_flight),
+                ),
+            ]
+        };
+        let wrong: Vec<_> = self.config.tiers.iter().flat_map(wrong).collect();
+        for (setting, wrong) in wrong {
+            if let Some((value, expected)) = wrong {
+                self.problem(setting, value, expected);
+            }
         }
-        if let Some(name) = self.name {
-            builder = builder.name(name);
+    }
+
+    /// Thresholds rise. One that cannot be read hides no fault of the others.
+    fn check_thresholds(&mut self) {
+        if self.has_problem("thresholds") {
+            return;
         }
-        builder = self
-            .tiers
-            .into_iter()
-            .fold(builder, MemoryGuardBuilder::tier);
-        builder.settings.config.deadline_headers = self.deadline_headers;
-        builder.build_config()
+        let (values, said) = (self.config.thresholds(), self.config.said_thresholds());
+        let readable = THRESHOLDS.map(|name| !self.has_problem(name));
+        // What nobody said follows from the policy, and there from the others.
+        let decided = self.config.decided_policy();
+        let ladder = decided == Policy::Ladder && !self.has_problem("MEMORY_GUARD_POLICY");
+        let follows = ladder || readable == [true; 3];
+        let known = |&at: &usize| readable[at] && (follows || said[at].is_some());
+        let known: Vec<usize> = (0..3).filter(known).collect();
+        if known.windows(2).all(|two| values[two[0]] < values[two[1]]) {
+            return;
+        }
+        let settings: Vec<_> = known.iter().map(|&at| THRESHOLDS[at]).collect();
+        let given: Vec<_> = known.iter().map(|&at| values[at].to_string()).collect();
+        let expected = "rising thresholds: warning below max below critical";
+        self.problem(settings.join(", "), given.join(", "), expected);
+    }
+
+    fn check_source(&mut self) {
+        let Config {
+            source,
+            cgroup_path,
+            memory_limit_bytes,
+            ..
+        } = &self.config;
+        let no_limit =
+            memory_limit_bytes.is_none() && !self.has_problem("MEMORY_GUARD_MEMORY_LIMIT");
+        let is_elsewhere = matches!(source, Source::Process | Source::Host);
+        let path = cgroup_path.as_ref().filter(|_| is_elsewhere);
+        let path = path.map(|path| path.to_string_lossy().into_owned());
+        if *source == Source::Process && no_limit {
+            let expected = "MEMORY_GUARD_MEMORY_LIMIT beside it, such as 2GiB";
+            self.problem("MEMORY_GUARD_SOURCE", "process", expected);
+        }
+        if let Some(path) = path {
+            let expected = "MEMORY_GUARD_SOURCE to be auto or cgroup when a path is given";
+            self.problem("MEMORY_GUARD_CGROUP_PATH", path, expected);
+        }
     }
 }

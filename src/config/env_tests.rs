@@ -1,5 +1,4 @@
-use super::env::Settings;
-use super::{Config, MemoryGuardBuilder, Policy};
+use super::{Config, MemoryGuardBuilder, Policy, Settings};
 
 fn read(vars: &[(&str, &str)]) -> Settings {
     Settings::from_vars(vars.iter().map(|(n, v)| (n.to_string(), v.to_string())))
@@ -75,8 +74,8 @@ fn what_is_learned_is_kept_in_a_file() {
     assert_eq!(builder().state("").build_config().unwrap().state, None);
     let error = builder().state("a/").build_config().unwrap_err();
     assert_eq!(error.problems().len(), 1);
-    let again = builder().build_config().unwrap().checked().unwrap();
-    assert_eq!(again.state, Some("a.state".into()));
+    let config = || builder().build_config().unwrap();
+    assert_eq!(config().checked(&config()).unwrap(), config());
 }
 
 #[test]
@@ -294,5 +293,18 @@ fn no_time_at_all_means_that_nobody_is_paused() {
         read(&[("MEMORY_GUARD_MAX_PAUSE_SEC", "-1")])
             .check()
             .is_err()
+    );
+}
+
+#[test]
+fn what_counts_from_code_is_what_was_said_last() {
+    let builder = || MemoryGuardBuilder::default().share(7.0);
+    let error = builder().max_pause(std::time::Duration::from_nanos(1));
+    let error = error.build_config().unwrap_err();
+    let wrong: Vec<_> = error.problems().iter().map(|one| one.setting()).collect();
+    assert_eq!(wrong, ["share", "max_pause"]);
+    assert_eq!(
+        builder().share(0.5).build_config().unwrap().share_fraction,
+        0.5
     );
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Controller, policy};
 use crate::config::{Config, Mode};
-use crate::error::{ConfigError, Problem};
+use crate::error::ConfigError;
 use crate::pressure::Pressure;
 use crate::telemetry::recent::Kind;
 use crate::units::MAX_KIB;
@@ -108,51 +108,6 @@ impl Live {
     }
 }
 
-/// What cannot change while the guard runs: it is shared with other guards, or labels
-/// what has been published.
-fn fixed(old: &Config, new: &Config) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut fix = |setting: &str, same: bool, new: String, old: String| {
-        if !same {
-            problems.push(Problem {
-                setting: setting.into(),
-                value: new,
-                expected: format!(
-                    "{old}, as at the start: this cannot change while the guard runs"
-                ),
-            });
-        }
-    };
-    let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
-    let same = old.source == new.source;
-    fix("source", same, text(&new.source), text(&old.source));
-    let same = old.cgroup_path == new.cgroup_path;
-    fix(
-        "cgroup_path",
-        same,
-        text(&new.cgroup_path),
-        text(&old.cgroup_path),
-    );
-    let same = old.state == new.state;
-    fix("state", same, text(&new.state), text(&old.state));
-    fix(
-        "name",
-        old.name == new.name,
-        text(&new.name),
-        text(&old.name),
-    );
-    let names = |config: &Config| -> Vec<String> {
-        config
-            .tiers
-            .iter()
-            .map(|tier| tier.name.clone().into_owned())
-            .collect()
-    };
-    let same = old.tiers == new.tiers;
-    fix("tiers", same, text(&names(new)), text(&names(old)));
-    problems
-}
-
 impl Controller {
     /// The settings in force.
     pub(crate) fn config(&self) -> Arc<Config> {
@@ -161,12 +116,8 @@ impl Controller {
 
     /// Puts other settings into force.
     pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
-        let config = config.checked()?;
         let old = self.config();
-        let problems = fixed(&old, &config);
-        if !problems.is_empty() {
-            return Err(ConfigError { problems });
-        }
+        let config = config.checked(&old)?;
         if *old == config {
             return Ok(());
         }

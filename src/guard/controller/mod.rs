@@ -282,7 +282,7 @@ impl Controller {
         let source = self.source_name();
         let stats = self.stats();
         let problem = self.keeper.as_ref().and_then(Keeper::problem);
-        config::log::settings(what, &self.config(), &source, &stats, problem);
+        config::log_settings(what, &self.config(), &source, &stats, problem);
     }
 
     /// It is known which requests are in flight, one by one.

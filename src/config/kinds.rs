@@ -1,0 +1,239 @@
+//! What values of settings may be, and how people write them in variables.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Mode, OnSensorFailure, Policy};
+use crate::limiter::MAX_COUNT;
+use crate::memory::Source;
+use crate::units::MAX_KIB;
+
+/// What one value may be.
+pub(super) struct Kind<T> {
+    /// A variable's text.
+    parse: fn(&str) -> Option<T>,
+    is_good: fn(&T) -> bool,
+    expected: &'static str,
+    /// How that is written in a variable.
+    written: &'static str,
+}
+
+/// A field with a value, or perhaps with one.
+pub(super) trait Given<T> {
+    fn given(&self) -> Option<&T>;
+}
+
+impl<T> Given<T> for T {
+    fn given(&self) -> Option<&T> {
+        Some(self)
+    }
+}
+
+impl<T> Given<T> for Option<T> {
+    fn given(&self) -> Option<&T> {
+        self.as_ref()
+    }
+}
+
+impl<T: Debug> Kind<T> {
+    /// Takes a variable's text, or says what would be right.
+    pub(super) fn read(&self, field: &mut impl From<T>, text: &str) -> Result<(), String> {
+        let value = (self.parse)(text).filter(self.is_good);
+        let expected = || format!("{}{}", self.expected, self.written);
+        *field = value.ok_or_else(expected)?.into();
+        Ok(())
+    }
+
+    /// A value that cannot be used, and what would be right.
+    pub(super) fn wrong(&self, field: &impl Given<T>) -> Option<(String, &'static str)> {
+        let value = field.given().filter(|value| !(self.is_good)(value))?;
+        // A path without its quotes.
+        let shown = format!("{value:?}").trim_matches('"').to_owned();
+        Some((shown, self.expected))
+    }
+}
+
+/// Any of the values that can be parsed.
+const fn any<T>(parse: fn(&str) -> Option<T>, expected: &'static str) -> Kind<T> {
+    kind(parse, |_| true, expected, "")
+}
+
+const fn kind<T>(
+    parse: fn(&str) -> Option<T>,
+    is_good: fn(&T) -> bool,
+    expected: &'static str,
+    written: &'static str,
+) -> Kind<T> {
+    Kind {
+        parse,
+        is_good,
+        expected,
+        written,
+    }
+}
+
+pub(super) const SWITCH: Kind<bool> = any(switch, "true or false");
+pub(super) const POLICY: Kind<Policy> = any(
+    |text| one_of(text, &[Policy::Auto, Policy::Ladder, Policy::Predictive]),
+    "auto or ladder or predictive",
+);
+pub(super) const MODE: Kind<Mode> = any(
+    |text| one_of(text, &[Mode::Enforce, Mode::Observe]),
+    "enforce or observe",
+);
+pub(super) const SOURCE: Kind<Source> = any(
+    |text| {
+        use Source::{Auto, Cgroup, Host, Process};
+        one_of(text, &[Auto, Cgroup, Process, Host])
+    },
+    "auto or cgroup or process or host",
+);
+pub(super) const SENSOR_FAILURE: Kind<OnSensorFailure> = any(
+    |text| one_of(text, &[OnSensorFailure::Open, OnSensorFailure::Closed]),
+    "open or closed",
+);
+
+const _: () = assert!(MAX_COUNT == 1_048_575, "as it stands in these texts");
+pub(super) const COUNT: Kind<u32> = kind(
+    number,
+    |count| (1..=MAX_COUNT).contains(count),
+    "a whole number from 1 to 1048575",
+    "",
+);
+pub(super) const WAITING: Kind<usize> = any(
+    |text| number(text).filter(|&count| count <= MAX_COUNT as usize),
+    "a whole number from 0 (nobody waits) to 1048575",
+);
+pub(super) const AT_LEAST_ONE: Kind<u32> = kind(number, |&count| count > 0, "at least 1", "");
+/// Of a tier.
+pub(super) const WEIGHT: Kind<u32> = kind(
+    number,
+    |weight| (1..=1000).contains(weight),
+    "from 1 to 1000",
+    "",
+);
+
+// NaN is in no range.
+const SHARES: &str = ", such as 0.8, 80 or 80%";
+pub(super) const FRACTION: Kind<f64> = kind(
+    share,
+    |&fraction| fraction > 0.0 && fraction <= 1.0,
+    "a fraction above 0 and up to 1",
+    SHARES,
+);
+pub(super) const SELDOM: Kind<f64> = kind(
+    share,
+    |&fraction| fraction > 0.0 && fraction <= 0.5,
+    "a fraction above 0 and up to 0.5",
+    SHARES,
+);
+pub(super) const RESERVE: Kind<f64> = kind(
+    share,
+    |fraction| (0.0..=0.5).contains(fraction),
+    "a fraction from 0 to 0.5",
+    SHARES,
+);
+
+/// A longer time than this is a slip of the pen, and would overflow a timer.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+const SECONDS: &str = ", in seconds such as 5 or 0.5";
+pub(super) const TIME: Kind<Duration> = kind(
+    seconds,
+    |time| (Duration::from_millis(1)..=LONGEST).contains(time),
+    "from 1 ms to 365 days",
+    SECONDS,
+);
+pub(super) const TIME_OR_NEVER: Kind<Duration> = kind(
+    seconds,
+    |time| time.is_zero() || (TIME.is_good)(time),
+    "from 1 ms to a year, or zero for never",
+    SECONDS,
+);
+
+pub(super) const SIZE: Kind<u64> = kind(
+    size,
+    |&bytes| bytes > 0,
+    "bytes above 0",
+    ", such as 536870912, 512M or 2GiB",
+);
+pub(super) const MEBIBYTES: Kind<u64> = kind(
+    |text| match number::<f64>(text) {
+        Some(mebibytes) => whole(mebibytes * f64::from(1 << 20)),
+        None => size(text),
+    },
+    |&bytes| bytes > 0,
+    "bytes above 0",
+    ", in MiB such as 200",
+);
+
+pub(super) const DIRECTORY: Kind<PathBuf> = any(|text| Some(text.into()), "a path");
+/// What is there is no matter of settings.
+pub(super) const FILE: Kind<PathBuf> = kind(
+    |text| Some(text.into()),
+    |path| is_file(path),
+    "the path of a file",
+    ", such as /var/lib/service/memory-guard.state",
+);
+
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+fn one_of<T: Copy + Debug>(text: &str, choices: &[T]) -> Option<T> {
+    let is_meant = |choice: &&T| format!("{choice:?}").eq_ignore_ascii_case(text);
+    choices.iter().find(is_meant).copied()
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// A number without `%` up to 1 is a fraction, above it a percentage.
+fn share(text: &str) -> Option<f64> {
+    let digits = text.strip_suffix('%');
+    let number: f64 = digits.map_or(text, str::trim_end).parse().ok()?;
+    let is_percentage = digits.is_some() || number > 1.0;
+    Some(if is_percentage {
+        number / 100.0
+    } else {
+        number
+    })
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(number(text)?).ok()
+}
+
+/// Bytes, or a number with a unit; every unit is binary.
+fn size(text: &str) -> Option<u64> {
+    let is_unit = |c: char| !c.is_ascii_digit() && c != '.';
+    let (digits, unit) = text.split_at(text.find(is_unit).unwrap_or(text.len()));
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "ki" | "kib" => 10,
+        "m" | "mb" | "mi" | "mib" => 20,
+        "g" | "gb" | "gi" | "gib" => 30,
+        "t" | "tb" | "ti" | "tib" => 40,
+        _ => return None,
+    };
+    whole(number::<f64>(digits)? * (1u64 << shift) as f64)
+}
+
+/// Bytes, as far as the ledger can count them.
+fn whole(bytes: f64) -> Option<u64> {
+    let most = (MAX_KIB * 1024) as f64;
+    (1.0..=most).contains(&bytes).then_some(bytes as u64)
+}
+
+fn is_file(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    // A value that was not text has been replaced in part by now.
+    let lost = text.contains([char::REPLACEMENT_CHARACTER, '\0']);
+    !lost && !text.ends_with(std::path::is_separator) && path.file_name().is_some()
+}
