@@ -285,7 +285,7 @@ settings! {
     /// it is not polled, it does not grow. From 1 ms to a year; default 5 s; zero: requests
     /// are never paused. See `docs/braking.md`.
     max_pause: Duration = Duration::from_secs(5),
-        by max_pause(pause: Duration) pause,
+        by max_pause(pause: Duration) pause, log debug,
         is TIME_OR_NEVER read ["MEMORY_GUARD_MAX_PAUSE_SEC"]
             "`5`"
             "most that a request in flight is paused, in all, so that others can end; 0: never";

@@ -46,6 +46,7 @@ fn the_log_tells_of_start_adjustments_and_rejections() {
         "high_fraction",
         "critical_fraction",
         "wait_timeout",
+        "max_pause",
     ] {
         assert!(start.contains_key(setting), "{setting}");
     }
