@@ -34,7 +34,7 @@ fn rows(indent: &str) -> String {
 
 #[test]
 fn pages_list_the_variables_of_the_table() {
-    for (path, indent) in [("README.md", "")] {
+    for (path, indent) in [("README.md", ""), ("src/http/layer.rs", "    /// ")] {
         let page = read(path);
         let (begin, gap) = (format!("{indent}{BEGIN}"), indent.trim_end());
         let (before, rest) = page.split_once(&begin).expect(path);

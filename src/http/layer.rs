@@ -37,6 +37,8 @@ impl MemoryGuardLayer {
 
     /// A guard with the settings of the environment.
     ///
+    /// <!-- Made from src/config/table.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib config -->
+    ///
     /// | variable | default | meaning |
     /// |---|---|---|
     /// | `MEMORY_GUARD_ENABLED` | `true` | `false`: a pass-through |
@@ -45,18 +47,20 @@ impl MemoryGuardLayer {
     /// | `MEMORY_GUARD_WARNING_PERCENT` | `0.70`; predictive `0.90` | WARNING begins; STABLE ten points below |
     /// | `MEMORY_GUARD_MAX_PERCENT` | `0.80`; predictive `0.95` | HIGH begins |
     /// | `MEMORY_GUARD_CRITICAL_PERCENT` | `0.85`; predictive `0.98` | CRITICAL begins |
-    /// | `MEMORY_GUARD_CHECK_INTERVAL_SEC` | `5` | longest time between samples |
+    /// | `MEMORY_GUARD_CHECK_INTERVAL_SEC` | `5` | longest time between samples; near the limit they come every few milliseconds |
     /// | `MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB` | `200` | a request's peak until requests have been seen |
-    /// | `MAX_RESULT_SIZE`, `MEMORY_GUARD_MAX_RESULT_SIZE` | `5242880` | largest serialised result, for what uses it |
+    /// | `MAX_RESULT_SIZE`, `MEMORY_GUARD_MAX_RESULT_SIZE` | `5242880` | largest serialised result, for `result_size` |
     /// | `MEMORY_GUARD_WAIT_TIMEOUT_SEC` | `10` | a waiter's deadline |
     /// | `MEMORY_GUARD_MAX_WAITING` | `1024` | most requests that wait |
     /// | `MEMORY_GUARD_MODE` | `enforce` | `observe` decides and reports, and lets everything pass |
-    /// | `MEMORY_GUARD_MEMORY_LIMIT` | from the system | a limit of one's own; the tighter counts |
-    /// | `MEMORY_GUARD_SHARE` | `1` | this process's share of the limit |
-    /// | `MEMORY_GUARD_SOURCE` | `auto` | `cgroup`, `process` or `host` |
+    /// | `MEMORY_GUARD_MEMORY_LIMIT` | from the system | a limit of one's own, such as `2GiB`; the tighter counts |
+    /// | `MEMORY_GUARD_SHARE` | `1` | this process's share, where several share one container |
+    /// | `MEMORY_GUARD_SOURCE` | `auto` | `cgroup`, `process` (needs `MEMORY_GUARD_MEMORY_LIMIT`) or `host` |
     /// | `MEMORY_GUARD_CGROUP_PATH` | discovered | a directory that holds a control group's files |
     /// | `MEMORY_GUARD_ON_SENSOR_FAILURE` | `open` | `open` falls back to counts, `closed` rejects |
-    /// | `MEMORY_GUARD_CANCEL` | `false` | may cancel requests in flight as a last resort |
+    /// | `MEMORY_GUARD_CANCEL` | `false` | `true`: may cancel requests in flight as a last resort |
+    /// | `MEMORY_GUARD_MAX_PAUSE_SEC` | `5` | most that a request in flight is paused, in all, so that others can end; 0: never |
+    /// | `MEMORY_GUARD_STATE` | none | a file that keeps what was learned, also through a kill |
     ///
     /// A share without `%` up to 1 is a fraction, above it a percentage. Sizes
     /// take bytes, `512M`, `2GiB`; MB means MiB. Empty values count as unset. An
