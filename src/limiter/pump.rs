@@ -1,7 +1,7 @@
 //! Letting waiters in, in their turn.
 
 use super::bounds::Ask;
-use super::lanes::{COUNTED, Candidate, LANES};
+use super::lanes::{COUNTED, CRITICAL, Candidate, LANES, NEED_MORE};
 use super::ledger::{Mode, Refused};
 use super::queue::Queue;
 use super::{Limiter, Wakers};
@@ -14,9 +14,15 @@ impl Limiter {
             // below see that it is down again, or who raised it sees that somebody waits.
             fence(Ordering::SeqCst);
             let mut aside = Vec::new();
-            for lane in COUNTED..LANES {
+            let mut lanes = COUNTED..LANES;
+            while let Some(lane) = lanes.next() {
                 if queue.has_waiters(lane) && !self.pump_lane(queue, lane, &mut aside, wakers) {
-                    break;
+                    // Where all that critical work waits for are bodies, those go on, or
+                    // neither would; and nobody behind them.
+                    lanes.end = match lane == CRITICAL && self.ledger.only_staged() {
+                        true => CRITICAL + NEED_MORE + 1,
+                        false => lane,
+                    };
                 }
             }
             queue.put_back(aside);

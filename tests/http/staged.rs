@@ -24,7 +24,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::map_request_body::MapRequestBodyLayer;
 use tower_memory_guard::{
     ByRequest, Class, Guard, HttpResponder, ManualSource, MemoryGuardBuilder, MemoryGuardLayer,
-    StagedBody, StagedBodyLayer,
+    Priority, StagedBody, StagedBodyLayer,
 };
 
 /// What a body of unknown length has at first.
@@ -338,6 +338,31 @@ async fn who_has_a_body_goes_before_newcomers() {
     begun(&handlers, 1).await;
     reserved(&guard, 700.0).await;
     drop((uploading, newcomer));
+    empty(&guard).await;
+}
+
+#[tokio::test]
+async fn critical_work_that_waits_for_what_a_body_holds_lets_it_go_on() {
+    let (layer, guard) = guarded(|builder| builder.wait_timeout(Duration::from_secs(600)));
+    let handlers = Handlers::new();
+    let address = serve_axum(handlers.app(layer)).await;
+    let mut uploading = Upload::of(address, "/", 100 * MIB).await;
+    reserved(&guard, 100.0).await;
+    let class = Class::new("backup").priority(Priority::Critical);
+    let class = class.cost(900 * MIB);
+    let mut critical = pin!(guard.acquire_for(&class));
+    assert!(poll_once(critical.as_mut()).is_pending());
+    let newcomer = Upload::of(address, "/", MIB).await;
+    waiting(&guard, 2).await;
+    uploading.send(100 * MIB).await;
+    begun(&handlers, 1).await;
+    // Nobody else does.
+    assert_eq!(guard.stats().waiting_requests, 2);
+    reserved(&guard, 500.0).await;
+    handlers.open(1);
+    assert!(uploading.answer().await.starts_with("HTTP/1.1 200"));
+    let permit = critical.await.expect("it waits before all others");
+    drop((permit, newcomer));
     empty(&guard).await;
 }
 
