@@ -114,12 +114,11 @@ fn refuses(
     }
     let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
     let stale = mode == Mode::Newcomer && slice_kib == 0;
-    if stale && total_kib > refresh_kib && refresh_kib != MAX_KIB {
+    if stale && total_kib > refresh_kib {
         return Some(Refused::Stale);
     }
     let fits = total_kib <= limits.kib() + slice_kib
-        || limits.kib() == MAX_KIB
-        || (slice_kib > 0 && bounds.critical_kib() + ask.kib <= slice_kib)
+        || bounds.critical_kib() + ask.kib <= slice_kib
         || alone();
     (!fits).then_some(Refused::Bytes)
 }
@@ -314,7 +313,7 @@ impl Ledger {
         let limits = bounds.limits();
         let more = |current| {
             let total_kib = Packed(current).kib() + kib;
-            let fits = force || total_kib <= limits.kib() || limits.kib() == MAX_KIB;
+            let fits = force || total_kib <= limits.kib();
             (fits && total_kib <= MAX_KIB).then_some(current + kib)
         };
         let grown = self

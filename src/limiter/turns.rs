@@ -186,12 +186,12 @@ impl Queue {
     /// the one that comes is it.
     pub(super) fn displaced_by(&self, key: usize) -> Option<usize> {
         let comes = &self.flows[self.waiters[key].flow];
-        let theirs = self.flows.iter().filter(|flow| {
-            Arc::ptr_eq(&flow.bounds, &comes.bounds)
-                && flow.lane >= comes.lane
-                && flow.waiting.len() > 0
-        });
-        // The products order as the quotients do.
+        let theirs = self
+            .flows
+            .iter()
+            .filter(|flow| Arc::ptr_eq(&flow.bounds, &comes.bounds) && flow.waiting.len() > 0);
+        // Its own is among them, so it is in no lane before that. The products order as the
+        // quotients do.
         let longest = theirs.max_by(|a, b| {
             let length = |flow: &Flow, other: &Flow| flow.waiting.len() as u64 * other.weight();
             let by_length = length(a, b).cmp(&length(b, a));
