@@ -145,6 +145,37 @@ fn a_count_that_was_raised_for_a_moment_keeps_nobody_waiting() {
 }
 
 #[test]
+fn a_quota_that_was_used_for_a_moment_keeps_nobody_waiting() {
+    loom::model(|| {
+        let limiter = Arc::new(Limiter::new());
+        let bounds = limiter.join(Arc::default());
+        publish(&limiter, &bounds, Packed::new(false, 9, 10), MAX_KIB, 0);
+        bounds.shares.make(1).entitle(Quota {
+            max_in_flight: 1,
+            ..Quota::default()
+        });
+        let tag = Tag {
+            tenant: 1,
+            ..Tag::NONE
+        };
+        let ask = Ask { tag, ..ASK };
+        let other = {
+            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
+            thread::spawn(move || {
+                let large = Ask { kib: 11, ..ask };
+                assert!(limiter.try_reserve(&bounds, large, Mode::Newcomer).is_err());
+            })
+        };
+        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ask), TERMS).unwrap();
+        other.join().unwrap();
+        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
+        limiter.release(&bounds, ask.kib, tag);
+        drop(ticket);
+        assert_empty(&limiter);
+    });
+}
+
+#[test]
 fn of_two_guards_whose_work_begins_at_once_one_gets_the_sampler_up() {
     loom::model(|| {
         let limiter = Arc::new(Limiter::new());
