@@ -144,7 +144,7 @@ mod tests {
     fn flat_usage_lets_probes_in_and_harmless_ones_widen_the_window() {
         let mut latch = Latch::new();
         assert_eq!(latch.probes(&look(0, 900)), None);
-        assert_eq!(latch.probes(&look(2, 905)), None);
+        assert_eq!(latch.probes(&look(2, 910)), None);
         assert_eq!(latch.probes(&look(3, 900)), Some(1));
         assert_eq!(latch.probes(&look(4, 903)), None);
         assert_eq!(latch.probes(&look(6, 903)), Some(2));

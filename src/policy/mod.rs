@@ -159,3 +159,79 @@ pub(crate) fn limit_bytes(levels: &[MemoryLevel]) -> Option<u64> {
 pub(crate) fn kill_bytes(levels: &[MemoryLevel]) -> Option<u64> {
     levels.iter().filter_map(|level| level.limit_bytes).min()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ladder::Ladder;
+    use super::predictive::Predictive;
+    use super::*;
+    use crate::config::Config;
+
+    const LEVEL: MemoryLevel = MemoryLevel {
+        usage_bytes: 400,
+        limit_bytes: Some(1000),
+        high_bytes: None,
+        swapped_bytes: 0,
+    };
+
+    fn observation(levels: &[MemoryLevel]) -> Observation<'_> {
+        Observation {
+            now: Duration::ZERO,
+            levels,
+            stall_percent: 0.0,
+            active: 4,
+            unused_probes: 0,
+            reserved_bytes: 100,
+            outstanding: Outlook::constant(0),
+            request_bytes: 10,
+            next_bytes: 10,
+            low_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn each_policy_probes_for_what_does_not_fit_and_for_nothing_that_does() {
+        type New = fn(&Config) -> Box<dyn Policy>;
+        let config = Config::default();
+        let policies: [New; 2] = [
+            |config| Box::new(Ladder::new(config)),
+            |config| Box::new(Predictive::new(config, true)),
+        ];
+        for new in policies {
+            let free_bytes = (new(&config).theta() * 1000.0) as u64 - 400;
+            for (next_bytes, probes) in [(free_bytes, None), (free_bytes + 1, Some(1))] {
+                let mut policy = new(&config);
+                let mut probes_at = |second| {
+                    let now = Duration::from_secs(second);
+                    let observation = Observation {
+                        now,
+                        next_bytes,
+                        ..observation(&[LEVEL])
+                    };
+                    policy.decide(&observation).probes
+                };
+                assert_eq!(probes_at(0), None);
+                assert_eq!(probes_at(3), probes, "{next_bytes} of {free_bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_requests_have_on_swap_is_not_free() {
+        let swapped = MemoryLevel {
+            swapped_bytes: 50,
+            ..LEVEL
+        };
+        let allowed = |levels: &[MemoryLevel], reserved_bytes| {
+            let observation = Observation {
+                reserved_bytes,
+                ..observation(levels)
+            };
+            allowance_bytes(&observation, 0.5)
+        };
+        assert_eq!(allowed(&[LEVEL], 100), 100 + 100);
+        assert_eq!(allowed(&[swapped], 100), 100 + 100 - 50);
+        // More than what is reserved is no request's.
+        assert_eq!(allowed(&[swapped], 20), 20 + 100 - 20);
+    }
+}
