@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::*;
+use crate::class::Priority;
 
 const MANY: Terms = most(1 << 20);
 
@@ -117,6 +118,24 @@ fn count_and_bytes_each_bind() {
     limiter.release(&bounds, 60, Tag::NONE);
     limiter.release(&bounds, 40, Tag::NONE);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
+}
+
+#[test]
+fn what_the_word_cannot_count_is_refused_where_nothing_is_bounded() {
+    let (limiter, bounds) = limiter(MAX_COUNT, MAX_KIB);
+    bounds.shares.make(1);
+    let of_tenant = |kib| Ask {
+        tag: Tag {
+            tenant: 1,
+            ..Tag::NONE
+        },
+        ..ask(kib)
+    };
+    let force = |kib| limiter.try_reserve(&bounds, of_tenant(kib), Mode::Force);
+    assert_eq!(force(MAX_KIB), Ok(true));
+    assert_eq!(force(1), Err(Refused::Quota), "nor can its tenant's");
+    assert_eq!(admit(&limiter, &bounds, 1), Err(Refused::Bytes));
+    assert!(!limiter.grow(&bounds, 1, Tag::NONE, true));
 }
 
 #[test]
@@ -242,6 +261,37 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
     bounds.set_estimate(0, 10, 10);
     limiter.pump();
     assert_eq!(limiter.reserved(), Packed::new(false, 3, 100));
+}
+
+#[test]
+fn what_requests_with_a_hint_ask_for_follows_their_hints() {
+    let bounds = Bounds::new(true, Arc::default());
+    bounds.set_estimate(1, 100, 50);
+    let estimated = |hint_mib: u32| {
+        let ask = bounds.estimate(Tag {
+            kind: 1,
+            hint_kib: hint_mib << 10,
+            ..Tag::NONE
+        });
+        (ask.kib, ask.low_kib)
+    };
+    assert_eq!(estimated(0), (100, 50), "without one");
+    assert_eq!(estimated(16), (100, 50), "what is learned is for 16 MiB");
+    assert_eq!(estimated(32), (200, 100));
+    assert_eq!(estimated(4), (25, 12));
+}
+
+#[test]
+fn each_probe_is_for_one_request_that_surely_fits() {
+    let bounds = Bounds::new(true, Arc::default());
+    bounds.publish(Packed::new(true, 0, 0), 0, 50);
+    assert!(!bounds.take_probe(50));
+    bounds.set_probes(2);
+    assert!(!bounds.take_probe(51));
+    assert_eq!(bounds.probes(), 2);
+    assert!(bounds.take_probe(50) && bounds.take_probe(0));
+    assert_eq!(bounds.probes(), 0);
+    assert!(!bounds.take_probe(0));
 }
 
 #[test]
@@ -377,7 +427,14 @@ fn a_reservation_grows_within_the_bounds_or_by_force() {
     assert!(!limiter.grow(&bounds, 1, Tag::NONE, false));
     assert!(limiter.grow(&bounds, 50, Tag::NONE, true));
     assert_eq!(limiter.reserved(), Packed::new(false, 1, 150));
-    limiter.finish(&bounds, 150, Tag::NONE);
+    let tenant = bounds.shares.make(1);
+    let tag = Tag {
+        tenant: 1,
+        ..Tag::NONE
+    };
+    assert!(limiter.grow(&bounds, 10, tag, true));
+    assert_eq!(tenant.held().kib(), 10, "its tenant's, too");
+    limiter.finish(&bounds, 160, Tag::NONE);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
 }
 
@@ -389,8 +446,110 @@ fn whoever_begins_finds_that_nothing_was_in_flight_in_each_guard_of_a_ledger() {
     for bounds in [&first, &second] {
         // It is what gets the sampler up.
         assert_eq!(admit(&limiter, bounds, 10), Ok(true));
-        assert_eq!(admit(&limiter, &first, 10), Ok(false));
+        for next in [&first, &second] {
+            assert_eq!(admit(&limiter, next, 10), Ok(false));
+            limiter.release(next, 10, Tag::NONE);
+        }
         limiter.release(bounds, 10, Tag::NONE);
-        limiter.release(&first, 10, Tag::NONE);
     }
+}
+
+#[test]
+fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
+    let (limiter, bounds) = limiter(9, 100);
+    bounds.set_portions(0, 100);
+    let tenant = bounds.shares.make(1);
+    tenant.entitle(Quota {
+        max_share: 0.9,
+        ..Quota::default()
+    });
+    let ask = |kib| Ask {
+        tag: Tag {
+            tenant: 1,
+            ..Tag::NONE
+        },
+        ..ask(kib)
+    };
+    let reserved = || (limiter.reserved().kib(), tenant.held().kib());
+    admit(&limiter, &bounds, 60).unwrap();
+    assert!(limiter.retag(&bounds, 60, ask(80)));
+    assert_eq!(reserved(), (80, 80));
+    // More than there is, and more than its tenant's.
+    admit(&limiter, &bounds, 10).unwrap();
+    assert!(!limiter.retag(&bounds, 10, ask(11)));
+    limiter.release(&bounds, 80, ask(80).tag);
+    admit(&limiter, &bounds, 10).unwrap();
+    assert!(limiter.retag(&bounds, 10, ask(10)));
+    assert!(!limiter.retag(&bounds, 10, ask(90)));
+    assert_eq!(reserved(), (20, 10));
+    // What is left over goes to who waits.
+    let mut waiter = Waiter::join(&limiter, &bounds, 85);
+    assert!(limiter.retag(&bounds, 10, ask(5)));
+    assert_eq!(waiter.poll(), Poll::Ready(Ok(85)));
+    assert_eq!(reserved(), (100, 15));
+    // Nothing more is needed, so that less is allowed does not matter.
+    publish(&limiter, &bounds, Packed::new(false, 9, 50), MAX_KIB, 0);
+    let of_nobody = Ask {
+        tag: Tag::NONE,
+        ..ask(85)
+    };
+    assert!(limiter.retag(&bounds, 85, of_nobody));
+}
+
+#[test]
+fn a_sample_is_asked_for_only_where_bytes_are_waited_for() {
+    let (limiter, bounds) = limiter(1, 100);
+    admit(&limiter, &bounds, 10).unwrap();
+    let _waiters = [(); 2].map(|()| Waiter::join(&limiter, &bounds, 10));
+    assert!(!limiter.finish(&bounds, 10, Tag::NONE), "for the count");
+    publish(&limiter, &bounds, Packed::new(false, 9, 20), MAX_KIB, 0);
+    assert!(limiter.finish(&bounds, 10, Tag::NONE), "for bytes");
+}
+
+#[test]
+fn where_no_work_has_begun_the_least_need_is_enough_beside_the_other_bodies() {
+    let (limiter, bounds) = limiter(10, 100);
+    publish(&limiter, &bounds, Packed::new(false, 10, 100), MAX_KIB, 150);
+    for _ in 0..2 {
+        admit(&limiter, &bounds, 40).unwrap();
+        limiter.stage();
+        limiter.stage_read(100);
+    }
+    let more = |low_kib| {
+        let ask = Ask {
+            low_kib,
+            ..ask(200)
+        };
+        limiter.try_more(&bounds, ask, 40, Mode::Newcomer)
+    };
+    assert_eq!(more(111), Err(Refused::Bytes));
+    assert_eq!(more(110), Ok(()));
+    limiter.release(&bounds, 240, Tag::NONE);
+    limiter.unstage(100);
+    let Staged {
+        requests,
+        read_bytes,
+    } = limiter.staged();
+    assert_eq!((requests, read_bytes), (1, 100));
+    // Work that has begun will end.
+    admit(&limiter, &bounds, 40).unwrap();
+    assert_eq!(more(110), Err(Refused::Bytes));
+}
+
+#[test]
+fn the_gate_holds_the_rest_of_a_request_that_is_not_critical() {
+    let (limiter, bounds) = limiter(10, 100);
+    bounds.set_portions(20, 100);
+    publish(&limiter, &bounds, Packed::new(true, 0, 100), MAX_KIB, 0);
+    let more = |priority, mode| {
+        let tag = Tag {
+            priority,
+            ..Tag::NONE
+        };
+        limiter.try_more(&bounds, Ask { tag, ..ask(10) }, 10, mode)
+    };
+    let normal = more(Priority::Normal, Mode::Newcomer);
+    assert_eq!(normal, Err(Refused::Gate));
+    assert_eq!(more(Priority::Critical, Mode::Newcomer), Ok(()));
+    assert_eq!(more(Priority::Normal, Mode::Force), Ok(()));
 }

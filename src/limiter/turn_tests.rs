@@ -5,7 +5,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::tests::publish;
-use super::{Ask, Bounds, Limiter, Mode, Need, Packed, Quota, Refusal, Refused, Terms, Ticket};
+use super::{
+    Ask, Bounds, Limiter, Mode, Need, Packed, Quota, Refusal, Refused, TENANTS, Terms, Ticket,
+};
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::error::Reason;
@@ -125,6 +127,76 @@ fn a_higher_priority_goes_first_and_each_in_order() {
 }
 
 #[test]
+fn who_does_not_fit_holds_up_those_behind() {
+    let bed = Bed::empty(100);
+    for _ in 0..2 {
+        bed.reserve(Tag::NONE, 50).unwrap();
+    }
+    let mut waiters = vec![
+        ("high", bed.join(tag(Priority::High, 0), 30)),
+        ("normal", bed.join(tag(Priority::Normal, 0), 10)),
+        ("low", bed.join(tag(Priority::Low, 0), 10)),
+    ];
+    assert!(bed.free(20, &mut waiters).is_empty());
+    // But lanes that are served hold up nobody.
+    assert_eq!(bed.free(30, &mut waiters), ["high", "normal", "low"]);
+}
+
+#[test]
+fn who_needs_more_than_it_has_goes_before_newcomers() {
+    use Priority::{Critical, High, Low, Normal};
+    let bed = Bed::empty(100);
+    for _ in 0..10 {
+        bed.reserve(Tag::NONE, 10).unwrap();
+    }
+    bed.bounds.set_estimate(0, 30, 30);
+    let more = |priority| Need::More {
+        tag: tag(priority, 0),
+        held_kib: 20,
+    };
+    let known = |priority| Need::Known(ask(tag(priority, 0), 10));
+    let mut waiters = [
+        ("more low", more(Low)),
+        ("more normal", more(Normal)),
+        ("more high", more(High)),
+        ("low", known(Low)),
+        ("normal", known(Normal)),
+        ("high", known(High)),
+        ("critical", known(Critical)),
+    ]
+    .map(|(name, need)| {
+        let ticket = Ticket::join(&bed.limiter, &bed.bounds, need, TERMS);
+        (name, ticket.unwrap())
+    })
+    .into();
+    assert_eq!(bed.limiter.need_more(&bed.bounds), 3);
+    let order = [(); 7].map(|()| bed.free(10, &mut waiters)).concat();
+    assert_eq!(
+        order[..4],
+        ["critical", "more high", "more normal", "more low"]
+    );
+    assert_eq!(order[4..], ["high", "normal", "low"]);
+    assert_eq!(bed.limiter.need_more(&bed.bounds), 0);
+    // Of seven that came in their place, three were counted already.
+    assert_eq!(bed.limiter.reserved(), Packed::new(false, 7, 100));
+}
+
+#[test]
+fn a_tenants_turn_in_one_lane_counts_in_the_others() {
+    let bed = Bed::full(100);
+    for tenant in [1, 2] {
+        bed.bounds.shares.make(tenant).entitle(Quota::default());
+    }
+    let mut waiters = vec![
+        ("first", bed.join(tag(Priority::Normal, 1), 10)),
+        ("other", bed.join(tag(Priority::Normal, 2), 10)),
+        ("urgent", bed.join(tag(Priority::High, 1), 10)),
+    ];
+    let order = [(); 3].map(|()| bed.free(10, &mut waiters)).concat();
+    assert_eq!(order, ["urgent", "other", "first"]);
+}
+
+#[test]
 fn nobody_starves_behind_a_higher_priority() {
     let bed = Bed::full(1000);
     bed.bounds.set_order(4_000, u64::MAX);
@@ -154,6 +226,33 @@ fn nobody_starves_behind_a_higher_priority() {
 }
 
 #[test]
+fn an_old_queue_of_a_higher_priority_does_not_take_the_turn_of_those_behind() {
+    let bed = Bed::full(1000);
+    bed.bounds.set_order(4_000, u64::MAX);
+    let join = |name, priority, tenant| (name, bed.join(tag(priority, tenant), 10));
+    for tenant in [1, 2] {
+        bed.bounds.shares.make(tenant).entitle(Quota::default());
+    }
+    let mut waiters: Vec<_> = (0..10).map(|_| join("one", Priority::Normal, 1)).collect();
+    waiters.extend((0..10).map(|_| join("two", Priority::Normal, 2)));
+    waiters.push(join("low", Priority::Low, 0));
+    bed.tick(2.0);
+    // Of eight parts one goes to the lane behind, for its oldest, and none in the lane:
+    // there its tenants take turns, however long each has waited.
+    let mut order = Vec::new();
+    while !waiters.is_empty() {
+        order.extend(bed.free(10, &mut waiters));
+    }
+    let low = order.iter().position(|&name| name == "low").unwrap();
+    assert!((5..9).contains(&low), "{order:?}");
+    order.remove(low);
+    assert!(
+        order.chunks(2).all(|turns| turns == ["one", "two"]),
+        "{order:?}"
+    );
+}
+
+#[test]
 fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     let bed = Bed::full(100);
     bed.bounds.set_portions(20, 1000);
@@ -171,8 +270,15 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     assert_eq!(bed.reserve(critical, 10), Err(Refused::Bytes));
     bed.limiter.release(&bed.bounds, 15, critical);
     assert!(bed.reserve(critical, 10).is_ok());
+    bed.limiter.release(&bed.bounds, 10, critical);
+    // And what others leave, beside it.
+    bed.allow(105);
+    assert_eq!(bed.reserve(critical, 26), Err(Refused::Bytes));
+    assert!(bed.reserve(critical, 25).is_ok());
     // Closed, it has none.
     bed.bounds.set_portions(0, 0);
+    let closed = Packed::new(true, 0, 105);
+    publish(&bed.limiter, &bed.bounds, closed, MAX_KIB, 0);
     assert_eq!(bed.reserve(critical, 1), Err(Refused::Gate));
 }
 
@@ -290,6 +396,30 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     assert_eq!(granted(&mut waiters), ["one"]);
     bed.limiter.release(&bed.bounds, 20, two);
     assert_eq!(granted(&mut waiters), ["two"]);
+    // Or its quota is raised.
+    waiters.push(("one", bed.join(one, 10)));
+    assert!(granted(&mut waiters).is_empty());
+    bed.bounds.shares.make(1).entitle(Quota::default());
+    bed.limiter.unpark_all();
+    bed.limiter.pump();
+    assert_eq!(granted(&mut waiters), ["one"]);
+}
+
+#[test]
+fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
+    let bed = Bed::empty(100);
+    bed.bounds.set_portions(0, 100);
+    bed.bounds.shares.make(1).entitle(Quota {
+        max_share: 0.3,
+        ..Quota::default()
+    });
+    let tag = tag(Priority::Normal, 1);
+    bed.reserve(tag, 20).unwrap();
+    let large = bed.join(tag, 20);
+    let mut small = bed.join(tag, 10);
+    assert!(!is_granted(&mut small));
+    drop(large);
+    assert!(is_granted(&mut small));
 }
 
 #[test]
@@ -324,6 +454,62 @@ fn a_full_queue_makes_room_at_the_expense_of_who_fills_it() {
     // Critical work is never turned away for want of a place.
     let critical = bed.join_on(tag(Priority::Critical, 0), 10, terms);
     assert!(critical.is_ok());
+}
+
+/// How many waiters of a tenant and a priority are in a queue, and the weight of the tenant.
+type Flood = (u16, Priority, usize, u32);
+
+/// Whose waiter gives way to one that comes to a full queue: a tenant's, or nobody's, and
+/// then why it may not wait.
+fn displaced(floods: &[Flood], comes: Tag) -> Result<Option<u16>, Reason> {
+    let bed = Bed::full(100);
+    let mut waiters = Vec::new();
+    for &(tenant, priority, waiting, weight) in floods {
+        bed.bounds.shares.make(tenant).entitle(Quota {
+            weight,
+            ..Quota::default()
+        });
+        waiters.extend((0..waiting).map(|_| (tenant, bed.join(tag(priority, tenant), 10))));
+    }
+    // Who has gone gives no place.
+    drop(bed.join(tag(Priority::Low, 9), 10));
+    let terms = Terms {
+        most_waiting: waiters.len(),
+        ..TERMS
+    };
+    let came = bed.join_on(comes, 10, terms);
+    let _came = came.map_err(|refused| refused.reason)?;
+    Ok(waiters.iter_mut().find_map(|(tenant, ticket)| {
+        let polled = ticket.poll(&mut Context::from_waker(Waker::noop()));
+        (polled == Poll::Ready(Err(Reason::QueueFull))).then_some(*tenant)
+    }))
+}
+
+#[test]
+fn who_has_most_in_a_full_queue_for_its_weight_gives_way() {
+    use Priority::{Critical, High, Low, Normal};
+    let comes = |tenant| tag(Normal, tenant);
+    let full = Err(Reason::QueueFull);
+    // 8 for a weight of 4, against 3 for 1.
+    let floods = [(1, Normal, 8, 4), (2, Normal, 3, 1)];
+    assert_eq!(displaced(&floods, comes(3)), Ok(Some(2)));
+    // 3 for a weight of 4, with the one that comes, against 1 for 1.
+    let floods = [(1, Normal, 2, 4), (2, Normal, 1, 1)];
+    assert_eq!(displaced(&floods, comes(1)), Ok(Some(2)));
+    // With the one that comes, it has as many as the other, or one less.
+    let floods = [(1, Normal, 1, 1), (2, Normal, 2, 1)];
+    assert_eq!(displaced(&floods, comes(1)), full);
+    let floods = [(1, Normal, 1, 1), (2, Normal, 4, 2)];
+    assert_eq!(displaced(&floods, comes(1)), full);
+    let floods = [(1, Normal, 1, 1), (2, Normal, 3, 1)];
+    assert_eq!(displaced(&floods, comes(1)), Ok(Some(2)));
+    // Whoever waits in a lane behind, be it one of as many; never in one before.
+    let floods = [(1, Low, 1, 1), (2, Normal, 5, 1)];
+    assert_eq!(displaced(&floods, comes(3)), Ok(Some(1)));
+    let floods = [(1, High, 5, 1), (2, Normal, 1, 1)];
+    assert_eq!(displaced(&floods, comes(2)), full);
+    // Critical work needs nobody's place.
+    assert_eq!(displaced(&[(1, Low, 1, 1)], tag(Critical, 0)), Ok(None));
 }
 
 #[test]
@@ -365,4 +551,124 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     // A higher priority does not wait behind them.
     let high = bed.join_on(tag(Priority::High, 0), 10, within(100));
     assert!(high.is_ok());
+    drop(high);
+    // Nor does a tenant of a greater weight: it has three of four parts of the rate.
+    bed.bounds.shares.make(1).entitle(Quota {
+        weight: 3,
+        ..Quota::default()
+    });
+    let expected_ms = |tag| {
+        let told = bed.join_on(tag, 10, within(0)).err().unwrap();
+        told.expected.unwrap().as_millis()
+    };
+    let of_tenant = tag(Priority::Normal, 1);
+    assert_eq!(expected_ms(of_tenant), 13);
+    let mut backlog: Vec<Ticket> = (0..4).map(|_| bed.join(of_tenant, 10)).collect();
+    backlog.pop();
+    assert_eq!(expected_ms(of_tenant), 53, "30 KiB and its own");
+    // Those without a tenant wait at most for all that are there.
+    assert_eq!(expected_ms(Tag::NONE), 1040);
+    drop(backlog);
+    assert_eq!(expected_ms(of_tenant), 13);
+    // And where the newest goes first it is not known how long.
+    bed.bounds.set_order(10_000, 500);
+    assert!(bed.join_on(Tag::NONE, 10, within(0)).is_ok());
+}
+
+#[test]
+fn a_tenant_is_charged_for_as_long_as_its_requests_took_of_late() {
+    let bed = Bed::empty(100);
+    let share = bed.bounds.shares.make(1);
+    share.charge(16);
+    let at_first = share.served();
+    assert!(at_first > 0);
+    // A sixteenth of twice as long.
+    bed.bounds.shares.settle(1, 0, Duration::from_secs(1));
+    share.charge(16);
+    let later = share.served() - at_first;
+    assert_eq!(later * 16, at_first * 17);
+}
+
+#[test]
+fn a_tenant_whose_request_took_long_lets_others_go_first() {
+    let bed = Bed::full(100);
+    let mut waiters = Vec::new();
+    for (name, tenant) in [("one", 1), ("two", 2)] {
+        bed.bounds.shares.make(tenant).entitle(Quota::default());
+        waiters.extend((0..3).map(|_| (name, bed.join(tag(Priority::Normal, tenant), 10))));
+    }
+    assert_eq!(bed.free(10, &mut waiters), ["one"]);
+    bed.bounds.shares.settle(1, 10, Duration::from_secs(10));
+    bed.limiter
+        .release(&bed.bounds, 10, tag(Priority::Normal, 1));
+    let mut order = granted(&mut waiters);
+    for _ in 0..4 {
+        order.extend(bed.free(10, &mut waiters));
+    }
+    assert_eq!(order, ["two", "two", "two", "one", "one"]);
+}
+
+#[test]
+fn half_of_a_tenants_rejections_are_forgotten_at_a_time() {
+    let shares = Bed::empty(100).bounds.shares.clone();
+    let share = shares.make(1);
+    assert_eq!([(); 5].map(|()| share.strike()), [1, 2, 3, 4, 5]);
+    share.forgive();
+    assert_eq!(share.strike(), 3);
+}
+
+#[test]
+fn a_probe_goes_to_the_first_of_those_that_it_is_large_enough_for() {
+    let bed = Bed::full(100);
+    let next_kib = || bed.limiter.next_ask(&bed.bounds).map(|ask| ask.kib);
+    assert_eq!(next_kib(), None);
+    bed.tick(1.0);
+    let mut waiters = vec![
+        ("large", bed.join(tag(Priority::High, 0), 80)),
+        ("small", bed.join(Tag::NONE, 40)),
+        ("last", bed.join(Tag::NONE, 40)),
+    ];
+    assert_eq!(next_kib(), Some(80));
+    bed.tick(3.0);
+    assert_eq!(bed.limiter.oldest_wait(&bed.bounds), Duration::from_secs(2));
+    let mut probed = |most_kib| {
+        let found = bed.limiter.probe_oldest(&bed.bounds, most_kib);
+        (found, granted(&mut waiters))
+    };
+    assert_eq!(probed(39), (false, vec![]));
+    assert_eq!(probed(40), (true, vec!["small"]));
+    assert_eq!(probed(80), (true, vec!["large"]));
+    assert_eq!(probed(80), (true, vec!["last"]));
+    assert_eq!(probed(80), (false, vec![]));
+    assert_eq!(bed.limiter.oldest_wait(&bed.bounds), Duration::ZERO);
+}
+
+#[test]
+fn a_number_is_another_tenants_once_its_own_holds_nothing_and_waits_for_nothing() {
+    let bed = Bed::full(100);
+    let shares = &bed.bounds.shares;
+    for tenant in 1..TENANTS as u16 {
+        shares.make(tenant).used(u32::from(tenant));
+    }
+    let longest_unused = || shares.longest_unused(5000);
+    assert_eq!(longest_unused(), Some(1));
+    let waits = bed.join(tag(Priority::Normal, 1), 10);
+    assert_eq!(longest_unused(), Some(2));
+    drop(waits);
+    assert_eq!(longest_unused(), Some(1));
+    bed.allow(110);
+    bed.reserve(tag(Priority::Normal, 1), 10).unwrap();
+    assert_eq!(longest_unused(), Some(2));
+    // It begins as a new one does.
+    let charged = |tenant| {
+        let share = shares.make(tenant);
+        share.charge(16);
+        (share.served(), share.strike())
+    };
+    shares.settle(2, 10, Duration::from_secs(10));
+    assert_eq!(charged(2).1, 1);
+    shares.make(2).begin();
+    assert_eq!(charged(2), charged(3));
+    shares.make(2).fold();
+    assert_eq!(shares.make(2).served(), shares.make(3).served());
 }

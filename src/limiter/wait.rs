@@ -140,6 +140,8 @@ impl WaitForecast {
 
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests {
+    use std::cmp::Ordering::{Equal, Greater, Less};
+
     use super::*;
 
     #[test]
@@ -155,6 +157,57 @@ mod tests {
         wait.measure(60_000, 0, 4600 * 500 / 400);
         let expected = wait.expected_ms(1_000).unwrap();
         assert!((780..1000).contains(&expected), "{expected}");
+    }
+
+    #[test]
+    fn a_wait_follows_what_is_reserved_and_given_back_of_late() {
+        let mut wait = WaitForecast::default();
+        let (mut second, mut finished_kib) = (0, 0);
+        let mut run = |wait: &mut WaitForecast, seconds, reserved_kib, kib_per_second| {
+            for _ in 0..seconds {
+                second += 1;
+                finished_kib += kib_per_second;
+                wait.measure(second * 1000, reserved_kib, finished_kib);
+            }
+            wait.expected_ms(10_000).unwrap().next_multiple_of(10)
+        };
+        // Work takes a second, and 1,000 KiB of it are in flight at once.
+        assert_eq!(run(&mut wait, 20, 1000, 1000), 10_000);
+        // The most counts half after half a minute.
+        assert_eq!(run(&mut wait, 30, 100, 100), 20_000);
+        assert_eq!(run(&mut wait, 60, 1000, 1000), 10_000);
+        // Averages move by a fifth in a second: 1,200 ms for each of 2,000 KiB.
+        assert_eq!(run(&mut wait, 1, 2000, 1000), 6_000);
+        // And 1,360 KiB are reserved, 1,200 given back in a second.
+        assert_eq!(run(&mut wait, 1, 2000, 2000), 5_670);
+        // A second in which nothing ends counts as well: 1,488 KiB, and 960.
+        assert_eq!(run(&mut wait, 1, 2000, 0), 7_750);
+    }
+
+    #[test]
+    fn errors_are_averaged_over_the_waits_that_were_forecast() {
+        let mut wait = WaitForecast::default();
+        wait.granted(None, 5000);
+        assert_eq!(wait.errors(), (Duration::ZERO, 0));
+        wait.granted(Some(1000), 1640);
+        assert_eq!(wait.errors(), (Duration::from_millis(10), 1));
+        wait.granted(Some(1000), 360);
+        assert_eq!(wait.errors(), (Duration::from_millis(19), 2));
+    }
+
+    #[test]
+    fn a_wait_that_is_as_long_as_the_bound_raises_it_and_so_does_one_that_was_given_up() {
+        let learned = |learn: fn(&mut WaitForecast)| {
+            let mut wait = WaitForecast::default();
+            learn(&mut wait);
+            wait.at_least_ms(1_000_000).cmp(&100_000)
+        };
+        assert_eq!(learned(|wait| wait.granted(Some(1000), 100)), Greater);
+        assert_eq!(learned(|wait| wait.granted(Some(1000), 99)), Less);
+        assert_eq!(learned(|wait| wait.gave_up(Some(1000), 100)), Greater);
+        // How long it would have waited is not known.
+        assert_eq!(learned(|wait| wait.gave_up(Some(1000), 99)), Equal);
+        assert_eq!(learned(|wait| wait.gave_up(None, 100)), Equal);
     }
 
     #[test]
