@@ -309,6 +309,12 @@ settings! {
     exceedance_target: f64 = 0.001,
         by exceedance_target(fraction: f64) fraction, log copied, is SELDOM;
 
+    /// The share of memory × time that requests may spend paused, above 0 and up to 1: where it
+    /// is more, less is admitted, by up to a tenth of the limit. Default 0.15, at which nothing less
+    /// is answered; 1: as many are admitted as are forecast to fit. See `docs/tuning.md`.
+    pausing_target: f64 = 0.15,
+        by pausing_target(fraction: f64) fraction, log copied, is FRACTION;
+
     /// How long a peer may leave a ready frame of a response unread. Then the
     /// permit is given back, and the response ends with an error. Only that
     /// time counts, never the handler's own silence: a quiet stream may live

@@ -35,10 +35,6 @@ const MOST_OUTDATED: f64 = 1.5;
 /// seems less for a while when requests have allocated and not touched yet.
 const BESIDE_HALF_LIFE: Duration = Duration::from_secs(2);
 
-/// The share of memory × time that may be spent paused. With 0.05 drift keeps 82 to 92 % in
-/// the place of 90 to 96, with this nothing less.
-const PAUSING_TARGET: f64 = 0.15;
-
 /// One guard's part of what its ledger's guards forecast.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Portion {
@@ -118,7 +114,7 @@ impl Forecast {
             others: Portion::default(),
             now: Duration::ZERO,
             brakes: false,
-            pausing: Pausing::new(PAUSING_TARGET),
+            pausing: Pausing::default(),
             safe_bytes: 0.0,
             polls_tell: false,
             reuse: 1.0,
@@ -156,6 +152,11 @@ impl Forecast {
         if let Some(book) = &mut self.book {
             book.set_target(fraction);
         }
+    }
+
+    /// The share of memory × time that may be spent paused.
+    pub(crate) fn set_pausing_target(&mut self, share: f64) {
+        self.pausing.set_target(share);
     }
 
     /// What the policy leaves free below the limit.

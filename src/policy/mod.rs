@@ -137,7 +137,9 @@ pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> u64 
 
 /// Bytes free below where something is killed, at the tightest.
 pub(crate) fn free_to_kill_bytes(levels: &[MemoryLevel]) -> Option<i64> {
-    let free = |level: &MemoryLevel| Some(level.limit_bytes? as i64 - level.usage_bytes as i64);
+    // A source may say anything; sums of these do not overflow.
+    let bounded = |bytes: u64| bytes.min(1 << 60) as i64;
+    let free = |level: &MemoryLevel| Some(bounded(level.limit_bytes?) - bounded(level.usage_bytes));
     levels.iter().filter_map(free).min()
 }
 

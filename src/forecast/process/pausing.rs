@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_millis(100);
 /// memory × time that is spent so passes a target, less is admitted than is forecast to fit,
 /// and more again where it falls below: an integral controller, bounded on both sides so
 /// that it does not wind up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pausing {
     target: f64,
     at: Duration,
@@ -25,12 +25,8 @@ pub(super) struct Pausing {
 }
 
 impl Pausing {
-    pub(super) fn new(target: f64) -> Self {
-        Self {
-            target,
-            at: Duration::ZERO,
-            margin: 0.0,
-        }
+    pub(super) fn set_target(&mut self, share: f64) {
+        self.target = share;
     }
 
     /// What is not admitted into, as a share of the limit.
@@ -62,6 +58,13 @@ impl Pausing {
 mod tests {
     use super::*;
 
+    fn with_target(target: f64) -> Pausing {
+        Pausing {
+            target,
+            ..Pausing::default()
+        }
+    }
+
     fn after(seconds: u64, paused_share: f64, mut pausing: Pausing) -> Pausing {
         let from = pausing.at;
         for tick in 1..=seconds * 100 {
@@ -73,7 +76,7 @@ mod tests {
 
     #[test]
     fn less_is_admitted_where_too_much_is_paused_and_more_again_later() {
-        let pausing = after(2, 0.25, Pausing::new(0.15));
+        let pausing = after(2, 0.25, with_target(0.15));
         assert!((0.035..0.045).contains(&pausing.margin()), "{pausing:?}");
         assert_eq!(after(60, 0.25, pausing).margin(), MOST);
         assert_eq!(after(10, 0.05, pausing).margin(), 0.0);
@@ -81,6 +84,6 @@ mod tests {
 
     #[test]
     fn within_the_target_nothing_is_put_by() {
-        assert_eq!(after(60, 0.1, Pausing::new(0.15)).margin(), 0.0);
+        assert_eq!(after(60, 0.1, with_target(0.15)).margin(), 0.0);
     }
 }

@@ -128,6 +128,7 @@ impl Controller {
                 .forecast
                 .set_prior(config.estimated_bytes_per_request);
             control.forecast.set_target(config.exceedance_target);
+            control.forecast.set_pausing_target(config.pausing_target);
             self.live.set(config.clone());
             control.forecast.set_brakes(self.live.may_pause());
             // Granted by the policy that was.

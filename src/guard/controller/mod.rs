@@ -223,6 +223,7 @@ impl Controller {
             accounted,
         );
         forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
+        forecast.set_pausing_target(config.pausing_target);
         let tenants = Tenants::new(config.tiers.clone());
         let (keeper, learned, mut warnings) = state::found(config.state.as_deref());
         let control = Control::new(policy, forecast, &config);
