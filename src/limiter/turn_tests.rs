@@ -563,6 +563,10 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     };
     let of_tenant = tag(Priority::Normal, 1);
     assert_eq!(expected_ms(of_tenant), 13);
+    let need = Need::Known(ask(of_tenant, 10));
+    let also = bed.limiter.expected_wait(&bed.bounds, need);
+    assert_eq!(also.map(|wait| wait.as_millis()), Some(13));
+    assert!(bed.limiter.waits().checked > 0);
     let mut backlog: Vec<Ticket> = (0..4).map(|_| bed.join(of_tenant, 10)).collect();
     backlog.pop();
     assert_eq!(expected_ms(of_tenant), 53, "30 KiB and its own");
