@@ -403,6 +403,16 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     bed.limiter.unpark_all();
     bed.limiter.pump();
     assert_eq!(granted(&mut waiters), ["one"]);
+    // What it goes on holding counts, whoever has waited for some of it.
+    bed.bounds.shares.make(1).entitle(Quota {
+        max_in_flight: 2,
+        ..Quota::default()
+    });
+    waiters.push(("one", bed.join(one, 10)));
+    bed.limiter.release(&bed.bounds, 10, one);
+    assert_eq!(granted(&mut waiters), ["one"]);
+    let held = bed.bounds.shares.make(1).held();
+    assert_eq!(held, Packed::new(false, 2, 20));
 }
 
 #[test]
