@@ -223,7 +223,7 @@ mod tests {
             }
         };
         let busy = tenants.number("busy", "");
-        assert!(tenants.shares().enter(busy, 1, false));
+        assert!(tenants.shares().enter(busy, 1, 1, false));
         let known = || (0..20_000).all(|_| tenants.number("busy", "") == busy);
         std::thread::scope(|scope| {
             let threads = [scope.spawn(passing), scope.spawn(passing)];

@@ -10,7 +10,7 @@ use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::classify::labels::Entry;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Ask, Mode, Need, Refusal, Refused, Terms, Ticket};
+use crate::limiter::{Ask, Attempt, Need, Operation, Refusal, Refused, Terms, Ticket};
 use crate::memory::Moment;
 use crate::pressure::Pressure;
 use crate::running::Slot;
@@ -98,16 +98,12 @@ impl Controller {
         if self.is_closed() {
             return Self::rejected(Reason::Closed);
         }
-        let ask = Ask {
-            kib: 0,
-            low_kib: 0,
-            tag,
-        };
         let request = Request {
-            need: Need::Known(ask),
+            need: Need::Nested(tag),
             deadline: entry.deadline,
         };
-        match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+        let ask = request.need.ask(&self.bounds);
+        match self.reserve(ask, Operation::Nested, Attempt::First) {
             Ok(first) => self.admitted(ask, first),
             Err(refused) => self.admit_slowly(request, ask, refused, &no_deadline),
         }
@@ -117,7 +113,8 @@ impl Controller {
     pub(crate) fn admit_reserved(&'static self, kib: u64, entry: Entry) -> Admission {
         let tag = entry.tag;
         let ask = self.bounds.estimate(tag);
-        if !self.sheds(tag) && self.limiter.retag(&self.bounds, kib, ask) {
+        let retag = |attempt| self.limiter.retag(&self.bounds, kib, ask, attempt);
+        if !self.sheds(tag) && self.resampling(retag).is_ok() {
             return Admission::Admitted(Permit::new(self, ask.kib, tag));
         }
         self.release(kib);
@@ -186,6 +183,31 @@ impl Controller {
         }
     }
 
+    /// Within the bounds, or past them.
+    pub(super) fn reserve(
+        &self,
+        ask: Ask,
+        operation: Operation,
+        attempt: Attempt,
+    ) -> Result<bool, Refused> {
+        let (limiter, bounds) = (&self.limiter, &self.bounds);
+        limiter.try_reserve(bounds, ask, operation, attempt)
+    }
+
+    /// An attempt, and another one on a new sample if the last one is too old for it.
+    pub(super) fn resampling<T>(
+        &self,
+        attempt: impl Fn(Attempt) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        match attempt(Attempt::First) {
+            Err(Refused::Stale) => {
+                self.sampler.refresh();
+                attempt(Attempt::Resampled)
+            }
+            outcome => outcome,
+        }
+    }
+
     #[inline]
     fn permit(&'static self, ask: Ask, first: bool) -> Permit {
         if first {
@@ -204,11 +226,11 @@ impl Controller {
     #[cold]
     pub(crate) fn reserve_now(&'static self, request: Request) -> Option<Permit> {
         let ask = request.need.ask(&self.bounds);
-        let refused = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+        let refused = match self.reserve(ask, Operation::Newcomer, Attempt::First) {
             Ok(first) => return Some(self.permit(ask, first)),
             Err(refused) => refused,
         };
-        match self.admit_at_once(ask, refused) {
+        match self.admit_at_once(ask, Operation::Newcomer, refused) {
             Some(Admission::Admitted(permit)) => Some(permit),
             _ => None,
         }
@@ -221,11 +243,11 @@ impl Controller {
         if self.sheds(tag) {
             return Err(self.reject(Reason::LowPriority, tag));
         }
-        let refused = match self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer) {
+        let refused = match self.reserve(ask, Operation::Newcomer, Attempt::First) {
             Ok(first) => return Ok(self.permit(ask, first)),
             Err(refused) => refused,
         };
-        match self.admit_at_once(ask, refused) {
+        match self.admit_at_once(ask, Operation::Newcomer, refused) {
             Some(Admission::Admitted(permit)) => return Ok(permit),
             Some(Admission::Rejected(refusal)) => return Err(self.tell(refusal, tag)),
             _ => {}
@@ -250,18 +272,23 @@ impl Controller {
         refused: Refused,
         callers: CallersDeadline<'_>,
     ) -> Admission {
-        self.admit_at_once(ask, refused)
+        self.admit_at_once(ask, request.need.operation(), refused)
             .unwrap_or_else(|| self.wait(request, callers))
     }
 
     /// What can be said without waiting. `None`: it has to wait.
-    fn admit_at_once(&'static self, ask: Ask, mut refused: Refused) -> Option<Admission> {
+    fn admit_at_once(
+        &'static self,
+        ask: Ask,
+        operation: Operation,
+        mut refused: Refused,
+    ) -> Option<Admission> {
         if refused == Refused::Stale {
             self.sampler.refresh();
         }
         // What keeps it out may have been so before the process was forked.
         if self.look_for_fork() || refused == Refused::Stale {
-            match self.limiter.try_reserve(&self.bounds, ask, Mode::Refreshed) {
+            match self.reserve(ask, operation, Attempt::Resampled) {
                 Ok(first) => return Some(self.admitted(ask, first)),
                 Err(again) => refused = again,
             }
@@ -271,7 +298,7 @@ impl Controller {
                 if self.only_observes() {
                     self.observe(self.would(ask, refused));
                 }
-                Some(self.forced(ask))
+                Some(self.forced(ask, operation))
             }
             Verdict::Reject(reason) => Some(Self::rejected(reason)),
             Verdict::Wait => None,
@@ -313,8 +340,8 @@ impl Controller {
     }
 
     /// Admits past the bounds, as long as the ledger's word can count it.
-    fn forced(&'static self, ask: Ask) -> Admission {
-        match self.limiter.try_reserve(&self.bounds, ask, Mode::Force) {
+    fn forced(&'static self, ask: Ask, operation: Operation) -> Admission {
+        match self.reserve(ask, operation, Attempt::PastBounds) {
             Ok(first) => self.admitted(ask, first),
             Err(_) => Self::rejected(Reason::QueueFull),
         }

@@ -9,7 +9,7 @@ use super::waiting::Waiting;
 use crate::class::tag::Tag;
 use crate::classify::labels::Entry;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Ask, Mode, Need, Refused};
+use crate::limiter::{Ask, Attempt, Need, Operation, Refused};
 
 /// The rest of a request's estimate: reserved, or waited for.
 pub(crate) enum Rest {
@@ -49,20 +49,16 @@ impl Controller {
             return Err(self.reject(Reason::LowPriority, tag));
         }
         let need = Need::More { tag, held_kib };
-        let attempt = |mode| {
+        let attempt = |attempt| {
             let ask = need.ask(&self.bounds);
-            let reserved = self.limiter.try_more(&self.bounds, ask, held_kib, mode);
-            reserved.map(|()| ask.kib).map_err(|refused| (refused, ask))
+            let reserved = self.reserve(ask, need.operation(), attempt);
+            reserved.map(|_| ask.kib)
         };
-        let mut reserved = attempt(Mode::Newcomer);
-        if let Err((Refused::Stale, _)) = reserved {
-            self.sampler.refresh();
-            reserved = attempt(Mode::Refreshed);
-        }
-        let (refused, ask) = match reserved {
+        let refused = match self.resampling(attempt) {
             Ok(kib) => return Ok(Rest::Reserved(kib)),
             Err(refused) => refused,
         };
+        let ask = need.ask(&self.bounds);
         match self.judge(ask, held_kib, refused) {
             Verdict::Force => return Ok(Rest::Reserved(self.force_more(ask.kib, tag))),
             Verdict::Reject(reason) => return Err(self.reject(reason, tag)),
@@ -87,10 +83,37 @@ impl Controller {
 
     /// Reserves more for a request that goes on in any case; how much.
     pub(crate) fn force_more(&self, kib: u64, tag: Tag) -> u64 {
-        match self.limiter.grow(&self.bounds, kib, tag, true) {
-            true => kib,
+        match self.reserve_more(kib, tag, Operation::Growth, Attempt::PastBounds) {
+            Ok(()) => kib,
             // More than the ledger's word can count.
-            false => 0,
+            Err(_) => 0,
         }
+    }
+
+    /// Reserves so many KiB more, all of which are needed, for a request that has some.
+    pub(super) fn reserve_more(
+        &self,
+        kib: u64,
+        tag: Tag,
+        operation: Operation,
+        attempt: Attempt,
+    ) -> Result<(), Refused> {
+        let ask = Ask {
+            kib,
+            low_kib: kib,
+            tag,
+        };
+        self.reserve(ask, operation, attempt).map(drop)
+    }
+
+    /// More of a staged request's body is there than was reserved for it.
+    pub(crate) fn grow_body(&self, kib: u64, tag: Tag) -> bool {
+        let attempt = match self.only_observes() {
+            true => Attempt::PastBounds,
+            false => Attempt::First,
+        };
+        let limit_kib = self.limit_bytes().div_ceil(1024);
+        self.reserve_more(kib, tag, Operation::Body { limit_kib }, attempt)
+            .is_ok()
     }
 }

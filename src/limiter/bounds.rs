@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Counter, AtomicUsize};
 
+use super::checks::Operation;
 use super::lanes::LANES;
 use super::shares::Shares;
 use super::word::{MAX_COUNT, ONE, Packed};
@@ -29,6 +30,8 @@ pub(crate) enum Need {
     /// while it waits.
     Estimated(Tag),
     Known(Ask),
+    /// A place among the requests of its guard: another one has the bytes.
+    Nested(Tag),
     /// What its guard estimates when its turn comes, beyond the KiB that it has: it was
     /// admitted for its body alone.
     More {
@@ -43,6 +46,11 @@ impl Need {
         match self {
             Need::Estimated(tag) => bounds.estimate(tag),
             Need::Known(ask) => ask,
+            Need::Nested(tag) => Ask {
+                kib: 0,
+                low_kib: 0,
+                tag,
+            },
             Need::More { tag, held_kib } => {
                 let whole = bounds.estimate(tag);
                 Ask {
@@ -57,7 +65,20 @@ impl Need {
     #[inline(always)]
     pub(crate) fn tag(self) -> Tag {
         match self {
-            Need::Estimated(tag) | Need::Known(Ask { tag, .. }) | Need::More { tag, .. } => tag,
+            Need::Estimated(tag)
+            | Need::Known(Ask { tag, .. })
+            | Need::Nested(tag)
+            | Need::More { tag, .. } => tag,
+        }
+    }
+
+    /// What asks for it.
+    #[inline(always)]
+    pub(crate) fn operation(self) -> Operation {
+        match self {
+            Need::Estimated(_) | Need::Known(_) => Operation::Newcomer,
+            Need::Nested(_) => Operation::Nested,
+            Need::More { held_kib, .. } => Operation::Rest { held_kib },
         }
     }
 }
@@ -152,9 +173,13 @@ impl Bounds {
             .store(newest_after_ms, Ordering::Relaxed);
     }
 
-    /// Sets KiB aside for critical work; quotas are fractions of `limit_kib`.
-    pub(crate) fn set_portions(&self, slice_kib: u64, limit_kib: u64) {
+    /// Sets KiB aside for critical work.
+    pub(crate) fn set_slice(&self, slice_kib: u64) {
         self.slice_kib.store(slice_kib, Ordering::Relaxed);
+    }
+
+    /// Quotas are fractions of this.
+    pub(crate) fn set_limit(&self, limit_kib: u64) {
         self.shares.set_limit(limit_kib);
     }
 

@@ -24,6 +24,6 @@ pub(super) struct Candidate {
 pub(super) const LANES: usize = 1 + Priority::ALL.len() + NEED_MORE;
 pub(super) const NEED_MORE: usize = Priority::ALL.len() - 1;
 /// The lane of those whose bytes another guard holds already.
-pub(super) const COUNTED: usize = 0;
+pub(super) const NESTED: usize = 0;
 /// The lane of [`Priority::Critical`].
 pub(super) const CRITICAL: usize = 1;

@@ -13,17 +13,17 @@
 //! additions.
 
 mod ended;
-mod more;
+mod reserve;
+mod staged;
 
 use std::sync::atomic::AtomicU64 as Counter;
 
-use super::bounds::{Ask, Bounds};
-use super::word::{FLAG, MAX_COUNT, Packed};
+use super::bounds::Bounds;
+use super::word::{FLAG, Packed};
 use crate::class::tag::Tag;
 use crate::sync::sharded::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::units::MAX_KIB;
-pub(crate) use more::Staged;
+pub(crate) use staged::Staged;
 
 /// Why a reservation was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,19 +40,6 @@ pub(crate) enum Refused {
     Bytes,
     /// Enough was admitted since the last sample to look again first.
     Stale,
-}
-
-/// How strictly [`Ledger::try_reserve`] applies the bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// A newcomer: behind every waiter, and on a fresh enough sample.
-    Newcomer,
-    /// A newcomer that has just looked at a fresh sample.
-    Refreshed,
-    /// The oldest waiter (the queue is locked).
-    Waiter,
-    /// Bounds do not apply: a probe, or a guard that only observes.
-    Force,
 }
 
 /// Who waits for what was given back.
@@ -72,6 +59,14 @@ struct Entered {
     is_first: bool,
 }
 
+impl Entered {
+    /// It is counted in the word, or was so before.
+    const BEFORE: Self = Self {
+        own: 0,
+        is_first: false,
+    };
+}
+
 /// The reservations of all guards that watch one source.
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -86,41 +81,7 @@ pub(crate) struct Ledger {
     /// Admissions without bytes: another guard holds them for the same request.
     nested: AtomicU32,
     /// Requests that were admitted for their bodies alone, so far.
-    staged: more::Counts,
-}
-
-/// Why bytes are not to be had, if they are not. `alone`: there is nothing to wait for,
-/// and what is surely needed is free.
-#[inline(always)]
-fn refuses(
-    word: Packed,
-    bounds: &Bounds,
-    limits: Packed,
-    slice_kib: u64,
-    ask: Ask,
-    mode: Mode,
-    alone: impl FnOnce() -> bool,
-) -> Option<Refused> {
-    let total_kib = word.kib() + ask.kib;
-    if total_kib > MAX_KIB {
-        return Some(Refused::Bytes);
-    }
-    if mode == Mode::Force || ask.kib == 0 {
-        return None;
-    }
-    let newcomer = matches!(mode, Mode::Newcomer | Mode::Refreshed) && slice_kib == 0;
-    if newcomer && word.flag() {
-        return Some(Refused::Waiters);
-    }
-    let refresh_kib = bounds.refresh_kib.load(Ordering::Relaxed);
-    let stale = mode == Mode::Newcomer && slice_kib == 0;
-    if stale && total_kib > refresh_kib {
-        return Some(Refused::Stale);
-    }
-    let fits = total_kib <= limits.kib() + slice_kib
-        || bounds.critical_kib() + ask.kib <= slice_kib
-        || alone();
-    (!fits).then_some(Refused::Bytes)
+    staged: staged::Counts,
 }
 
 impl Ledger {
@@ -131,7 +92,7 @@ impl Ledger {
             settled_kib: Counter::new(0),
             beside: AtomicU32::new(0),
             nested: AtomicU32::new(0),
-            staged: more::Counts::default(),
+            staged: staged::Counts::default(),
         }
     }
 
@@ -165,109 +126,11 @@ impl Ledger {
         }
     }
 
-    /// Reserves what `ask` says. `Ok(true)` if nothing was in flight before.
-    pub(crate) fn try_reserve(
-        &self,
-        bounds: &Bounds,
-        ask: Ask,
-        mode: Mode,
-    ) -> Result<bool, Refused> {
-        self.try_reserve_inline(bounds, ask, mode)
-    }
-
-    /// [`try_reserve`](Self::try_reserve), for where what is asked is partly known when
-    /// it is compiled: the rest of the questions go away there.
-    #[inline(always)]
-    pub(crate) fn try_reserve_inline(
-        &self,
-        bounds: &Bounds,
-        ask: Ask,
-        mode: Mode,
-    ) -> Result<bool, Refused> {
-        // Acquire: pairs with `publish`, whose other fields are read below.
-        let limits = bounds.limits();
-        // What another guard on this ledger has admitted must not wait behind
-        // those who wait for its bytes: only the count binds.
-        let nested = ask.kib == 0;
-        let force = mode == Mode::Force;
-        let slice_kib = bounds.slice_kib(ask.tag);
-        let passes = force || slice_kib > 0;
-        if limits.flag() && !passes && !nested {
-            return Err(Refused::Gate);
-        }
-        let tenant = ask.tag.tenant;
-        if !bounds.shares.enter(tenant, ask.kib, passes) {
-            return Err(Refused::Quota);
-        }
-        let cap = if passes { MAX_COUNT } else { limits.count() };
-        let reserved = match self.enter(bounds, cap) {
-            Some(entered) => {
-                let caps = (limits, cap, slice_kib);
-                let reserved = self.reserve_word(bounds, caps, entered, ask, mode);
-                if reserved.is_err() {
-                    self.leave(bounds);
-                }
-                reserved
-            }
-            None => Err(Refused::Count),
-        };
-        if reserved.is_err() {
-            bounds.shares.leave(tenant, ask.kib);
-            return reserved;
-        }
-        bounds.hold(ask.tag, ask.kib);
-        if nested {
-            self.nested.fetch_add(1, Ordering::Relaxed);
-        }
-        reserved
-    }
-
-    /// `Ok(true)` if nothing was in flight before.
-    #[inline(always)]
-    fn reserve_word(
-        &self,
-        bounds: &Bounds,
-        (limits, cap, slice_kib): (Packed, u32, u64),
-        entered: Entered,
-        ask: Ask,
-        mode: Mode,
-    ) -> Result<bool, Refused> {
-        let unit = bounds.unit();
-        // Acquire: whoever sees a release sees what it counted as finished.
-        let mut current = self.word.load(Ordering::Acquire);
-        loop {
-            let word = Packed(current);
-            if unit != 0 && word.count() >= cap {
-                return Err(Refused::Count);
-            }
-            // With nothing in flight there is nothing to wait for: the request runs if
-            // what it surely needs is free.
-            let is_idle = self.is_idle_at(word, entered.own);
-            let alone = || is_idle && ask.low_kib <= bounds.idle_kib();
-            if let Some(refused) = refuses(word, bounds, limits, slice_kib, ask, mode, alone) {
-                return Err(refused);
-            }
-            // AcqRel: an admission sees what the releases before it did.
-            match self.word.compare_exchange_weak(
-                current,
-                current + unit + ask.kib,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return Ok(is_idle || entered.is_first),
-                Err(actual) => current = actual,
-            }
-        }
-    }
-
     /// One more in the guard's own count, if it has one and it stays within `cap`.
     #[inline]
     fn enter(&self, bounds: &Bounds, cap: u32) -> Option<Entered> {
         let Some(own) = &bounds.own_count else {
-            return Some(Entered {
-                own: 0,
-                is_first: false,
-            });
+            return Some(Entered::BEFORE);
         };
         let nothing_in_word = self.load().count() == 0;
         let more = |count| (count < cap).then_some(count + 1);
@@ -295,7 +158,7 @@ impl Ledger {
     pub(crate) fn release(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         self.leave(bounds);
         bounds.let_go(tag, kib);
-        let of_tenant = bounds.shares.leave(tag.tenant, kib);
+        let of_tenant = bounds.shares.leave(tag.tenant, 1, kib);
         if kib == 0 {
             self.nested.fetch_sub(1, Ordering::Relaxed);
         }
@@ -306,43 +169,6 @@ impl Ledger {
             somebody_waits: Packed(before).flag(),
             of_tenant,
         }
-    }
-
-    /// Reserves more for work that is admitted; within the bounds, unless `force`.
-    pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, tag: Tag, force: bool) -> bool {
-        let limits = bounds.limits();
-        let more = |current| {
-            let total_kib = Packed(current).kib() + kib;
-            let fits = force || total_kib <= limits.kib();
-            (fits && total_kib <= MAX_KIB).then_some(current + kib)
-        };
-        let grown = self
-            .word
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-            .is_ok();
-        if grown {
-            bounds.hold(tag, kib);
-            bounds.shares.grow(tag.tenant, kib);
-        }
-        grown
-    }
-
-    /// Makes a reservation of `kib`, made before it was known for what, one for `ask`.
-    /// `Ok(true)`: it became smaller, and somebody waits.
-    pub(crate) fn retag(&self, bounds: &Bounds, kib: u64, ask: Ask) -> Result<bool, Refused> {
-        let tag = ask.tag;
-        if !bounds.shares.enter(tag.tenant, ask.kib, false) {
-            return Err(Refused::Quota);
-        }
-        let more_kib = ask.kib.saturating_sub(kib);
-        if more_kib > 0 && !self.grow(bounds, more_kib, Tag::NONE, false) {
-            bounds.shares.leave(tag.tenant, ask.kib);
-            return Err(Refused::Bytes);
-        }
-        bounds.hold(tag, ask.kib);
-        let less_kib = kib.saturating_sub(ask.kib);
-        let before = self.word.fetch_sub(less_kib, Ordering::AcqRel);
-        Ok(less_kib > 0 && Packed(before).flag())
     }
 
     /// Says that somebody waits. Only under the queue's lock.

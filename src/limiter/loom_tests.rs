@@ -49,7 +49,9 @@ fn assert_empty(limiter: &Limiter) {
 fn a_release_is_never_lost_to_somebody_who_begins_to_wait() {
     loom::model(|| {
         let (limiter, bounds) = room_for_one();
-        limiter.try_reserve(&bounds, ASK, Mode::Newcomer).unwrap();
+        limiter
+            .try_reserve(&bounds, ASK, Operation::Newcomer, Attempt::First)
+            .unwrap();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
             thread::spawn(move || limiter.release(&bounds, ASK.kib, Tag::NONE))
@@ -69,9 +71,15 @@ fn two_newcomers_never_both_get_the_last_place() {
         let (limiter, bounds) = room_for_one();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.try_reserve(&bounds, ASK, Mode::Newcomer).is_ok())
+            thread::spawn(move || {
+                limiter
+                    .try_reserve(&bounds, ASK, Operation::Newcomer, Attempt::First)
+                    .is_ok()
+            })
         };
-        let here = limiter.try_reserve(&bounds, ASK, Mode::Newcomer).is_ok();
+        let here = limiter
+            .try_reserve(&bounds, ASK, Operation::Newcomer, Attempt::First)
+            .is_ok();
         let there = other.join().unwrap();
         assert!(here ^ there, "exactly one gets it");
         limiter.release(&bounds, ASK.kib, Tag::NONE);
@@ -83,7 +91,9 @@ fn two_newcomers_never_both_get_the_last_place() {
 fn a_grant_that_races_with_giving_up_goes_to_the_next() {
     loom::model(|| {
         let (limiter, bounds) = room_for_one();
-        limiter.try_reserve(&bounds, ASK, Mode::Newcomer).unwrap();
+        limiter
+            .try_reserve(&bounds, ASK, Operation::Newcomer, Attempt::First)
+            .unwrap();
         let first = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         let mut second = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         let other = {
@@ -132,7 +142,11 @@ fn a_count_that_was_raised_for_a_moment_keeps_nobody_waiting() {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
             thread::spawn(move || {
                 let large = Ask { kib: 11, ..ASK };
-                assert!(limiter.try_reserve(&bounds, large, Mode::Newcomer).is_err());
+                assert!(
+                    limiter
+                        .try_reserve(&bounds, large, Operation::Newcomer, Attempt::First)
+                        .is_err()
+                );
             })
         };
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
@@ -163,7 +177,11 @@ fn a_quota_that_was_used_for_a_moment_keeps_nobody_waiting() {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
             thread::spawn(move || {
                 let large = Ask { kib: 11, ..ask };
-                assert!(limiter.try_reserve(&bounds, large, Mode::Newcomer).is_err());
+                assert!(
+                    limiter
+                        .try_reserve(&bounds, large, Operation::Newcomer, Attempt::First)
+                        .is_err()
+                );
             })
         };
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ask), TERMS).unwrap();
@@ -186,9 +204,13 @@ fn of_two_guards_whose_work_begins_at_once_one_gets_the_sampler_up() {
         let [first, second] = guards;
         let other = {
             let limiter = Arc::clone(&limiter);
-            thread::spawn(move || limiter.try_reserve(&second, ASK, Mode::Newcomer))
+            thread::spawn(move || {
+                limiter.try_reserve(&second, ASK, Operation::Newcomer, Attempt::First)
+            })
         };
-        let here = limiter.try_reserve(&first, ASK, Mode::Newcomer).unwrap();
+        let here = limiter
+            .try_reserve(&first, ASK, Operation::Newcomer, Attempt::First)
+            .unwrap();
         let there = other.join().unwrap().unwrap();
         assert!(here || there);
     });

@@ -12,6 +12,9 @@
 
 mod acquire;
 mod bounds;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod check_tests;
+mod checks;
 mod lanes;
 mod ledger;
 mod list;
@@ -39,13 +42,15 @@ use std::time::Duration;
 use crate::units::MAX_KIB;
 pub(crate) use acquire::{Refusal, Terms, Ticket};
 pub(crate) use bounds::{Ask, Bounds, Need};
-pub(crate) use ledger::{Mode, Refused, Staged};
+pub(crate) use checks::{Attempt, Operation};
+pub(crate) use ledger::{Refused, Staged};
 pub(crate) use shares::{Quota, Share, Shares, TENANTS};
 pub(crate) use word::{MAX_COUNT, Packed};
 
 use crate::class::tag::Tag;
 use crate::error::Reason;
 use crate::sync::{AtomicU32, Mutex, Ordering, fence, foreign, lock};
+use lanes::Candidate;
 use ledger::{Ledger, Released};
 use queue::Queue;
 use wakers::Wakers;
@@ -144,7 +149,8 @@ impl Limiter {
     /// [`try_reserve`](Self::try_reserve) for a newcomer, on the fast path.
     #[inline(always)]
     pub(crate) fn try_admit(&self, bounds: &Bounds, ask: Ask) -> Result<bool, Refused> {
-        let reserved = self.ledger.try_reserve_inline(bounds, ask, Mode::Newcomer);
+        let (newcomer, first) = (Operation::Newcomer, Attempt::First);
+        let reserved = self.ledger.reserve_inline(bounds, ask, newcomer, first);
         if reserved.is_err() {
             self.took_for_a_moment(bounds, ask.tag);
         }
@@ -156,10 +162,14 @@ impl Limiter {
         &self,
         bounds: &Bounds,
         ask: Ask,
-        mode: Mode,
+        operation: Operation,
+        attempt: Attempt,
     ) -> Result<bool, Refused> {
-        debug_assert!(mode != Mode::Waiter, "only the queue admits waiters");
-        let reserved = self.ledger.try_reserve(bounds, ask, mode);
+        debug_assert!(
+            attempt != Attempt::FromQueue,
+            "only the queue admits waiters"
+        );
+        let reserved = self.ledger.reserve(bounds, ask, operation, attempt);
         if reserved.is_err() {
             self.took_for_a_moment(bounds, ask.tag);
         }
@@ -185,16 +195,35 @@ impl Limiter {
         }
     }
 
-    /// Makes a reservation of `kib`, made before it was known for what, one for `ask`.
-    /// `false`: that does not fit, and the reservation is as it was.
-    pub(crate) fn retag(&self, bounds: &Bounds, kib: u64, ask: Ask) -> bool {
-        let retagged = self.ledger.retag(bounds, kib, ask);
+    /// An attempt to let a waiter in.
+    fn attempt(
+        &self,
+        queue: &Queue,
+        candidate: Candidate,
+        ask: Ask,
+        attempt: Attempt,
+    ) -> Result<bool, Refused> {
+        let operation = queue.need(candidate).operation();
+        let bounds = queue.bounds(candidate);
+        self.ledger.reserve(bounds, ask, operation, attempt)
+    }
+
+    /// Makes a reservation of `held_kib`, made before it was known for what, one for `ask`.
+    /// If that does not fit, the reservation is as it was.
+    pub(crate) fn retag(
+        &self,
+        bounds: &Bounds,
+        held_kib: u64,
+        ask: Ask,
+        attempt: Attempt,
+    ) -> Result<(), Refused> {
+        let retagged = self.ledger.retag(bounds, held_kib, ask, attempt);
         match retagged {
             Ok(true) => self.pump(),
             Ok(false) => {}
             Err(_) => self.took_for_a_moment(bounds, ask.tag),
         }
-        retagged.is_ok()
+        retagged.map(drop)
     }
 
     #[inline]
@@ -244,11 +273,6 @@ impl Limiter {
     /// What had been given back after use when it was so much is free from now on.
     pub(crate) fn settle(&self, finished_kib: u64) {
         self.ledger.settle(finished_kib);
-    }
-
-    /// Reserves more for work that is admitted; within the bounds, unless `force`.
-    pub(crate) fn grow(&self, bounds: &Bounds, kib: u64, tag: Tag, force: bool) -> bool {
-        self.ledger.grow(bounds, kib, tag, force)
     }
 
     /// Lets in everybody who fits, in their order.
@@ -317,7 +341,8 @@ impl Limiter {
         let Some((candidate, ask)) = queue.oldest_of(bounds, most_kib) else {
             return false;
         };
-        if self.attempt(&queue, candidate, ask, Mode::Force).is_err() {
+        let probed = self.attempt(&queue, candidate, ask, Attempt::PastBounds);
+        if probed.is_err() {
             return false;
         }
         let waker = queue.grant(candidate, ask.kib, now_ms);

@@ -1,8 +1,9 @@
 //! Letting waiters in, in their turn.
 
 use super::bounds::Ask;
-use super::lanes::{COUNTED, CRITICAL, Candidate, LANES, NEED_MORE};
-use super::ledger::{Mode, Refused};
+use super::checks::Attempt;
+use super::lanes::{CRITICAL, Candidate, LANES, NEED_MORE, NESTED};
+use super::ledger::Refused;
 use super::queue::Queue;
 use super::{Limiter, Wakers};
 use crate::sync::{Ordering, fence};
@@ -14,7 +15,7 @@ impl Limiter {
             // below see that it is down again, or who raised it sees that somebody waits.
             fence(Ordering::SeqCst);
             let mut aside = Vec::new();
-            let mut lanes = COUNTED..LANES;
+            let mut lanes = NESTED..LANES;
             while let Some(lane) = lanes.next() {
                 if queue.has_waiters(lane) && !self.pump_lane(queue, lane, &mut aside, wakers) {
                     // Where all that critical work waits for are bodies, those go on, or
@@ -43,7 +44,7 @@ impl Limiter {
         while let Some(candidate) = next {
             let ask = queue.ask(candidate);
             match self.try_waiter(queue, candidate, ask) {
-                Ok(()) => wakers.push(queue.grant(candidate, ask.kib, now_ms)),
+                Ok(_) => wakers.push(queue.grant(candidate, ask.kib, now_ms)),
                 Err(Refused::Quota) => queue.park(candidate),
                 // Its own guard holds it back: the waiters of others may pass it.
                 Err(Refused::Gate | Refused::Count) if self.shared() => {
@@ -69,9 +70,9 @@ impl Limiter {
         true
     }
 
-    fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<(), Refused> {
+    fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<bool, Refused> {
         let bounds = queue.bounds(candidate);
-        let attempt = || self.attempt(queue, candidate, ask, Mode::Waiter);
+        let attempt = || self.attempt(queue, candidate, ask, Attempt::FromQueue);
         match attempt() {
             Err(Refused::Quota) => {
                 // The flag first, then the attempt: what was given back before the flag

@@ -19,7 +19,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::bounds::{Ask, Bounds, Need};
-use super::lanes::{AGEING_ONE_IN, COUNTED, CRITICAL, Candidate, LANES, NEED_MORE};
+use super::lanes::{AGEING_ONE_IN, CRITICAL, Candidate, LANES, NEED_MORE, NESTED};
 use super::list::{List, Node};
 use super::shares::Share;
 use super::wait::WaitForecast;
@@ -120,7 +120,7 @@ impl Flow {
 /// Those who need no bytes have a lane of their own.
 pub(super) fn lane(need: Need) -> usize {
     match need {
-        Need::Known(ask) if ask.kib == 0 => COUNTED,
+        Need::Nested(_) => NESTED,
         Need::More { tag, .. } => CRITICAL + tag.priority.place(),
         Need::Known(Ask { tag, .. }) | Need::Estimated(tag) => match tag.priority {
             Priority::Critical => CRITICAL,
@@ -323,7 +323,7 @@ impl Queue {
         waiter.bounds.has_waited(waiter.need);
         self.take_out(key);
         let flow = &self.flows[self.waiters[key].flow];
-        if lane != COUNTED {
+        if lane != NESTED {
             self.served = flow.served();
             if let Some(share) = flow.share() {
                 share.charge(kib);

@@ -118,17 +118,21 @@ impl Share {
         Packed(self.held.load(Ordering::Relaxed))
     }
 
-    /// One more request, if it stays within the quota.
-    fn enter(&self, kib: u64, limit_kib: u64, force: bool) -> bool {
+    /// So much more, for one more request (1) or for one that it has (0), if it stays
+    /// within the quota.
+    fn enter(&self, requests: u32, kib: u64, limit_kib: u64, force: bool) -> bool {
         let most = self.max_in_flight.load(Ordering::Relaxed).min(MAX_COUNT);
         let most_kib = self.most_kib(limit_kib);
         let more = |current| {
             let held = Packed(current);
-            let within = held.count() < most && held.kib() + kib <= most_kib;
+            let (count, total_kib) = (held.count() + requests, held.kib() + kib);
+            // Each part binds those that add to it.
+            let within = (requests == 0 || count <= most) && (kib == 0 || total_kib <= most_kib);
             // One request alone is not held back by the share: it could never run.
-            let alone = held.count() == 0;
-            let counted = held.count() < MAX_COUNT && held.kib() + kib <= MAX_KIB;
-            (counted && (force || within || alone)).then_some(current + ONE + kib)
+            let alone = count <= 1;
+            let counted = count <= MAX_COUNT && total_kib <= MAX_KIB;
+            let next = current + u64::from(requests) * ONE + kib;
+            (counted && (force || within || alone)).then_some(next)
         };
         self.held
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
@@ -143,25 +147,10 @@ impl Share {
         }
     }
 
-    /// More for a request that is counted, if it stays within the quota.
-    fn enter_more(&self, kib: u64, limit_kib: u64, force: bool) -> bool {
-        let most_kib = self.most_kib(limit_kib);
-        let more = |current| {
-            let held = Packed(current);
-            let total_kib = held.kib() + kib;
-            let alone = held.count() <= 1;
-            let within = force || alone || total_kib <= most_kib;
-            (within && total_kib <= MAX_KIB).then_some(current + kib)
-        };
-        self.held
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-            .is_ok()
-    }
-
-    /// One less. `true` if a flow waits for that.
-    fn leave(&self, kib: u64) -> bool {
-        let before = self.held.fetch_sub(ONE + kib, Ordering::AcqRel);
-        Packed(before).flag()
+    /// So much less. `true` if a flow waits for that.
+    fn leave(&self, requests: u32, kib: u64) -> bool {
+        let less = u64::from(requests) * ONE + kib;
+        Packed(self.held.fetch_sub(less, Ordering::AcqRel)).flag()
     }
 
     /// A flow will wait until something is given back. Under the queue's lock, and
@@ -268,37 +257,22 @@ impl Shares {
         self.limit_kib.store(limit_kib, Ordering::Relaxed);
     }
 
-    /// One more request of a tenant, if its quota allows it. The nameless tenant has
-    /// none, so it is not counted.
+    /// So much more for a tenant, for one more request (1) or for one that it has (0), if
+    /// its quota allows it. The nameless tenant has none, so it is not counted.
     #[inline]
-    pub(crate) fn enter(&self, tenant: u16, kib: u64, force: bool) -> bool {
+    pub(crate) fn enter(&self, tenant: u16, requests: u32, kib: u64, force: bool) -> bool {
         if tenant == 0 {
             return true;
         }
         let limit_kib = self.limit_kib.load(Ordering::Relaxed);
         self.get(tenant)
-            .is_none_or(|share| share.enter(kib, limit_kib, force))
+            .is_none_or(|share| share.enter(requests, kib, limit_kib, force))
     }
 
-    /// One request less. `true` if somebody waits for that.
+    /// So much less. `true` if somebody waits for that.
     #[inline]
-    pub(super) fn leave(&self, tenant: u16, kib: u64) -> bool {
-        tenant != 0 && self.get(tenant).is_some_and(|share| share.leave(kib))
-    }
-
-    /// More for a request of a tenant's that is counted, if its quota allows it.
-    pub(super) fn enter_more(&self, tenant: u16, kib: u64, force: bool) -> bool {
-        if tenant == 0 {
-            return true;
-        }
-        let limit_kib = self.limit_kib.load(Ordering::Relaxed);
-        self.get(tenant)
-            .is_none_or(|share| share.enter_more(kib, limit_kib, force))
-    }
-
-    /// So much less for one. `true` if somebody waits for that.
-    pub(super) fn leave_more(&self, tenant: u16, kib: u64) -> bool {
-        let left = |share: &Share| Packed(share.held.fetch_sub(kib, Ordering::AcqRel)).flag();
+    pub(super) fn leave(&self, tenant: u16, requests: u32, kib: u64) -> bool {
+        let left = |share: &Share| share.leave(requests, kib);
         tenant != 0 && self.get(tenant).is_some_and(left)
     }
 
@@ -311,15 +285,6 @@ impl Shares {
     pub(super) fn park(&self, tenant: u16) {
         if let Some(share) = self.get(tenant) {
             share.set_parked();
-        }
-    }
-
-    /// It reserved so much more for a request that runs.
-    pub(super) fn grow(&self, tenant: u16, kib: u64) {
-        if tenant != 0 {
-            if let Some(share) = self.get(tenant) {
-                share.held.fetch_add(kib, Ordering::Relaxed);
-            }
         }
     }
 
@@ -350,14 +315,14 @@ mod tests {
             max_in_flight: 3,
             ..Quota::default()
         });
-        assert!(shares.enter(1, 800, false), "alone, whatever it needs");
-        assert!(!shares.enter(1, 1, false), "beyond its share");
-        assert!(!shares.leave(1, 800));
-        assert!((0..3).all(|_| shares.enter(1, 10, false)));
-        assert!(!shares.enter(1, 10, false), "beyond its count");
-        assert!(shares.enter(2, 900, false), "another tenant");
+        assert!(shares.enter(1, 1, 800, false), "alone, whatever it needs");
+        assert!(!shares.enter(1, 1, 1, false), "beyond its share");
+        assert!(!shares.leave(1, 1, 800));
+        assert!((0..3).all(|_| shares.enter(1, 1, 10, false)));
+        assert!(!shares.enter(1, 1, 10, false), "beyond its count");
+        assert!(shares.enter(2, 1, 900, false), "another tenant");
         shares.make(1).set_parked();
-        assert!(shares.leave(1, 10), "somebody waits for it");
+        assert!(shares.leave(1, 1, 10), "somebody waits for it");
     }
 
     #[test]

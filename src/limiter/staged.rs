@@ -1,10 +1,8 @@
 //! Requests that are admitted for their bodies first, and for their work later.
 
 use super::Limiter;
-use super::bounds::{Ask, Bounds, Need};
-use super::lanes::Candidate;
-use super::ledger::{Mode, Refused, Staged};
-use super::queue::Queue;
+use super::bounds::Need;
+use super::ledger::Staged;
 
 impl Limiter {
     /// A request was admitted for its body alone.
@@ -25,36 +23,6 @@ impl Limiter {
     /// Requests of all guards whose work has not begun.
     pub(crate) fn staged(&self) -> Staged {
         self.ledger.staged()
-    }
-
-    /// Reserves what is estimated beyond `held_kib` for a request that has those.
-    pub(crate) fn try_more(
-        &self,
-        bounds: &Bounds,
-        ask: Ask,
-        held_kib: u64,
-        mode: Mode,
-    ) -> Result<(), Refused> {
-        let reserved = self.ledger.try_more(bounds, ask, held_kib, mode);
-        if reserved.is_err() {
-            self.took_for_a_moment(bounds, ask.tag);
-        }
-        reserved
-    }
-
-    /// An attempt to let a waiter in.
-    pub(super) fn attempt(
-        &self,
-        queue: &Queue,
-        candidate: Candidate,
-        ask: Ask,
-        mode: Mode,
-    ) -> Result<(), Refused> {
-        let bounds = queue.bounds(candidate);
-        match queue.need(candidate) {
-            Need::More { held_kib, .. } => self.ledger.try_more(bounds, ask, held_kib, mode),
-            _ => self.ledger.try_reserve(bounds, ask, mode).map(drop),
-        }
     }
 
     /// No release can help somebody in the queue: nothing is in flight, or only others

@@ -46,8 +46,13 @@ pub(super) fn publish(
     limiter.pump();
 }
 
+/// Another guard has its bytes.
+fn nest(limiter: &Limiter, bounds: &Bounds) -> Result<bool, Refused> {
+    limiter.try_reserve(bounds, ask(0), Operation::Nested, Attempt::First)
+}
+
 pub(super) fn admit(limiter: &Limiter, bounds: &Bounds, kib: u64) -> Result<bool, Refused> {
-    limiter.try_reserve(bounds, ask(kib), Mode::Newcomer)
+    limiter.try_reserve(bounds, ask(kib), Operation::Newcomer, Attempt::First)
 }
 
 #[derive(Default)]
@@ -68,7 +73,11 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) fn join(limiter: &Arc<Limiter>, bounds: &Arc<Bounds>, kib: u64) -> Self {
-        let ticket = Ticket::join(limiter, bounds, Need::Known(ask(kib)), MANY).unwrap();
+        Self::with(limiter, bounds, Need::Known(ask(kib)))
+    }
+
+    fn with(limiter: &Arc<Limiter>, bounds: &Arc<Bounds>, need: Need) -> Self {
+        let ticket = Ticket::join(limiter, bounds, need, MANY).unwrap();
         let woken = Arc::default();
         let mut waiter = Self {
             ticket,
@@ -114,7 +123,7 @@ fn count_and_bytes_each_bind() {
     assert_eq!(admit(&limiter, &bounds, 40), Ok(true));
     assert_eq!(admit(&limiter, &bounds, 61), Err(Refused::Bytes));
     assert_eq!(admit(&limiter, &bounds, 60), Ok(false));
-    assert_eq!(admit(&limiter, &bounds, 0), Err(Refused::Count));
+    assert_eq!(admit(&limiter, &bounds, 1), Err(Refused::Count));
     limiter.release(&bounds, 60, Tag::NONE);
     limiter.release(&bounds, 40, Tag::NONE);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
@@ -131,11 +140,15 @@ fn what_the_word_cannot_count_is_refused_where_nothing_is_bounded() {
         },
         ..ask(kib)
     };
-    let force = |kib| limiter.try_reserve(&bounds, of_tenant(kib), Mode::Force);
+    let force = |kib| {
+        let (newcomer, force) = (Operation::Newcomer, Attempt::PastBounds);
+        limiter.try_reserve(&bounds, of_tenant(kib), newcomer, force)
+    };
     assert_eq!(force(MAX_KIB), Ok(true));
     assert_eq!(force(1), Err(Refused::Quota), "nor can its tenant's");
     assert_eq!(admit(&limiter, &bounds, 1), Err(Refused::Bytes));
-    assert!(!limiter.grow(&bounds, 1, Tag::NONE, true));
+    let grown = limiter.try_reserve(&bounds, ask(1), Operation::Growth, Attempt::PastBounds);
+    assert_eq!(grown, Err(Refused::Bytes));
 }
 
 #[test]
@@ -148,11 +161,11 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
         tag: Tag::NONE,
     };
     assert_eq!(
-        limiter.try_reserve(&bounds, large, Mode::Newcomer),
+        limiter.try_reserve(&bounds, large, Operation::Newcomer, Attempt::First),
         Ok(true)
     );
     assert_eq!(
-        limiter.try_reserve(&bounds, large, Mode::Newcomer),
+        limiter.try_reserve(&bounds, large, Operation::Newcomer, Attempt::First),
         Err(Refused::Bytes)
     );
     limiter.release(&bounds, 300, Tag::NONE);
@@ -162,7 +175,7 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
         tag: Tag::NONE,
     };
     assert_eq!(
-        limiter.try_reserve(&bounds, too_large, Mode::Newcomer),
+        limiter.try_reserve(&bounds, too_large, Operation::Newcomer, Attempt::First),
         Err(Refused::Bytes)
     );
 }
@@ -174,7 +187,7 @@ fn a_stale_sample_must_be_refreshed_first() {
     assert_eq!(admit(&limiter, &bounds, 50), Ok(true));
     assert_eq!(admit(&limiter, &bounds, 10), Err(Refused::Stale));
     assert_eq!(
-        limiter.try_reserve(&bounds, ask(10), Mode::Refreshed),
+        limiter.try_reserve(&bounds, ask(10), Operation::Newcomer, Attempt::Resampled),
         Ok(false)
     );
 }
@@ -346,11 +359,11 @@ fn what_another_guard_admitted_does_not_wait_behind_those_who_wait_for_its_bytes
     let mut waiting = Waiter::join(&limiter, &outer, 80);
     assert_eq!(waiting.poll(), Poll::Pending);
     // The first request reaches the inner guard while another waits.
-    assert!(admit(&limiter, &inner, 0).is_ok());
+    assert!(nest(&limiter, &inner).is_ok());
     assert_eq!(limiter.all_in_flight(), 1);
     // And the next, which has its bytes too, waits for the count alone.
-    assert_eq!(admit(&limiter, &inner, 0), Err(Refused::Count));
-    let mut nested = Waiter::join(&limiter, &inner, 0);
+    assert_eq!(nest(&limiter, &inner), Err(Refused::Count));
+    let mut nested = Waiter::with(&limiter, &inner, Need::Nested(Tag::NONE));
     assert_eq!(nested.poll(), Poll::Pending);
     limiter.release(&inner, 0, Tag::NONE);
     assert_eq!(nested.poll(), Poll::Ready(Ok(0)));
@@ -423,16 +436,20 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
 fn a_reservation_grows_within_the_bounds_or_by_force() {
     let (limiter, bounds) = limiter(9, 100);
     admit(&limiter, &bounds, 60).unwrap();
-    assert!(limiter.grow(&bounds, 40, Tag::NONE, false));
-    assert!(!limiter.grow(&bounds, 1, Tag::NONE, false));
-    assert!(limiter.grow(&bounds, 50, Tag::NONE, true));
+    let grow = |kib, tag, attempt| {
+        let ask = Ask { tag, ..ask(kib) };
+        limiter.try_reserve(&bounds, ask, Operation::Growth, attempt)
+    };
+    assert!(grow(40, Tag::NONE, Attempt::First).is_ok());
+    assert!(grow(1, Tag::NONE, Attempt::First).is_err());
+    assert!(grow(50, Tag::NONE, Attempt::PastBounds).is_ok());
     assert_eq!(limiter.reserved(), Packed::new(false, 1, 150));
     let tenant = bounds.shares.make(1);
     let tag = Tag {
         tenant: 1,
         ..Tag::NONE
     };
-    assert!(limiter.grow(&bounds, 10, tag, true));
+    assert!(grow(10, tag, Attempt::PastBounds).is_ok());
     assert_eq!(tenant.held().kib(), 10, "its tenant's, too");
     limiter.finish(&bounds, 160, Tag::NONE);
     assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
@@ -457,7 +474,7 @@ fn whoever_begins_finds_that_nothing_was_in_flight_in_each_guard_of_a_ledger() {
 #[test]
 fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
     let (limiter, bounds) = limiter(9, 100);
-    bounds.set_portions(0, 100);
+    bounds.set_limit(100);
     let tenant = bounds.shares.make(1);
     tenant.entitle(Quota {
         max_share: 0.9,
@@ -471,20 +488,24 @@ fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
         ..ask(kib)
     };
     let reserved = || (limiter.reserved().kib(), tenant.held().kib());
+    let retag = |held_kib, ask| {
+        let retagged = limiter.retag(&bounds, held_kib, ask, Attempt::First);
+        retagged.is_ok()
+    };
     admit(&limiter, &bounds, 60).unwrap();
-    assert!(limiter.retag(&bounds, 60, ask(80)));
+    assert!(retag(60, ask(80)));
     assert_eq!(reserved(), (80, 80));
     // More than there is, and more than its tenant's.
     admit(&limiter, &bounds, 10).unwrap();
-    assert!(!limiter.retag(&bounds, 10, ask(11)));
+    assert!(!retag(10, ask(11)));
     limiter.release(&bounds, 80, ask(80).tag);
     admit(&limiter, &bounds, 10).unwrap();
-    assert!(limiter.retag(&bounds, 10, ask(10)));
-    assert!(!limiter.retag(&bounds, 10, ask(90)));
+    assert!(retag(10, ask(10)));
+    assert!(!retag(10, ask(90)));
     assert_eq!(reserved(), (20, 10));
     // What is left over goes to who waits.
     let mut waiter = Waiter::join(&limiter, &bounds, 85);
-    assert!(limiter.retag(&bounds, 10, ask(5)));
+    assert!(retag(10, ask(5)));
     assert_eq!(waiter.poll(), Poll::Ready(Ok(85)));
     assert_eq!(reserved(), (100, 15));
     // Nothing more is needed, so that less is allowed does not matter.
@@ -493,7 +514,7 @@ fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
         tag: Tag::NONE,
         ..ask(85)
     };
-    assert!(limiter.retag(&bounds, 85, of_nobody));
+    assert!(retag(85, of_nobody));
 }
 
 #[test]
@@ -520,10 +541,15 @@ fn where_no_work_has_begun_the_least_need_is_enough_beside_the_other_bodies() {
             low_kib,
             ..ask(200)
         };
-        limiter.try_more(&bounds, ask, 40, Mode::Newcomer)
+        limiter.try_reserve(
+            &bounds,
+            ask,
+            Operation::Rest { held_kib: 40 },
+            Attempt::First,
+        )
     };
     assert_eq!(more(111), Err(Refused::Bytes));
-    assert_eq!(more(110), Ok(()));
+    assert_eq!(more(110), Ok(false));
     limiter.release(&bounds, 240, Tag::NONE);
     limiter.unstage(100);
     let Staged {
@@ -539,17 +565,18 @@ fn where_no_work_has_begun_the_least_need_is_enough_beside_the_other_bodies() {
 #[test]
 fn the_gate_holds_the_rest_of_a_request_that_is_not_critical() {
     let (limiter, bounds) = limiter(10, 100);
-    bounds.set_portions(20, 100);
+    bounds.set_slice(20);
     publish(&limiter, &bounds, Packed::new(true, 0, 100), MAX_KIB, 0);
-    let more = |priority, mode| {
+    let more = |priority, attempt| {
         let tag = Tag {
             priority,
             ..Tag::NONE
         };
-        limiter.try_more(&bounds, Ask { tag, ..ask(10) }, 10, mode)
+        let rest = Operation::Rest { held_kib: 10 };
+        limiter.try_reserve(&bounds, Ask { tag, ..ask(10) }, rest, attempt)
     };
-    let normal = more(Priority::Normal, Mode::Newcomer);
+    let normal = more(Priority::Normal, Attempt::First);
     assert_eq!(normal, Err(Refused::Gate));
-    assert_eq!(more(Priority::Critical, Mode::Newcomer), Ok(()));
-    assert_eq!(more(Priority::Normal, Mode::Force), Ok(()));
+    assert!(more(Priority::Critical, Attempt::First).is_ok());
+    assert!(more(Priority::Normal, Attempt::PastBounds).is_ok());
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::tests::publish;
 use super::{
-    Ask, Bounds, Limiter, Mode, Need, Packed, Quota, Refusal, Refused, TENANTS, Terms, Ticket,
+    Ask, Attempt, Bounds, Limiter, Need, Operation, Packed, Quota, Refusal, Refused, TENANTS,
+    Terms, Ticket,
 };
 use crate::class::Priority;
 use crate::class::tag::Tag;
@@ -46,7 +47,8 @@ impl Bed {
 
     fn reserve(&self, tag: Tag, kib: u64) -> Result<bool, Refused> {
         let ask = ask(tag, kib);
-        self.limiter.try_reserve(&self.bounds, ask, Mode::Newcomer)
+        self.limiter
+            .try_reserve(&self.bounds, ask, Operation::Newcomer, Attempt::First)
     }
 
     fn join(&self, tag: Tag, kib: u64) -> Ticket {
@@ -255,7 +257,7 @@ fn an_old_queue_of_a_higher_priority_does_not_take_the_turn_of_those_behind() {
 #[test]
 fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     let bed = Bed::full(100);
-    bed.bounds.set_portions(20, 1000);
+    bed.bounds.set_slice(20);
     let critical = tag(Priority::Critical, 0);
     let _waits = bed.join(tag(Priority::High, 0), 10);
     publish(
@@ -276,7 +278,7 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     assert_eq!(bed.reserve(critical, 26), Err(Refused::Bytes));
     assert!(bed.reserve(critical, 25).is_ok());
     // Closed, it has none.
-    bed.bounds.set_portions(0, 0);
+    bed.bounds.set_slice(0);
     let closed = Packed::new(true, 0, 105);
     publish(&bed.limiter, &bed.bounds, closed, MAX_KIB, 0);
     assert_eq!(bed.reserve(critical, 1), Err(Refused::Gate));
@@ -373,7 +375,7 @@ fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
 #[test]
 fn a_tenant_at_its_quota_waits_and_others_pass() {
     let bed = Bed::empty(100);
-    bed.bounds.set_portions(0, 100);
+    bed.bounds.set_limit(100);
     bed.bounds.shares.make(1).entitle(Quota {
         max_in_flight: 1,
         ..Quota::default()
@@ -418,7 +420,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
 #[test]
 fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
     let bed = Bed::empty(100);
-    bed.bounds.set_portions(0, 100);
+    bed.bounds.set_limit(100);
     bed.bounds.shares.make(1).entitle(Quota {
         max_share: 0.3,
         ..Quota::default()

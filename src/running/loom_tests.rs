@@ -10,7 +10,7 @@ use super::brake::{Brake, Running as InFlight, Taken};
 use super::order::{Runner, STEPS};
 use super::{JumpOfKind, Slot};
 use crate::class::tag::Tag;
-use crate::limiter::{Ask, Bounds, Limiter, Mode, Packed};
+use crate::limiter::{Ask, Attempt, Bounds, Limiter, Operation, Packed};
 use crate::sync::{AtomicU32, Ordering};
 
 const MIB: i64 = 1 << 20;
@@ -71,7 +71,9 @@ fn one_in_flight() -> (Arc<Limiter>, Arc<Bounds>) {
         low_kib: 4,
         tag: Tag::NONE,
     };
-    limiter.try_reserve(&bounds, ask, Mode::Newcomer).unwrap();
+    limiter
+        .try_reserve(&bounds, ask, Operation::Newcomer, Attempt::First)
+        .unwrap();
     (limiter, bounds)
 }
 

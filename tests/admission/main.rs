@@ -7,5 +7,6 @@ mod newest_first;
 mod order;
 mod reload;
 mod report;
+mod reserving;
 #[path = "../support/mod.rs"]
 mod support;

@@ -562,9 +562,11 @@ impl World {
             O::Grow { of, mib } => {
                 if let Some(id) = self.nth_permit(of) {
                     let grown = self.permits[&id][0].try_grow(mib * MIB);
-                    let expected = self.model.grows(id, mib * 1024);
+                    let (mut told, sample) = (self.told(), self.sample());
+                    let expected = self.model.grows(id, mib * 1024, sample, &mut told);
                     assert_eq!(grown.map_err(|rejected| rejected.reason()), expected);
                     self.holds(id);
+                    self.all_explained(told);
                 }
             }
             O::Report { of, mib } => {

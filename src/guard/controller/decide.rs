@@ -29,7 +29,8 @@ impl Controller {
         if self.has_seen(Priority::Critical) && allowance_kib < MAX_KIB {
             allowance_kib = allowance_kib.saturating_sub(slice_kib);
         }
-        self.bounds.set_portions(slice_kib, limit_kib.min(MAX_KIB));
+        self.bounds.set_slice(slice_kib);
+        self.bounds.set_limit(limit_kib.min(MAX_KIB));
         let limits = Packed::new(decision.gate || closed, decision.concurrency, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.

@@ -357,7 +357,7 @@ impl Controller {
     }
 
     fn shut(&self) {
-        self.bounds.set_portions(0, 0);
+        self.bounds.set_slice(0);
         // What is active may still grow into what is free.
         let allowance_kib = self.bounds.limits().kib();
         let limits = Packed::new(true, 0, allowance_kib);

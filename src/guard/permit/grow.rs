@@ -2,7 +2,7 @@
 
 use super::Permit;
 use crate::error::{Reason, Rejected};
-use crate::guard::controller::Controller;
+use crate::limiter::{Attempt, Operation};
 use crate::running::Slot;
 use crate::units::kib;
 
@@ -24,13 +24,10 @@ impl Permit {
         if missing_kib == 0 {
             return;
         }
-        let Controller {
-            limiter, bounds, ..
-        } = holder.controller;
-        match limiter.grow(bounds, missing_kib, holder.tag, true) {
-            true => slot.has_grown(),
+        match holder.controller.force_more(missing_kib, holder.tag) {
             // More than the ledger's word can count.
-            false => slot.unclaim(missing_kib),
+            0 => slot.unclaim(missing_kib),
+            _ => slot.has_grown(),
         }
     }
 
@@ -41,8 +38,9 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// [`Rejected`] with [`Reason::NoRoom`] if so much is not free now,
-    /// [`Reason::NeverFits`] if all of the limit is less. What was reserved stays.
+    /// [`Rejected`] with [`Reason::NoRoom`] if so much is not free now, or is more than the
+    /// work's tenant may have beside its other work, [`Reason::NeverFits`] if all of the
+    /// limit is less. What was reserved stays.
     pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
         let holder = self.holder();
         let controller = holder.controller;
@@ -52,7 +50,7 @@ impl Permit {
         }
         let grown = holder
             .slot_or_take()
-            .is_some_and(|slot| holder.grow(slot, kib(bytes), controller.only_observes()));
+            .is_some_and(|slot| holder.grow(slot, kib(bytes)));
         match grown {
             true => Ok(()),
             // The work goes on: nobody was turned away.
@@ -60,11 +58,15 @@ impl Permit {
         }
     }
 
-    fn grow(&self, slot: &Slot, kib: u64, force: bool) -> bool {
-        let Controller {
-            limiter, bounds, ..
-        } = self.controller;
-        let grown = limiter.grow(bounds, kib, self.tag, force);
+    fn grow(&self, slot: &Slot, kib: u64) -> bool {
+        let grow = |attempt| {
+            let growth = Operation::Growth;
+            (self.controller).reserve_more(kib, self.tag, growth, attempt)
+        };
+        let grown = match self.controller.only_observes() {
+            true => grow(Attempt::PastBounds).is_ok(),
+            false => self.controller.resampling(grow).is_ok(),
+        };
         if grown {
             slot.grow(kib);
         }

@@ -30,7 +30,7 @@ pub(crate) use stage::{Stage, begin, of};
 ///   what `stage_bodies` was told.
 /// - A body that grows past that has its reservation grow with it, without a wait. It
 ///   fails if it is larger than the memory limit, if all that is reserved would be, or if
-///   the guard turns away new work at that moment.
+///   the guard turns away new work of its priority at that moment.
 /// - What counts are the bytes that come through this layer. Place it inside of a layer
 ///   that decompresses, and it counts what was decompressed.
 /// - The estimate is of the whole work with its body: the reservation grows to the

@@ -107,29 +107,18 @@ impl Stage {
         if missing_kib == 0 {
             return Ok(());
         }
-        if let Some(reason) = self.outgrows(total_bytes, missing_kib) {
-            self.slot.unclaim(missing_kib);
-            return Err(self.reject(controller.reject(reason, self.entry.tag)));
+        let tag = self.entry.tag;
+        let never_fits = total_bytes > controller.kill_bytes() && !controller.only_observes();
+        if !never_fits && controller.grow_body(missing_kib, tag) {
+            return Ok(());
         }
-        if controller.force_more(missing_kib, self.entry.tag) == 0 {
-            self.slot.unclaim(missing_kib);
-        }
-        Ok(())
-    }
-
-    /// Why a body may not grow further.
-    fn outgrows(&self, total_bytes: u64, missing_kib: u64) -> Option<Reason> {
-        let controller = self.controller();
-        let limit_bytes = controller.limit_bytes();
-        if controller.only_observes() {
-            return None;
-        }
-        if total_bytes > controller.kill_bytes() {
-            return Some(Reason::NeverFits);
-        }
-        let reserved_kib = controller.limiter.reserved().kib() + missing_kib;
-        let full = reserved_kib > limit_bytes.div_ceil(1024) || controller.turns_away();
-        full.then_some(Reason::CriticalPressure)
+        self.slot.unclaim(missing_kib);
+        let reason = match never_fits {
+            _ if controller.only_observes() => return Ok(()),
+            true => Reason::NeverFits,
+            false => Reason::CriticalPressure,
+        };
+        Err(self.reject(controller.reject(reason, tag)))
     }
 
     /// The body is there: ready once the rest is reserved. Settled when it is ready.

@@ -18,7 +18,7 @@ impl Ledger {
         }
         self.leave(bounds);
         bounds.let_go(tag, kib);
-        let of_tenant = bounds.shares.leave(tag.tenant, kib);
+        let of_tenant = bounds.shares.leave(tag.tenant, 1, kib);
         // Before the release: whoever sees the one sees the other.
         self.finished_kib.add(kib);
         let before = self.word.fetch_sub(bounds.unit(), Ordering::AcqRel);
@@ -55,8 +55,12 @@ impl Ledger {
 
     /// What is in flight, without what has ended and is not settled.
     pub(crate) fn in_use(&self) -> Packed {
-        // In this order: what is settled in between is on the word still, and counts.
-        let word = self.load();
+        self.unended(self.load())
+    }
+
+    /// The same of a word that was loaded before: what is settled in between is on it
+    /// still, and counts.
+    pub(super) fn unended(&self, word: Packed) -> Packed {
         let settled_kib = self.settled_kib.load(Ordering::Relaxed);
         let ended_kib = self.finished_kib().saturating_sub(settled_kib);
         let kib = word.kib().saturating_sub(ended_kib);

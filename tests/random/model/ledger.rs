@@ -230,18 +230,27 @@ impl Model {
         self.in_flight() == 0 && kib <= free / 1024
     }
 
-    fn is_within_quota(&self, ask: &Ask) -> bool {
-        let quota = &TENANTS[ask.tenant];
+    /// What each request of a tenant has.
+    fn held_by(&self, tenant: usize) -> Vec<u64> {
         let active = self.active.iter().map(|one| (one.tenant, one.kib));
         let granted = self.granted().map(|one| (one.ask.tenant, one.ask.kib));
-        let held: Vec<_> = active
-            .chain(granted)
-            .filter(|(tenant, _)| *tenant == ask.tenant)
-            .map(|(_, kib)| kib)
-            .collect();
-        let most_kib = (self.seen.limit_bytes as f64 / 1024.0 * quota.max_share) as u64;
-        let within_share = quota.max_share >= 1.0 || held.iter().sum::<u64>() + ask.kib <= most_kib;
-        ask.tenant == 0 || held.is_empty() || held.len() < quota.max_in_flight && within_share
+        let theirs = active.chain(granted).filter(|(of, _)| *of == tenant);
+        theirs.map(|(_, kib)| kib).collect()
+    }
+
+    fn is_within_share(&self, tenant: usize, more_kib: u64) -> bool {
+        let max_share = TENANTS[tenant].max_share;
+        let most_kib = (self.seen.limit_bytes as f64 / 1024.0 * max_share) as u64;
+        let held_kib: u64 = self.held_by(tenant).iter().sum();
+        max_share >= 1.0 || held_kib + more_kib <= most_kib
+    }
+
+    fn is_within_quota(&self, ask: &Ask) -> bool {
+        let in_flight = self.held_by(ask.tenant).len();
+        let within_count = in_flight < TENANTS[ask.tenant].max_in_flight;
+        ask.tenant == 0
+            || in_flight == 0
+            || within_count && self.is_within_share(ask.tenant, ask.kib)
     }
 
     fn gate(&self) -> bool {
@@ -502,13 +511,26 @@ impl Model {
         self.pump(told);
     }
 
-    pub(crate) fn grows(&mut self, id: Id, kib: u64) -> Result<(), Reason> {
-        let fits = self.fits(kib);
+    /// It asks for more. Near the limit it looks first, and if it is alone of its tenant,
+    /// the share of that does not hold it back.
+    pub(crate) fn grows(
+        &mut self,
+        id: Id,
+        kib: u64,
+        sample: Option<Seen>,
+        told: &mut Told,
+    ) -> Result<(), Reason> {
         let total_bytes = (self.kib_of(id) + kib) * 1024;
         if total_bytes > self.seen.limit_bytes {
             return Err(Reason::NeverFits);
         }
-        if !fits {
+        if let Some(seen) = sample {
+            self.sampled(seen, told);
+        }
+        let tenant = self.active_one(id).tenant;
+        let within_share =
+            self.held_by(tenant).len() <= 1 || self.is_within_share(tenant, kib) || tenant == 0;
+        if !within_share || !self.fits(kib) {
             return Err(Reason::NoRoom);
         }
         self.active_one(id).kib += kib;

@@ -1,0 +1,247 @@
+//! Reserving: one function, whatever asks.
+
+use super::{Entered, Ledger, Refused};
+use crate::limiter::bounds::{Ask, Bounds};
+use crate::limiter::checks::{Attempt, Checks, Most, Operation};
+use crate::limiter::word::{MAX_COUNT, Packed};
+use crate::sync::Ordering;
+use crate::units::MAX_KIB;
+
+/// What is asked of the word.
+struct Asked<'a> {
+    bounds: &'a Bounds,
+    /// As they were when the gate was looked at.
+    limits: Packed,
+    slice_kib: u64,
+    ask: Ask,
+    /// What is added to the word.
+    kib: u64,
+    operation: Operation,
+    checks: Checks,
+}
+
+impl Ledger {
+    /// Reserves what `ask` says. `Ok(true)` if nothing was in flight before.
+    pub(crate) fn reserve(
+        &self,
+        bounds: &Bounds,
+        ask: Ask,
+        operation: Operation,
+        attempt: Attempt,
+    ) -> Result<bool, Refused> {
+        self.reserve_inline(bounds, ask, operation, attempt)
+    }
+
+    /// [`reserve`](Self::reserve), for where it is known when it is compiled what asks: the
+    /// rest of the questions go away there.
+    #[inline(always)]
+    pub(crate) fn reserve_inline(
+        &self,
+        bounds: &Bounds,
+        ask: Ask,
+        operation: Operation,
+        attempt: Attempt,
+    ) -> Result<bool, Refused> {
+        let slice_kib = bounds.slice_kib(ask.tag);
+        let kib = match operation {
+            Operation::Retag { held_kib } => ask.kib.saturating_sub(held_kib),
+            Operation::Rest { .. } if ask.kib == 0 => return Ok(false),
+            _ => ask.kib,
+        };
+        let asked = Asked {
+            bounds,
+            // Acquire: pairs with `publish`, whose other fields are read below.
+            limits: bounds.limits(),
+            slice_kib,
+            ask,
+            kib,
+            operation,
+            checks: Checks::of(operation, attempt, slice_kib > 0),
+        };
+        if asked.checks.gate && asked.limits.flag() {
+            return Err(Refused::Gate);
+        }
+        let (tenant, requests) = (ask.tag.tenant, operation.of_tenant());
+        let past_quota = !asked.checks.quota;
+        if !bounds.shares.enter(tenant, requests, ask.kib, past_quota) {
+            return Err(Refused::Quota);
+        }
+        let reserved = match operation.is_new() {
+            true => self.reserve_new(&asked),
+            false if kib == 0 => Ok(false),
+            false => self.reserve_word(&asked, 0, MAX_COUNT, Entered::BEFORE),
+        };
+        if reserved.is_err() {
+            bounds.shares.leave(tenant, requests, ask.kib);
+            return reserved;
+        }
+        bounds.hold(ask.tag, ask.kib);
+        if operation == Operation::Nested {
+            self.nested.fetch_add(1, Ordering::Relaxed);
+        }
+        reserved
+    }
+
+    /// For a request that its guard has not counted yet.
+    #[inline(always)]
+    fn reserve_new(&self, asked: &Asked<'_>) -> Result<bool, Refused> {
+        let cap = match asked.checks.count {
+            true => asked.limits.count(),
+            false => MAX_COUNT,
+        };
+        let Some(entered) = self.enter(asked.bounds, cap) else {
+            return Err(Refused::Count);
+        };
+        let reserved = self.reserve_word(asked, asked.bounds.unit(), cap, entered);
+        if reserved.is_err() {
+            self.leave(asked.bounds);
+        }
+        reserved
+    }
+
+    /// `unit`: what is added to the count. `Ok(true)` if nothing was in flight before.
+    #[inline(always)]
+    fn reserve_word(
+        &self,
+        asked: &Asked<'_>,
+        unit: u64,
+        cap: u32,
+        entered: Entered,
+    ) -> Result<bool, Refused> {
+        // Acquire: whoever sees a release sees what it counted as finished.
+        let mut current = self.word.load(Ordering::Acquire);
+        loop {
+            let word = Packed(current);
+            if unit != 0 && word.count() >= cap {
+                return Err(Refused::Count);
+            }
+            let is_idle = self.is_idle_at(word, entered.own);
+            if let Some(refused) = self.refuses(word, asked, is_idle) {
+                return Err(refused);
+            }
+            // AcqRel: an admission sees what the releases before it did.
+            match self.word.compare_exchange_weak(
+                current,
+                current + unit + asked.kib,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Ok(is_idle || entered.is_first),
+                Err(actual) => current = actual,
+            }
+        }
+    }
+
+    /// Why what is asked is not to be had, if it is not.
+    #[inline(always)]
+    fn refuses(&self, word: Packed, asked: &Asked<'_>, is_idle: bool) -> Option<Refused> {
+        let Asked { bounds, checks, .. } = asked;
+        let total_kib = word.kib() + asked.kib;
+        if total_kib > MAX_KIB {
+            return Some(Refused::Bytes);
+        }
+        if checks.waiters && word.flag() {
+            return Some(Refused::Waiters);
+        }
+        if checks.staleness && total_kib > bounds.refresh_kib.load(Ordering::Relaxed) {
+            return Some(Refused::Stale);
+        }
+        let fits = match checks.most {
+            Most::Allowance => {
+                total_kib <= asked.limits.kib() + asked.slice_kib
+                    || bounds.critical_kib() + asked.ask.kib <= asked.slice_kib
+                    || (checks.alone && self.fits_alone(word, asked, is_idle))
+            }
+            Most::Limit(limit_kib) => self.unended(word).kib() + asked.kib <= limit_kib,
+            Most::Countable => true,
+        };
+        (!fits).then_some(Refused::Bytes)
+    }
+
+    /// There is no end to wait for, and what is surely needed is free.
+    #[inline(always)]
+    fn fits_alone(&self, word: Packed, asked: &Asked<'_>, is_idle: bool) -> bool {
+        let free_kib = asked.bounds.idle_kib();
+        match asked.operation {
+            // Where no work has begun none will end. The bodies of the others take their
+            // part of what is free; its own has been read, so usage shows it.
+            Operation::Rest { held_kib } => {
+                let others_kib = word.kib().saturating_sub(held_kib);
+                self.only_staged() && others_kib + asked.ask.low_kib <= free_kib
+            }
+            _ => is_idle && asked.ask.low_kib <= free_kib,
+        }
+    }
+
+    /// Makes a reservation of `held_kib`, made before it was known for what, one for `ask`.
+    /// `Ok(true)`: it became smaller, and somebody waits.
+    pub(crate) fn retag(
+        &self,
+        bounds: &Bounds,
+        held_kib: u64,
+        ask: Ask,
+        attempt: Attempt,
+    ) -> Result<bool, Refused> {
+        self.reserve(bounds, ask, Operation::Retag { held_kib }, attempt)?;
+        let less_kib = held_kib.saturating_sub(ask.kib);
+        let before = self.word.fetch_sub(less_kib, Ordering::AcqRel);
+        Ok(less_kib > 0 && Packed(before).flag())
+    }
+}
+
+#[cfg(all(test, not(memory_guard_loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::class::Priority;
+    use crate::class::tag::Tag;
+    use crate::limiter::bounds::Need;
+    use crate::limiter::shares::{Quota, Shares};
+
+    #[test]
+    fn what_is_not_used_is_given_back_and_the_request_goes_on() {
+        let shares = Arc::new(Shares::default());
+        shares.set_limit(1000);
+        shares.make(1).entitle(Quota {
+            max_share: 0.5,
+            ..Quota::default()
+        });
+        let (ledger, bounds) = (Ledger::new(), Bounds::new(true, shares));
+        let tag = Tag {
+            tenant: 1,
+            priority: Priority::Critical,
+            ..Tag::NONE
+        };
+        let ask = |kib| Ask {
+            kib,
+            low_kib: kib,
+            tag,
+        };
+        let need = Need::More { tag, held_kib: 100 };
+        let held = |count, kib| {
+            let of_tenant = bounds.shares.make(1).held();
+            assert_eq!((of_tenant.count(), of_tenant.kib()), (count, kib));
+            assert_eq!((ledger.load().count(), ledger.load().kib()), (count, kib));
+            assert_eq!(bounds.critical_kib(), kib);
+        };
+        let first = |kib, operation| ledger.reserve(&bounds, ask(kib), operation, Attempt::First);
+        let rest = Operation::Rest { held_kib: 100 };
+        for _ in 0..2 {
+            first(100, Operation::Newcomer).unwrap();
+        }
+        let beyond_its_share = first(301, rest);
+        assert_eq!(beyond_its_share, Err(Refused::Quota));
+        held(2, 200);
+        first(300, rest).unwrap();
+        held(2, 500);
+        ledger.undo(&bounds, 300, need);
+        held(2, 200);
+        // Alone, it is not held back by its share.
+        ledger.release(&bounds, 100, tag);
+        first(800, rest).unwrap();
+        held(1, 900);
+        ledger.finish(&bounds, 900, tag);
+        held(0, 0);
+    }
+}

@@ -1,0 +1,70 @@
+//! Requests that were admitted for their bodies alone, until their work begins.
+
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::{Ledger, Released};
+use crate::limiter::bounds::{Bounds, Need};
+use crate::limiter::word::Packed;
+use crate::sync::Ordering;
+
+/// Requests whose work has not begun. Not model-checked: they hand nothing over.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    requests: AtomicU32,
+    read_bytes: AtomicU64,
+}
+
+/// Requests whose work has not begun, and what they have read of their bodies.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Staged {
+    pub(crate) requests: u32,
+    pub(crate) read_bytes: u64,
+}
+
+impl Ledger {
+    pub(crate) fn staged(&self) -> Staged {
+        Staged {
+            requests: self.staged.requests.load(Ordering::Relaxed),
+            read_bytes: self.staged.read_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A request was admitted for its body.
+    pub(crate) fn stage(&self) {
+        self.staged.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of them has read so much more.
+    pub(crate) fn stage_read(&self, bytes: u64) {
+        self.staged.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Its work begins, or never will; it had read so much.
+    pub(crate) fn unstage(&self, read_bytes: u64) {
+        self.staged.requests.fetch_sub(1, Ordering::Relaxed);
+        self.staged
+            .read_bytes
+            .fetch_sub(read_bytes, Ordering::Relaxed);
+    }
+
+    /// No work has begun: all that is in flight are bodies.
+    pub(crate) fn only_staged(&self) -> bool {
+        self.all_in_flight() <= self.staged().requests
+    }
+
+    /// Gives back what was reserved for a need, and never used.
+    pub(crate) fn undo(&self, bounds: &Bounds, kib: u64, need: Need) -> Released {
+        let tag = need.tag();
+        if !matches!(need, Need::More { .. }) {
+            return self.release(bounds, kib, tag);
+        }
+        // The request itself goes on.
+        bounds.let_go(tag, kib);
+        let of_tenant = bounds.shares.leave(tag.tenant, 0, kib);
+        let before = self.word.fetch_sub(kib, Ordering::AcqRel);
+        Released {
+            somebody_waits: Packed(before).flag(),
+            of_tenant,
+        }
+    }
+}
