@@ -3,6 +3,7 @@
 //! [`handle`] is what services hold; behind it is a [`controller`], which samples drive and
 //! requests ask. [`admission`] turns a request into a [`permit`] or a place in the queue.
 pub(crate) mod admission;
+pub(crate) mod charged;
 pub(crate) mod checkpoint;
 pub(crate) mod controller;
 pub(crate) mod cost;

@@ -1,15 +1,19 @@
-//! Admission in two steps.
+//! Admission in two steps: for a request's body, and then for its work.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::admission::{Admission, Verdict};
 use super::controller::Controller;
 use super::cost::Request;
+use super::permit::Permit;
 use super::waiting::Waiting;
 use crate::class::tag::Tag;
 use crate::classify::labels::Entry;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Attempt, Need, Operation, Refused};
+use crate::running::Slot;
+use crate::units::kib;
 
 /// The rest of a request's estimate: reserved, or waited for.
 pub(crate) enum Rest {
@@ -35,10 +39,98 @@ impl Request {
     }
 }
 
+/// A request that was admitted for its body, and whose work has not begun.
+///
+/// Its end, or else its drop, takes it off those whose work has not begun.
+pub(crate) struct StagedWork {
+    permit: Permit,
+    slot: &'static Slot,
+    entry: Entry,
+    read_bytes: AtomicU64,
+}
+
+impl StagedWork {
+    /// `None`: more than can be in flight, so its work begins at once.
+    pub(crate) fn begin(permit: &mut Permit, entry: Entry) -> Option<Self> {
+        permit.start_staged();
+        let slot = permit.slot()?;
+        permit.controller().limiter.stage();
+        Some(Self {
+            permit: permit.clone(),
+            slot,
+            entry,
+            read_bytes: AtomicU64::new(0),
+        })
+    }
+
+    fn controller(&self) -> &'static Controller {
+        self.permit.controller()
+    }
+
+    /// So many bytes of the body are there; the reservation grows if it has to.
+    pub(crate) fn read(&self, bytes: usize) -> Result<(), Rejected> {
+        let (controller, tag) = (self.controller(), self.entry.tag);
+        let bytes = bytes as u64;
+        let total_bytes = self.read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        controller.limiter.stage_read(bytes);
+        let missing_kib = self.slot.claim_up_to(kib(total_bytes));
+        if missing_kib == 0 {
+            return Ok(());
+        }
+        let grown = controller.grow_body(missing_kib, tag, total_bytes);
+        if grown != Ok(true) {
+            self.slot.unclaim(missing_kib);
+        }
+        grown.map_err(|reason| controller.reject(reason, tag))?;
+        Ok(())
+    }
+
+    /// Reserves the rest of what is estimated for it, or joins the queue for that.
+    pub(crate) fn admit_rest(&self, callers: Option<Duration>) -> Result<Rest, Rejected> {
+        let held_kib = self.slot.reserved_kib();
+        self.controller().admit_rest(self.entry, held_kib, callers)
+    }
+
+    /// So much of that is reserved.
+    pub(crate) fn has(&self, rest_kib: u64) {
+        self.slot.top_up(rest_kib);
+    }
+
+    /// Reserves the rest past the bounds.
+    pub(crate) fn force_rest(&self) {
+        let held_kib = self.slot.reserved_kib();
+        let rest_kib = self.controller().force_rest(self.entry.tag, held_kib);
+        self.has(rest_kib);
+    }
+
+    /// Its work begins, or never will.
+    pub(crate) fn end(&self) {
+        self.slot.unstage();
+        self.unstage();
+    }
+
+    /// The same, as it is dropped: its slot says to the last that it has shown nothing of
+    /// the work.
+    pub(crate) fn unstage(&self) {
+        let read_bytes = self.read_bytes.load(Ordering::Relaxed);
+        self.controller().limiter.unstage(read_bytes);
+    }
+
+    /// It is turned away, although it was admitted.
+    pub(crate) fn turn_away(&self) {
+        self.permit.turn_away();
+    }
+
+    /// Has its response future polled.
+    pub(crate) fn wake(&self) {
+        self.slot.wake();
+    }
+}
+
 impl Controller {
     /// Reserves what is estimated for a request beyond the `held_kib` that it has for its
     /// body, or joins the queue for that.
-    pub(crate) fn admit_rest(
+    fn admit_rest(
         &'static self,
         entry: Entry,
         held_kib: u64,
@@ -76,13 +168,13 @@ impl Controller {
     }
 
     /// Reserves what is estimated beyond `held_kib`, past the bounds.
-    pub(crate) fn force_rest(&self, tag: Tag, held_kib: u64) -> u64 {
+    fn force_rest(&self, tag: Tag, held_kib: u64) -> u64 {
         let need = Need::More { tag, held_kib };
         self.force_more(need.ask(&self.bounds).kib, tag)
     }
 
     /// Reserves more for a request that goes on in any case; how much.
-    pub(crate) fn force_more(&self, kib: u64, tag: Tag) -> u64 {
+    pub(super) fn force_more(&self, kib: u64, tag: Tag) -> u64 {
         match self.reserve_more(kib, tag, Operation::Growth, Attempt::PastBounds) {
             Ok(()) => kib,
             // More than the ledger's word can count.
@@ -106,14 +198,21 @@ impl Controller {
         self.reserve(ask, operation, attempt).map(drop)
     }
 
-    /// More of a staged request's body is there than was reserved for it.
-    pub(crate) fn grow_body(&self, kib: u64, tag: Tag) -> bool {
-        let attempt = match self.only_observes() {
-            true => Attempt::PastBounds,
-            false => Attempt::First,
-        };
+    /// More of a staged request's body is there than was reserved for it. `Ok(false)`: it
+    /// goes on, but that is more than can be counted.
+    fn grow_body(&self, kib: u64, tag: Tag, total_bytes: u64) -> Result<bool, Reason> {
         let limit_kib = self.limit_bytes().div_ceil(1024);
-        self.reserve_more(kib, tag, Operation::Body { limit_kib }, attempt)
-            .is_ok()
+        let body = Operation::Body { limit_kib };
+        if self.only_observes() {
+            let grown = self.reserve_more(kib, tag, body, Attempt::PastBounds);
+            return Ok(grown.is_ok());
+        }
+        if total_bytes > self.kill_bytes() {
+            return Err(Reason::NeverFits);
+        }
+        match self.reserve_more(kib, tag, body, Attempt::First) {
+            Ok(()) => Ok(true),
+            Err(_) => Err(Reason::CriticalPressure),
+        }
     }
 }

@@ -13,10 +13,10 @@ use pin_project_lite::pin_project;
 
 use super::delivery::Delivery;
 use crate::error::{BoxError, PeerStalled};
+use crate::guard::charged::Charged;
 use crate::guard::held::Held;
 use crate::guard::permit::Permit;
 use crate::guard::poller::Poller;
-use crate::running::{Account, Slot};
 use crate::sync::foreign;
 
 /// A frame above this size carries a share of the permit, and goes out in
@@ -161,24 +161,10 @@ impl Drop for Hold {
 
 /// The bytes of a large frame, with a share of the permit.
 struct Carried {
+    // In this order: sent, they are no longer the work's, whose account ends with the share.
+    _charged: Charged,
     data: Bytes,
-    account: Option<Account>,
     _share: Arc<Delivery>,
-}
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        // Sent: no longer the work's.
-        discharge(self.account, self.data.len());
-    }
-}
-
-/// Bytes that were charged when they were made leave for good, and will be freed
-/// by the server, for nobody.
-fn discharge(account: Option<Account>, bytes: usize) {
-    if let Some(account) = account {
-        account.take_off(bytes);
-    }
 }
 
 impl AsRef<[u8]> for Carried {
@@ -308,9 +294,14 @@ where
                 let frame = std::task::ready!(polled);
                 (frame, permit.and_then(Permit::slot))
             };
-            let account = slot.map(Slot::account);
             match frame {
-                Some(Ok(frame)) => (frame.map_data(|data| carry(data, this.hold, account)), slot),
+                Some(Ok(frame)) => {
+                    let carried = frame.map_data(|data| {
+                        let charged = Charged::new(slot, data.len());
+                        carry(data, this.hold, charged)
+                    });
+                    (carried, slot)
+                }
                 end => {
                     this.poller.ended(slot);
                     if matches!(end, Some(Err(_))) {
@@ -369,16 +360,15 @@ where
 }
 
 /// Gives a large frame a share of the permit.
-fn carry(data: Bytes, hold: &mut Hold, account: Option<Account>) -> Bytes {
+fn carry(data: Bytes, hold: &mut Hold, charged: Charged) -> Bytes {
     if data.len() <= LARGE_FRAME_BYTES {
-        discharge(account, data.len());
         return data;
     }
     match hold.share() {
         None => data,
         Some(delivery) => Bytes::from_owner(Carried {
+            _charged: charged,
             data,
-            account,
             _share: Arc::clone(delivery),
         }),
     }

@@ -1,6 +1,6 @@
 //! [`Stage`]: what a request has of its memory, and how it comes to have the rest.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -8,15 +8,12 @@ use http::{Extensions, Request};
 use tokio::time::Instant;
 
 use crate::classify::labels::Entry;
-use crate::error::{Reason, Rejected};
-use crate::guard::controller::Controller;
+use crate::error::Rejected;
 use crate::guard::permit::Permit;
-use crate::guard::staged::Rest;
+use crate::guard::staged::{Rest, StagedWork};
 use crate::guard::waiting::Waiting;
 use crate::http::deadline;
-use crate::running::Slot;
 use crate::telemetry::logs;
-use crate::units::kib;
 
 /// The body is read; only its bytes are reserved.
 const READING: u8 = 0;
@@ -36,14 +33,11 @@ struct Left(Arc<Stage>);
 ///
 /// The body reads and settles; the response future looks at what came of it.
 pub(crate) struct Stage {
-    permit: Permit,
-    slot: &'static Slot,
-    entry: Entry,
+    work: StagedWork,
     /// When the request's caller gives up.
     callers: Option<Instant>,
     state: AtomicU8,
     taken: AtomicBool,
-    read_bytes: AtomicU64,
     rejected: OnceLock<Rejected>,
 }
 
@@ -58,22 +52,16 @@ pub(crate) fn begin<B>(permit: &mut Permit, entry: Entry, request: &mut Request<
 
 #[cold]
 fn begin_staged<B>(permit: &mut Permit, entry: Entry, request: &mut Request<B>) {
-    permit.start_staged();
-    let controller = permit.controller();
-    let Some(slot) = permit.slot() else {
-        // More than can be in flight.
+    let Some(work) = StagedWork::begin(permit, entry) else {
         return;
     };
-    let left = deadline::of_caller(request.headers(), &controller.config().deadline_headers);
-    controller.limiter.stage();
+    let config = permit.controller().config();
+    let left = deadline::of_caller(request.headers(), &config.deadline_headers);
     let stage = Stage {
-        permit: permit.clone(),
-        slot,
-        entry,
+        work,
         callers: left.and_then(|left| Instant::now().checked_add(left)),
         state: AtomicU8::new(READING),
         taken: AtomicBool::new(false),
-        read_bytes: AtomicU64::new(0),
         rejected: OnceLock::new(),
     };
     request.extensions_mut().insert(Left(Arc::new(stage)));
@@ -93,32 +81,11 @@ pub(super) fn take(extensions: &mut Extensions) -> Option<Arc<Stage>> {
 }
 
 impl Stage {
-    fn controller(&self) -> &'static Controller {
-        self.permit.controller()
-    }
-
     /// So many bytes of the body are there; the reservation grows if it has to.
     pub(super) fn read(&self, bytes: usize) -> Result<(), Rejected> {
-        let controller = self.controller();
-        let bytes = bytes as u64;
-        let total_bytes = self.read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        controller.limiter.stage_read(bytes);
-        let missing_kib = self.slot.claim_up_to(kib(total_bytes));
-        if missing_kib == 0 {
-            return Ok(());
-        }
-        let tag = self.entry.tag;
-        let never_fits = total_bytes > controller.kill_bytes() && !controller.only_observes();
-        if !never_fits && controller.grow_body(missing_kib, tag) {
-            return Ok(());
-        }
-        self.slot.unclaim(missing_kib);
-        let reason = match never_fits {
-            _ if controller.only_observes() => return Ok(()),
-            true => Reason::NeverFits,
-            false => Reason::CriticalPressure,
-        };
-        Err(self.reject(controller.reject(reason, tag)))
+        self.work
+            .read(bytes)
+            .map_err(|rejected| self.reject(rejected))
     }
 
     /// The body is there: ready once the rest is reserved. Settled when it is ready.
@@ -142,16 +109,14 @@ impl Stage {
 
     fn ask(&self) -> Result<Rest, Rejected> {
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        let held_kib = self.slot.reserved_kib();
-        self.controller()
-            .admit_rest(self.entry, held_kib, self.callers.map(left))
+        self.work.admit_rest(self.callers.map(left))
     }
 
     /// Reading → settled.
     fn settle(&self, reserved: Result<u64, Rejected>) -> Result<(), Rejected> {
         match reserved {
             Ok(kib) => {
-                self.slot.top_up(kib);
+                self.work.has(kib);
                 self.end(READING);
                 Ok(())
             }
@@ -161,11 +126,11 @@ impl Stage {
 
     /// Leaves the rejection to the response future.
     fn reject(&self, rejected: Rejected) -> Rejected {
-        self.permit.turn_away();
+        self.work.turn_away();
         let _ = self.rejected.set(rejected.clone());
         // Before the future is woken, so that it sees the rejection.
         self.end(READING);
-        self.slot.wake();
+        self.work.wake();
         rejected
     }
 
@@ -184,10 +149,7 @@ impl Stage {
     /// Let go → settled: the handler works on without its body.
     pub(crate) fn catch_up(&self) {
         if self.state.load(Ordering::Acquire) == LET_GO && self.end(LET_GO) {
-            let tag = self.entry.tag;
-            let held_kib = self.slot.reserved_kib();
-            self.slot
-                .top_up(self.controller().force_rest(tag, held_kib));
+            self.work.force_rest();
         }
     }
 
@@ -205,9 +167,7 @@ impl Stage {
             .state
             .compare_exchange(from, SETTLED, Ordering::AcqRel, Ordering::Acquire);
         if ended.is_ok() {
-            self.slot.unstage();
-            let read_bytes = self.read_bytes.load(Ordering::Relaxed);
-            self.controller().limiter.unstage(read_bytes);
+            self.work.end();
         }
         ended.is_ok()
     }
@@ -216,9 +176,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if *self.state.get_mut() != SETTLED {
-            // Its slot says so to the last: it has shown nothing of the work.
-            let read_bytes = *self.read_bytes.get_mut();
-            self.controller().limiter.unstage(read_bytes);
+            self.work.unstage();
         }
     }
 }
