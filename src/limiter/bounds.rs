@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Counter, AtomicUsize};
 
 use super::checks::Operation;
+use super::count::GuardCount;
 use super::lanes::LANES;
 use super::shares::Shares;
-use super::word::{MAX_COUNT, ONE, Packed};
+use super::word::{MAX_COUNT, Packed};
 use crate::class::Priority;
 use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -119,9 +120,7 @@ pub(crate) struct Bounds {
     /// Requests that may be admitted past the bounds, to find out whether
     /// memory that looks full really is.
     probes: AtomicU32,
-    /// The count of a guard that is not the first on its ledger; the first
-    /// one's is in the ledger's word, which saves it a second shared counter.
-    pub(super) own_count: Option<AtomicU32>,
+    pub(super) count: GuardCount,
 }
 
 /// What one kind of requests asks for.
@@ -132,7 +131,7 @@ struct Estimate {
 }
 
 impl Bounds {
-    pub(crate) fn new(first: bool, shares: Arc<Shares>) -> Self {
+    pub(crate) fn new(count: GuardCount, shares: Arc<Shares>) -> Self {
         Self {
             limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
             refresh_kib: AtomicU64::new(MAX_KIB),
@@ -149,7 +148,7 @@ impl Bounds {
             patience_ms: Counter::new(u64::MAX),
             newest_after_ms: Counter::new(u64::MAX),
             probes: AtomicU32::new(0),
-            own_count: (!first).then(|| AtomicU32::new(0)),
+            count,
         }
     }
 
@@ -302,18 +301,6 @@ impl Bounds {
                 .probes
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                 .is_ok()
-    }
-
-    /// What one request of this guard adds to the count in the word.
-    #[inline]
-    pub(super) fn unit(&self) -> u64 {
-        if self.counts_in_word() { ONE } else { 0 }
-    }
-
-    /// Its requests are counted in the ledger's word, not beside it.
-    #[inline]
-    pub(crate) fn counts_in_word(&self) -> bool {
-        self.own_count.is_none()
     }
 }
 

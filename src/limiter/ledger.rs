@@ -19,7 +19,8 @@ mod staged;
 use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::Bounds;
-use super::word::{FLAG, Packed};
+use super::count::GuardCount;
+use super::word::{FLAG, ONE, Packed};
 use crate::class::tag::Tag;
 use crate::sync::sharded::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -50,21 +51,24 @@ pub(crate) struct Released {
     pub(crate) of_tenant: bool,
 }
 
-/// How a request is counted before it is known whether it fits.
-#[derive(Clone, Copy, Debug)]
-struct Entered {
-    /// How often it is among those [beside](Ledger::beside) the word.
-    own: u32,
-    /// Nothing was in flight when it was counted there.
-    is_first: bool,
+/// How a request is counted that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    /// It was before it asked.
+    Before,
+    /// In the word, with what it reserves.
+    InWord,
+    /// [Beside](Ledger::beside) the word, before it is known whether it fits. `is_first`:
+    /// nothing was in flight then.
+    Beside { is_first: bool },
 }
 
-impl Entered {
-    /// It is counted in the word, or was so before.
-    const BEFORE: Self = Self {
-        own: 0,
-        is_first: false,
-    };
+impl Counted {
+    /// What it adds to the word.
+    #[inline(always)]
+    fn unit(self) -> u64 {
+        if self == Counted::InWord { ONE } else { 0 }
+    }
 }
 
 /// The reservations of all guards that watch one source.
@@ -104,13 +108,14 @@ impl Ledger {
 
     /// Nothing of anybody's is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_idle_at(self.load(), 0)
+        self.is_idle_at(self.load(), Counted::Before)
     }
 
-    /// Nothing is but the one that asks, which is among those beside `own` times.
+    /// Nothing is but the one that asks.
     #[inline(always)]
-    fn is_idle_at(&self, word: Packed, own: u32) -> bool {
-        // Acquire: see `enter`.
+    fn is_idle_at(&self, word: Packed, asks: Counted) -> bool {
+        let own = u32::from(matches!(asks, Counted::Beside { .. }));
+        // Acquire: see `count_in`.
         word.count() == 0 && self.beside.load(Ordering::Acquire) == own
     }
 
@@ -120,17 +125,14 @@ impl Ledger {
 
     /// How many requests of the guard with these bounds are in flight.
     pub(crate) fn count(&self, bounds: &Bounds) -> u32 {
-        match &bounds.own_count {
-            Some(own) => own.load(Ordering::Relaxed),
-            None => self.load().count(),
-        }
+        bounds.count.of(self.load())
     }
 
-    /// One more in the guard's own count, if it has one and it stays within `cap`.
+    /// One more, if the guard is counted beside the word and stays within `cap`.
     #[inline]
-    fn enter(&self, bounds: &Bounds, cap: u32) -> Option<Entered> {
-        let Some(own) = &bounds.own_count else {
-            return Some(Entered::BEFORE);
+    fn count_in(&self, bounds: &Bounds, cap: u32) -> Option<Counted> {
+        let GuardCount::Beside(own) = &bounds.count else {
+            return Some(Counted::InWord);
         };
         let nothing_in_word = self.load().count() == 0;
         let more = |count| (count < cap).then_some(count + 1);
@@ -139,15 +141,14 @@ impl Ledger {
         // AcqRel: whoever sees this one beside has not changed the word before the look at
         // it above. So of those that begin at once, one at least finds nothing in flight.
         let before = self.beside.fetch_add(1, Ordering::AcqRel);
-        Some(Entered {
-            own: 1,
+        Some(Counted::Beside {
             is_first: nothing_in_word && before == 0,
         })
     }
 
     #[inline]
-    fn leave(&self, bounds: &Bounds) {
-        if let Some(own) = &bounds.own_count {
+    fn count_out(&self, bounds: &Bounds) {
+        if let GuardCount::Beside(own) = &bounds.count {
             own.fetch_sub(1, Ordering::Relaxed);
             self.beside.fetch_sub(1, Ordering::Relaxed);
         }
@@ -156,14 +157,16 @@ impl Ledger {
     /// Gives a reservation back. Says who waits: the caller pumps the queue.
     #[inline]
     pub(crate) fn release(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
-        self.leave(bounds);
+        self.count_out(bounds);
         bounds.let_go(tag, kib);
         let of_tenant = bounds.shares.leave(tag.tenant, 1, kib);
         if kib == 0 {
             self.nested.fetch_sub(1, Ordering::Relaxed);
         }
         // AcqRel: releases what this request did, and sees a flag set before.
-        let before = self.word.fetch_sub(bounds.unit() + kib, Ordering::AcqRel);
+        let before = self
+            .word
+            .fetch_sub(bounds.count.unit() + kib, Ordering::AcqRel);
         debug_assert!(Packed(before).kib() >= kib, "released more than reserved");
         Released {
             somebody_waits: Packed(before).flag(),

@@ -15,6 +15,7 @@ mod bounds;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod check_tests;
 mod checks;
+mod count;
 mod lanes;
 mod ledger;
 mod list;
@@ -50,6 +51,7 @@ pub(crate) use word::{MAX_COUNT, Packed};
 use crate::class::tag::Tag;
 use crate::error::Reason;
 use crate::sync::{AtomicU32, Mutex, Ordering, fence, foreign, lock};
+use count::GuardCount;
 use lanes::Candidate;
 use ledger::{Ledger, Released};
 use queue::Queue;
@@ -65,7 +67,7 @@ pub(crate) struct Limiter {
     waiting: AtomicU32,
     guards: AtomicU32,
     /// 1 while a guard counts its requests in the ledger's word.
-    first: AtomicU32,
+    counts_in_word: AtomicU32,
     queue: Mutex<Queue>,
     /// The time of the last sample, in milliseconds.
     now_ms: Counter,
@@ -88,7 +90,7 @@ impl Limiter {
             ledger: Ledger::new(),
             waiting: AtomicU32::new(0),
             guards: AtomicU32::new(0),
-            first: AtomicU32::new(0),
+            counts_in_word: AtomicU32::new(0),
             queue: Mutex::new(Queue::default()),
             now_ms: Counter::new(0),
             lacks_bytes: AtomicBool::new(false),
@@ -98,15 +100,18 @@ impl Limiter {
     /// Bounds for one more guard on this ledger.
     pub(crate) fn join(&self, shares: Arc<Shares>) -> Arc<Bounds> {
         self.guards.fetch_add(1, Ordering::Relaxed);
-        let first = self.first.swap(1, Ordering::Relaxed) == 0;
-        Arc::new(Bounds::new(first, shares))
+        let count = match self.counts_in_word.swap(1, Ordering::Relaxed) {
+            0 => GuardCount::InWord,
+            _ => GuardCount::beside(),
+        };
+        Arc::new(Bounds::new(count, shares))
     }
 
     /// A guard is gone, and with it all that it had in flight.
     pub(crate) fn leave(&self, bounds: &Bounds) {
         self.guards.fetch_sub(1, Ordering::Relaxed);
-        if bounds.counts_in_word() {
-            self.first.store(0, Ordering::Relaxed);
+        if bounds.count.is_in_word() {
+            self.counts_in_word.store(0, Ordering::Relaxed);
         }
     }
 
@@ -183,7 +188,7 @@ impl Limiter {
         // SeqCst, as in `pump_locked`: the count is down before it is asked who waits.
         fence(Ordering::SeqCst);
         let of_tenant = bounds.shares.is_parked(tag.tenant);
-        if of_tenant || (!bounds.counts_in_word() && self.waiting() > 0) {
+        if of_tenant || (!bounds.count.is_in_word() && self.waiting() > 0) {
             self.released(
                 bounds,
                 tag,

@@ -278,7 +278,7 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
 
 #[test]
 fn what_requests_with_a_hint_ask_for_follows_their_hints() {
-    let bounds = Bounds::new(true, Arc::default());
+    let bounds = Bounds::new(GuardCount::InWord, Arc::default());
     bounds.set_estimate(1, 100, 50);
     let estimated = |hint_mib: u32| {
         let ask = bounds.estimate(Tag {
@@ -296,7 +296,7 @@ fn what_requests_with_a_hint_ask_for_follows_their_hints() {
 
 #[test]
 fn each_probe_is_for_one_request_that_surely_fits() {
-    let bounds = Bounds::new(true, Arc::default());
+    let bounds = Bounds::new(GuardCount::InWord, Arc::default());
     bounds.publish(Packed::new(true, 0, 0), 0, 50);
     assert!(!bounds.take_probe(50));
     bounds.set_probes(2);

@@ -16,12 +16,12 @@ impl Ledger {
         if kib == 0 || bounds.limits().kib() == MAX_KIB {
             return self.release(bounds, kib, tag);
         }
-        self.leave(bounds);
+        self.count_out(bounds);
         bounds.let_go(tag, kib);
         let of_tenant = bounds.shares.leave(tag.tenant, 1, kib);
         // Before the release: whoever sees the one sees the other.
         self.finished_kib.add(kib);
-        let before = self.word.fetch_sub(bounds.unit(), Ordering::AcqRel);
+        let before = self.word.fetch_sub(bounds.count.unit(), Ordering::AcqRel);
         Released {
             somebody_waits: Packed(before).flag(),
             of_tenant,

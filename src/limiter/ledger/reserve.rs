@@ -1,6 +1,6 @@
 //! Reserving: one function, whatever asks.
 
-use super::{Entered, Ledger, Refused};
+use super::{Counted, Ledger, Refused};
 use crate::limiter::bounds::{Ask, Bounds};
 use crate::limiter::checks::{Attempt, Checks, Most, Operation};
 use crate::limiter::word::{MAX_COUNT, Packed};
@@ -69,7 +69,7 @@ impl Ledger {
         let reserved = match operation.is_new() {
             true => self.reserve_new(&asked),
             false if kib == 0 => Ok(false),
-            false => self.reserve_word(&asked, 0, MAX_COUNT, Entered::BEFORE),
+            false => self.reserve_word(&asked, MAX_COUNT, Counted::Before),
         };
         if reserved.is_err() {
             bounds.shares.leave(tenant, requests, ask.kib);
@@ -89,44 +89,38 @@ impl Ledger {
             true => asked.limits.count(),
             false => MAX_COUNT,
         };
-        let Some(entered) = self.enter(asked.bounds, cap) else {
+        let Some(counted) = self.count_in(asked.bounds, cap) else {
             return Err(Refused::Count);
         };
-        let reserved = self.reserve_word(asked, asked.bounds.unit(), cap, entered);
+        let reserved = self.reserve_word(asked, cap, counted);
         if reserved.is_err() {
-            self.leave(asked.bounds);
+            self.count_out(asked.bounds);
         }
         reserved
     }
 
-    /// `unit`: what is added to the count. `Ok(true)` if nothing was in flight before.
+    /// `Ok(true)` if nothing was in flight before.
     #[inline(always)]
-    fn reserve_word(
-        &self,
-        asked: &Asked<'_>,
-        unit: u64,
-        cap: u32,
-        entered: Entered,
-    ) -> Result<bool, Refused> {
+    fn reserve_word(&self, asked: &Asked<'_>, cap: u32, counted: Counted) -> Result<bool, Refused> {
         // Acquire: whoever sees a release sees what it counted as finished.
         let mut current = self.word.load(Ordering::Acquire);
         loop {
             let word = Packed(current);
-            if unit != 0 && word.count() >= cap {
+            if counted == Counted::InWord && word.count() >= cap {
                 return Err(Refused::Count);
             }
-            let is_idle = self.is_idle_at(word, entered.own);
+            let is_idle = self.is_idle_at(word, counted);
             if let Some(refused) = self.refuses(word, asked, is_idle) {
                 return Err(refused);
             }
             // AcqRel: an admission sees what the releases before it did.
             match self.word.compare_exchange_weak(
                 current,
-                current + unit + asked.kib,
+                current + counted.unit() + asked.kib,
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => return Ok(is_idle || entered.is_first),
+                Ok(_) => return Ok(is_idle || counted == Counted::Beside { is_first: true }),
                 Err(actual) => current = actual,
             }
         }
@@ -197,6 +191,7 @@ mod tests {
     use crate::class::Priority;
     use crate::class::tag::Tag;
     use crate::limiter::bounds::Need;
+    use crate::limiter::count::GuardCount;
     use crate::limiter::shares::{Quota, Shares};
 
     #[test]
@@ -207,7 +202,7 @@ mod tests {
             max_share: 0.5,
             ..Quota::default()
         });
-        let (ledger, bounds) = (Ledger::new(), Bounds::new(true, shares));
+        let (ledger, bounds) = (Ledger::new(), Bounds::new(GuardCount::InWord, shares));
         let tag = Tag {
             tenant: 1,
             priority: Priority::Critical,
