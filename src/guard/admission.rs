@@ -1,5 +1,6 @@
 //! From a request to a permit, a place in the queue, or a rejection.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -137,7 +138,7 @@ impl Controller {
     #[inline]
     pub(crate) fn finish(
         &self,
-        kib: u64,
+        own_kib: Option<NonZeroU64>,
         tag: Tag,
         granted_at: Moment,
         slot: Option<&Slot>,
@@ -146,6 +147,7 @@ impl Controller {
         if self.counters.outcomes.ended(outcome) {
             self.look_for_fork();
         }
+        let kib = own_kib.map_or(0, NonZeroU64::get);
         let mut held_kib = kib;
         if granted_at != Moment::NONE {
             self.settle(kib, tag, granted_at);
@@ -158,7 +160,10 @@ impl Controller {
             held_kib = slot.reserved_kib();
             self.running.end(slot);
         }
-        if self.limiter.finish(&self.bounds, held_kib, tag) {
+        if own_kib.is_none() {
+            self.limiter.release_nested(&self.bounds, tag);
+            self.has_ended();
+        } else if self.limiter.finish(&self.bounds, held_kib, tag) {
             self.sampler.settle();
         } else {
             self.has_ended();

@@ -4,6 +4,7 @@ mod grow;
 mod marks;
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -41,7 +42,8 @@ use crate::telemetry::outcome::{Mark, Outcome};
 /// ```
 pub struct Permit {
     controller: &'static Controller,
-    kib: u64,
+    /// `None`: a guard further out has its bytes.
+    own_kib: Option<NonZeroU64>,
     tag: Tag,
     /// If it had waited: its tenant was charged for it then.
     granted_at: Moment,
@@ -55,7 +57,7 @@ pub struct Permit {
 /// What the clones of a permit have in common. Once it exists it owns the reservation.
 struct Shared {
     controller: &'static Controller,
-    kib: u64,
+    own_kib: Option<NonZeroU64>,
     tag: Tag,
     granted_at: Moment,
     slot: OnceLock<&'static Slot>,
@@ -66,13 +68,14 @@ struct Shared {
 }
 
 impl Permit {
-    /// Owns a reservation of `kib` that has been made.
+    /// Owns a reservation of `kib` that has been made; of none where a guard further out has
+    /// the bytes.
     #[inline]
     pub(crate) fn new(controller: &'static Controller, kib: u64, tag: Tag) -> Self {
         controller.counters.tally.admitted(tag);
         Self {
             controller,
-            kib,
+            own_kib: NonZeroU64::new(kib),
             tag,
             granted_at: Moment::NONE,
             slot: None,
@@ -94,14 +97,16 @@ impl Permit {
     /// In place: moving a permit that was just made costs more than making it.
     #[inline(always)]
     pub(crate) fn start(&mut self) {
-        if self.kib > 0 && (self.controller.tracks() || self.tag.is_classified()) {
-            self.slot = self.controller.track(self.kib, self.tag);
+        if let Some(kib) = self.own_kib {
+            if self.controller.tracks() || self.tag.is_classified() {
+                self.slot = self.controller.track(kib.get(), self.tag);
+            }
         }
     }
 
     /// [`start`](Self::start) for a request that is admitted for its body first.
     pub(crate) fn start_staged(&mut self) {
-        self.slot = self.controller.track(self.kib, self.tag);
+        self.slot = self.controller.track(self.kib(), self.tag);
         if let Some(slot) = self.slot {
             slot.stage();
         }
@@ -131,16 +136,21 @@ impl Permit {
             "its clones own the reservation"
         );
         debug_assert!(self.slot.is_none(), "the work has begun");
-        let kib = self.kib;
+        let kib = self.kib();
         debug_assert!(!self.tag.is_classified(), "its class goes with it");
         std::mem::forget(self);
         kib
     }
 
+    /// What was reserved for it at first.
+    fn kib(&self) -> u64 {
+        self.own_kib.map_or(0, NonZeroU64::get)
+    }
+
     /// Bytes reserved.
     pub fn bytes(&self) -> u64 {
         let holder = self.holder();
-        holder.slot().map_or(holder.kib, Slot::reserved_kib) * 1024
+        holder.slot().map_or(holder.kib(), Slot::reserved_kib) * 1024
     }
 
     /// The most that the work has held so far: allocated while it was polled
@@ -165,10 +175,8 @@ impl Permit {
     /// By whose guard's brake its work is paused, and what it holds. `is_first`: its work
     /// has not begun.
     pub(crate) fn braked(&self, is_first: bool) -> Option<(&'static Controller, &'static Slot)> {
-        // A guard further out brakes it.
-        if self.kib == 0 {
-            return None;
-        }
+        // Else a guard further out brakes it.
+        self.own_kib?;
         if let Some(slot) = self.slot() {
             return Some((self.controller, slot));
         }
@@ -200,9 +208,9 @@ impl Permit {
 
     /// The permit that holds the bytes, if a guard further out has them.
     pub(crate) fn holder(&self) -> &Self {
-        match self.kib {
-            0 => self.outer().unwrap_or(self),
-            _ => self,
+        match self.own_kib {
+            None => self.outer().unwrap_or(self),
+            Some(_) => self,
         }
     }
 
@@ -212,7 +220,7 @@ impl Permit {
             if let Some(slot) = shared.slot.get() {
                 return Some(slot);
             }
-            let taken = self.controller.track(self.kib, self.tag)?;
+            let taken = self.controller.track(self.kib(), self.tag)?;
             if shared.slot.set(taken).is_err() {
                 // Another clone was faster.
                 self.controller.running.give_back(taken);
@@ -287,7 +295,7 @@ impl Permit {
         self.shared.get_or_init(|| {
             Arc::new(Shared {
                 controller: self.controller,
-                kib: self.kib,
+                own_kib: self.own_kib,
                 tag: self.tag,
                 granted_at: self.granted_at,
                 slot: self.slot.map_or_else(OnceLock::new, OnceLock::from),
@@ -303,7 +311,7 @@ impl Clone for Permit {
     fn clone(&self) -> Self {
         Self {
             controller: self.controller,
-            kib: self.kib,
+            own_kib: self.own_kib,
             tag: self.tag,
             granted_at: self.granted_at,
             slot: self.slot,
@@ -320,7 +328,7 @@ impl Drop for Permit {
         if self.shared.get().is_none() {
             let outcome = self.mark.get();
             self.controller
-                .finish(self.kib, self.tag, self.granted_at, self.slot, outcome);
+                .finish(self.own_kib, self.tag, self.granted_at, self.slot, outcome);
         }
     }
 }
@@ -329,7 +337,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let (controller, slot) = (self.controller, self.slot.get().copied());
         let outcome = self.mark.get();
-        controller.finish(self.kib, self.tag, self.granted_at, slot, outcome);
+        controller.finish(self.own_kib, self.tag, self.granted_at, slot, outcome);
     }
 }
 

@@ -160,9 +160,6 @@ impl Ledger {
         self.count_out(bounds);
         bounds.let_go(tag, kib);
         let of_tenant = bounds.shares.leave(tag.tenant, 1, kib);
-        if kib == 0 {
-            self.nested.fetch_sub(1, Ordering::Relaxed);
-        }
         // AcqRel: releases what this request did, and sees a flag set before.
         let before = self
             .word
@@ -172,6 +169,12 @@ impl Ledger {
             somebody_waits: Packed(before).flag(),
             of_tenant,
         }
+    }
+
+    /// [`release`](Self::release) of a request whose bytes another guard has.
+    pub(crate) fn release_nested(&self, bounds: &Bounds, tag: Tag) -> Released {
+        self.nested.fetch_sub(1, Ordering::Relaxed);
+        self.release(bounds, 0, tag)
     }
 
     /// Says that somebody waits. Only under the queue's lock.

@@ -52,7 +52,6 @@ use crate::class::tag::Tag;
 use crate::error::Reason;
 use crate::sync::{AtomicU32, Mutex, Ordering, fence, foreign, lock};
 use count::GuardCount;
-use lanes::Candidate;
 use ledger::{Ledger, Released};
 use queue::Queue;
 use wakers::Wakers;
@@ -200,19 +199,6 @@ impl Limiter {
         }
     }
 
-    /// An attempt to let a waiter in.
-    fn attempt(
-        &self,
-        queue: &Queue,
-        candidate: Candidate,
-        ask: Ask,
-        attempt: Attempt,
-    ) -> Result<bool, Refused> {
-        let operation = queue.need(candidate).operation();
-        let bounds = queue.bounds(candidate);
-        self.ledger.reserve(bounds, ask, operation, attempt)
-    }
-
     /// Makes a reservation of `held_kib`, made before it was known for what, one for `ask`.
     /// If that does not fit, the reservation is as it was.
     pub(crate) fn retag(
@@ -234,6 +220,14 @@ impl Limiter {
     #[inline]
     pub(crate) fn release(&self, bounds: &Bounds, kib: u64, tag: Tag) {
         let released = self.ledger.release(bounds, kib, tag);
+        if released.somebody_waits {
+            self.released(bounds, tag, released);
+        }
+    }
+
+    /// A request is over whose bytes another guard has.
+    pub(crate) fn release_nested(&self, bounds: &Bounds, tag: Tag) {
+        let released = self.ledger.release_nested(bounds, tag);
         if released.somebody_waits {
             self.released(bounds, tag, released);
         }

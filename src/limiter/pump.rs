@@ -70,6 +70,19 @@ impl Limiter {
         true
     }
 
+    /// An attempt to let a waiter in.
+    pub(super) fn attempt(
+        &self,
+        queue: &Queue,
+        candidate: Candidate,
+        ask: Ask,
+        attempt: Attempt,
+    ) -> Result<bool, Refused> {
+        let operation = queue.need(candidate).operation();
+        let bounds = queue.bounds(candidate);
+        self.ledger.reserve(bounds, ask, operation, attempt)
+    }
+
     fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<bool, Refused> {
         let bounds = queue.bounds(candidate);
         let attempt = || self.attempt(queue, candidate, ask, Attempt::FromQueue);

@@ -365,7 +365,7 @@ fn what_another_guard_admitted_does_not_wait_behind_those_who_wait_for_its_bytes
     assert_eq!(nest(&limiter, &inner), Err(Refused::Count));
     let mut nested = Waiter::with(&limiter, &inner, Need::Nested(Tag::NONE));
     assert_eq!(nested.poll(), Poll::Pending);
-    limiter.release(&inner, 0, Tag::NONE);
+    limiter.release_nested(&inner, Tag::NONE);
     assert_eq!(nested.poll(), Poll::Ready(Ok(0)));
 }
 

@@ -31,4 +31,10 @@ impl Packed {
     pub(crate) fn kib(self) -> u64 {
         self.0 & MAX_KIB
     }
+
+    /// As a bound: it is not all that can be counted.
+    #[inline]
+    pub(super) fn bounds_kib(self) -> bool {
+        self.kib() < MAX_KIB
+    }
 }

@@ -5,7 +5,6 @@ use crate::class::tag::Tag;
 use crate::limiter::bounds::Bounds;
 use crate::limiter::word::Packed;
 use crate::sync::Ordering;
-use crate::units::MAX_KIB;
 
 impl Ledger {
     /// [`release`](Self::release) of bytes that were used: they count as reserved until
@@ -13,7 +12,7 @@ impl Ledger {
     /// settled.
     #[inline]
     pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
-        if kib == 0 || bounds.limits().kib() == MAX_KIB {
+        if !bounds.limits().bounds_kib() {
             return self.release(bounds, kib, tag);
         }
         self.count_out(bounds);

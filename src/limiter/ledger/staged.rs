@@ -55,8 +55,10 @@ impl Ledger {
     /// Gives back what was reserved for a need, and never used.
     pub(crate) fn undo(&self, bounds: &Bounds, kib: u64, need: Need) -> Released {
         let tag = need.tag();
-        if !matches!(need, Need::More { .. }) {
-            return self.release(bounds, kib, tag);
+        match need {
+            Need::More { .. } => {}
+            Need::Nested(_) => return self.release_nested(bounds, tag),
+            _ => return self.release(bounds, kib, tag),
         }
         // The request itself goes on.
         bounds.let_go(tag, kib);
