@@ -150,7 +150,7 @@ impl Controller {
         let kib = own_kib.map_or(0, NonZeroU64::get);
         let mut held_kib = kib;
         if granted_at != Moment::NONE {
-            self.settle(kib, tag, granted_at);
+            self.charge_actual(kib, tag, granted_at);
         }
         if let Some(slot) = slot {
             if slot.was_paused() {
@@ -180,11 +180,11 @@ impl Controller {
 
     /// Its tenant pays for the time that it took.
     #[cold]
-    fn settle(&self, kib: u64, tag: Tag, granted_at: Moment) {
+    fn charge_actual(&self, kib: u64, tag: Tag, granted_at: Moment) {
         let shares = &self.bounds.shares;
         if shares.get(tag.tenant).is_some() {
             let elapsed = granted_at.until(self.sampler.moment());
-            shares.settle(tag.tenant, kib, elapsed);
+            shares.charge_actual(tag.tenant, kib, elapsed);
         }
     }
 

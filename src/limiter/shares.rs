@@ -202,7 +202,7 @@ impl Share {
     }
 
     /// A request that was granted `kib` is over after so long.
-    fn settle(&self, kib: u64, elapsed: Duration) {
+    fn charge_actual(&self, kib: u64, elapsed: Duration) {
         let elapsed_parts = (elapsed.as_micros() as u64).saturating_mul(HOLD_PARTS) / 1000;
         let before = self.hold_parts.load(Ordering::Relaxed);
         let beyond_parts = i128::from(elapsed_parts) - i128::from(before);
@@ -289,9 +289,9 @@ impl Shares {
     }
 
     /// A request that had waited is over.
-    pub(crate) fn settle(&self, tenant: u16, kib: u64, elapsed: Duration) {
+    pub(crate) fn charge_actual(&self, tenant: u16, kib: u64, elapsed: Duration) {
         if let Some(share) = self.get(tenant) {
-            share.settle(kib, elapsed);
+            share.charge_actual(kib, elapsed);
         }
     }
 }
@@ -335,14 +335,14 @@ mod tests {
         share.charge(10);
         let expected = 10 * FIRST_HOLD_MS as i64 * SERVICE_PARTS / 2;
         assert_eq!(share.served(), expected);
-        share.settle(10, Duration::from_millis(2 * FIRST_HOLD_MS));
+        share.charge_actual(10, Duration::from_millis(2 * FIRST_HOLD_MS));
         assert!(share.fold());
         assert_eq!(share.served(), 2 * expected);
         // And what it did not take it gets back.
         share
             .hold_parts
             .store(FIRST_HOLD_MS * HOLD_PARTS, Ordering::Relaxed);
-        share.settle(10, Duration::ZERO);
+        share.charge_actual(10, Duration::ZERO);
         assert!(share.fold() && !share.fold());
         assert_eq!(share.served(), expected);
     }

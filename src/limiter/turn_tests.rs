@@ -321,7 +321,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
             if over {
                 let (tag, kib) = of(tenant);
                 let elapsed = Duration::from_millis(100) * (step - began);
-                bed.bounds.shares.settle(tag.tenant, kib, elapsed);
+                bed.bounds.shares.charge_actual(tag.tenant, kib, elapsed);
                 bed.limiter.release(&bed.bounds, kib, tag);
                 waiting.push((tenant, bed.join(tag, kib)));
             }
@@ -599,7 +599,9 @@ fn a_tenant_is_charged_for_as_long_as_its_requests_took_of_late() {
     let at_first = share.served();
     assert!(at_first > 0);
     // A sixteenth of twice as long.
-    bed.bounds.shares.settle(1, 0, Duration::from_secs(1));
+    bed.bounds
+        .shares
+        .charge_actual(1, 0, Duration::from_secs(1));
     share.charge(16);
     let later = share.served() - at_first;
     assert_eq!(later * 16, at_first * 17);
@@ -614,7 +616,9 @@ fn a_tenant_whose_request_took_long_lets_others_go_first() {
         waiters.extend((0..3).map(|_| (name, bed.join(tag(Priority::Normal, tenant), 10))));
     }
     assert_eq!(bed.free(10, &mut waiters), ["one"]);
-    bed.bounds.shares.settle(1, 10, Duration::from_secs(10));
+    bed.bounds
+        .shares
+        .charge_actual(1, 10, Duration::from_secs(10));
     bed.limiter
         .release(&bed.bounds, 10, tag(Priority::Normal, 1));
     let mut order = granted(&mut waiters);
@@ -681,7 +685,7 @@ fn a_number_is_another_tenants_once_its_own_holds_nothing_and_waits_for_nothing(
         share.charge(16);
         (share.served(), share.strike())
     };
-    shares.settle(2, 10, Duration::from_secs(10));
+    shares.charge_actual(2, 10, Duration::from_secs(10));
     assert_eq!(charged(2).1, 1);
     shares.make(2).begin();
     assert_eq!(charged(2), charged(3));
