@@ -79,7 +79,7 @@ pub(crate) struct Ledger {
     /// still counts as reserved, until a sample has shown what the allocator keeps.
     /// Not model-checked: they only rise, and hand nothing over.
     finished_kib: ShardedCounter,
-    settled_kib: Counter,
+    freed_kib: Counter,
     /// Requests of the guards that have a count of their own, together.
     beside: AtomicU32,
     /// Admissions without bytes: another guard holds them for the same request.
@@ -93,7 +93,7 @@ impl Ledger {
         Self {
             word: AtomicU64::new(0),
             finished_kib: ShardedCounter::default(),
-            settled_kib: Counter::new(0),
+            freed_kib: Counter::new(0),
             beside: AtomicU32::new(0),
             nested: AtomicU32::new(0),
             staged: staged::Counts::default(),

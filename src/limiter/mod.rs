@@ -270,8 +270,8 @@ impl Limiter {
     }
 
     /// What had been given back after use when it was so much is free from now on.
-    pub(crate) fn settle(&self, finished_kib: u64) {
-        self.ledger.settle(finished_kib);
+    pub(crate) fn confirm_freed(&self, finished_kib: u64) {
+        self.ledger.confirm_freed(finished_kib);
     }
 
     /// Lets in everybody who fits, in their order.

@@ -65,7 +65,7 @@ struct Held {
 
 /// Everybody who waits is let in once there is room, and all of it comes back.
 fn wind_down(limiter: &Arc<Limiter>, guards: &[Arc<Bounds>], waiters: Vec<(Waiter, Held)>) {
-    limiter.settle(limiter.finished_kib());
+    limiter.confirm_freed(limiter.finished_kib());
     for bounds in guards {
         publish(
             limiter,
@@ -143,7 +143,7 @@ proptest! {
                     limiter.finish(&guards[held.by], held.kib, Tag::NONE);
                 }
                 Operation::Sample => {
-                    limiter.settle(limiter.finished_kib());
+                    limiter.confirm_freed(limiter.finished_kib());
                     limiter.pump();
                     unsettled_kib = 0;
                 }

@@ -421,10 +421,10 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
     );
     assert!(waiter.poll().is_pending());
     // Nor while the sample is taken: the limits are still those of the one before.
-    let settling_kib = limiter.finished_kib();
+    let ended_kib = limiter.finished_kib();
     publish(&limiter, &bounds, Packed::new(false, 9, 100), MAX_KIB, 0);
     assert!(waiter.poll().is_pending());
-    limiter.settle(settling_kib);
+    limiter.confirm_freed(ended_kib);
     limiter.pump();
     assert!(waiter.poll().is_ready());
     // What was never used is free at once.

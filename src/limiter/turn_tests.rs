@@ -546,7 +546,7 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
         bed.tick(f64::from(step) * 0.01);
         waiting.push(bed.join(Tag::NONE, 10));
         bed.limiter.finish(&bed.bounds, 10, Tag::NONE);
-        bed.limiter.settle(bed.limiter.finished_kib());
+        bed.limiter.confirm_freed(bed.limiter.finished_kib());
         bed.limiter.pump();
         waiting.retain_mut(|ticket| !is_granted(ticket));
     }

@@ -203,16 +203,16 @@ impl Controller {
 
     /// What had been given back when the sample was begun is free under the limits that
     /// follow from it, and not before they are published.
-    fn settle_ended(&self) {
+    fn confirm_freed(&self) {
         self.limiter
-            .settle(self.settling_kib.load(Ordering::Relaxed));
+            .confirm_freed(self.ended_kib.load(Ordering::Relaxed));
     }
 }
 
 impl Subscriber for Controller {
     fn before_sample(&'static self, detail: Detail, now: Duration) {
         // What is given back from here on, this sample may not show.
-        self.settling_kib
+        self.ended_kib
             .store(self.limiter.finished_kib(), Ordering::Relaxed);
         // And what polls have added by now, it shows.
         let grown_bytes = self.brake.grown_bytes();
@@ -257,7 +257,7 @@ impl Subscriber for Controller {
         }
         let shared = self.limiter.shared();
         if !shared {
-            self.settle_ended();
+            self.confirm_freed();
         }
         shared
             || !control.events.is_empty()
@@ -267,7 +267,7 @@ impl Subscriber for Controller {
 
     fn after_sample(&'static self, full: bool, now: Duration) -> Duration {
         // All guards on the ledger have published by now.
-        self.settle_ended();
+        self.confirm_freed();
         let mut control = self.control();
         let events = std::mem::take(&mut control.events);
         let probes = if full {

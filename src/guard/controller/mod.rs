@@ -109,7 +109,7 @@ pub(crate) struct Controller {
     /// What one more waiter may expect to wait; `u64::MAX`: not known.
     backlog_ms: AtomicU64,
     /// KiB that had ever been given back when the last sample was begun.
-    settling_kib: AtomicU64,
+    ended_kib: AtomicU64,
     /// How much longer CRITICAL may last, or would.
     critical_ms: AtomicU64,
     latched_since_ms: AtomicU64,
@@ -253,7 +253,7 @@ impl Controller {
             was_idle: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
             backlog_ms: AtomicU64::new(u64::MAX),
-            settling_kib: AtomicU64::new(0),
+            ended_kib: AtomicU64::new(0),
             critical_ms: AtomicU64::new(0),
             latched_since_ms: AtomicU64::new(latched::NOT),
             last_loads: LastLoads::default(),

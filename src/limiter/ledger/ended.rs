@@ -8,8 +8,8 @@ use crate::sync::Ordering;
 
 impl Ledger {
     /// [`release`](Self::release) of bytes that were used: they count as reserved until
-    /// they are [settled](Self::settle). Where no bytes are bounded, nothing needs to be
-    /// settled.
+    /// that is [confirmed](Self::confirm_freed). Where no bytes are bounded, nothing needs to be
+    /// confirmed.
     #[inline]
     pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         if !bounds.limits().bounds_kib() {
@@ -41,27 +41,27 @@ impl Ledger {
 
     /// What had been given back when it was so much is free: a sample was begun then,
     /// and the limits that follow from it are published.
-    pub(crate) fn settle(&self, finished_kib: u64) {
-        let more = |settled_kib| (finished_kib > settled_kib).then_some(finished_kib);
+    pub(crate) fn confirm_freed(&self, finished_kib: u64) {
+        let more = |freed_kib| (finished_kib > freed_kib).then_some(finished_kib);
         let before = self
-            .settled_kib
+            .freed_kib
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        if let Ok(settled_kib) = before {
+        if let Ok(freed_kib) = before {
             self.word
-                .fetch_sub(finished_kib - settled_kib, Ordering::AcqRel);
+                .fetch_sub(finished_kib - freed_kib, Ordering::AcqRel);
         }
     }
 
-    /// What is in flight, without what has ended and is not settled.
+    /// What is in flight, without what has ended and is not known to be free.
     pub(crate) fn in_use(&self) -> Packed {
         self.unended(self.load())
     }
 
-    /// The same of a word that was loaded before: what is settled in between is on it
+    /// The same of a word that was loaded before: what is confirmed in between is on it
     /// still, and counts.
     pub(super) fn unended(&self, word: Packed) -> Packed {
-        let settled_kib = self.settled_kib.load(Ordering::Relaxed);
-        let ended_kib = self.finished_kib().saturating_sub(settled_kib);
+        let freed_kib = self.freed_kib.load(Ordering::Relaxed);
+        let ended_kib = self.finished_kib().saturating_sub(freed_kib);
         let kib = word.kib().saturating_sub(ended_kib);
         Packed::new(word.flag(), word.count(), kib)
     }
