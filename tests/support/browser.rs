@@ -20,7 +20,7 @@ pub(crate) struct Browser {
     /// What the page complained of.
     pub(crate) complaints: Vec<String>,
     _process: Started,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 impl Browser {
@@ -54,7 +54,7 @@ impl Browser {
             .env("TO", &to)
             .env("FROM", &from)
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(File::create(profile.path().join("said")).unwrap());
         let process = Started::new(&mut command);
         let mut browser = Self {
             to: File::options().write(true).open(&to).unwrap(),
@@ -63,7 +63,7 @@ impl Browser {
             last: 0,
             complaints: Vec::new(),
             _process: process,
-            _profile: profile,
+            profile,
         };
         let target = browser.ask("Target.createTarget", json!({"url": "about:blank"}));
         let attach = json!({"targetId": target["targetId"], "flatten": true});
@@ -87,8 +87,11 @@ impl Browser {
         loop {
             let mut bytes = Vec::new();
             self.from.read_until(0, &mut bytes).unwrap();
-            bytes.pop();
-            let mut message: Value = serde_json::from_slice(&bytes).expect("it is still there");
+            if bytes.pop().is_none() {
+                let said = std::fs::read_to_string(self.profile.path().join("said"));
+                panic!("{method}: the browser is gone: {said:?}");
+            }
+            let mut message: Value = serde_json::from_slice(&bytes).unwrap();
             if message["id"] == self.last {
                 assert!(message.get("error").is_none(), "{method}: {message}");
                 return message["result"].take();
