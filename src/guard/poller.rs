@@ -82,7 +82,7 @@ impl Paused {
     fn go_on(&mut self) {
         if let Some(place) = self.place.take() {
             let now = self.controller.sampler.now();
-            let ms = self.controller.brake.unpark(place, self.slot, now);
+            let ms = self.controller.brake.unpark(place, now);
             self.controller.counters.tally.paused(self.kind, ms);
         }
     }

@@ -293,11 +293,11 @@ impl Brake {
     }
 
     /// A poller goes on, or is gone. Says for how long its request was paused, if it is not
-    /// any more.
-    pub(crate) fn unpark(&self, place: usize, slot: &Slot, now: Duration) -> u64 {
+    /// any more. That may be over, and another one have its slot.
+    pub(crate) fn unpark(&self, place: usize, now: Duration) -> u64 {
         let mut state = self.state();
         let pausing = state.pausing.try_remove(place);
-        let ms = slot.resume(now);
+        let ms = (pausing.as_ref()).map_or(0, |one| one.slot.resume(one.generation, now));
         drop(state);
         self.paused.fetch_sub(1, Ordering::Relaxed);
         self.paused_ms.fetch_add(ms, Ordering::Relaxed);

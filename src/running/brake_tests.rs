@@ -202,3 +202,21 @@ fn what_is_counted_ahead_is_not_free_until_a_sample() {
     brake.publish(brake.grown_bytes(), 10 * MIB, 0);
     assert!(brake.take(one, 6 << 20).is_some());
 }
+
+#[test]
+fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
+    let brake = brake();
+    let running = Box::leak(Box::new(Running::new()));
+    let take = || running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    let first = take();
+    let left_behind = park(brake, first, GUARD);
+    running.end(first);
+    let next = take();
+    assert!(std::ptr::eq(first, next), "the same slot");
+    assert!(!next.is_paused(), "by what the first left behind");
+    let second = Duration::from_secs(1);
+    brake.park(None, next, GUARD, Waker::noop(), second);
+    brake.unpark(left_behind, 2 * second);
+    assert!(next.is_paused());
+    assert_eq!(next.paused(4 * second), 3 * second);
+}

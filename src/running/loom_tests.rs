@@ -113,7 +113,7 @@ impl Poller {
     /// It goes on, or is gone.
     fn leave(&mut self) {
         if let Some(place) = self.place.take() {
-            self.brake.unpark(place, self.slot, Duration::ZERO);
+            self.brake.unpark(place, Duration::ZERO);
         }
     }
 }
@@ -351,14 +351,34 @@ fn a_pause_is_counted_once_while_one_poller_goes_and_another_comes() {
         let slot = slot();
         let now = Duration::from_millis(10);
         let place = brake.park(None, slot, GUARD, Waker::noop(), Duration::ZERO);
-        let other = thread::spawn(move || brake.unpark(place, slot, now));
+        let other = thread::spawn(move || brake.unpark(place, now));
         let reader = thread::spawn(move || assert_eq!(slot.paused(now), now));
         let place = brake.park(None, slot, GUARD, Waker::noop(), now);
         other.join().unwrap();
         reader.join().unwrap();
         let later = 2 * now;
-        brake.unpark(place, slot, later);
+        brake.unpark(place, later);
         assert_eq!(slot.paused(later), later);
         assert_eq!(brake.paused(), 0);
+    });
+}
+
+#[test]
+fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
+    loom::model(|| {
+        let brake = brake(0);
+        let slot = slot();
+        let now = Duration::from_millis(10);
+        let place = brake.park(None, slot, GUARD, Waker::noop(), Duration::ZERO);
+        let other = thread::spawn(move || brake.unpark(place, now));
+        slot.clear();
+        begin(slot);
+        let place = brake.park(None, slot, GUARD, Waker::noop(), now);
+        other.join().unwrap();
+        let later = 2 * now;
+        assert!(slot.is_paused());
+        assert_eq!(slot.paused(later), now);
+        brake.unpark(place, later);
+        assert_eq!((brake.paused(), slot.is_paused()), (0, false));
     });
 }

@@ -107,9 +107,10 @@ pub(crate) struct Slot {
     /// aside.
     grew_ms: AtomicU32,
     growth_gap_ms: AtomicU32,
-    /// Its pollers that are paused; since when, one millisecond on, or 0, and above that
-    /// for how long some were before.
-    pausing: AtomicU32,
+    /// Its pollers that are paused, and above them the generation that is meant: a poller may
+    /// stay behind its request. Since when, one millisecond on, or 0, and above that for how
+    /// long some were before, if it was paused at all. Both written under the brake's lock.
+    pausing: AtomicU64,
     pause_ms: AtomicU64,
     /// For how long it was paused, as its span was told.
     told_ms: AtomicU32,
@@ -153,7 +154,7 @@ impl Slot {
             gap_ms: AtomicU32::new(0),
             grew_ms: AtomicU32::new(0),
             growth_gap_ms: AtomicU32::new(0),
-            pausing: AtomicU32::new(0),
+            pausing: AtomicU64::new(0),
             pause_ms: AtomicU64::new(0),
             told_ms: AtomicU32::new(0),
         }
@@ -180,7 +181,6 @@ impl Slot {
         self.reported_bytes.store(0, Ordering::Relaxed);
         self.peak_bytes.store(0, Ordering::Relaxed);
         self.allocations.store(0, Ordering::Relaxed);
-        self.pause_ms.store(0, Ordering::Relaxed);
         for word in [
             &self.need_kib,
             &self.jump_kib,

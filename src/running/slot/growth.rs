@@ -236,27 +236,52 @@ impl Slot {
     pub(in crate::running) fn pause(&self, now: Duration) {
         self.polled_ms.store(0, Ordering::Relaxed);
         self.grew_ms.store(0, Ordering::Relaxed);
-        if self.pausing.fetch_add(1, Ordering::AcqRel) == 0 {
-            let before = self.pause_ms.load(Ordering::Relaxed) & !SINCE;
+        let generation = self.generation();
+        let pausing = self.pausing(generation).unwrap_or(0);
+        if pausing == 0 {
+            let was_paused = self.was_paused();
+            let before = match was_paused {
+                true => self.pause_ms.load(Ordering::Relaxed) & !SINCE,
+                // What is there is of a request before it.
+                false => 0,
+            };
             let since = u64::from((now.as_millis() as u32).wrapping_add(1));
             self.pause_ms.store(before | since, Ordering::Relaxed);
-            if !self.is(PAUSED) {
+            if !was_paused {
                 self.told_ms.store(0, Ordering::Relaxed);
                 self.flag(PAUSED);
             }
         }
+        self.set_pausing(generation, pausing + 1);
     }
 
-    /// One of its pollers goes on, or is gone. Says for how long it was paused, if it is
-    /// not any more.
-    pub(in crate::running) fn resume(&self, now: Duration) -> u64 {
-        if self.pausing.fetch_sub(1, Ordering::AcqRel) != 1 {
+    /// One of the pollers of a request that had the slot goes on, or is gone. Says for how
+    /// long that was paused, if it is not any more.
+    pub(in crate::running) fn resume(&self, generation: u32, now: Duration) -> u64 {
+        // Else the next one in the slot has been paused meanwhile.
+        let Some(pausing @ 1..) = self.pausing(generation) else {
+            return 0;
+        };
+        self.set_pausing(generation, pausing - 1);
+        if pausing > 1 {
             return 0;
         }
         let (before_ms, ms) = self.paused_ms(now);
         let all_ms = u64::from(before_ms.saturating_add(ms));
         self.pause_ms.store(all_ms << 32, Ordering::Relaxed);
         u64::from(ms)
+    }
+
+    /// How many pollers are paused of this request, if it is the last that was paused of those
+    /// that had the slot.
+    fn pausing(&self, generation: u32) -> Option<u32> {
+        let pausing = self.pausing.load(Ordering::Acquire);
+        (generation_of(pausing) == generation).then_some(pausing as u32)
+    }
+
+    fn set_pausing(&self, generation: u32, pausing: u32) {
+        let pausing = u64::from(generation) << 32 | u64::from(pausing);
+        self.pausing.store(pausing, Ordering::Release);
     }
 
     /// For how long it had been paused before, and since when it is.
@@ -271,7 +296,8 @@ impl Slot {
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.pausing.load(Ordering::Acquire) > 0
+        self.pausing(self.generation())
+            .is_some_and(|pausing| pausing > 0)
     }
 
     /// It is paused, or has been.
@@ -290,6 +316,9 @@ impl Slot {
 
     /// For how long it has been paused, in all.
     pub(crate) fn paused(&self, now: Duration) -> Duration {
+        if !self.was_paused() {
+            return Duration::ZERO;
+        }
         let (before_ms, ms) = self.paused_ms(now);
         Duration::from_millis(u64::from(before_ms) + u64::from(ms))
     }
