@@ -40,10 +40,44 @@ impl Tag {
 
     /// All of it in one word, as it lies in memory: compared at once.
     #[inline(always)]
-    const fn bits(self) -> u64 {
+    pub(crate) const fn bits(self) -> u64 {
         let kind = self.kind as u64;
         let priority = (self.priority as u64) << 8;
         let tenant = (self.tenant as u64) << 16;
         kind | priority | tenant | (self.hint_kib as u64) << 32
+    }
+
+    /// What [`bits`](Self::bits) are of.
+    pub(crate) const fn of_bits(bits: u64) -> Self {
+        let priority = match (bits >> 8) as u8 {
+            0 => Priority::Low,
+            1 => Priority::Normal,
+            2 => Priority::High,
+            _ => Priority::Critical,
+        };
+        Self {
+            kind: bits as u8,
+            priority,
+            tenant: (bits >> 16) as u16,
+            hint_kib: (bits >> 32) as u32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_comes_back_from_its_bits() {
+        for priority in Priority::ALL {
+            let tag = Tag {
+                kind: 127,
+                priority,
+                tenant: 1023,
+                hint_kib: u32::MAX,
+            };
+            assert_eq!(Tag::of_bits(tag.bits()), tag);
+        }
     }
 }

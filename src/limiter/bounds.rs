@@ -13,6 +13,9 @@ use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::units::MAX_KIB;
 
+/// Who has waited for this part of its guard's deadline has aged.
+const AGED_AFTER: u64 = 4;
+
 /// What one request asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask {
@@ -114,7 +117,7 @@ pub(crate) struct Bounds {
     /// queue's lock.
     pub(super) need_more: AtomicUsize,
     /// How long its waiters wait at most.
-    pub(super) patience_ms: Counter,
+    patience_ms: Counter,
     /// Once the oldest has waited for so long, the newest goes first.
     pub(super) newest_after_ms: Counter,
     /// Requests that may be admitted past the bounds, to find out whether
@@ -170,6 +173,11 @@ impl Bounds {
         self.patience_ms.store(patience_ms, Ordering::Relaxed);
         self.newest_after_ms
             .store(newest_after_ms, Ordering::Relaxed);
+    }
+
+    /// Who has waited for so long is not only behind others any more.
+    pub(crate) fn ages_after_ms(&self) -> u64 {
+        self.patience_ms.load(Ordering::Relaxed) / AGED_AFTER
     }
 
     /// Sets KiB aside for critical work.

@@ -109,7 +109,7 @@ impl Share {
         }
     }
 
-    pub(super) fn weight(&self) -> u64 {
+    pub(crate) fn weight(&self) -> u64 {
         u64::from(self.weight.load(Ordering::Relaxed))
     }
 

@@ -9,9 +9,6 @@ use super::lanes::{CRITICAL, Candidate, LANES};
 use super::queue::{Flow, Queue, State};
 use super::shares::Share;
 
-/// If that has waited for this part of its guard's deadline.
-const AGED_AFTER: u64 = 4;
-
 impl Queue {
     /// Brings a flow's place in its lane in line with what it was served and who waits.
     pub(super) fn place(&mut self, at: usize) {
@@ -96,8 +93,7 @@ impl Queue {
         let key = firsts.min_by_key(|&key| self.waiters[key].number)?;
         let waiter = &self.waiters[key];
         let flow = &self.flows[waiter.flow];
-        let patience_ms = waiter.bounds.patience_ms.load(Ordering::Relaxed);
-        let aged = now_ms.saturating_sub(waiter.since_ms) >= patience_ms / AGED_AFTER;
+        let aged = now_ms.saturating_sub(waiter.since_ms) >= waiter.bounds.ages_after_ms();
         (aged && flow.place.is_some()).then_some(Candidate {
             key,
             lane: flow.lane,

@@ -22,7 +22,10 @@ fn slot(mib: u64) -> &'static Slot {
 
 /// Needs so much more to end.
 fn needy(need_mib: f32) -> InFlight {
-    let slot = slot(1);
+    in_flight(slot(1), need_mib)
+}
+
+fn in_flight(slot: &'static Slot, need_mib: f32) -> InFlight {
     let need_bytes = need_mib * MIB as f32;
     InFlight {
         slot,
@@ -219,4 +222,25 @@ fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
     brake.unpark(left_behind, 2 * second);
     assert!(next.is_paused());
     assert_eq!(next.paused(4 * second), 3 * second);
+}
+
+#[test]
+fn a_plan_goes_by_the_shares_of_tenants() {
+    let brake = brake();
+    brake.publish(0, 20 * MIB, 0);
+    let running = Box::leak(Box::new(Running::new()));
+    let slots = [1, 1, 1, 2].map(|tenant| {
+        let tag = Tag {
+            tenant,
+            ..Tag::NONE
+        };
+        running.take(16 << 10, tag, Duration::ZERO).unwrap()
+    });
+    running.rank(Duration::MAX, Duration::ZERO, |_| 1);
+    brake.tell(GUARD, slots.map(|slot| in_flight(slot, 15.0)).into());
+    brake.sweep(20 * MIB, None, false);
+    assert_eq!(
+        slots.map(|slot| brake.is_held(slot)),
+        [true, true, true, false]
+    );
 }

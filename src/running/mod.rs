@@ -16,6 +16,7 @@ mod loom_tests;
 pub(crate) mod order;
 mod peaks;
 pub(crate) mod place;
+mod ranks;
 mod slot;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;

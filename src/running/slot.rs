@@ -12,9 +12,6 @@ use holding::Holding;
 
 use std::task::Waker;
 
-use super::place::{CRITICAL, FRONT};
-
-use crate::class::Priority;
 use crate::class::tag::{HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
@@ -24,13 +21,6 @@ pub(super) const UNKNOWN: u32 = u32::MAX;
 
 /// No machine has more memory, and many of them can be added up.
 const MOST_REPORTED_BYTES: u64 = 1 << 46;
-
-fn rank(priority: Priority) -> u8 {
-    match priority {
-        Priority::Critical => CRITICAL,
-        other => FRONT + other.place() as u8,
-    }
-}
 
 pub(super) const FREE: u8 = 0;
 /// Taken, and no look has found it yet.
@@ -68,9 +58,8 @@ pub(crate) struct Slot {
     pub(super) flags: AtomicU64,
     pub(super) shard: u8,
     pub(super) index: u32,
-    /// What is known of the request.
-    kind: AtomicU8,
-    hint_kib: AtomicU32,
+    /// What is known of the request: its tag's bits.
+    tag: AtomicU64,
     /// When it began, by the sampler's last tick.
     pub(super) began_ms: AtomicU32,
     reserved_kib: AtomicU64,
@@ -82,7 +71,9 @@ pub(crate) struct Slot {
     peak_bytes: AtomicU64,
     allocations: AtomicU64,
     pub(super) waker: AtomicWaker,
-    rank: AtomicU8,
+    /// Where it stands by its priority and its tenant's share, as was said last, and above it
+    /// the generation that is meant.
+    rank: AtomicU64,
     /// What must stay free of the headroom when it takes some, and above it the generation
     /// that is meant.
     keep: AtomicU64,
@@ -131,8 +122,7 @@ impl Slot {
             flags: AtomicU64::new(0),
             shard: shard as u8,
             index: index as u32,
-            kind: AtomicU8::new(0),
-            hint_kib: AtomicU32::new(0),
+            tag: AtomicU64::new(0),
             began_ms: AtomicU32::new(0),
             reserved_kib: AtomicU64::new(0),
             held: Holding::new(),
@@ -141,7 +131,7 @@ impl Slot {
             peak_bytes: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
             waker: AtomicWaker::new(),
-            rank: AtomicU8::new(0),
+            rank: AtomicU64::new(UNKNOWN.into()),
             keep: AtomicU64::new(UNKNOWN.into()),
             need_kib: AtomicU32::new(0),
             jump_kib: AtomicU32::new(0),
@@ -163,9 +153,7 @@ impl Slot {
     /// A request begins; the slot is taken.
     #[inline]
     pub(super) fn begin(&self, reserved_kib: u64, tag: Tag, now_ms: u32) {
-        self.kind.store(tag.kind, Ordering::Relaxed);
-        self.rank.store(rank(tag.priority), Ordering::Relaxed);
-        self.hint_kib.store(tag.hint_kib, Ordering::Relaxed);
+        self.tag.store(tag.bits(), Ordering::Relaxed);
         self.reserved_kib.store(reserved_kib, Ordering::Relaxed);
         self.began_ms.store(now_ms, Ordering::Relaxed);
         self.state.store(NEW, Ordering::Release);
@@ -218,15 +206,20 @@ impl Slot {
         self.reported_bytes.load(Ordering::Relaxed)
     }
 
+    /// What it is.
+    pub(super) fn tag(&self) -> Tag {
+        Tag::of_bits(self.tag.load(Ordering::Relaxed))
+    }
+
     /// Of which kind it is.
     pub(crate) fn kind(&self) -> u8 {
-        self.kind.load(Ordering::Relaxed)
+        self.tag().kind
     }
 
     /// By how much it is larger than a request of its kind whose hint is the unit; 1
     /// without a hint.
     pub(crate) fn scale(&self) -> f64 {
-        match self.hint_kib.load(Ordering::Relaxed) {
+        match self.tag().hint_kib {
             0 => 1.0,
             hint_kib => f64::from(hint_kib) / HINT_UNIT_KIB as f64,
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Control, Controller};
 use crate::class::Priority;
+use crate::limiter::Share;
 use crate::policy::bound_bytes;
 use crate::running::Slot;
 use crate::running::brake::{Running, Taken, Trust};
@@ -176,8 +177,13 @@ impl Controller {
     pub(super) fn tell_runners(&self, runners: Vec<Running>, now: Duration) {
         let now_ms = now.as_millis() as u32;
         let longest = self.live.max_pause();
+        self.rank(now);
         let mut runners = runners;
-        let mut front = runners.iter().any(|running| running.place.is_front());
+        let mut front = false;
+        for running in &mut runners {
+            running.place = running.slot.place();
+            front |= running.place.is_front();
+        }
         for running in &mut runners {
             let slot = running.slot;
             if !front && slot.is_paused() && slot.paused(now) >= longest {
@@ -193,6 +199,16 @@ impl Controller {
             running.runner.idle = idle_ms >= IDLE_AFTER.as_millis() as u32;
         }
         self.brake.tell(self.board_key(), runners);
+    }
+
+    /// Says where each in flight stands, unless that is its priority's place alone.
+    fn rank(&self, now: Duration) {
+        let shares = &self.bounds.shares;
+        if shares.all().next().is_some() || self.has_seen(Priority::Low) {
+            let weight = |tenant| shares.get(tenant).map_or(1, Share::weight);
+            let ages_after = Duration::from_millis(self.bounds.ages_after_ms());
+            self.running.rank(ages_after, now, weight);
+        }
     }
 
     /// Lets those grow for whom there is room, after a full sample.

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{PAUSED, Slot, UNKNOWN, generation_of};
-use crate::running::place::{FRONT, Place};
-use crate::sync::AtomicU32;
+use crate::running::place::{FRONT, Place, rank};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// A poll that adds less has added nothing.
 const LEAST_GROWTH_BYTES: u64 = 4 << 10;
@@ -44,6 +44,14 @@ pub(in crate::running) struct JumpOfKind {
     pub(in crate::running) later_kib: Option<u32>,
 }
 
+/// Says something of one of the requests that had the slot.
+fn say(word: &AtomicU64, generation: u32, what: u32) {
+    word.store(
+        u64::from(generation) << 32 | u64::from(what),
+        Ordering::Relaxed,
+    );
+}
+
 impl Slot {
     /// Which of the requests that had the slot this is.
     pub(crate) fn generation(&self) -> u32 {
@@ -52,32 +60,51 @@ impl Slot {
 
     /// What must stay free of the headroom when it takes some, as was said last.
     pub(in crate::running) fn keep_kib(&self) -> u32 {
-        let keep = self.keep.load(Ordering::Relaxed);
-        match (keep >> 32) as u32 == self.generation() {
-            true => keep as u32,
-            false => UNKNOWN,
-        }
+        self.said(&self.keep)
     }
 
     /// What must stay free when one of the requests that had the slot takes some.
     pub(in crate::running) fn set_keep(&self, generation: u32, kib: u32) {
-        let keep = u64::from(generation) << 32 | u64::from(kib);
-        self.keep.store(keep, Ordering::Relaxed);
+        say(&self.keep, generation, kib);
+    }
+
+    /// What was said of this request, if anything.
+    fn said(&self, word: &AtomicU64) -> u32 {
+        let said = word.load(Ordering::Relaxed);
+        match generation_of(said) == self.generation() {
+            true => said as u32,
+            false => UNKNOWN,
+        }
     }
 
     /// Where it stands among those that may grow.
     pub(crate) fn place(&self) -> Place {
         Place {
-            rank: self.rank.load(Ordering::Relaxed),
+            rank: self.rank(),
             began_ms: self.began_ms.load(Ordering::Relaxed),
             shard: self.shard,
             index: self.index,
         }
     }
 
+    fn rank(&self) -> u8 {
+        match self.said(&self.rank) {
+            UNKNOWN => rank(self.tag().priority, false),
+            said => said as u8,
+        }
+    }
+
+    /// Where one of the requests that had the slot stands, unless it is at the front.
+    pub(in crate::running) fn set_rank(&self, generation: u32, rank: u8) {
+        if self.rank() != FRONT {
+            say(&self.rank, generation, rank.into());
+        }
+    }
+
     /// It has been paused for as long as it may be: it goes before all others.
     pub(crate) fn to_the_front(&self) {
-        self.rank.fetch_min(FRONT, Ordering::Relaxed);
+        let rank = self.rank().min(FRONT);
+        say(&self.rank, self.generation(), rank.into());
     }
 
     /// What it is expected to hold at most.
