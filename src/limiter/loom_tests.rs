@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use loom::thread;
 
 use super::*;
+use crate::units::MAX_KIB;
 
 const TERMS: Terms = Terms {
     most_waiting: 8,

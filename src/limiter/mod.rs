@@ -40,7 +40,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::time::Duration;
 
-use crate::units::MAX_KIB;
 pub(crate) use acquire::{Refusal, Terms, Ticket};
 pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use checks::{Attempt, Operation};
@@ -328,8 +327,7 @@ impl Limiter {
         if self.waiting() == 0 {
             return None;
         }
-        let oldest = lock(&self.queue).oldest_of(bounds, MAX_KIB);
-        oldest.map(|(_, ask)| ask)
+        lock(&self.queue).next_ask(bounds)
     }
 
     /// Admits the oldest waiter past the bounds, of those that surely need no more

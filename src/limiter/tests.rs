@@ -3,6 +3,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::*;
 use crate::class::Priority;
+use crate::units::MAX_KIB;
 
 const MANY: Terms = most(1 << 20);
 

@@ -8,6 +8,7 @@ use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{CRITICAL, Candidate, LANES};
 use super::queue::{Flow, Queue, State};
 use super::shares::Share;
+use crate::units::MAX_KIB;
 
 impl Queue {
     /// Brings a flow's place in its lane in line with what it was served and who waits.
@@ -151,6 +152,17 @@ impl Queue {
     /// Quotas may have changed: all are looked at again.
     pub(super) fn unpark_all(&mut self) {
         (0..self.flows.len()).for_each(|flow| self.unpark_flow(flow));
+    }
+
+    /// What the oldest of a guard's waiters in its foremost lane asks for.
+    pub(super) fn next_ask(&self, bounds: &Arc<Bounds>) -> Option<Ask> {
+        let first = self.lanes.iter().find_map(|lane| lane.waiting.first())?;
+        let first = &self.waiters[first];
+        match Arc::ptr_eq(&first.bounds, bounds) {
+            true => Some(first.need.ask(bounds)),
+            // Another guard's stands before it.
+            false => self.oldest_of(bounds, MAX_KIB).map(|(_, ask)| ask),
+        }
     }
 
     /// The oldest of a guard's waiters in its foremost lane, of those that surely need
