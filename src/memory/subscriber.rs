@@ -13,9 +13,14 @@ pub(crate) trait Subscriber: Send + Sync {
 
     /// Decides from a sample taken at `now`. Called in the order of samples,
     /// under the reader's lock: wakes nobody, logs nothing. Says whether there
-    /// is something to act on.
-    fn on_sample(&self, sample: Result<&Sample, &io::Error>, detail: Detail, now: Duration)
-    -> bool;
+    /// is something to act on. `None`: somebody is in the way, for whom nobody waits
+    /// with a quick sample; then none of those that share it acts.
+    fn on_sample(
+        &self,
+        sample: Result<&Sample, &io::Error>,
+        detail: Detail,
+        now: Duration,
+    ) -> Option<bool>;
 
     /// Acts on what was decided, under no lock; after every full sample, and
     /// after those that left something to act on. Says when the next full
@@ -33,10 +38,15 @@ pub(crate) trait Subscriber: Send + Sync {
 }
 
 /// Nothing is known of memory: the subscriber goes by its policy for that.
-pub(super) fn blind(subscriber: &dyn Subscriber, why: &str, detail: Detail, now: Duration) -> bool {
+pub(super) fn blind(
+    subscriber: &dyn Subscriber,
+    why: &str,
+    detail: Detail,
+    now: Duration,
+) -> Option<bool> {
     let error = io::Error::other(why);
     foreign::call(Code::Guard, || {
         subscriber.on_sample(Err(&error), detail, now)
     })
-    .unwrap_or(true)
+    .unwrap_or(Some(true))
 }

@@ -266,23 +266,27 @@ impl Sampler {
                 watched.read(detail);
             }
         }
-        let mut act = detail == Detail::Full;
+        let mut act = Some(detail == Detail::Full);
         for one in subscribers.iter() {
             let Watched { read, sample, .. } = &sources[one.source];
             let sample = read.as_ref().map(|()| sample);
-            act |= foreign::call(Code::Guard, || {
+            let acts = foreign::call(Code::Guard, || {
                 one.subscriber.on_sample(sample, detail, now)
             })
             .unwrap_or_else(|| blind(one.subscriber, "the decision panicked", detail, now));
+            act = act.zip(acts).map(|(all, one)| all | one);
         }
         let warnings = sources.iter_mut().map(|one| &mut one.sample.warnings);
         let warnings: Vec<_> = warnings.flat_map(std::mem::take).collect();
-        if !act && warnings.is_empty() {
+        if act != Some(true) && warnings.is_empty() {
             return DOZE;
         }
         let subscribers = Arc::clone(subscribers);
         drop(reader);
         crate::telemetry::logs::warnings(&warnings);
+        if act.is_none() {
+            return DOZE;
+        }
         let full = detail == Detail::Full;
         let due = subscribers.iter().map(|one| {
             let acted = foreign::call(Code::Guard, || one.subscriber.after_sample(full, now));

@@ -27,13 +27,18 @@ struct Told {
 impl Subscriber for Told {
     fn before_sample(&'static self, _: Detail, _: Duration) {}
 
-    fn on_sample(&self, sample: Result<&Sample, &io::Error>, _: Detail, _: Duration) -> bool {
+    fn on_sample(
+        &self,
+        sample: Result<&Sample, &io::Error>,
+        _: Detail,
+        _: Duration,
+    ) -> Option<bool> {
         match sample {
             Ok(_) if self.deciding_panics.load(Ordering::Relaxed) => panic!("a fault"),
             Ok(_) => self.seen.fetch_add(1, Ordering::Relaxed),
             Err(_) => self.failures.fetch_add(1, Ordering::Relaxed),
         };
-        true
+        Some(true)
     }
 
     fn after_sample(&'static self, _: bool, _: Duration) -> Duration {

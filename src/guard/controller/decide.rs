@@ -235,8 +235,8 @@ impl Subscriber for Controller {
         sample: Result<&Sample, &io::Error>,
         detail: Detail,
         now: Duration,
-    ) -> bool {
-        let mut control = self.control();
+    ) -> Option<bool> {
+        let mut control = self.control_for(detail)?;
         if detail == Detail::Full {
             self.limiter.tick(now);
             control.completed = self.counters.outcomes.all_ended();
@@ -259,16 +259,19 @@ impl Subscriber for Controller {
         if !shared {
             self.confirm_freed();
         }
-        shared
-            || !control.events.is_empty()
-            || control.new_limit.is_some()
-            || self.limiter.waiting() > 0
+        let has_news = !control.events.is_empty() || control.new_limit.is_some();
+        Some(shared || has_news || self.limiter.waiting() > 0)
     }
 
     fn after_sample(&'static self, full: bool, now: Duration) -> Duration {
         // All guards on the ledger have published by now.
         self.confirm_freed();
-        let mut control = self.control();
+        let detail = if full { Detail::Full } else { Detail::Quick };
+        let Some(mut control) = self.control_for(detail) else {
+            // What it has to say, a full sample will.
+            self.limiter.pump();
+            return Duration::MAX;
+        };
         let events = std::mem::take(&mut control.events);
         let probes = if full {
             std::mem::take(&mut control.probes)

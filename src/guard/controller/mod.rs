@@ -29,7 +29,7 @@ mod view;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ use crate::error::Reason;
 use crate::forecast::Forecast;
 use crate::limiter::{Bounds, Limiter, Packed};
 use crate::memory::release::Release;
-use crate::memory::{MemoryLevel, MemorySource, Sampler};
+use crate::memory::{Detail, MemoryLevel, MemorySource, Sampler};
 use crate::policy::{Decision, Policy};
 use crate::pressure::Pressure;
 use crate::running::Running;
@@ -304,6 +304,17 @@ impl Controller {
 
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: a request samples, and somebody has it who saves what was learned, say. Who
+    /// samples next decides.
+    fn control_for(&self, detail: Detail) -> Option<MutexGuard<'_, Control>> {
+        match self.control.try_lock() {
+            Ok(control) => Some(control),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if detail == Detail::Quick => None,
+            Err(TryLockError::WouldBlock) => Some(self.control()),
+        }
     }
 
     /// Every decision passes, whatever it is.

@@ -68,26 +68,55 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
-    use crate::{ManualSource, MemoryGuardLayer, Policy};
+    use super::Controller;
+    use crate::class::tag::Tag;
+    use crate::limiter::{Ask, Attempt, Operation, Refused};
+    use crate::{Guard, ManualSource, MemoryGuardLayer, Policy, Stats};
 
-    #[test]
-    fn a_rejection_waits_for_nobody_who_decides() {
+    fn full(mib: u64, policy: Policy) -> Guard {
         let memory = ManualSource::new(1 << 30);
-        memory.set_usage_bytes(1 << 30);
-        let builder = MemoryGuardLayer::builder().policy(Policy::Ladder);
+        memory.set_usage_bytes(mib << 20);
+        let builder = MemoryGuardLayer::builder().policy(policy);
         let layer = builder.memory_source(memory).build().unwrap();
-        let guard = layer.guard().clone();
-        // As a sample does that looks at all requests in flight.
+        layer.guard().clone()
+    }
+
+    /// Whether a request is admitted while somebody holds what samples act on: as a sample
+    /// does that looks at all requests in flight, or who saves what was learned.
+    fn answered_beside_one_who_decides(guard: &Guard) -> (bool, Stats) {
         let deciding = guard.controller.control();
         let (done, answered) = channel();
         let caller = guard.clone();
         std::thread::spawn(move || {
             let answer = caller.try_acquire(1024).map(drop);
-            let _ = done.send((answer, caller.stats()));
+            let _ = done.send((answer.is_ok(), caller.stats()));
         });
         let answered = answered.recv_timeout(Duration::from_secs(20));
         drop(deciding);
-        let (answer, stats) = answered.expect("it does not wait");
-        assert_eq!((answer.is_err(), stats.rejected_requests), (true, 1));
+        answered.expect("it does not wait")
+    }
+
+    #[test]
+    fn a_rejection_waits_for_nobody_who_decides() {
+        let guard = full(1 << 10, Policy::Ladder);
+        let (admitted, stats) = answered_beside_one_who_decides(&guard);
+        assert_eq!((admitted, stats.rejected_requests), (false, 1));
+    }
+
+    #[test]
+    fn a_request_near_the_limit_waits_for_nobody_who_decides() {
+        let guard = full(983, Policy::Predictive);
+        let ask = Ask {
+            kib: 1,
+            low_kib: 1,
+            tag: Tag::NONE,
+        };
+        let Controller {
+            limiter, bounds, ..
+        } = guard.controller;
+        let now = limiter.try_reserve(bounds, ask, Operation::Newcomer, Attempt::First);
+        assert_eq!(now, Err(Refused::Stale), "it is to look for itself");
+        let (admitted, _) = answered_beside_one_who_decides(&guard);
+        assert!(admitted, "by what was decided before");
     }
 }
