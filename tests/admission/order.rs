@@ -221,7 +221,9 @@ async fn tenants_get_their_shares_under_three_times_what_fits() {
         assert!((0.95..1.05).contains(&share), "{share}: {after:?}");
     }
     assert!(waited > 20, "it was overload");
-    assert!(answered("/gold/high") > answered("/gold/normal") / 20);
+    // In turn with the fifty others it would have a fiftieth.
+    let (high, normal) = (answered("/gold/high"), answered("/gold/normal"));
+    assert!(high > normal / 35, "{high} beside {normal}");
     assert!(
         answered("/healthz") > answered("/gold/high"),
         "it never waits"

@@ -203,7 +203,8 @@ fn hostile_scripts_get_an_error_and_leave_the_server_serving() {
         ),
         (
             "const f = async () => { await null; await f() }; await f()",
-            "more than 256 MiB",
+            // For too long, where the processor is busy.
+            "the script",
         ),
         ("'x'.repeat(1e9)", "the script"),
         ("10n", "BigInt"),
