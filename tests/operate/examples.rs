@@ -107,8 +107,8 @@ fn a_bad_environment_is_reported_whole_and_at_once() {
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("3 settings cannot be used"), "{stderr}");
     for line in [
-        r#"MEMORY_GUARD_MAX_PERCENT = "eighty": expected a share"#,
-        r#"MEMORY_GUARD_WAIT_TIMEOUT_SEC = "-1": expected seconds"#,
+        r#"MEMORY_GUARD_MAX_PERCENT = "eighty": expected a fraction above 0"#,
+        r#"MEMORY_GUARD_WAIT_TIMEOUT_SEC = "-1": expected from 1 ms to 365 days"#,
         r#"MAX_CONCURRENT = "0": expected a whole number from 1"#,
     ] {
         assert!(stderr.contains(line), "{line}\n{stderr}");

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::support::{MIB, assert_empty, counting, eventually, fill, poll_once, serve_axum, with};
+use crate::support::{
+    MIB, assert_empty, counting, eventually, fill, poll_once, rush, serve_axum, with,
+};
 use axum::Router;
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -157,7 +159,7 @@ async fn work_that_goes_on_after_a_rejection_is_one_request() {
     let address = serve_axum(Router::new().route("/", get(handler)).layer(layer)).await;
     let request = tokio::spawn(async move { answer(address, "/").await });
     let permit = kept.recv().await.unwrap();
-    fill(&guard, &memory, 99);
+    rush(&guard, &memory).await;
     assert!(request.await.unwrap().starts_with("HTTP/1.1 503"));
     let stats = guard.stats();
     let counts = (
