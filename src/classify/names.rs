@@ -14,8 +14,8 @@ const OTHERS: &str = "other";
 /// Up to a bound, each name has a number of its own. 0 is the empty name, and the
 /// last number is shared by all that came too late.
 pub(crate) struct Names {
-    /// Open addressing, twice as many places as numbers.
-    places: Box<[OnceLock<Place>]>,
+    /// Open addressing, twice as many places as numbers. Made when the first is named.
+    places: OnceLock<Box<[OnceLock<Place>]>>,
     hasher: RandomState,
     /// Numbers given out, the empty name's included.
     count: Mutex<u16>,
@@ -31,9 +31,8 @@ struct Place {
 impl Names {
     /// `most` numbers in all.
     pub(crate) fn new(most: u16) -> Self {
-        let places = usize::from(most).next_power_of_two() * 2;
         Self {
-            places: (0..places).map(|_| OnceLock::new()).collect(),
+            places: OnceLock::new(),
             hasher: RandomState::new(),
             count: Mutex::new(1),
             most,
@@ -60,12 +59,26 @@ impl Names {
         }
     }
 
+    fn places(&self) -> &[OnceLock<Place>] {
+        self.places.get_or_init(|| {
+            let places = usize::from(self.most).next_power_of_two() * 2;
+            (0..places).map(|_| OnceLock::new()).collect()
+        })
+    }
+
+    /// All that have a number, but for the empty one.
+    fn named(&self) -> impl Iterator<Item = &Place> {
+        let places = self.places.get().into_iter().flatten();
+        places.filter_map(OnceLock::get)
+    }
+
     /// The name's number, or the place where it would stand.
     fn find(&self, name: &str) -> Result<u16, usize> {
-        let mask = self.places.len() - 1;
+        let places = self.places();
+        let mask = places.len() - 1;
         let mut at = self.hasher.hash_one(name) as usize & mask;
         loop {
-            match self.places[at].get() {
+            match places[at].get() {
                 None => return Err(at),
                 Some(place) if *place.name == *name => return Ok(place.number),
                 // There are more places than names, so there is an end.
@@ -87,7 +100,7 @@ impl Names {
         }
         let number = *count;
         let name = name.into();
-        if self.places[at].set(Place { name, number }).is_ok() {
+        if self.places()[at].set(Place { name, number }).is_ok() {
             *count += 1;
         }
         number
@@ -98,8 +111,7 @@ impl Names {
         if number == self.others() {
             return OTHERS;
         }
-        let mut places = self.places.iter().filter_map(OnceLock::get);
-        places
+        self.named()
             .find(|place| place.number == number)
             .map_or("", |place| &place.name)
     }
@@ -107,8 +119,7 @@ impl Names {
 
 impl std::fmt::Debug for Names {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let places = self.places.iter().filter_map(OnceLock::get);
-        let names = places.map(|place| (place.number, &place.name));
+        let names = self.named().map(|place| (place.number, &place.name));
         f.debug_map().entries(names).finish()
     }
 }

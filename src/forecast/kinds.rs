@@ -18,7 +18,7 @@ const PEAKS: f64 = 256.0;
 #[derive(Debug)]
 pub(super) struct Kinds {
     prior_bytes: u64,
-    /// By number; `None`: no such request has been seen.
+    /// By number, as far as they have been seen; `None`: no such request has.
     kinds: Vec<Option<Box<Kind>>>,
     /// The mean peak of requests that ended, and from how many it is known.
     peak_bytes: f64,
@@ -57,7 +57,7 @@ impl Kinds {
     pub(super) fn new(prior_bytes: u64) -> Self {
         Self {
             prior_bytes,
-            kinds: (0..KINDS).map(|_| None).collect(),
+            kinds: Vec::new(),
             peak_bytes: 0.0,
             peaks: 0.0,
             error_ratio: 0.0,
@@ -83,6 +83,9 @@ impl Kinds {
             (_, true) => self.prior_bytes.min(CRITICAL_KIB * 1024),
             (_, false) => self.prior_bytes,
         };
+        if number >= self.kinds.len() {
+            self.kinds.resize_with(number + 1, || None);
+        }
         self.kinds[number].get_or_insert_with(|| {
             let class = ClassEstimate::new(prior_bytes);
             Box::new(Kind {

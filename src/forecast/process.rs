@@ -57,11 +57,13 @@ impl Portion {
 #[derive(Debug)]
 pub(crate) struct Forecast {
     /// With accounting.
-    pub(super) book: Option<Book>,
+    pub(super) book: Option<Box<Book>>,
     /// Without: what polls of requests are seen to add while the brake is on. Where the
     /// allocator tells nothing, that is what they are the first to touch: less than they
     /// hold, where they live in what earlier ones left behind.
-    touched: Option<Book>,
+    /// Made with the first such request, from the configured estimate and target.
+    touched: Option<Box<Book>>,
+    configured: (u64, f64),
     pub(super) usage: UsageEstimate,
     retained: Retained,
     usage_bytes: f64,
@@ -98,8 +100,9 @@ impl Forecast {
     /// `accounted`: what each request allocates is known.
     pub(crate) fn new(prior_bytes: u64, target: f64, accounted: bool) -> Self {
         Self {
-            book: accounted.then(|| Book::new(prior_bytes, target)),
-            touched: (!accounted).then(|| Book::new(prior_bytes, target).of_polls()),
+            book: accounted.then(|| Box::new(Book::new(prior_bytes, target))),
+            touched: None,
+            configured: (prior_bytes, target),
             usage: if accounted {
                 UsageEstimate::beside_accounts()
             } else {
@@ -134,8 +137,10 @@ impl Forecast {
             book.kinds_mut().set_hidden(hidden_bytes);
             book.look(running, now);
         }
-        if let Some(book) = self.touched.as_mut().filter(|_| self.brakes) {
-            book.look(running, now);
+        if self.book.is_none() && self.brakes && running.has_begun() {
+            let (prior_bytes, target) = self.configured;
+            let made = || Box::new(Book::new(prior_bytes, target).of_polls());
+            self.touched.get_or_insert_with(made).look(running, now);
         }
     }
 
@@ -144,6 +149,7 @@ impl Forecast {
         for book in self.book.iter_mut().chain(&mut self.touched) {
             book.kinds_mut().set_prior(bytes);
         }
+        self.configured.0 = bytes;
         self.usage.set_prior(bytes);
     }
 

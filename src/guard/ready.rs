@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::class::Priority;
 use crate::limiter::Refusal;
-use crate::sync::sharded::{OWNED_SHARDS, shard};
+use crate::sync::sharded::{ByShard, OWNED_SHARDS, shard};
 
 const FREE: u64 = 0;
 /// Taken back; the service does not know it yet.
@@ -158,19 +158,11 @@ fn try_put(cell: &Cell, kib: u64, is_own: bool) -> bool {
 }
 
 /// The reservations of a guard's services that are ready.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Ready {
-    shards: Box<[Shard]>,
+    /// Each is made when a service first is ready on its thread.
+    shards: ByShard<Shard>,
     looked: Mutex<Option<Duration>>,
-}
-
-impl Default for Ready {
-    fn default() -> Self {
-        Self {
-            shards: (0..=OWNED_SHARDS).map(|_| Shard::default()).collect(),
-            looked: Mutex::new(None),
-        }
-    }
 }
 
 impl Ready {
@@ -178,13 +170,16 @@ impl Ready {
     #[inline]
     pub(crate) fn put(&self, kib: u64) -> Option<&Cell> {
         let number = shard();
-        self.shards[number].put(kib, number < OWNED_SHARDS)
+        self.shards.of(number).put(kib, number < OWNED_SHARDS)
     }
 
     /// How many calls have something reserved, and have not come.
     pub(crate) fn count(&self) -> u64 {
-        let cells = self.shards.iter().flat_map(Shard::cells);
-        cells.filter(|cell| cell.is_held()).count() as u64
+        self.cells().filter(|cell| cell.is_held()).count() as u64
+    }
+
+    fn cells(&self) -> impl Iterator<Item = &Cell> {
+        self.shards.all().flat_map(|(_, shard)| shard.cells())
     }
 
     /// Takes back what was reserved long ago: the KiB of each.
@@ -200,7 +195,7 @@ impl Ready {
         }
         *looked = Some(now);
         let now_ms = now.as_millis() as u32;
-        let cells = self.shards.iter().flat_map(Shard::cells);
+        let cells = self.cells();
         cells.filter_map(|cell| cell.look(now_ms)).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! What may be reserved, and what is asked for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Counter, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 
 use super::checks::Operation;
 use super::count::GuardCount;
@@ -87,6 +87,9 @@ impl Need {
     }
 }
 
+/// Kinds of which there is an estimate from the beginning: of no class and of the first three.
+const FIRST_KINDS: usize = 8;
+
 /// What one guard may reserve; written by its controller at every sample.
 #[derive(Debug)]
 pub(crate) struct Bounds {
@@ -97,8 +100,10 @@ pub(crate) struct Bounds {
     /// KiB free below the hard limit, for a request that comes when nothing runs.
     idle_kib: AtomicU64,
     /// What requests of each kind are estimated to ask for; of those with a cost hint,
-    /// one whose hint is the unit. 0: no such request has been seen.
-    estimates: Box<[Estimate]>,
+    /// one whose hint is the unit. 0: no such request has been seen. Those of more kinds are
+    /// made when the first of them is known.
+    estimates: [Estimate; FIRST_KINDS],
+    more_estimates: OnceLock<Box<[Estimate]>>,
     /// What a request of a kind that was never seen is estimated to ask for.
     unseen: Estimate,
     /// KiB that are set aside for critical work; 0: it is not told from other work.
@@ -139,7 +144,8 @@ impl Bounds {
             limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
             refresh_kib: AtomicU64::new(MAX_KIB),
             idle_kib: AtomicU64::new(MAX_KIB),
-            estimates: (0..KINDS).map(|_| Estimate::default()).collect(),
+            estimates: Default::default(),
+            more_estimates: OnceLock::new(),
             unseen: Estimate::default(),
             slice_kib: Counter::new(0),
             critical_kib: Counter::new(0),
@@ -193,7 +199,10 @@ impl Bounds {
     /// What a request is estimated to ask for.
     #[inline(always)]
     pub(crate) fn estimate(&self, tag: Tag) -> Ask {
-        let estimate = &self.estimates[usize::from(tag.kind)];
+        let kind = usize::from(tag.kind);
+        let Some(estimate) = self.estimates.get(kind).or_else(|| self.more(kind)) else {
+            return self.unseen_estimate(tag);
+        };
         let kib = estimate.kib.load(Ordering::Relaxed);
         if kib == 0 {
             return self.unseen_estimate(tag);
@@ -231,7 +240,17 @@ impl Bounds {
 
     /// What requests of a kind are estimated to ask for, at the least 1 KiB.
     pub(crate) fn set_estimate(&self, kind: usize, kib: u64, low_kib: u64) {
-        self.estimates[kind].set(kib, low_kib);
+        let made = || (FIRST_KINDS..KINDS).map(|_| Estimate::default()).collect();
+        let estimate = match self.estimates.get(kind) {
+            Some(estimate) => estimate,
+            None => &self.more_estimates.get_or_init(made)[kind - FIRST_KINDS],
+        };
+        estimate.set(kib, low_kib);
+    }
+
+    #[inline(never)]
+    fn more(&self, kind: usize) -> Option<&Estimate> {
+        self.more_estimates.get()?.get(kind - FIRST_KINDS)
     }
 
     /// What requests ask for whose kind has not been seen.

@@ -18,6 +18,7 @@ mod peaks;
 pub(crate) mod place;
 mod ranks;
 mod slot;
+mod slots;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
 pub(crate) mod victims;
@@ -36,25 +37,9 @@ pub(crate) use slot::{Account, Held, Jump, Slot};
 
 use crate::class::Priority;
 use crate::class::tag::{KINDS, Tag};
-use crate::sync::sharded::{OWNED_SHARDS, shard};
+use crate::sync::sharded::{ByShard, OWNED_SHARDS, shard};
 use bins::BINS;
-
-/// Slots of one thread, in chunks of 64, 128, 256 …
-#[derive(Debug)]
-struct Shard {
-    chunks: [OnceLock<Chunk>; CHUNKS],
-    /// The word in which a slot was taken or freed last.
-    hint: AtomicU32,
-}
-
-const CHUNKS: usize = 15;
-
-#[derive(Debug)]
-struct Chunk {
-    /// A bit for each slot that is free, 64 to a word.
-    free: Box<[AtomicU64]>,
-    slots: Box<[Slot]>,
-}
+use slots::Shard;
 
 /// Peaks of requests that no look found in flight, counted by the threads that
 /// ended them. Counts only rise; the controller takes differences.
@@ -64,39 +49,44 @@ struct Finished([AtomicU32; BINS]);
 /// The same, by kind of request.
 type ByKind = Box<[OnceLock<Box<Finished>>]>;
 
+/// What one poll of a kind of requests may add, in KiB; 0: not known.
+#[derive(Debug, Default)]
+struct Jumps {
+    largest: AtomicU32,
+    /// After one that is about as large, one KiB on.
+    later: AtomicU32,
+}
+
 /// The requests of one guard in flight.
 #[derive(Debug)]
 pub(crate) struct Running {
-    shards: Vec<Shard>,
-    finished: Vec<OnceLock<ByKind>>,
+    /// Each is made when its thread is first served.
+    shards: ByShard<Shard>,
     /// A bit for each kind that had critical requests.
     critical: [AtomicU64; KINDS / 64],
-    /// What one poll may add, in KiB, by kind of request; 0: not known.
-    jumps: Box<[AtomicU32]>,
-    /// And after one that is about as large, one KiB on.
-    later_jumps: Box<[AtomicU32]>,
+    /// By kind of request; made when the first is known.
+    jumps: OnceLock<Box<[Jumps]>>,
 }
 
 impl Running {
     pub(crate) fn new() -> Self {
-        let shard = || Shard {
-            chunks: [const { OnceLock::new() }; CHUNKS],
-            hint: AtomicU32::new(0),
-        };
         Self {
-            shards: (0..=OWNED_SHARDS).map(|_| shard()).collect(),
-            finished: (0..=OWNED_SHARDS).map(|_| OnceLock::new()).collect(),
+            shards: ByShard::default(),
             critical: [const { AtomicU64::new(0) }; KINDS / 64],
-            jumps: (0..KINDS).map(|_| AtomicU32::new(0)).collect(),
-            later_jumps: (0..KINDS).map(|_| AtomicU32::new(0)).collect(),
+            jumps: OnceLock::new(),
         }
+    }
+
+    /// One has been taken so far.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.shards.all().next().is_some()
     }
 
     /// A slot for a request that begins. `None` beyond two million per thread.
     #[inline]
     pub(crate) fn take(&self, reserved_kib: u64, tag: Tag, now: Duration) -> Option<&Slot> {
         let number = shard();
-        let slot = self.shards[number].take(number)?;
+        let slot = self.shards.of(number).take(number)?;
         if tag.priority == Priority::Critical && !self.is_critical(tag.kind) {
             let bit = 1 << (tag.kind % 64);
             self.critical[usize::from(tag.kind) / 64].fetch_or(bit, Ordering::Relaxed);
@@ -109,27 +99,33 @@ impl Running {
     /// is about as large, if that is known.
     pub(crate) fn set_jump(&self, kind: usize, bytes: f64, later_bytes: Option<f64>) {
         let kib = |bytes: f64| (bytes / 1024.0).max(1.0) as u32;
-        self.jumps[kind].store(kib(bytes), Ordering::Relaxed);
+        let made = || (0..KINDS).map(|_| Jumps::default()).collect();
+        let jumps = &self.jumps.get_or_init(made)[kind];
+        jumps.largest.store(kib(bytes), Ordering::Relaxed);
         let later_kib = later_bytes.map_or(0, |bytes| kib(bytes).saturating_add(1));
-        self.later_jumps[kind].store(later_kib, Ordering::Relaxed);
+        jumps.later.store(later_kib, Ordering::Relaxed);
     }
 
     /// The most that a poll of any kind of requests is seen to add.
     pub(crate) fn largest_jump_bytes(&self) -> u64 {
-        let jumps = self.jumps.iter().map(|kib| kib.load(Ordering::Relaxed));
-        u64::from(jumps.max().unwrap_or(0)) << 10
+        let jumps = self.jumps.get().into_iter().flatten();
+        let largest_kib = jumps.map(|jumps| jumps.largest.load(Ordering::Relaxed));
+        u64::from(largest_kib.max().unwrap_or(0)) << 10
     }
 
     /// What the next poll of a request may add.
     pub(crate) fn jump_bytes(&self, slot: &Slot) -> u64 {
-        let kind = usize::from(slot.kind());
+        let Some(jumps) = self.jumps.get() else {
+            return slot.jump_bytes(JumpOfKind::default());
+        };
+        let jumps = &jumps[usize::from(slot.kind())];
         let known = |kib: &AtomicU32| match kib.load(Ordering::Relaxed) {
             0 => None,
             kib => Some(kib),
         };
         slot.jump_bytes(JumpOfKind {
-            largest_kib: known(&self.jumps[kind]),
-            later_kib: known(&self.later_jumps[kind]).map(|kib| kib - 1),
+            largest_kib: known(&jumps.largest),
+            later_kib: known(&jumps.later).map(|kib| kib - 1),
         })
     }
 
@@ -167,7 +163,9 @@ impl Running {
 
     fn free(&self, slot: &Slot) {
         slot.clear();
-        self.shards[usize::from(slot.shard)].free(slot.index as usize);
+        self.shards
+            .of(usize::from(slot.shard))
+            .free(slot.index as usize);
     }
 
     /// Frees what was taken for nothing.
@@ -178,8 +176,8 @@ impl Running {
 
     fn count(&self, kind: u8, peak_bytes: u64) {
         let number = shard();
-        let by_kind =
-            self.finished[number].get_or_init(|| (0..KINDS).map(|_| OnceLock::new()).collect());
+        let made = || (0..KINDS).map(|_| OnceLock::new()).collect();
+        let by_kind = self.shards.of(number).finished.get_or_init(made);
         let counts = by_kind[usize::from(kind)]
             .get_or_init(|| Box::new(Finished([const { AtomicU32::new(0) }; BINS])));
         let count = &counts.0[bins::of(peak_bytes)];
@@ -195,7 +193,10 @@ impl Running {
     /// How many requests of one kind ended unseen so far, by the bin of their peak.
     /// `false`: none ever did.
     pub(crate) fn finished(&self, kind: usize, totals: &mut [u32; BINS]) -> bool {
-        let by_kind = self.finished.iter().filter_map(OnceLock::get);
+        let by_kind = self
+            .shards
+            .all()
+            .filter_map(|(_, shard)| shard.finished.get());
         let mut any = false;
         for finished in by_kind.filter_map(|by_kind| by_kind[kind].get()) {
             if !std::mem::replace(&mut any, true) {
@@ -211,7 +212,7 @@ impl Running {
     /// Looks at every request in flight, and at those that ended since the look
     /// before. Only the controller does, one look at a time.
     pub(crate) fn look<'a>(&'a self, mut visit: impl FnMut(Look<'a>)) {
-        for (number, shard) in self.shards.iter().enumerate() {
+        for (number, shard) in self.shards.all() {
             for (index, slot) in shard.taken() {
                 let state = slot.state.load(Ordering::Acquire);
                 if state == FREE || state == LEAVING {
@@ -278,95 +279,5 @@ impl Look<'_> {
     /// It ended before its time.
     pub(crate) fn was_cut_short(&self) -> bool {
         self.slot.is(CANCELLED) || self.slot.is(ABANDONED)
-    }
-}
-
-impl Shard {
-    /// The slots that are not free, and their places.
-    fn taken(&self) -> impl Iterator<Item = (usize, &Slot)> {
-        let chunks = self.chunks.iter().map_while(OnceLock::get);
-        chunks.flat_map(|chunk| {
-            chunk.free.iter().enumerate().flat_map(|(word, free)| {
-                // Acquire: pairs with whoever took or freed one.
-                let mut taken = !free.load(Ordering::Acquire);
-                let places = std::iter::from_fn(move || {
-                    let bit = taken.trailing_zeros() as usize;
-                    if taken == 0 {
-                        return None;
-                    }
-                    taken &= taken - 1;
-                    Some(word * 64 + bit)
-                });
-                let slots = places.filter_map(|place| chunk.slots.get(place));
-                slots.map(|slot| (slot.index as usize, slot))
-            })
-        })
-    }
-
-    /// The chunk that holds a word, and the word's place in it: chunk k begins
-    /// with word 2^k − 1.
-    fn word(&self, word: usize) -> Option<(&Chunk, usize)> {
-        let chunk = (word + 1).ilog2() as usize;
-        let chunk_words = self.chunks.get(chunk)?.get()?;
-        Some((chunk_words, word + 1 - (1 << chunk)))
-    }
-
-    #[inline]
-    fn take(&self, number: usize) -> Option<&Slot> {
-        let hint = self.hint.load(Ordering::Relaxed) as usize;
-        self.take_of(hint).or_else(|| self.search(number))
-    }
-
-    /// A free slot of one word.
-    #[inline]
-    fn take_of(&self, word: usize) -> Option<&Slot> {
-        let (chunk, place) = self.word(word)?;
-        let free = &chunk.free[place];
-        let mut bits = free.load(Ordering::Relaxed);
-        while bits != 0 {
-            let bit = bits & bits.wrapping_neg();
-            // Acquire: pairs with the release of whoever freed it.
-            bits = free.fetch_and(!bit, Ordering::Acquire);
-            if bits & bit != 0 {
-                return chunk.slots.get(place * 64 + bit.trailing_zeros() as usize);
-            }
-        }
-        None
-    }
-
-    fn free(&self, index: usize) {
-        if let Some((chunk, place)) = self.word(index / 64) {
-            chunk.free[place].fetch_or(1 << (index % 64), Ordering::Release);
-            self.hint.store((index / 64) as u32, Ordering::Relaxed);
-        }
-    }
-
-    #[cold]
-    fn search(&self, number: usize) -> Option<&Slot> {
-        let mut word = 0;
-        for (size, chunk) in self.chunks.iter().enumerate() {
-            // All that there are are taken: one more chunk.
-            chunk.get_or_init(|| Chunk::new(number, word, 1 << size));
-            for _ in 0..1 << size {
-                if let Some(slot) = self.take_of(word) {
-                    self.hint.store(word as u32, Ordering::Relaxed);
-                    return Some(slot);
-                }
-                word += 1;
-            }
-        }
-        None
-    }
-}
-
-impl Chunk {
-    fn new(shard: usize, first_word: usize, words: usize) -> Self {
-        let first = first_word * 64;
-        Self {
-            free: (0..words).map(|_| AtomicU64::new(u64::MAX)).collect(),
-            slots: (first..first + words * 64)
-                .map(|index| Slot::new(shard, index))
-                .collect(),
-        }
     }
 }

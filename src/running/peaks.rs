@@ -12,7 +12,7 @@ impl Running {
     /// Not those whose need was declared or whose work has not begun: they say nothing
     /// about others.
     pub(crate) fn peaks(&self, most: usize) -> Vec<(u8, u64)> {
-        let slots = self.shards.iter().flat_map(|shard| shard.taken());
+        let slots = self.shards.all().flat_map(|(_, shard)| shard.taken());
         let mut peaks: Vec<_> = slots.filter_map(|(_, slot)| slot.peak()).collect();
         peaks.sort_unstable_by_key(|&(peak_bytes, _)| std::cmp::Reverse(peak_bytes));
         peaks.truncate(most);

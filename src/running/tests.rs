@@ -24,8 +24,7 @@ fn slots_are_used_again_and_as_many_as_are_needed() {
     for _ in 0..100_000 {
         running.end(running.take(1, Tag::NONE, Duration::ZERO).unwrap());
     }
-    let chunks = running.shards.iter().flat_map(|shard| &shard.chunks);
-    let chunks = chunks.filter_map(std::sync::OnceLock::get);
+    let chunks = running.shards.all().flat_map(|(_, shard)| shard.chunks());
     let slots: usize = chunks.map(|chunk| chunk.slots.len()).sum();
     assert!(slots < 20_000, "{slots}");
 }

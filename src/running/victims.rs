@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::place::CRITICAL;
 use super::slot::{ANSWERED, CANCELLED, CHECKED, NEW, SEEN, WATCHED, generation_of};
-use super::{Running, Shard, Slot};
+use super::{Running, Slot};
 use crate::sync::Ordering;
 
 /// Accounts are exact to so much.
@@ -76,7 +76,7 @@ impl Running {
     /// `accounted`: what they hold is known; else as much as was reserved is taken for it.
     pub(crate) fn victims(&'static self, accounted: bool, now: Duration) -> Vec<Victim> {
         let now_ms = now.as_millis() as u32;
-        let taken = self.shards.iter().flat_map(Shard::taken);
+        let taken = self.shards.all().flat_map(|(_, shard)| shard.taken());
         let may_be = taken.filter_map(|(_, slot)| slot.as_victim(accounted, now_ms));
         may_be.collect()
     }

@@ -1,6 +1,7 @@
 //! Counters of which each thread has a part of its own.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Cache lines of its own, so that threads do not share one.
@@ -11,11 +12,16 @@ struct Shard<const N: usize>([AtomicU64; N]);
 /// So many threads have a shard each at a time, the others share one.
 pub(crate) const OWNED_SHARDS: usize = 31;
 
+/// So many threads find theirs without a look at whether there are more.
+const FIRST: usize = 2;
+
 /// `N` counts from many threads without a shared cache line. A thread has all of its own
 /// side by side.
 #[derive(Debug)]
 pub(crate) struct ShardedCounters<const N: usize> {
-    owned: [Shard<N>; OWNED_SHARDS],
+    first: [Shard<N>; FIRST],
+    /// Those of more threads; made when the first of them counts.
+    others: OnceLock<Box<[Shard<N>]>>,
     shared: Shard<N>,
 }
 
@@ -71,16 +77,68 @@ pub(crate) fn shard() -> usize {
     }
 }
 
+/// One for each shard, made when it is first asked for.
+#[derive(Debug)]
+pub(crate) struct ByShard<T> {
+    first: [OnceLock<Box<T>>; FIRST],
+    others: OnceLock<Box<[OnceLock<Box<T>>]>>,
+}
+
+impl<T> Default for ByShard<T> {
+    fn default() -> Self {
+        Self {
+            first: [const { OnceLock::new() }; FIRST],
+            others: OnceLock::new(),
+        }
+    }
+}
+
+impl<T: Default> ByShard<T> {
+    #[inline]
+    pub(crate) fn of(&self, shard: usize) -> &T {
+        let one = match self.first.get(shard) {
+            Some(one) => one,
+            None => &self.others()[shard - FIRST],
+        };
+        one.get_or_init(Box::default)
+    }
+
+    #[inline(never)]
+    fn others(&self) -> &[OnceLock<Box<T>>] {
+        let made = || (FIRST..=OWNED_SHARDS).map(|_| OnceLock::new()).collect();
+        self.others.get_or_init(made)
+    }
+
+    /// Those that there are, and their shards.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (usize, &T)> {
+        let others = self.others.get().into_iter().flatten();
+        let all = self.first.iter().chain(others).enumerate();
+        all.filter_map(|(shard, one)| Some((shard, &**one.get()?)))
+    }
+}
+
 impl<const N: usize> Default for Shard<N> {
     fn default() -> Self {
         Self([const { AtomicU64::new(0) }; N])
     }
 }
 
+impl<const N: usize> Shard<N> {
+    /// For the thread that owns it; what it was.
+    #[inline(always)]
+    fn add(&self, at: usize, more: u64) -> u64 {
+        // No other thread writes here, so this loses nothing.
+        let before = self.0[at].load(Ordering::Relaxed);
+        self.0[at].store(before + more, Ordering::Relaxed);
+        before
+    }
+}
+
 impl<const N: usize> Default for ShardedCounters<N> {
     fn default() -> Self {
         Self {
-            owned: std::array::from_fn(|_| Shard::default()),
+            first: std::array::from_fn(|_| Shard::default()),
+            others: OnceLock::new(),
             shared: Shard::default(),
         }
     }
@@ -90,20 +148,29 @@ impl<const N: usize> ShardedCounters<N> {
     /// Adds to this thread's count number `at`; what it was.
     #[inline]
     pub(crate) fn add_at(&self, at: usize, more: u64) -> u64 {
-        match self.owned.get(shard()) {
-            // No other thread writes here, so this loses nothing.
-            Some(Shard(counts)) => {
-                let before = counts[at].load(Ordering::Relaxed);
-                counts[at].store(before + more, Ordering::Relaxed);
-                before
-            }
+        let shard = shard();
+        match self.first.get(shard) {
+            Some(own) => own.add(at, more),
+            None => self.add_to_other(shard, at, more),
+        }
+    }
+
+    #[inline(never)]
+    fn add_to_other(&self, shard: usize, at: usize, more: u64) -> u64 {
+        let made = || (FIRST..OWNED_SHARDS).map(|_| Shard::default()).collect();
+        match self.others.get_or_init(made).get(shard - FIRST) {
+            Some(own) => own.add(at, more),
             None => self.shared.0[at].fetch_add(more, Ordering::Relaxed),
         }
     }
 
+    fn shards(&self) -> impl Iterator<Item = &Shard<N>> {
+        let others = self.others.get().into_iter().flatten();
+        self.first.iter().chain(others).chain([&self.shared])
+    }
+
     pub(crate) fn totals(&self) -> [u64; N] {
-        let shards = self.owned.iter().chain([&self.shared]);
-        shards.fold([0; N], |mut totals, Shard(counts)| {
+        self.shards().fold([0; N], |mut totals, Shard(counts)| {
             for (total, count) in totals.iter_mut().zip(counts) {
                 *total += count.load(Ordering::Relaxed);
             }

@@ -19,10 +19,10 @@ const SORTS: usize = CLASSES * PRIORITIES;
 const PLAIN: usize = Priority::Normal.place();
 
 /// Counts by class and priority.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// By class, then priority; made when the first of its kind comes.
-    sorts: Box<[OnceLock<Box<Sort>>]>,
+    /// By class, then priority; made when the first comes, each with the first of its kind.
+    sorts: OnceLock<Box<[OnceLock<Box<Sort>>]>>,
     /// In milliseconds, by class; made when the first was paused.
     paused_ms: OnceLock<Box<[AtomicU64; CLASSES]>>,
 }
@@ -44,15 +44,6 @@ pub(crate) struct Entry {
     pub(crate) admitted: u64,
     /// In the order of [`Reason::ALL`].
     pub(crate) rejected: [u64; Reason::ALL.len()],
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self {
-            sorts: (0..SORTS).map(|_| OnceLock::new()).collect(),
-            paused_ms: OnceLock::new(),
-        }
-    }
 }
 
 fn sort(tag: Tag) -> usize {
@@ -90,7 +81,8 @@ impl Tally {
     }
 
     fn at(&self, sort: usize) -> &Sort {
-        self.sorts[sort].get_or_init(Box::default)
+        let made = || (0..SORTS).map(|_| OnceLock::new()).collect();
+        self.sorts.get_or_init(made)[sort].get_or_init(Box::default)
     }
 }
 
@@ -104,7 +96,7 @@ impl Tally {
         let others = (0..SORTS).filter(|&at| at != PLAIN);
         entries.extend(
             others
-                .filter(|&at| self.sorts[at].get().is_some())
+                .filter(|&at| self.get(at).is_some())
                 .map(|at| self.entry(at)),
         );
         let classified: u64 = entries[1..].iter().map(|entry| entry.admitted).sum();
@@ -119,8 +111,12 @@ impl Tally {
         by_class.map_or(0, |ms| ms[usize::from(class)].load(Ordering::Relaxed))
     }
 
+    fn get(&self, sort: usize) -> Option<&Sort> {
+        Some(self.sorts.get()?[sort].get()?)
+    }
+
     fn entry(&self, at: usize) -> Entry {
-        let counts = self.sorts[at].get();
+        let counts = self.get(at);
         let rejected =
             |reason: usize| counts.map_or(0, |sort| sort.rejected[reason].load(Ordering::Relaxed));
         Entry {

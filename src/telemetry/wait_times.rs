@@ -1,5 +1,6 @@
 //! How long requests have waited, for a histogram.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -9,14 +10,10 @@ const PER_OCTAVE: f64 = 4.0;
 const BUCKETS: usize = 1 + 17 * PER_OCTAVE as usize;
 
 /// Waits counted by length: each is known to a tenth of it.
-#[derive(Debug)]
-pub(crate) struct WaitTimes([AtomicU64; BUCKETS]);
-
-impl Default for WaitTimes {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicU64::new(0)))
-    }
-}
+///
+/// Made when somebody first has waited.
+#[derive(Debug, Default)]
+pub(crate) struct WaitTimes(OnceLock<Box<[AtomicU64]>>);
 
 impl WaitTimes {
     pub(crate) fn add(&self, wait: Duration) {
@@ -24,13 +21,15 @@ impl WaitTimes {
         // Below 1 ms the logarithm is negative or minus infinity: the first bucket.
         let bucket = (octaves * PER_OCTAVE).floor() + 1.0;
         let bucket = (bucket.max(0.0) as usize).min(BUCKETS - 1);
-        self.0[bucket].fetch_add(1, Ordering::Relaxed);
+        let made = || (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
+        self.0.get_or_init(made)[bucket].fetch_add(1, Ordering::Relaxed);
     }
 
     /// For each length in seconds, how many waits there were since the last call.
     #[cfg(feature = "metrics")]
     pub(crate) fn take(&self) -> impl Iterator<Item = (f64, u64)> {
-        let counts = self.0.iter().map(|count| count.swap(0, Ordering::Relaxed));
+        let counts = self.0.get().into_iter().flatten();
+        let counts = counts.map(|count| count.swap(0, Ordering::Relaxed));
         counts.enumerate().map(|(bucket, count)| {
             let middle_ms = match bucket {
                 0 => 0.5,

@@ -73,9 +73,9 @@ impl Forecast {
     /// What requests are seen to touch is less than they hold, if they live in what others
     /// left behind: by how much, all together tell.
     pub(super) fn see_reuse(&mut self, evidence: &Evidence) {
-        let Some(book) = &self.touched else {
+        if self.book.is_some() {
             return;
-        };
+        }
         // Where nobody tells, it is at most what is resident.
         let allocated = evidence.allocated_bytes.max(evidence.anonymous_bytes) as f64;
         if allocated == 0.0 {
@@ -92,6 +92,9 @@ impl Forecast {
             self.reuse = 1.0;
             return;
         }
+        let Some(book) = &self.touched else {
+            return;
+        };
         let touched = book.sums().held_bytes;
         let held = allocated - self.beside_allocated;
         // Of those that no sweep has seen nothing is known.
@@ -105,7 +108,7 @@ impl Forecast {
     /// What requests touch has been seen of enough of them.
     pub(super) fn touched(&self) -> Option<&Book> {
         self.touched
-            .as_ref()
+            .as_deref()
             .filter(|book| self.brakes && book.knows())
     }
 
