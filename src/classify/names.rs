@@ -59,6 +59,12 @@ impl Names {
         }
     }
 
+    /// At most half of the numbers are given out.
+    pub(crate) fn has_room(&self) -> bool {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count <= self.most / 2
+    }
+
     fn places(&self) -> &[OnceLock<Place>] {
         self.places.get_or_init(|| {
             let places = usize::from(self.most).next_power_of_two() * 2;

@@ -24,17 +24,21 @@ use std::time::Duration;
 pub(crate) const LATCHED_AFTER: Duration = Duration::from_secs(30);
 
 /// The guard that the environment describes: one for the whole process.
-static FROM_ENV: Mutex<Option<(Config, &'static Controller)>> = Mutex::new(None);
+static FROM_ENV: Mutex<Option<(Config, Guard)>> = Mutex::new(None);
 
 /// A handle to a guard: its state, and admission for work that is no request.
 ///
 /// Cheap to clone; all clones speak of the same guard as the layer that
 /// they came from.
 ///
-/// A guard lives as long as its process, so that services and permits can refer
-/// to it without counting references for each request: make one at start-up,
-/// not one for each request. What is no longer needed can be
-/// [closed](Self::close): its sampling ends, and some tens of KiB remain.
+/// A guard lives as long as anybody has a handle to it: a layer, a service, a permit, a
+/// receiver, or a hook that keeps one. One that is gone takes no more samples, and its few
+/// KiB are used again by the next one of the same kind of source, the same
+/// [name](Config::name) and the same [tiers](Config::tiers). So a process has memory for as
+/// many as lived at once; those that keep a [state](Config::state) are not used again.
+/// What it told a metrics recorder stays there as it was last.
+/// Make one at start-up, not one for each request. The last one of
+/// [`from_env`](crate::MemoryGuardLayer::from_env) stays.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -51,7 +55,6 @@ static FROM_ENV: Mutex<Option<(Config, &'static Controller)>> = Mutex::new(None)
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
 pub struct Guard {
     pub(crate) controller: &'static Controller,
 }
@@ -67,14 +70,16 @@ impl Guard {
         let mut existing = FROM_ENV.lock().unwrap_or_else(PoisonError::into_inner);
         let (config, warnings) = Settings::from_env().check()?;
         // As it was at the start: it may have been reloaded since.
-        if let Some((_, controller)) = existing
+        if let Some((_, guard)) = existing
             .as_ref()
-            .filter(|(started, controller)| *started == config && !controller.is_closed())
+            .filter(|(started, guard)| *started == config && !guard.controller.is_closed())
         {
-            return Ok(Self { controller });
+            return Ok(guard.clone());
         }
+        // If nobody else has it, its place is free for this one.
+        *existing = None;
         let guard = Self::start(config.clone(), None);
-        *existing = Some((config, guard.controller));
+        *existing = Some((config, guard.clone()));
         drop(existing);
         logs::warnings(&warnings);
         Ok(guard)
@@ -286,6 +291,23 @@ impl Guard {
     #[cfg(feature = "test-util")]
     pub fn rejection(&self, reason: Reason) -> Rejected {
         self.controller.rejection(reason)
+    }
+}
+
+impl Clone for Guard {
+    #[inline]
+    fn clone(&self) -> Self {
+        self.controller.handles.made();
+        Self {
+            controller: self.controller,
+        }
+    }
+}
+
+impl Drop for Guard {
+    #[inline]
+    fn drop(&mut self) {
+        self.controller.handles.dropped();
     }
 }
 

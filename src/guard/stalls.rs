@@ -28,6 +28,11 @@ impl Deliveries {
         self.lock().insert(delivery)
     }
 
+    /// None is watched.
+    pub(crate) fn are_none(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// The one that stands there is over.
     pub(crate) fn forget(&self, place: usize) {
         self.lock().remove(place);

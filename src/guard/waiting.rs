@@ -47,6 +47,7 @@ impl Waiting {
         need: Need,
         deadline: Duration,
     ) -> Self {
+        controller.handles.made();
         let counts = match need {
             Need::More { .. } => Counts::Admitted,
             _ => Counts::AsRequest,
@@ -114,13 +115,13 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.over {
-            return;
+        if !self.over {
+            self.ends();
+            if self.counts != Counts::Admitted {
+                self.controller.counters.outcomes.abandoned_waiting();
+            }
         }
-        self.ends();
-        if self.counts != Counts::Admitted {
-            self.controller.counters.outcomes.abandoned_waiting();
-        }
+        self.controller.handles.dropped();
     }
 }
 

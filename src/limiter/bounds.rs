@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::checks::Operation;
 use super::count::GuardCount;
 use super::lanes::LANES;
-use super::shares::Shares;
+use super::shares::{Share, Shares};
 use super::word::{MAX_COUNT, Packed};
 use crate::class::Priority;
 use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
@@ -159,6 +159,21 @@ impl Bounds {
             probes: AtomicU32::new(0),
             count,
         }
+    }
+
+    /// The guard is gone, and another begins with its bounds.
+    pub(super) fn forget(&self) {
+        let unbounded = Packed::new(false, MAX_COUNT, MAX_KIB);
+        self.publish(unbounded, MAX_KIB, MAX_KIB);
+        self.set_slice(0);
+        self.set_limit(0);
+        self.set_unseen(0, 0);
+        self.set_probes(0);
+        let more = self.more_estimates.get().into_iter().flatten();
+        for estimate in self.estimates.iter().chain(more) {
+            estimate.set(0, 0);
+        }
+        self.shares.all().for_each(Share::begin);
     }
 
     #[inline]

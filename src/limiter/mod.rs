@@ -113,6 +113,24 @@ impl Limiter {
         }
     }
 
+    /// Another guard begins with the bounds of one that is gone; `false`: yet another one
+    /// has its place by now.
+    pub(crate) fn join_again(&self, bounds: &Bounds) -> bool {
+        if bounds.count.is_in_word() && self.counts_in_word.swap(1, Ordering::Relaxed) != 0 {
+            return false;
+        }
+        self.guards.fetch_add(1, Ordering::Relaxed);
+        bounds.forget();
+        true
+    }
+
+    /// Nobody is in flight, nor waits: as if nobody had ever done so.
+    pub(crate) fn forget(&self) {
+        self.ledger.confirm_freed(self.ledger.finished_kib());
+        lock(&self.queue).forecast = Default::default();
+        self.now_ms.store(0, Ordering::Relaxed);
+    }
+
     /// All requests in flight, in all guards, and what they have reserved.
     pub(crate) fn reserved(&self) -> Packed {
         self.ledger.in_use()

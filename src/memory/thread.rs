@@ -1,5 +1,6 @@
 //! The sampler: one reader of one or more sources, a thread, and whoever wants to know.
 
+mod again;
 mod forked;
 
 use std::fmt;
@@ -28,6 +29,8 @@ pub(crate) struct Sampler {
     /// A sample has been asked for that has not begun.
     asked: AtomicBool,
     background: bool,
+    /// Its one source is its user's.
+    given: bool,
     thread: Mutex<Option<Thread>>,
     /// The process that has the thread: a forked child does not.
     process: AtomicU32,
@@ -95,7 +98,7 @@ impl Drop for Lifeline<'_> {
 impl Sampler {
     /// Of a source that one gave.
     pub(crate) fn of(source: Box<dyn MemorySource>) -> Arc<Self> {
-        let background = foreign::call(Code::Source, || source.in_background()).unwrap_or(true);
+        let background = Self::background_of(&*source);
         Self::new(vec![Watched::new(None, source)], background)
     }
 
@@ -106,6 +109,7 @@ impl Sampler {
 
     fn new(sources: Vec<Watched>, background: bool) -> Arc<Self> {
         Arc::new(Self {
+            given: !sources.is_empty(),
             reader: Mutex::new(Reader {
                 sources,
                 subscribers: Arc::from([]),

@@ -23,6 +23,7 @@ use crate::sync::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock,
 };
 
+mod gone;
 mod sweep;
 mod taken;
 

@@ -209,6 +209,26 @@ impl Running {
         any
     }
 
+    /// None is in flight: as if none had ever been.
+    pub(crate) fn forget(&self) {
+        self.look(|_| {});
+        let zero = |count: &AtomicU32| count.store(0, Ordering::Relaxed);
+        let by_kind = self
+            .shards
+            .all()
+            .filter_map(|(_, shard)| shard.finished.get());
+        for finished in by_kind.flatten().filter_map(OnceLock::get) {
+            finished.0.iter().for_each(zero);
+        }
+        for jumps in self.jumps.get().into_iter().flatten() {
+            zero(&jumps.largest);
+            zero(&jumps.later);
+        }
+        for critical in &self.critical {
+            critical.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Looks at every request in flight, and at those that ended since the look
     /// before. Only the controller does, one look at a time.
     pub(crate) fn look<'a>(&'a self, mut visit: impl FnMut(Look<'a>)) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::place::rank;
 use super::slot::{NEW, SEEN};
-use super::{Running, Shard, Slot};
+use super::{Running, Slot};
 use crate::class::Priority;
 use crate::sync::Ordering;
 
@@ -47,7 +47,7 @@ impl Running {
     }
 
     pub(super) fn in_flight(&self) -> impl Iterator<Item = &Slot> {
-        let taken = self.shards.iter().flat_map(Shard::taken);
+        let taken = self.shards.all().flat_map(|(_, shard)| shard.taken());
         taken.map(|(_, slot)| slot).filter(|slot| {
             let state = slot.state.load(Ordering::Acquire);
             state == NEW || state == SEEN

@@ -126,10 +126,10 @@ impl<const N: usize> Default for Shard<N> {
 impl<const N: usize> Shard<N> {
     /// For the thread that owns it; what it was.
     #[inline(always)]
-    fn add(&self, at: usize, more: u64) -> u64 {
+    fn add(&self, at: usize, more: u64, order: Ordering) -> u64 {
         // No other thread writes here, so this loses nothing.
         let before = self.0[at].load(Ordering::Relaxed);
-        self.0[at].store(before + more, Ordering::Relaxed);
+        self.0[at].store(before + more, order);
         before
     }
 }
@@ -148,25 +148,50 @@ impl<const N: usize> ShardedCounters<N> {
     /// Adds to this thread's count number `at`; what it was.
     #[inline]
     pub(crate) fn add_at(&self, at: usize, more: u64) -> u64 {
+        self.add_ordered(at, more, Ordering::Relaxed)
+    }
+
+    /// Adds one to this thread's count number `at`: who sees it in [`sum`](Self::sum) sees
+    /// what was done before it.
+    #[inline]
+    pub(crate) fn count_done(&self, at: usize) {
+        self.add_ordered(at, 1, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn add_ordered(&self, at: usize, more: u64, order: Ordering) -> u64 {
         let shard = shard();
         match self.first.get(shard) {
-            Some(own) => own.add(at, more),
-            None => self.add_to_other(shard, at, more),
+            Some(own) => own.add(at, more, order),
+            None => self.add_to_other(shard, at, more, order),
         }
     }
 
     #[inline(never)]
-    fn add_to_other(&self, shard: usize, at: usize, more: u64) -> u64 {
+    fn add_to_other(&self, shard: usize, at: usize, more: u64, order: Ordering) -> u64 {
         let made = || (FIRST..OWNED_SHARDS).map(|_| Shard::default()).collect();
         match self.others.get_or_init(made).get(shard - FIRST) {
-            Some(own) => own.add(at, more),
-            None => self.shared.0[at].fetch_add(more, Ordering::Relaxed),
+            Some(own) => own.add(at, more, order),
+            None => self.shared.0[at].fetch_add(more, order),
         }
     }
 
     fn shards(&self) -> impl Iterator<Item = &Shard<N>> {
         let others = self.others.get().into_iter().flatten();
         self.first.iter().chain(others).chain([&self.shared])
+    }
+
+    /// The total of count number `at`.
+    pub(crate) fn sum(&self, at: usize) -> u64 {
+        self.shards()
+            .map(|Shard(counts)| counts[at].load(Ordering::Acquire))
+            .sum()
+    }
+
+    /// Nobody counts any more, or not yet again.
+    pub(crate) fn clear(&self) {
+        let counts = self.shards().flat_map(|Shard(counts)| counts);
+        counts.for_each(|count| count.store(0, Ordering::Relaxed));
     }
 
     pub(crate) fn totals(&self) -> [u64; N] {

@@ -107,6 +107,13 @@ impl Outcomes {
         self.abandoned_waiting.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// As if no request had come so far.
+    pub(crate) fn forget(&self) {
+        self.ended.clear();
+        self.late.store(0, Ordering::Relaxed);
+        self.abandoned_waiting.store(0, Ordering::Relaxed);
+    }
+
     /// Permits that were given back.
     pub(crate) fn all_ended(&self) -> u64 {
         self.ended.totals()[..GIVEN_UP].iter().sum()

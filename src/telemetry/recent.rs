@@ -83,6 +83,11 @@ impl RecentDecisions {
         });
     }
 
+    pub(crate) fn forget(&self) {
+        let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *decisions = VecDeque::new();
+    }
+
     #[cfg(any(test, feature = "dashboard"))]
     pub(crate) fn all(&self) -> Vec<Decision> {
         let decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -156,6 +156,31 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// As if no request had come so far.
+    pub(crate) fn forget(&self) {
+        let Self {
+            outcomes,
+            observed,
+            queued,
+            stalled,
+            not_yet,
+            cancelled,
+            would_pause,
+            tally,
+            waited_then_admitted,
+            waited_then_rejected,
+            rejected,
+        } = self;
+        outcomes.forget();
+        tally.forget();
+        waited_then_admitted.forget();
+        waited_then_rejected.forget();
+        let counts = [observed, queued, stalled, not_yet, cancelled, would_pause];
+        for count in counts.into_iter().chain(rejected) {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn reject(&self, reason: Reason, tag: Tag) {
         self.rejected[reason as usize].fetch_add(1, Ordering::Relaxed);
         self.tally.rejected(reason, tag);

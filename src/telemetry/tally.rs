@@ -72,6 +72,19 @@ impl Tally {
         rejected.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// As if no request had come so far.
+    pub(crate) fn forget(&self) {
+        let sorts = self.sorts.get().into_iter().flatten();
+        for sort in sorts.filter_map(OnceLock::get) {
+            sort.admitted.clear();
+            let rejected = sort.rejected.iter();
+            rejected.for_each(|count| count.store(0, Ordering::Relaxed));
+        }
+        for paused_ms in self.paused_ms.get().into_iter().flat_map(|ms| ms.iter()) {
+            paused_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// A request of this kind was paused for so long.
     pub(crate) fn paused(&self, kind: u8, ms: u64) {
         let by_class = self
@@ -97,7 +110,9 @@ impl Tally {
         entries.extend(
             others
                 .filter(|&at| self.get(at).is_some())
-                .map(|at| self.entry(at)),
+                .map(|at| self.entry(at))
+                // Others are of a guard that was here before.
+                .filter(|entry| entry.admitted > 0 || entry.rejected.iter().any(|&n| n > 0)),
         );
         let classified: u64 = entries[1..].iter().map(|entry| entry.admitted).sum();
         entries[0].admitted = all_admitted.saturating_sub(classified);

@@ -25,6 +25,12 @@ impl WaitTimes {
         self.0.get_or_init(made)[bucket].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// As if nobody had waited so far.
+    pub(crate) fn forget(&self) {
+        let counts = self.0.get().into_iter().flatten();
+        counts.for_each(|count| count.store(0, Ordering::Relaxed));
+    }
+
     /// For each length in seconds, how many waits there were since the last call.
     #[cfg(feature = "metrics")]
     pub(crate) fn take(&self) -> impl Iterator<Item = (f64, u64)> {

@@ -125,7 +125,7 @@ async fn where_all_are_busy_those_that_come_share_what_one_may_have() {
 
 #[tokio::test]
 async fn a_guard_without_tenants_pays_nothing_for_them() {
-    drop(one_each());
+    let _first = one_each();
     let before = live_kib();
     let layer = one_each();
     let without = live_kib() - before;

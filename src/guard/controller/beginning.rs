@@ -1,5 +1,7 @@
 //! What the samples act on, before the first.
 
+use std::time::Duration;
+
 use super::Control;
 use crate::config::{self, Config};
 use crate::forecast::Forecast;
@@ -10,7 +12,15 @@ use crate::pressure::Pressure;
 
 impl Control {
     /// Nothing is known yet.
-    pub(super) fn new(policy: Box<dyn Policy>, forecast: Forecast, config: &Config) -> Self {
+    pub(super) fn new(config: &Config, accounted: bool) -> Self {
+        let policy = policy(config, accounted);
+        let mut forecast = Forecast::new(
+            config.estimated_bytes_per_request,
+            config.exceedance_target,
+            accounted,
+        );
+        forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
+        forecast.set_pausing_target(config.pausing_target);
         let base = policy.blind_concurrency();
         Self {
             policy,

@@ -347,10 +347,9 @@ impl Subscriber for Controller {
         let idle = || {
             self.limiter.in_flight(&self.bounds) == 0 && self.limiter.waiting_for(&self.bounds) == 0
         };
-        let over = self.is_closed() && idle();
+        let over = (self.is_closed() && idle()) || self.is_gone();
         if over {
-            self.limiter.leave(&self.bounds);
-            self.board.leave(self.board_key());
+            self.leave();
         }
         over
     }

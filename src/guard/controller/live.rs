@@ -102,6 +102,12 @@ impl Live {
         level as u8 >= self.sheds_low_at.load(Ordering::Relaxed)
     }
 
+    /// A guard begins with these.
+    pub(super) fn renew(&self, config: Config) {
+        self.set(config);
+        self.is_sampled.store(false, Ordering::Relaxed);
+    }
+
     /// Whether memory has been sampled for this guard before now.
     pub(super) fn begins_to_be_sampled(&self) -> bool {
         !self.is_sampled.swap(true, Ordering::Relaxed)

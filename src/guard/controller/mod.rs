@@ -12,6 +12,7 @@ mod critical_times;
 mod decide;
 mod demand;
 mod forked;
+mod gone;
 mod latched;
 mod levels;
 mod live;
@@ -39,6 +40,7 @@ use braking::Braking;
 use cancel::Cancellations;
 use critical_times::Critical;
 use demand::Demand;
+use gone::Handles;
 use latched::Latched;
 pub(crate) use live::Live;
 use loads::LastLoads;
@@ -49,7 +51,7 @@ use seldom::Seldom;
 use shown::Shown;
 
 use super::keeper::Keeper;
-use super::pool::{self, Board};
+use super::pool::{Board, Shared};
 use super::ready::Ready;
 use super::stalls::Deliveries;
 use crate::classify::labels::Labels;
@@ -69,7 +71,7 @@ use crate::telemetry::recent::{Kind, RecentDecisions};
 use crate::telemetry::stats::Counters;
 use crate::units::{MAX_KIB, kib};
 
-/// One guard's state.
+/// One guard's state. [`renew`](Self::renew) makes it another's.
 #[derive(Debug)]
 pub(crate) struct Controller {
     pub(crate) limiter: Arc<Limiter>,
@@ -86,10 +88,13 @@ pub(crate) struct Controller {
     pub(crate) sampler: Arc<Sampler>,
     /// Its place among those that the sampler reads.
     source: usize,
+    pub(crate) handles: Handles,
     pub(crate) live: Live,
     pub(crate) name: Option<String>,
     pub(crate) counters: Counters,
     closed: AtomicBool,
+    /// It takes no part any more in what guards share.
+    left: AtomicBool,
     /// The process was forked, and memory cannot be seen in this one.
     is_lost: AtomicBool,
     pub(crate) deliveries: Deliveries,
@@ -208,26 +213,48 @@ fn accounting_is_installed() -> bool {
 
 impl Controller {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
-        let pool::Shared {
+        gone::look();
+        let accounted = accounting_is_installed();
+        let (keeper, learned, mut warnings) = state::found(config.state.as_deref());
+        let control = Control::new(&config, accounted);
+        let controller = match Self::again(&config, source) {
+            Ok(gone) => {
+                gone.renew(config, control);
+                gone
+            }
+            Err(shared) => Box::leak(Box::new(Self::new(
+                shared, config, control, keeper, accounted,
+            ))),
+        };
+        // The caller's: without any it would be gone again.
+        controller.handles.made();
+        let config = controller.config();
+        let first_kib = kib(config.estimated_bytes_per_request);
+        controller.bounds.set_unseen(first_kib, 0);
+        warnings.extend(controller.begin_to_keep(learned));
+        controller.begin(&config);
+        controller.is_known();
+        controller.log_settings("memory guard initialised");
+        logs::warnings(&warnings);
+        controller
+    }
+
+    fn new(
+        shared: Shared,
+        config: Config,
+        control: Control,
+        keeper: Option<Keeper>,
+        accounted: bool,
+    ) -> Self {
+        let Shared {
             sampler,
             source,
             limiter,
             board,
             brake,
-        } = pool::join(&config, source);
-        let accounted = accounting_is_installed();
-        let policy = policy(&config, accounted);
-        let mut forecast = Forecast::new(
-            config.estimated_bytes_per_request,
-            config.exceedance_target,
-            accounted,
-        );
-        forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
-        forecast.set_pausing_target(config.pausing_target);
+        } = shared;
         let tenants = Tenants::new(config.tiers.clone());
-        let (keeper, learned, mut warnings) = state::found(config.state.as_deref());
-        let control = Control::new(policy, forecast, &config);
-        let controller: &'static Self = Box::leak(Box::new(Self {
+        Self {
             bounds: limiter.join(Arc::clone(tenants.shares())),
             labels: Labels::new(tenants),
             priorities: AtomicU8::new(0),
@@ -240,6 +267,8 @@ impl Controller {
             source,
             counters: Counters::default(),
             closed: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            handles: Handles::default(),
             is_lost: AtomicBool::new(false),
             deliveries: Deliveries::default(),
             running: Running::new(),
@@ -268,15 +297,7 @@ impl Controller {
             limits: watch::Sender::new(None),
             name: config.name.clone(),
             live: Live::new(config),
-        }));
-        let config = controller.config();
-        let first_kib = kib(config.estimated_bytes_per_request);
-        controller.bounds.set_unseen(first_kib, 0);
-        warnings.extend(controller.begin_to_keep(learned));
-        controller.begin(&config);
-        controller.log_settings("memory guard initialised");
-        logs::warnings(&warnings);
-        controller
+        }
     }
 
     fn log_settings(&self, what: &str) {

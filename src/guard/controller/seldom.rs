@@ -14,6 +14,12 @@ pub(super) struct Seldom {
 }
 
 impl Seldom {
+    /// As if nothing had been said so far.
+    pub(super) fn forget(&self) {
+        self.last_ms.store(0, Ordering::Relaxed);
+        self.unlogged.store(0, Ordering::Relaxed);
+    }
+
     /// Whether to say it now: then how many were not said in between.
     pub(super) fn may_say(&self, tick: Duration) -> Option<u64> {
         let now_ms = tick.as_millis() as u64 + 1;

@@ -48,9 +48,14 @@ impl Controller {
 
     /// Keeps what has been learned; `false` once that is over.
     fn keep(&self) -> bool {
-        let Some(keeper) = self.keeper.as_ref().filter(|_| !self.is_closed()) else {
+        let Some(keeper) = &self.keeper else {
             return false;
         };
+        if self.is_closed() {
+            // Nobody has closed it who would have kept what was learned last.
+            self.keep_last();
+            return false;
+        }
         let running = self.at_least();
         let usage_average = self.control().forecast.usage_average();
         keeper.look(&running, usage_average, || State {

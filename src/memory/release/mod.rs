@@ -204,6 +204,25 @@ impl Release {
         }
     }
 
+    /// Nothing is done for the guard at the moment.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.under_way.load(Ordering::Acquire)
+    }
+
+    /// As if nothing had been tried so far, without hooks.
+    pub(crate) fn forget(&self) {
+        let fresh = State {
+            trim: Rest::new(SHORTEST_REST),
+            hooks: Vec::new(),
+        };
+        let old = std::mem::replace(&mut *self.state(), fresh);
+        // Unlocked: hooks are the user's, and so is what they drop.
+        foreign::call(Code::Hook, || drop(old));
+        for count in [&self.attempts, &self.freed_bytes, &self.longest_us] {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn add_hook(&self, level: Pressure, call: Arc<Call>) {
         self.state().hooks.push(Hook {
             level,

@@ -42,6 +42,12 @@ impl Sampler {
         true
     }
 
+    /// This process is the one that has the sampler, as far as that is known.
+    pub(crate) fn is_here(&self) -> bool {
+        let ours = self.process.load(Ordering::Relaxed) == std::process::id();
+        ours && !self.lost.load(Ordering::Relaxed)
+    }
+
     /// The last sample is so old that there may be no thread. Reads the clock.
     pub(crate) fn is_old(&self) -> bool {
         self.now().saturating_sub(self.tick()) > OLD
