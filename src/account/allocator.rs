@@ -12,28 +12,28 @@ const CERTAIN_BYTES: usize = 64 << 10;
 #[inline(always)]
 fn allocated(bytes: usize) {
     if charge::allocated(bytes) {
-        settle();
+        flush();
     }
 }
 
 #[inline(always)]
 fn freed(bytes: usize) {
     if charge::freed(bytes) {
-        settle();
+        flush();
     }
 }
 
 #[cold]
 #[inline(never)]
-fn settle() {
-    if charge::settle() {
+fn flush() {
+    if charge::flush() {
         threads::at_end();
     }
 }
 
 /// Tells the total all that this thread has allocated and freed.
 pub(super) fn tell() {
-    settle();
+    flush();
     charge::tell_settled();
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::class::Tier;
-use crate::limiter::{Quota, Shares, TENANTS};
+use crate::limiter::{Quota, TENANTS, TenantTable};
 
 /// The number of those that come while all others are busy.
 const OTHERS: u16 = TENANTS as u16 - 1;
@@ -26,7 +26,7 @@ pub(crate) struct Tenants {
     /// Made when the first one is named.
     table: OnceLock<Table>,
     tiers: Vec<Tier>,
-    shares: Arc<Shares>,
+    shares: Arc<TenantTable>,
 }
 
 impl Tenants {
@@ -39,7 +39,7 @@ impl Tenants {
     }
 
     /// What the tenants have, for the limiter.
-    pub(crate) fn shares(&self) -> &Arc<Shares> {
+    pub(crate) fn shares(&self) -> &Arc<TenantTable> {
         &self.shares
     }
 
@@ -84,7 +84,7 @@ impl Table {
     }
 
     #[inline]
-    fn number(&self, name: &str, shares: &Shares) -> u16 {
+    fn number(&self, name: &str, shares: &TenantTable) -> u16 {
         let hash = self.hasher.hash_one(name);
         let found = self.find(hash);
         found.unwrap_or_else(|_| self.add(hash, shares))
@@ -108,7 +108,7 @@ impl Table {
     }
 
     #[cold]
-    fn add(&self, hash: u64, shares: &Shares) -> u16 {
+    fn add(&self, hash: u64, shares: &TenantTable) -> u16 {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(number) = self.find(hash) {
             return number;

@@ -14,7 +14,7 @@ use super::LEAST_BYTES;
 use super::cohort::Cohort;
 use super::course::Courses;
 use super::histogram::Histogram;
-use super::need::Need;
+use super::need::Moments;
 use super::trajectory::{Marks, Trajectories};
 use before::Before;
 use growth::MOST_BEYOND;
@@ -206,7 +206,7 @@ impl ClassEstimate {
     }
 
     /// The mean peak as learned, without the configured estimate.
-    pub(super) fn learned(&self) -> Option<Need> {
+    pub(super) fn learned(&self) -> Option<Moments> {
         let mut need = self.histogram.above(0)?;
         need.bytes = match self.cohort.mean_peak() {
             // The last requests are the best guide to the next.
@@ -264,15 +264,15 @@ impl ClassEstimate {
     }
 
     /// What the next request will need.
-    pub(super) fn next(&self) -> Need {
+    pub(super) fn next(&self) -> Moments {
         let Some(learned) = self.learned() else {
-            return Need {
+            return Moments {
                 bytes: self.prior_bytes(),
-                ..Need::default()
+                ..Moments::default()
             };
         };
         let margin = LEAST_BYTES.min(self.prior_bytes as u64) as f64;
-        Need {
+        Moments {
             // Accounts are exact to so much.
             bytes: learned.bytes + margin,
             ..learned
@@ -281,7 +281,7 @@ impl ClassEstimate {
     }
 
     /// What a request that runs will need at its peak.
-    pub(super) fn predict(&self, seen: &Seen) -> Need {
+    pub(super) fn predict(&self, seen: &Seen) -> Moments {
         let held = seen.held_bytes as f64;
         let peak = seen.peak_bytes as f64;
         let looked_like = self.trajectories.predict(seen.age, seen.peak_bytes);
@@ -291,7 +291,7 @@ impl ClassEstimate {
         }
         let learned = match (looked_like, above) {
             (Some((like, count)), Some(above)) => {
-                Need {
+                Moments {
                     // That it might be another after all is a doubt, and no observation.
                     third: like.third,
                     ..above.mixed_with(like, count / (count + ALL_COUNT_AS))
@@ -300,7 +300,7 @@ impl ClassEstimate {
             (Some((like, _)), None) => like,
             (None, Some(above)) => above,
             // Larger than all before: it may well go on.
-            (None, None) => Need {
+            (None, None) => Moments {
                 bytes: peak * 1.25,
                 variance: (peak * 0.25) * (peak * 0.25),
                 third: 0.0,
@@ -337,7 +337,7 @@ impl ClassEstimate {
 }
 
 impl Errors {
-    fn learn(&mut self, error: f64, known: Option<Need>) {
+    fn learn(&mut self, error: f64, known: Option<Moments>) {
         let step = 1.0 / ERRORS;
         let distance = error - self.mean;
         self.mean += distance * step;

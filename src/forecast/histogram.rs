@@ -2,7 +2,7 @@
 
 use std::f64::consts::LN_2;
 
-use super::need::Need;
+use super::need::Moments;
 use crate::running::bins::{self, BINS};
 
 /// An observation counts half after so many more.
@@ -115,7 +115,7 @@ impl Histogram {
     }
 
     /// Mean and spread of the peaks that are at least `bytes`; `None` if none was.
-    pub(super) fn above(&self, bytes: u64) -> Option<Need> {
+    pub(super) fn above(&self, bytes: u64) -> Option<Moments> {
         let sum = &self.sums[bins::of(bytes)];
         // What is left of long ago is not a guide.
         if sum.weight <= self.weight * 1e-6 {
@@ -125,7 +125,7 @@ impl Histogram {
         let square = sum.squares / sum.weight;
         let third = sum.cubes / sum.weight - 3.0 * mean * square + 2.0 * mean * mean * mean;
         let bytes = mean.max(bytes as f64);
-        Some(Need {
+        Some(Moments {
             bytes,
             variance: (square - mean * mean).max(0.0),
             third,

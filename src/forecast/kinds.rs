@@ -5,7 +5,7 @@
 //! of it.
 
 use super::class::ClassEstimate;
-use super::need::Need;
+use super::need::Moments;
 use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS};
 use crate::running::Running;
 use crate::running::bins::{self, BINS};
@@ -32,7 +32,7 @@ pub(super) struct Kinds {
 pub(super) struct Kind {
     pub(super) class: ClassEstimate,
     /// What the next request was said to need after the look before.
-    pub(super) next: Need,
+    pub(super) next: Moments,
     /// Of the requests seen lately, and how large they were beside the unit.
     recent: f64,
     scale: f64,

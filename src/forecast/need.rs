@@ -7,7 +7,7 @@ const DOUBTED: f64 = 0.01;
 
 /// Mean, variance and third central moment, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Need {
+pub(super) struct Moments {
     pub(super) bytes: f64,
     pub(super) variance: f64,
     pub(super) third: f64,
@@ -15,18 +15,18 @@ pub(super) struct Need {
     pub(super) room: f64,
 }
 
-impl Need {
+impl Moments {
     /// Of one thing with probability `share`, else of the other.
-    pub(super) fn mixed_with(self, other: Need, share: f64) -> Need {
+    pub(super) fn mixed_with(self, other: Moments, share: f64) -> Moments {
         let bytes = self.bytes * (1.0 - share) + other.bytes * share;
-        let about = |need: Need| {
+        let about = |need: Moments| {
             let off = need.bytes - bytes;
             let spread = need.variance + off * off;
             let skew = need.third + 3.0 * off * need.variance + off * off * off;
             (spread, skew)
         };
         let ((spread, skew), (other_spread, other_skew)) = (about(self), about(other));
-        Need {
+        Moments {
             bytes,
             variance: spread * (1.0 - share) + other_spread * share,
             third: skew * (1.0 - share) + other_skew * share,
@@ -36,20 +36,20 @@ impl Need {
 
     /// With this probability it is so large instead, if that is larger. A doubt
     /// widens the spread; it is no observation, so it does not skew it.
-    pub(super) fn or_else(self, bytes: f64, probability: f64) -> Need {
+    pub(super) fn or_else(self, bytes: f64, probability: f64) -> Moments {
         if bytes <= self.bytes {
             return self;
         }
-        let large = Need {
+        let large = Moments {
             bytes,
-            ..Need::default()
+            ..Moments::default()
         };
         let doubted = self.mixed_with(large, probability);
         let room = match probability > DOUBTED {
             true => doubted.room,
             false => (self.bytes + self.room - doubted.bytes).max(0.0),
         };
-        Need {
+        Moments {
             third: self.third,
             room,
             ..doubted
@@ -57,8 +57,8 @@ impl Need {
     }
 
     /// Of a request so many times as large.
-    pub(super) fn scaled(self, scale: f64) -> Need {
-        Need {
+    pub(super) fn scaled(self, scale: f64) -> Moments {
+        Moments {
             bytes: self.bytes * scale,
             variance: self.variance * scale * scale,
             third: self.third * scale * scale * scale,
@@ -66,8 +66,8 @@ impl Need {
         }
     }
 
-    pub(super) fn and(self, other: Need) -> Need {
-        Need {
+    pub(super) fn and(self, other: Moments) -> Moments {
+        Moments {
             bytes: self.bytes + other.bytes,
             variance: self.variance + other.variance,
             third: self.third + other.third,
@@ -76,8 +76,8 @@ impl Need {
     }
 
     /// Of a sum without this part of it.
-    fn without(self, part: Need) -> Need {
-        Need {
+    fn without(self, part: Moments) -> Moments {
+        Moments {
             bytes: self.bytes - part.bytes,
             variance: (self.variance - part.variance).max(0.0),
             third: self.third - part.third,
@@ -104,9 +104,9 @@ impl Need {
 /// What several requests need together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sum {
-    all: Need,
+    all: Moments,
     /// Those with the most variance, widest first.
-    widest: [Need; WIDEST],
+    widest: [Moments; WIDEST],
 }
 
 impl Sum {
@@ -119,7 +119,7 @@ impl Sum {
         self.all.variance
     }
 
-    pub(super) fn add(&mut self, need: Need) {
+    pub(super) fn add(&mut self, need: Moments) {
         self.all = self.all.and(need);
         let place = self
             .widest
@@ -130,12 +130,12 @@ impl Sum {
         }
     }
 
-    pub(super) fn with(mut self, need: Need) -> Self {
+    pub(super) fn with(mut self, need: Moments) -> Self {
         self.add(need);
         self
     }
 
-    /// As [`Need::margin_bytes`], and no more than would do if some of the widest came
+    /// As [`Moments::margin_bytes`], and no more than would do if some of the widest came
     /// to all that they can be and the others had a margin of their own. A distribution
     /// of few large ones is none that two moments and a skew describe well; what it can
     /// come to at most is known.
@@ -157,28 +157,28 @@ mod tests {
     use super::*;
 
     /// 2 MiB, or 120 with a tenth of the probability.
-    fn undecided() -> Need {
-        let small = Need {
+    fn undecided() -> Moments {
+        let small = Moments {
             bytes: 2.0,
-            ..Need::default()
+            ..Moments::default()
         };
-        let large = Need {
+        let large = Moments {
             bytes: 120.0,
-            ..Need::default()
+            ..Moments::default()
         };
         small.mixed_with(large, 0.1)
     }
 
-    fn decided() -> Need {
-        Need {
+    fn decided() -> Moments {
+        Moments {
             bytes: 50.0,
             variance: 4.0,
             room: 1000.0,
-            ..Need::default()
+            ..Moments::default()
         }
     }
 
-    fn sum(needs: impl IntoIterator<Item = Need>) -> Sum {
+    fn sum(needs: impl IntoIterator<Item = Moments>) -> Sum {
         needs.into_iter().fold(Sum::default(), Sum::with)
     }
 
@@ -207,14 +207,14 @@ mod tests {
         for _ in 0..200 {
             let needs: Vec<_> = (0..random.usize(1..20))
                 .map(|_| {
-                    let small = Need {
+                    let small = Moments {
                         bytes: random.f64() * 10.0,
-                        ..Need::default()
+                        ..Moments::default()
                     };
                     small.or_else(random.f64() * 200.0, random.f64() * 0.3)
                 })
                 .collect();
-            let together = needs.iter().copied().fold(Need::default(), Need::and);
+            let together = needs.iter().copied().fold(Moments::default(), Moments::and);
             let margin = sum(needs).margin_bytes(3.0);
             assert!((0.0..=together.margin_bytes(3.0) + 1e-6).contains(&margin));
         }

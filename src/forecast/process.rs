@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Evidence;
 use super::book::Book;
 use super::kinds::Kind;
-use super::need::{Need, Sum};
+use super::need::{Moments, Sum};
 use super::retained::Retained;
 use super::usage::UsageEstimate;
 use crate::running::Running;
@@ -277,9 +277,9 @@ impl Forecast {
                 (touched.unwrap_or(bytes), self.usage.low_bytes())
             }
             Some(book) => {
-                let next = Need {
+                let next = Moments {
                     bytes: book.kinds().prior_bytes() as f64,
-                    ..Need::default()
+                    ..Moments::default()
                 };
                 (self.bytes_of(book, next, true), 0)
             }
@@ -306,7 +306,7 @@ impl Forecast {
         (request_bytes, low_bytes.min(request_bytes))
     }
 
-    fn bytes_of(&self, book: &Book, next: Need, plain: bool) -> u64 {
+    fn bytes_of(&self, book: &Book, next: Moments, plain: bool) -> u64 {
         let needs = &book.sums().needs;
         let margin = self.margin_bytes(&needs.with(next)) - self.margin_bytes(needs);
         let hidden = if plain { self.unexplained_bytes() } else { 0.0 };

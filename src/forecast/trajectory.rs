@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::need::Need;
+use super::need::Moments;
 use crate::running::bins;
 
 /// Ages are told apart by doublings of this one.
@@ -68,7 +68,7 @@ impl Trajectories {
     }
 
     /// What it will need, and from how many that is known.
-    pub(super) fn predict(&self, age: Duration, peak_bytes: u64) -> Option<(Need, f64)> {
+    pub(super) fn predict(&self, age: Duration, peak_bytes: u64) -> Option<(Moments, f64)> {
         let cell = &self.cells[age_index(age) * SEEN + seen_index(peak_bytes)];
         if cell.weight < 1.5 {
             return None;
@@ -79,7 +79,7 @@ impl Trajectories {
         // Sizes in one cell are not quite the same.
         let least = mean * 0.02;
         let variance = f64::from(cell.variance) * doubt + least * least;
-        let need = Need {
+        let need = Moments {
             bytes: mean,
             variance,
             room: variance.sqrt() * MOST_DEVIATIONS,

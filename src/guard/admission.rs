@@ -164,7 +164,7 @@ impl Controller {
             self.limiter.release_nested(&self.bounds, tag);
             self.has_ended();
         } else if self.limiter.finish(&self.bounds, held_kib, tag) {
-            self.sampler.settle();
+            self.sampler.request_sample();
         } else {
             self.has_ended();
         }

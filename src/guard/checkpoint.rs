@@ -48,7 +48,7 @@ impl Part {
             generation: leave.slot.generation(),
             from: Mark::of_work(accounted),
             reported_bytes: leave.slot.reported_bytes(),
-            ahead_bytes: leave.taken.settle_all(),
+            ahead_bytes: leave.taken.charge_all(),
         }));
     }
 
@@ -314,7 +314,7 @@ impl Permit {
     ) -> Poll<Result<(), Cancelled>> {
         self.poll_leave(poller, cx).map_ok(|leave| {
             if let Some(leave) = leave {
-                leave.taken.settle_all();
+                leave.taken.charge_all();
             }
         })
     }

@@ -1,4 +1,4 @@
-//! [`Held`]: a permit whose work is under way.
+//! [`InFlight`]: a permit whose work is under way.
 
 use std::task::Context;
 
@@ -10,9 +10,9 @@ use crate::telemetry::outcome::Outcome;
 /// A permit whose work is under way: dropped before it is taken, the permit's
 /// clones are told that nobody waits for the result any more.
 #[derive(Debug)]
-pub(crate) struct Held(Option<Permit>);
+pub(crate) struct InFlight(Option<Permit>);
 
-impl Held {
+impl InFlight {
     #[inline]
     pub(crate) fn new(permit: Option<Permit>) -> Self {
         Self(permit)
@@ -98,7 +98,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
         if let Some(permit) = &self.0 {

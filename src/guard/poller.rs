@@ -237,7 +237,7 @@ impl Drop for Growth {
             self.slot.charge(added_bytes, 1);
         }
         if let Some(taken) = self.taken.take() {
-            taken.settle(grown_bytes);
+            taken.charge(grown_bytes);
         }
         self.controller.has_polled();
     }

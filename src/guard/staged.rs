@@ -16,7 +16,7 @@ use crate::running::Slot;
 use crate::units::kib;
 
 /// The rest of a request's estimate: reserved, or waited for.
-pub(crate) enum Rest {
+pub(crate) enum Remainder {
     Reserved(u64),
     Waiting(Waiting),
 }
@@ -86,7 +86,7 @@ impl StagedWork {
     }
 
     /// Reserves the rest of what is estimated for it, or joins the queue for that.
-    pub(crate) fn admit_rest(&self, callers: Option<Duration>) -> Result<Rest, Rejected> {
+    pub(crate) fn admit_rest(&self, callers: Option<Duration>) -> Result<Remainder, Rejected> {
         let held_kib = self.slot.reserved_kib();
         self.controller().admit_rest(self.entry, held_kib, callers)
     }
@@ -135,7 +135,7 @@ impl Controller {
         entry: Entry,
         held_kib: u64,
         callers: Option<Duration>,
-    ) -> Result<Rest, Rejected> {
+    ) -> Result<Remainder, Rejected> {
         let tag = entry.tag;
         if self.sheds(tag) {
             return Err(self.reject(Reason::LowPriority, tag));
@@ -147,12 +147,12 @@ impl Controller {
             reserved.map(|_| ask.kib)
         };
         let refused = match self.resampling(attempt) {
-            Ok(kib) => return Ok(Rest::Reserved(kib)),
+            Ok(kib) => return Ok(Remainder::Reserved(kib)),
             Err(refused) => refused,
         };
         let ask = need.ask(&self.bounds);
         match self.judge(ask, held_kib, refused) {
-            Verdict::Force => return Ok(Rest::Reserved(self.force_more(ask.kib, tag))),
+            Verdict::Force => return Ok(Remainder::Reserved(self.force_more(ask.kib, tag))),
             Verdict::Reject(reason) => return Err(self.reject(reason, tag)),
             Verdict::Wait => {}
         }
@@ -161,7 +161,7 @@ impl Controller {
             deadline: entry.deadline,
         };
         match self.wait(request, &|| callers) {
-            Admission::Waiting(waiting) => Ok(Rest::Waiting(waiting)),
+            Admission::Waiting(waiting) => Ok(Remainder::Waiting(waiting)),
             Admission::Rejected(refusal) => Err(self.tell(refusal, tag)),
             Admission::Admitted(_) => unreachable!("it waits, or it does not"),
         }

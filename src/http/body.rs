@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use super::delivery::Delivery;
 use crate::error::{BoxError, PeerStalled};
 use crate::guard::charged::Charged;
-use crate::guard::held::Held;
+use crate::guard::held::InFlight;
 use crate::guard::permit::Permit;
 use crate::guard::poller::Poller;
 use crate::sync::foreign;
@@ -65,7 +65,7 @@ pin_project! {
 enum Hold {
     Nothing,
     /// By itself: what most responses need, and allocates nothing.
-    Own(Held),
+    Own(InFlight),
     /// Together with frames on their way, and watched for a peer that stalls.
     Shared {
         delivery: Arc<Delivery>,
@@ -176,9 +176,9 @@ impl AsRef<[u8]> for Carried {
 impl<B: Body> GuardedBody<B> {
     /// Takes what `held` holds, if anything.
     #[inline]
-    pub(crate) fn new(body: B, promised_bytes: Option<u64>, held: &mut Held) -> Self {
+    pub(crate) fn new(body: B, promised_bytes: Option<u64>, held: &mut InFlight) -> Self {
         let mut hold = match held.take() {
-            Some(permit) => Hold::Own(Held::new(Some(permit))),
+            Some(permit) => Hold::Own(InFlight::new(Some(permit))),
             None => Hold::Nothing,
         };
         // Nothing to send, as in the answer to an upgrade: the permit ends here.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 
 use crate::error::{BoxError, Rejected};
-use crate::guard::held::Held;
+use crate::guard::held::InFlight;
 use crate::guard::poller::Poller;
 use crate::guard::waiting::Waiting;
 
@@ -24,7 +24,7 @@ pin_project! {
 pin_project! {
     #[project = ErrorStateProj]
     enum ErrorState<F> {
-        Calling { #[pin] future: F, poller: Poller, held: Held, waiting: Option<Box<Waiting>> },
+        Calling { #[pin] future: F, poller: Poller, held: InFlight, waiting: Option<Box<Waiting>> },
         Rejected { rejected: Option<Box<Rejected>> },
     }
 }
@@ -36,14 +36,14 @@ impl<F> ErrorFuture<F> {
             state: ErrorState::Calling {
                 future,
                 poller: Poller::default(),
-                held: Held::new(None),
+                held: InFlight::new(None),
                 waiting: Some(Box::new(waiting)),
             },
         }
     }
 
     #[inline]
-    pub(crate) fn calling(future: F, held: Held) -> Self {
+    pub(crate) fn calling(future: F, held: InFlight) -> Self {
         Self {
             state: ErrorState::Calling {
                 future,
@@ -82,7 +82,7 @@ where
                 if let Some(wait) = waiting {
                     match ready!(Pin::new(&mut **wait).poll(cx)) {
                         Ok(permit) => {
-                            *held = Held::new(Some(permit));
+                            *held = InFlight::new(Some(permit));
                             held.start();
                         }
                         Err(rejected) => {

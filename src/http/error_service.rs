@@ -13,7 +13,7 @@ use crate::error::BoxError;
 use crate::guard::admission::{Admission, no_deadline};
 use crate::guard::controller::Controller;
 use crate::guard::handle::Guard;
-use crate::guard::held::Held;
+use crate::guard::held::InFlight;
 use crate::guard::permit::Permit;
 use crate::guard::poller::{Growth, Polling};
 use crate::guard::ready::{Cell, Refused};
@@ -236,7 +236,7 @@ where
             self.claim.give_back();
             // What it was told is for nobody else.
             self.claim.state = State::Idle;
-            return ErrorFuture::calling(self.inner.call(request), Held::new(None));
+            return ErrorFuture::calling(self.inner.call(request), InFlight::new(None));
         };
         match std::mem::replace(&mut self.claim.state, State::Idle) {
             State::Admitted { kib, cell }
@@ -255,7 +255,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     where
         S: Service<Req>,
     {
-        let mut held = Held::new(Some(permit));
+        let mut held = InFlight::new(Some(permit));
         held.start();
         let future = {
             let mut growth = None;

@@ -17,7 +17,7 @@ use super::respond::{Respond, answer};
 use super::staged;
 use crate::classify::labels::Entry;
 use crate::error::BoxError;
-use crate::guard::held::Held;
+use crate::guard::held::InFlight;
 use crate::guard::permit::Permit;
 use crate::guard::poller::Poller;
 use crate::guard::waiting::Waiting;
@@ -44,7 +44,7 @@ pin_project! {
         /// Boxed: those who need not wait should not carry what waiting needs.
         Slow { slow: Box<Slow<S, R, Req>> },
         // In this order: what the future holds is free before the permit is.
-        Calling { #[pin] future: S::Future, poller: Poller, held: Held, fallback: Option<Box<Fallback<R>>> },
+        Calling { #[pin] future: S::Future, poller: Poller, held: InFlight, fallback: Option<Box<Fallback<R>>> },
         Rejected { response: Option<Response<Bytes>> },
     }
 }
@@ -58,7 +58,7 @@ pub(crate) struct Slow<S, R, Req> {
     /// What it is, until then.
     pub(crate) entry: Entry,
     pub(crate) outer: Option<Permit>,
-    pub(crate) held: Held,
+    pub(crate) held: InFlight,
     pub(crate) inner: S,
     pub(crate) inner_ready: bool,
     /// Taken by the call.
@@ -84,7 +84,7 @@ where
     #[inline]
     pub(crate) fn calling(
         future: S::Future,
-        held: Held,
+        held: InFlight,
         fallback: Option<Box<Fallback<R>>>,
     ) -> Self {
         Self {
@@ -114,7 +114,7 @@ where
 
 /// What became of a slow request.
 enum Outcome<F, R> {
-    Called(F, Held, Option<Box<Fallback<R>>>),
+    Called(F, InFlight, Option<Box<Fallback<R>>>),
     Rejected(Response<Bytes>),
 }
 
@@ -143,7 +143,7 @@ where
                 Poll::Ready(Ok(mut permit)) => {
                     staged::begin(&mut permit, self.entry, &mut request);
                     enter(&permit, self.outer.take(), &mut request);
-                    self.held = Held::new(Some(permit));
+                    self.held = InFlight::new(Some(permit));
                     self.waiting = None;
                 }
             }
@@ -174,7 +174,7 @@ where
         let future = self.held.run(|| self.inner.call(request));
         drop(polling);
         drop(growth);
-        let held = Held::new(self.held.take());
+        let held = InFlight::new(self.held.take());
         Poll::Ready(Ok(Outcome::Called(future, held, fallback)))
     }
 }

@@ -19,7 +19,7 @@ use crate::error::BoxError;
 use crate::guard::admission::Admission;
 use crate::guard::cost::Request as Asked;
 use crate::guard::handle::Guard;
-use crate::guard::held::Held;
+use crate::guard::held::InFlight;
 use crate::guard::permit::Permit;
 use crate::guard::poller::{Growth, Poller, Polling};
 use crate::telemetry::logs;
@@ -132,12 +132,12 @@ where
         let ready = std::mem::take(&mut self.inner_ready);
         let controller = self.guard.controller;
         let Some(mut entry) = self.classify.entry(&request, &controller.labels) else {
-            return self.pass(request, ready, Held::new(None));
+            return self.pass(request, ready, InFlight::new(None));
         };
         // A guard further out may have admitted it already.
         let outer = match request.extensions().get::<Permit>() {
             Some(outer) if outer.is_of(controller) => {
-                return self.pass(request, ready, Held::new(None));
+                return self.pass(request, ready, InFlight::new(None));
             }
             Some(outer) if outer.covers(controller) => Some(outer.clone()),
             _ => None,
@@ -161,7 +161,7 @@ where
                 logs::admitted();
                 staged::begin(&mut permit, entry, &mut request);
                 enter(&permit, outer, &mut request);
-                self.pass(request, ready, Held::new(Some(permit)))
+                self.pass(request, ready, InFlight::new(Some(permit)))
             }
             Admission::Rejected(refusal) => {
                 let rejected = controller.tell(refusal, entry.tag);
@@ -171,7 +171,7 @@ where
                 waiting: Some(waiting),
                 entry,
                 outer,
-                held: Held::new(None),
+                held: InFlight::new(None),
                 poller: Poller::default(),
                 inner: self.take_inner(),
                 inner_ready: ready,
@@ -189,7 +189,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
         &mut self,
         request: Request<B>,
         ready: bool,
-        held: Held,
+        held: InFlight,
     ) -> ResponseFuture<S, R, Request<B>>
     where
         S: Service<Request<B>, Response = Response<ResB>> + Clone,

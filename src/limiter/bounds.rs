@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::checks::Operation;
 use super::count::GuardCount;
 use super::lanes::LANES;
-use super::shares::{Share, Shares};
+use super::shares::{TenantAccount, TenantTable};
 use super::word::{MAX_COUNT, Packed};
 use crate::class::Priority;
 use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
@@ -110,7 +110,7 @@ pub(crate) struct Bounds {
     slice_kib: Counter,
     /// KiB reserved for critical work.
     critical_kib: Counter,
-    pub(crate) shares: Arc<Shares>,
+    pub(crate) shares: Arc<TenantTable>,
     /// Where the flows of those without a tenant stand in the queue.
     flows: [AtomicUsize; LANES],
     /// How many wait for the guard. Written under the queue's lock.
@@ -139,7 +139,7 @@ struct Estimate {
 }
 
 impl Bounds {
-    pub(crate) fn new(count: GuardCount, shares: Arc<Shares>) -> Self {
+    pub(crate) fn new(count: GuardCount, shares: Arc<TenantTable>) -> Self {
         Self {
             limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
             refresh_kib: AtomicU64::new(MAX_KIB),
@@ -173,7 +173,7 @@ impl Bounds {
         for estimate in self.estimates.iter().chain(more) {
             estimate.set(0, 0);
         }
-        self.shares.all().for_each(Share::begin);
+        self.shares.all().for_each(TenantAccount::begin);
     }
 
     #[inline]

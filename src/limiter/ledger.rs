@@ -24,7 +24,7 @@ use super::word::{FLAG, ONE, Packed};
 use crate::class::tag::Tag;
 use crate::sync::sharded::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-pub(crate) use staged::Staged;
+pub(crate) use staged::OpenBodies;
 
 /// Why a reservation was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,8 +43,8 @@ use std::time::Duration;
 pub(crate) use acquire::{Refusal, Terms, Ticket};
 pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use checks::{Attempt, Operation};
-pub(crate) use ledger::{Refused, Staged};
-pub(crate) use shares::{Quota, Share, Shares, TENANTS};
+pub(crate) use ledger::{OpenBodies, Refused};
+pub(crate) use shares::{Quota, TENANTS, TenantAccount, TenantTable};
 pub(crate) use word::{MAX_COUNT, Packed};
 
 use crate::class::tag::Tag;
@@ -96,7 +96,7 @@ impl Limiter {
     }
 
     /// Bounds for one more guard on this ledger.
-    pub(crate) fn join(&self, shares: Arc<Shares>) -> Arc<Bounds> {
+    pub(crate) fn join(&self, shares: Arc<TenantTable>) -> Arc<Bounds> {
         self.guards.fetch_add(1, Ordering::Relaxed);
         let count = match self.counts_in_word.swap(1, Ordering::Relaxed) {
             0 => GuardCount::InWord,

@@ -21,7 +21,7 @@ use slab::Slab;
 use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{AGEING_ONE_IN, CRITICAL, Candidate, LANES, NEED_MORE, NESTED};
 use super::list::{List, Node};
-use super::shares::Share;
+use super::shares::TenantAccount;
 use super::wait::WaitForecast;
 use crate::class::Priority;
 use crate::error::Reason;
@@ -104,16 +104,16 @@ pub(super) struct Queue {
 }
 
 impl Flow {
-    pub(super) fn share(&self) -> Option<&Share> {
+    pub(super) fn share(&self) -> Option<&TenantAccount> {
         self.bounds.shares.get(self.tenant)
     }
 
     pub(super) fn weight(&self) -> u64 {
-        self.share().map_or(1, Share::weight)
+        self.share().map_or(1, TenantAccount::weight)
     }
 
     pub(super) fn served(&self) -> i64 {
-        self.share().map_or(0, Share::served)
+        self.share().map_or(0, TenantAccount::served)
     }
 }
 
@@ -146,9 +146,9 @@ impl Queue {
         let flow = self.flow_of(bounds, own_lane, need.tag().tenant);
         let (backlog_kib, weights) = match flow.map(|flow| &self.flows[flow]) {
             Some(flow) if flow.waiting.len() > 0 => (flow.kib, lane.weights),
-            _ => (0, lane.weights + share.map_or(1, Share::weight)),
+            _ => (0, lane.weights + share.map_or(1, TenantAccount::weight)),
         };
-        let weight = share.map_or(1, Share::weight);
+        let weight = share.map_or(1, TenantAccount::weight);
         let at_its_rate = (backlog_kib + own_kib).saturating_mul(weights) / weight.max(1);
         let ahead_kib = before + at_its_rate.min(lane.kib + own_kib);
         self.forecast.expected_ms(ahead_kib)

@@ -41,15 +41,15 @@ impl Default for Quota {
 
 /// The tenants of one guard; made when the first one is named.
 #[derive(Default)]
-pub(crate) struct Shares {
-    tenants: OnceLock<Box<[Share]>>,
+pub(crate) struct TenantTable {
+    tenants: OnceLock<Box<[TenantAccount]>>,
     /// What a tenant's largest share is a fraction of.
     limit_kib: Counter,
 }
 
 /// One tenant.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct TenantAccount {
     /// A flag (a flow of it waits until some of this is given back), requests in
     /// flight, KiB reserved.
     held: AtomicU64,
@@ -72,7 +72,7 @@ pub(crate) struct Share {
     flows: [AtomicUsize; LANES],
 }
 
-impl Share {
+impl TenantAccount {
     fn new() -> Self {
         let share = Self {
             held: AtomicU64::new(0),
@@ -233,23 +233,23 @@ impl Share {
     }
 }
 
-impl Shares {
+impl TenantTable {
     /// A tenant; the table is made if there is none yet.
-    pub(crate) fn make(&self, tenant: u16) -> &Share {
+    pub(crate) fn make(&self, tenant: u16) -> &TenantAccount {
         let tenants = self
             .tenants
-            .get_or_init(|| (0..TENANTS).map(|_| Share::new()).collect());
+            .get_or_init(|| (0..TENANTS).map(|_| TenantAccount::new()).collect());
         &tenants[usize::from(tenant)]
     }
 
     /// A tenant, if any was ever named.
     #[inline]
-    pub(crate) fn get(&self, tenant: u16) -> Option<&Share> {
+    pub(crate) fn get(&self, tenant: u16) -> Option<&TenantAccount> {
         self.tenants.get()?.get(usize::from(tenant))
     }
 
     /// All tenants that there may be.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Share> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &TenantAccount> {
         self.tenants.get().into_iter().flatten()
     }
 
@@ -272,7 +272,7 @@ impl Shares {
     /// So much less. `true` if somebody waits for that.
     #[inline]
     pub(super) fn leave(&self, tenant: u16, requests: u32, kib: u64) -> bool {
-        let left = |share: &Share| share.leave(requests, kib);
+        let left = |share: &TenantAccount| share.leave(requests, kib);
         tenant != 0 && self.get(tenant).is_some_and(left)
     }
 
@@ -296,9 +296,9 @@ impl Shares {
     }
 }
 
-impl std::fmt::Debug for Shares {
+impl std::fmt::Debug for TenantTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shares").finish_non_exhaustive()
+        f.debug_struct("TenantTable").finish_non_exhaustive()
     }
 }
 
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_quota_binds_unless_the_request_is_alone() {
-        let shares = Shares::default();
+        let shares = TenantTable::default();
         shares.set_limit(1000);
         shares.make(1).entitle(Quota {
             max_share: 0.5,
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_lasts_longer_than_expected_is_paid_for_later() {
-        let share = Share::new();
+        let share = TenantAccount::new();
         share.entitle(Quota {
             weight: 2,
             ..Quota::default()

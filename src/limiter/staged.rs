@@ -2,7 +2,7 @@
 
 use super::Limiter;
 use super::bounds::Need;
-use super::ledger::Staged;
+use super::ledger::OpenBodies;
 
 impl Limiter {
     /// A request was admitted for its body alone.
@@ -21,7 +21,7 @@ impl Limiter {
     }
 
     /// Requests of all guards whose work has not begun.
-    pub(crate) fn staged(&self) -> Staged {
+    pub(crate) fn staged(&self) -> OpenBodies {
         self.ledger.staged()
     }
 

@@ -553,7 +553,7 @@ fn where_no_work_has_begun_the_least_need_is_enough_beside_the_other_bodies() {
     assert_eq!(more(110), Ok(false));
     limiter.release(&bounds, 240, Tag::NONE);
     limiter.unstage(100);
-    let Staged {
+    let OpenBodies {
         requests,
         read_bytes,
     } = limiter.staged();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{CRITICAL, Candidate, LANES};
 use super::queue::{Flow, Queue, State};
-use super::shares::Share;
+use super::shares::TenantAccount;
 use crate::units::MAX_KIB;
 
 impl Queue {
@@ -41,7 +41,7 @@ impl Queue {
     /// A request of a tenant's has ended: what it took more or less than was expected
     /// counts from now on.
     pub(super) fn account(&mut self, bounds: &Bounds, tenant: u16) {
-        if bounds.shares.get(tenant).is_some_and(Share::fold) {
+        if bounds.shares.get(tenant).is_some_and(TenantAccount::fold) {
             self.place_all(bounds, tenant);
         }
     }

@@ -229,7 +229,7 @@ impl Sampler {
     /// Work has ended and somebody waits for its memory: a sample shows whether
     /// it is free. Without a thread, it is taken here.
     #[cold]
-    pub(crate) fn settle(self: &Arc<Self>) {
+    pub(crate) fn request_sample(self: &Arc<Self>) {
         // SeqCst, here and where it is cleared: a sample that clears it sees what was
         // given back before.
         if self.asked.swap(true, Ordering::SeqCst) {

@@ -199,7 +199,7 @@ fn what_is_counted_ahead_is_not_free_until_a_sample() {
     brake.publish(0, 10 * MIB, 0);
     let one = slot(6);
     let taken = brake.take(one, 6 << 20).expect("room");
-    assert_eq!(taken.settle_all(), 6 * MIB);
+    assert_eq!(taken.charge_all(), 6 * MIB);
     assert!(brake.take(one, 6 << 20).is_none());
     // The sample shows what was added: nothing.
     brake.publish(brake.grown_bytes(), 10 * MIB, 0);

@@ -1,6 +1,6 @@
 //! What threads allocate, and to which slot it is charged.
 //!
-//! Each thread counts in cells of its own and settles with the account of the
+//! Each thread counts in cells of its own and flushes with the account of the
 //! request at hand at the end of its poll, or when 48 KiB have come together,
 //! and tells the total what is left when it ends.
 //! The cells are constant and need no destructor, so they can be used at any
@@ -24,7 +24,7 @@ const AT_ONCE: i64 = 1 << 62;
 static ALLOCATED_BYTES: AtomicI64 = AtomicI64::new(0);
 
 struct Local {
-    /// Since the last settlement.
+    /// Since the last flush.
     pending_bytes: Cell<i64>,
     allocations: Cell<u64>,
     /// Settled with accounts, but not yet with the total.
@@ -66,7 +66,7 @@ fn is_much(pending_bytes: i64) -> bool {
     above_least > 2 * (SETTLE_BYTES - 1) as u64
 }
 
-/// This thread has allocated so much. `true`: it has to [`settle`] now.
+/// This thread has allocated so much. `true`: it has to [`flush`] now.
 #[inline(always)]
 pub(crate) fn allocated(bytes: usize) -> bool {
     LOCAL.with(|local| {
@@ -77,7 +77,7 @@ pub(crate) fn allocated(bytes: usize) -> bool {
     })
 }
 
-/// This thread has freed so much. `true`: it has to [`settle`] now.
+/// This thread has freed so much. `true`: it has to [`flush`] now.
 #[inline(always)]
 pub(crate) fn freed(bytes: usize) -> bool {
     LOCAL.with(|local| {
@@ -89,12 +89,12 @@ pub(crate) fn freed(bytes: usize) -> bool {
 
 /// Charges what this thread has counted. `true`: it was the thread's first time, and
 /// [`ends`] is to be called when it ends.
-pub(crate) fn settle() -> bool {
-    LOCAL.with(Local::settle)
+pub(crate) fn flush() -> bool {
+    LOCAL.with(Local::flush)
 }
 
 impl Local {
-    fn settle(&self) -> bool {
+    fn flush(&self) -> bool {
         let pending = self.pending();
         self.pending_bytes.set(0);
         let is_new = self.life.get() == Life::New;
@@ -126,13 +126,13 @@ impl Local {
         ALLOCATED_BYTES.fetch_add(untold, Ordering::Relaxed);
     }
 
-    /// Since the last settlement.
+    /// Since the last flush.
     #[inline]
     fn pending(&self) -> i64 {
         let pending = self.pending_bytes.get();
         match self.life.get() {
             Life::Lives => pending,
-            // Between two settlements there is nothing but what marks it.
+            // Between two flushes there is nothing but what marks it.
             Life::New | Life::Ends => pending.wrapping_sub(AT_ONCE),
         }
     }
@@ -144,7 +144,7 @@ pub(crate) fn switch(account: Option<&'static Slot>) -> Option<&'static Slot> {
     LOCAL.with(|local| {
         if local.pending() != 0 || local.allocations.get() != 0 {
             // Never for the first time: what a new thread counts is settled at once.
-            settle_between(local);
+            flush_between(local);
         }
         local.account.replace(account)
     })
@@ -152,8 +152,8 @@ pub(crate) fn switch(account: Option<&'static Slot>) -> Option<&'static Slot> {
 
 #[cold]
 #[inline(never)]
-fn settle_between(local: &Local) {
-    local.settle();
+fn flush_between(local: &Local) {
+    local.flush();
 }
 
 /// What this thread has allocated and not freed, ever.
@@ -177,7 +177,7 @@ pub(crate) fn tell_settled() {
 /// This thread ends: it tells all, and from now on at once.
 pub(crate) fn ends() {
     LOCAL.with(|local| {
-        local.settle();
+        local.flush();
         local.tell_settled();
         // Lives → ends.
         local.life.set(Life::Ends);

@@ -184,7 +184,7 @@ fn what_a_poll_has_added_is_counted_throughout() {
     loom::model(|| {
         let brake = brake(6);
         let first = brake.take(slot(), 4 << 20).expect("room");
-        let other = thread::spawn(move || first.settle(4 * MIB));
+        let other = thread::spawn(move || first.charge(4 * MIB));
         assert!(brake.take(slot(), 4 << 20).is_none());
         other.join().unwrap();
         assert_eq!(brake.headroom_bytes(), 2 * MIB);

@@ -33,7 +33,7 @@ use slot::{
     ABANDONED, CANCELLED, DECLARED, ENDED, FREE, GROWN, JumpOfKind, LEAVING, NEW, SEEN, STAGED,
     WATCHED,
 };
-pub(crate) use slot::{Account, Held, Jump, Slot};
+pub(crate) use slot::{Account, Holdings, Jump, Slot};
 
 use crate::class::Priority;
 use crate::class::tag::{KINDS, Tag};
@@ -268,7 +268,7 @@ pub(crate) struct Look<'a> {
     /// Shard and place, which the next request in this slot will have too.
     pub(crate) key: (usize, usize),
     pub(crate) slot: &'a Slot,
-    pub(crate) held: Held,
+    pub(crate) held: Holdings,
     /// No look has found it before.
     pub(crate) is_new: bool,
     /// It is over; no look will find it again.

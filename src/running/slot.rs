@@ -109,7 +109,7 @@ pub(crate) struct Slot {
 
 /// What a look at a slot finds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct Holdings {
     pub(crate) reserved_kib: u64,
     pub(crate) held_bytes: u64,
     pub(crate) peak_bytes: u64,
@@ -279,8 +279,8 @@ impl Slot {
     }
 
     /// What it holds; the reservation first, so that it is never seen without.
-    pub(super) fn look(&self) -> Held {
-        Held {
+    pub(super) fn look(&self) -> Holdings {
+        Holdings {
             reserved_kib: self.reserved_kib(),
             held_bytes: self
                 .held_bytes()

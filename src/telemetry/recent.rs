@@ -18,7 +18,7 @@ const KEPT: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
-pub(crate) enum Kind {
+pub(crate) enum EventKind {
     Rejected,
     /// In observe mode: it passed all the same.
     Observed,
@@ -42,7 +42,7 @@ pub(crate) struct Decision {
     /// Rises by one with each.
     pub(crate) seq: u64,
     pub(crate) at_unix_ms: u64,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EventKind,
     pub(crate) text: String,
     pub(crate) level: Pressure,
     pub(crate) memory_percent: f64,
@@ -57,7 +57,7 @@ pub(crate) struct RecentDecisions(Mutex<VecDeque<Decision>>);
 impl RecentDecisions {
     pub(crate) fn push(
         &self,
-        kind: Kind,
+        kind: EventKind,
         text: String,
         level: Pressure,
         memory_percent: f64,
@@ -103,7 +103,7 @@ mod tests {
     fn the_oldest_go_first() {
         let recent = RecentDecisions::default();
         for n in 1..=KEPT + 2 {
-            recent.push(Kind::Adjusted, n.to_string(), Pressure::High, 81.0, 0);
+            recent.push(EventKind::Adjusted, n.to_string(), Pressure::High, 81.0, 0);
         }
         let all = recent.all();
         assert_eq!((all.len(), all[0].seq, &*all[0].text), (KEPT, 3, "3"));

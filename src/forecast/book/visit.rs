@@ -7,7 +7,7 @@ use super::{Book, Sums, Track};
 use crate::forecast::class::{ClassEstimate, SETTLED_AFTER, Seen};
 use crate::forecast::course::alike;
 use crate::forecast::kinds::Kind;
-use crate::forecast::need::Need;
+use crate::forecast::need::Moments;
 use crate::running::brake::Running;
 use crate::running::order::{Growth, Runner};
 use crate::running::{Look, Running as Requests};
@@ -23,7 +23,7 @@ const GROWTH: f64 = 0.01;
 
 /// What is expected of a request.
 struct Expected {
-    need: Need,
+    need: Moments,
     growth: Growth,
     settled: bool,
     worst_bytes: f64,
@@ -144,7 +144,7 @@ fn expect(
     track: &mut Track,
     look: &Look<'_>,
     seen: &Seen,
-    mut need: Need,
+    mut need: Moments,
     growth: Growth,
 ) -> Expected {
     let scale = look.slot.scale();

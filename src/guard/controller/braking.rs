@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::{Control, Controller};
 use crate::class::Priority;
-use crate::limiter::Share;
+use crate::limiter::TenantAccount;
 use crate::policy::bound_bytes;
 use crate::running::Slot;
 use crate::running::brake::{Running, Taken, Trust};
 use crate::telemetry::logs;
-use crate::telemetry::recent::Kind;
+use crate::telemetry::recent::EventKind;
 
 /// Who has not been polled for so long waits for something else than memory, and lends
 /// its place; or for so many times as long as it has been between two polls so far.
@@ -205,7 +205,7 @@ impl Controller {
     fn rank(&self, now: Duration) {
         let shares = &self.bounds.shares;
         if shares.all().next().is_some() || self.has_seen(Priority::Low) {
-            let weight = |tenant| shares.get(tenant).map_or(1, Share::weight);
+            let weight = |tenant| shares.get(tenant).map_or(1, TenantAccount::weight);
             let ages_after = Duration::from_millis(self.bounds.ages_after_ms());
             self.running.rank(ages_after, now, weight);
         }
@@ -271,7 +271,7 @@ impl Controller {
                 true => "nobody in flight fits any more: one goes on all the same",
                 false => "nobody in flight fits any more, and none can go on",
             };
-            self.note(Kind::Stuck, text.into(), 0);
+            self.note(EventKind::Stuck, text.into(), 0);
             logs::stuck(self.name.as_deref(), paused, forced);
         }
     }
@@ -339,9 +339,9 @@ impl Controller {
             // Room may have come back since it asked. SeqCst: see there.
             fence(Ordering::SeqCst);
             self.limiter.meet_ends();
-            self.sampler.settle();
+            self.sampler.request_sample();
         } else if !again {
-            self.sampler.settle();
+            self.sampler.request_sample();
         }
     }
 
@@ -351,7 +351,7 @@ impl Controller {
     pub(crate) fn has_ended(&self) {
         // Relaxed: giving the bytes back has met those that are paused.
         if self.brake.paused() > 0 {
-            self.settle_without_thread();
+            self.sample_without_thread();
         }
     }
 
@@ -366,9 +366,9 @@ impl Controller {
     }
 
     #[cold]
-    fn settle_without_thread(&self) {
+    fn sample_without_thread(&self) {
         if !self.sampler.in_background() {
-            self.sampler.settle();
+            self.sampler.request_sample();
         }
     }
 }

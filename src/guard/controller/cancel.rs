@@ -9,7 +9,7 @@ use crate::policy::wall::{Seen, Wall};
 use crate::policy::{free_to_kill_bytes, worst_kill_fraction};
 use crate::running::Slot;
 use crate::running::victims::{Victim, choose};
-use crate::telemetry::recent::Kind;
+use crate::telemetry::recent::EventKind;
 
 /// Where nobody may be paused, usage at which a request is cancelled, as a share of the
 /// hard limit: nothing holds back what comes next.
@@ -188,7 +188,7 @@ impl Controller {
             self.brake.force(victim.slot, victim.generation);
             self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
             let text = "a request was told to stop".into();
-            self.note(Kind::Cancelled, text, 0);
+            self.note(EventKind::Cancelled, text, 0);
         }
     }
 }

@@ -4,18 +4,14 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::report::REPORT_INTERVAL;
 use super::{Control, Controller, Event};
 use crate::class::Priority;
 use crate::config::OnSensorFailure;
-use crate::error::Reason;
-use crate::forecast::Evidence;
-use crate::limiter::{Packed, Staged};
+use crate::limiter::Packed;
 use crate::memory::{Detail, Sample, Subscriber};
-use crate::policy::{Decision, Observation, limit_bytes, worst_fraction};
+use crate::policy::{Decision, Observation, worst_fraction};
 use crate::pressure::Pressure;
-use crate::sync::foreign::{self, Code};
-use crate::units::{MAX_KIB, kib};
+use crate::units::MAX_KIB;
 
 impl Controller {
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
@@ -63,122 +59,8 @@ impl Controller {
         let from = control.decision;
         let reserved_kib = self.limiter.reserved().kib();
         match sample {
-            Ok(sample) => {
-                if std::mem::take(&mut control.blind) {
-                    control.events.push(Event::SensorRecovered);
-                }
-                control.last.good_at = now;
-                self.take_levels(sample, control);
-                let usage_bytes = control.own_bytes;
-                let slack = 1.0 - control.policy.theta();
-                let limit = limit_bytes(&control.levels).unwrap_or(0);
-                control
-                    .forecast
-                    .set_slack((limit as f64 * slack) as u64, limit);
-                let active = self.limiter.in_flight(&self.bounds);
-                if detail == Detail::Full {
-                    let staged = match self.accounted {
-                        true => Staged::default(),
-                        false => self.limiter.staged(),
-                    };
-                    let allocated_bytes = match self.accounted {
-                        true => self.allocated_bytes(),
-                        false => self.ask_allocator(control, now),
-                    };
-                    control.forecast.observe(Evidence {
-                        now,
-                        usage_bytes,
-                        process_bytes: control.process_usage_bytes(),
-                        allocated_bytes: allocated_bytes.unwrap_or(0),
-                        polls_tell: !self.accounted && crate::memory::release::tells_quickly(),
-                        anonymous_bytes: self.anonymous_bytes(),
-                        grown_bytes: self.grown_before.load(Ordering::Relaxed),
-                        own_in_flight: active.saturating_sub(staged.requests),
-                        all_in_flight: (self.limiter.all_in_flight())
-                            .saturating_sub(staged.requests),
-                        body_bytes: staged.read_bytes,
-                        waiting: self.limiter.waiting() as u32,
-                        completed: control.completed,
-                    });
-                } else {
-                    control.forecast.see_usage(usage_bytes);
-                }
-                let reserved_bytes = reserved_kib * 1024;
-                for (kind, bytes, low_bytes) in control.forecast.by_kind() {
-                    self.bounds.set_estimate(kind, kib(bytes), low_bytes / 1024);
-                }
-                let (unseen_bytes, unseen_low_bytes) = control.forecast.unseen();
-                self.bounds
-                    .set_unseen(kib(unseen_bytes), unseen_low_bytes / 1024);
-                if !self.accounted {
-                    // No kinds are told apart: the first is found sooner.
-                    self.bounds
-                        .set_estimate(0, kib(unseen_bytes), unseen_low_bytes / 1024);
-                }
-                let (request_bytes, low_bytes) = control.forecast.mixed();
-                let next = self.limiter.next_ask(&self.bounds);
-                let next_bytes = next.map_or(request_bytes, |next| next.kib * 1024);
-                let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
-                control.request_bytes = request_bytes;
-                control.next_bytes = next_bytes;
-                control.decision = control.policy.decide(&Observation {
-                    now,
-                    levels: &control.levels,
-                    stall_percent: sample.stall_percent,
-                    active,
-                    unused_probes: self.bounds.probes(),
-                    reserved_bytes,
-                    outstanding: control.forecast.outlook(reserved_bytes),
-                    request_bytes,
-                    next_bytes,
-                    low_bytes: next_low_bytes,
-                });
-                let decision = &control.decision;
-                // Alone, the next may go by the least that it needs.
-                let fits_alone =
-                    self.limiter.all_in_flight() == 0 && next_low_bytes <= decision.idle_bytes;
-                let fits = reserved_bytes.saturating_add(next_bytes) <= decision.allowance_bytes;
-                control.kept_out = decision.gate || !(fits || fits_alone);
-                if self.brake.paused() > 0 {
-                    // Who waits holds nothing: it comes after those that are paused.
-                    let decision = &mut control.decision;
-                    decision.allowance_bytes = decision.allowance_bytes.min(reserved_bytes);
-                    decision.probes = Some(0);
-                }
-                let full_at = (detail == Detail::Full).then_some(now);
-                self.set_headroom(control, full_at, reserved_kib);
-                let percent = worst_fraction(&control.levels) * 100.0;
-                self.percent_bits
-                    .store(percent.to_bits(), Ordering::Relaxed);
-            }
-            Err(error) => {
-                let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;
-                control.sensor_errors += 1;
-                if !std::mem::replace(&mut control.blind, true) {
-                    let copy = io::Error::new(error.kind(), error.to_string());
-                    control.events.push(Event::SensorFailed(copy));
-                }
-                let base = control.policy.blind_concurrency();
-                control.decision = Decision {
-                    pressure: if closed {
-                        Pressure::Critical
-                    } else {
-                        Pressure::Normal
-                    },
-                    base_concurrency: base,
-                    concurrency: if closed {
-                        self.limiter.in_flight(&self.bounds)
-                    } else {
-                        base
-                    },
-                    allowance_bytes: u64::MAX,
-                    idle_bytes: u64::MAX,
-                    gate: closed,
-                    probes: Some(0),
-                };
-                control.kept_out = closed;
-                self.brake.set_on(self.board_key(), false);
-            }
+            Ok(sample) => self.decide_by(control, sample, detail, now, reserved_kib),
+            Err(error) => self.decide_blindly(control, error),
         }
         // Taken back at once; granted after a full sample.
         match control.decision.probes {
@@ -199,6 +81,84 @@ impl Controller {
             // It may have been closed just before that opened the gate.
             self.shut();
         }
+    }
+
+    fn decide_by(
+        &self,
+        control: &mut Control,
+        sample: &Sample,
+        detail: Detail,
+        now: Duration,
+        reserved_kib: u64,
+    ) {
+        let active = self.limiter.in_flight(&self.bounds);
+        self.learn(control, sample, detail, now, active);
+        self.publish_estimates(&control.forecast);
+        let reserved_bytes = reserved_kib * 1024;
+        let (request_bytes, low_bytes) = control.forecast.mixed();
+        let next = self.limiter.next_ask(&self.bounds);
+        let next_bytes = next.map_or(request_bytes, |next| next.kib * 1024);
+        let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
+        control.request_bytes = request_bytes;
+        control.next_bytes = next_bytes;
+        control.decision = control.policy.decide(&Observation {
+            now,
+            levels: &control.levels,
+            stall_percent: sample.stall_percent,
+            active,
+            unused_probes: self.bounds.probes(),
+            reserved_bytes,
+            outstanding: control.forecast.outlook(reserved_bytes),
+            request_bytes,
+            next_bytes,
+            low_bytes: next_low_bytes,
+        });
+        let decision = &control.decision;
+        // Alone, the next may go by the least that it needs.
+        let fits_alone = self.limiter.all_in_flight() == 0 && next_low_bytes <= decision.idle_bytes;
+        let fits = reserved_bytes.saturating_add(next_bytes) <= decision.allowance_bytes;
+        control.kept_out = decision.gate || !(fits || fits_alone);
+        if self.brake.paused() > 0 {
+            // Who waits holds nothing: it comes after those that are paused.
+            let decision = &mut control.decision;
+            decision.allowance_bytes = decision.allowance_bytes.min(reserved_bytes);
+            decision.probes = Some(0);
+        }
+        let full_at = (detail == Detail::Full).then_some(now);
+        self.set_headroom(control, full_at, reserved_kib);
+        let percent = worst_fraction(&control.levels) * 100.0;
+        self.percent_bits
+            .store(percent.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Memory cannot be seen.
+    fn decide_blindly(&self, control: &mut Control, error: &io::Error) {
+        let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;
+        control.sensor_errors += 1;
+        if !std::mem::replace(&mut control.blind, true) {
+            let copy = io::Error::new(error.kind(), error.to_string());
+            control.events.push(Event::SensorFailed(copy));
+        }
+        let base = control.policy.blind_concurrency();
+        control.decision = Decision {
+            pressure: if closed {
+                Pressure::Critical
+            } else {
+                Pressure::Normal
+            },
+            base_concurrency: base,
+            concurrency: if closed {
+                self.limiter.in_flight(&self.bounds)
+            } else {
+                base
+            },
+            allowance_bytes: u64::MAX,
+            idle_bytes: u64::MAX,
+            gate: closed,
+            probes: Some(0),
+        };
+        control.kept_out = closed;
+        self.brake.set_on(self.board_key(), false);
     }
 
     /// What had been given back when the sample was begun is free under the limits that
@@ -272,67 +232,9 @@ impl Subscriber for Controller {
             self.limiter.pump();
             return Duration::MAX;
         };
-        let events = std::mem::take(&mut control.events);
-        let probes = if full {
-            std::mem::take(&mut control.probes)
-        } else {
-            0
-        };
-        let interval = if full {
-            self.next_interval(&mut control, now)
-        } else {
-            Duration::MAX
-        };
-        let due = control
-            .last
-            .published
-            .is_none_or(|at| now >= at + REPORT_INTERVAL);
-        let publish_metrics = full && (due || !events.is_empty() || !self.sampler.in_background());
-        if publish_metrics {
-            control.last.published = Some(now);
-        }
-        let idle_kib = control.decision.idle_bytes / 1024;
-        let new_limit = control.new_limit.take();
+        let news = self.take_news(&mut control, full, now);
         drop(control);
-        if let Some(limit_bytes) = new_limit {
-            // Wakes whoever listens, who may ask for anything.
-            foreign::call(Code::Waker, || self.limits.send_replace(limit_bytes));
-        }
-        if full {
-            self.sweep(now);
-            self.may_have_learned();
-            self.relieve(now);
-        }
-        // A full sample always pumps, under the queue's lock: that is what makes
-        // new bounds known to those who joined while they were published.
-        if full || self.limiter.waiting() > 0 {
-            self.limiter.pump();
-        }
-        // Somebody may have joined the queue while it was closed and emptied.
-        if full && self.is_closed() {
-            self.limiter.refuse_all(&self.bounds, Reason::Closed);
-        } else if full && self.only_observes() {
-            self.let_all_in();
-        }
-        if full {
-            self.forgive(now);
-            self.limiter.pass_on_unclaimed(now);
-            for kib in self.ready.take_back(now) {
-                self.release(kib);
-            }
-            if let Some(timeout) = self.config().body_timeout {
-                self.counters
-                    .stalled(self.deliveries.end_stalled(timeout, now));
-            }
-        }
-        if probes > 0 {
-            let used = (0..probes)
-                .take_while(|_| self.limiter.probe_oldest(&self.bounds, idle_kib))
-                .count();
-            self.bounds.set_probes(probes - used as u32);
-        }
-        self.report(events, publish_metrics, now);
-        interval
+        self.pass_on(news, full, now)
     }
 
     fn was_idle(&self) -> bool {

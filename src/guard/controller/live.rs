@@ -8,7 +8,7 @@ use super::{Controller, policy};
 use crate::config::{Config, Mode};
 use crate::error::ConfigError;
 use crate::pressure::Pressure;
-use crate::telemetry::recent::Kind;
+use crate::telemetry::recent::EventKind;
 use crate::units::MAX_KIB;
 
 /// Low work is never shed.
@@ -150,7 +150,7 @@ impl Controller {
         if self.live.only_observes() {
             self.let_all_in();
         }
-        self.note(Kind::Reloaded, "other settings are in force".into(), 0);
+        self.note(EventKind::Reloaded, "other settings are in force".into(), 0);
         self.log_settings("memory guard reloaded");
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! bounds. All of that happens off the request path, or on the path of a request
 //! that is near the limit anyway. What the guard says of itself is in [`report`].
 
+mod after;
 mod beginning;
 mod braking;
 mod cancel;
@@ -14,6 +15,7 @@ mod demand;
 mod forked;
 mod gone;
 mod latched;
+mod learn;
 mod levels;
 mod live;
 mod loads;
@@ -67,7 +69,7 @@ use crate::pressure::Pressure;
 use crate::running::Running;
 use crate::running::brake::Brake;
 use crate::telemetry::logs;
-use crate::telemetry::recent::{Kind, RecentDecisions};
+use crate::telemetry::recent::{EventKind, RecentDecisions};
 use crate::telemetry::stats::Counters;
 use crate::units::{MAX_KIB, kib};
 
@@ -378,7 +380,7 @@ impl Controller {
         self.shut();
         self.limiter.pump();
         self.limiter.refuse_all(&self.bounds, Reason::Closed);
-        self.note(Kind::Closed, "takes no new work".into(), 0);
+        self.note(EventKind::Closed, "takes no new work".into(), 0);
         logs::closed(self.name.as_deref());
         self.keep_last();
         // Nobody stays paused.

@@ -8,7 +8,7 @@ use super::{Control, Controller};
 use crate::forecast::BeforeTrim;
 use crate::memory::release::{self, PressureContext, Shortage, USEFUL_BYTES};
 use crate::policy::worst_end_fraction;
-use crate::telemetry::recent::Kind;
+use crate::telemetry::recent::EventKind;
 use crate::units::mib;
 
 /// What the allocator keeps was counted on; at this share of where memory ends it
@@ -102,7 +102,7 @@ impl Controller {
     fn note_freed(&self, who: &str, freed_bytes: u64) {
         if freed_bytes >= USEFUL_BYTES {
             let text = format!("{who} gave back {:.0} MiB", mib(freed_bytes));
-            self.note(Kind::Released, text, 0);
+            self.note(EventKind::Released, text, 0);
         }
     }
 

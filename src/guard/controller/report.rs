@@ -14,7 +14,7 @@ use crate::running::Slot;
 use crate::sync::foreign::{self, Code};
 use crate::telemetry::logs::{self, LongPause};
 use crate::telemetry::outcome::Outcome;
-use crate::telemetry::recent::Kind;
+use crate::telemetry::recent::EventKind;
 use crate::telemetry::stats::{Stats, bound};
 use crate::units::mib;
 
@@ -69,7 +69,7 @@ impl Controller {
         let reason = rejected.reason.as_str();
         logs::decided(reason);
         if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.tick()) {
-            self.note(Kind::Rejected, reason.to_owned(), suppressed);
+            self.note(EventKind::Rejected, reason.to_owned(), suppressed);
             let name = self.name.as_deref();
             logs::rejected(rejected, &self.stats(), suppressed, name);
         }
@@ -83,7 +83,7 @@ impl Controller {
         self.counters.observed.fetch_add(1, Ordering::Relaxed);
         logs::decided(would);
         if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.tick()) {
-            self.note(Kind::Observed, would.to_owned(), suppressed);
+            self.note(EventKind::Observed, would.to_owned(), suppressed);
             let name = self.name.as_deref();
             logs::observed(would, &self.stats(), suppressed, name);
         }
@@ -103,7 +103,11 @@ impl Controller {
         let outcome = outcome.as_str();
         let text = format!("for {:.1} s, then {outcome}", paused.as_secs_f64());
         let of_class = if class.is_empty() { "" } else { " " };
-        self.note(Kind::Paused, format!("{class}{of_class}{text}"), suppressed);
+        self.note(
+            EventKind::Paused,
+            format!("{class}{of_class}{text}"),
+            suppressed,
+        );
         // No statistics: whoever ends a request may hold a lock.
         logs::paused(&LongPause {
             paused,
@@ -245,7 +249,7 @@ impl Controller {
     }
 
     /// Keeps a decision for whoever asks.
-    pub(crate) fn note(&self, kind: Kind, text: String, suppressed: u64) {
+    pub(crate) fn note(&self, kind: EventKind, text: String, suppressed: u64) {
         let percent = f64::from_bits(self.percent_bits.load(Ordering::Relaxed));
         let level = self.pressure();
         self.recent.push(kind, text, level, percent, suppressed);
@@ -287,7 +291,7 @@ impl Controller {
                         number(new)
                     ),
                 };
-                self.note(Kind::Adjusted, text, 0);
+                self.note(EventKind::Adjusted, text, 0);
                 logs::adjusted(&stats, action, old, name);
                 // Wakes whoever listens.
                 foreign::call(Code::Waker, || self.levels.send_replace(stats.level));
@@ -295,17 +299,17 @@ impl Controller {
             Event::SensorFailed(error) => {
                 let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;
                 let counts = self.bounds.limits().count() < MAX_COUNT;
-                self.note(Kind::SensorFailed, error.to_string(), 0);
+                self.note(EventKind::SensorFailed, error.to_string(), 0);
                 logs::sensor_failed(&error, closed, counts);
             }
             Event::SensorRecovered => {
-                self.note(Kind::SensorRecovered, "memory is read again".into(), 0);
+                self.note(EventKind::SensorRecovered, "memory is read again".into(), 0);
                 logs::sensor_recovered();
             }
             Event::LimitChanged { from, to } => {
                 let (from, to) = (mib(from), mib(to));
                 let text = format!("from {from:.0} to {to:.0} MiB");
-                self.note(Kind::LimitChanged, text, 0);
+                self.note(EventKind::LimitChanged, text, 0);
                 logs::limit_changed(from, to);
             }
             Event::NoLimit => logs::no_limit(),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::classify::labels::Entry;
 use crate::error::Rejected;
 use crate::guard::permit::Permit;
-use crate::guard::staged::{Rest, StagedWork};
+use crate::guard::staged::{Remainder, StagedWork};
 use crate::guard::waiting::Waiting;
 use crate::http::deadline;
 use crate::telemetry::logs;
@@ -31,7 +31,7 @@ struct Left(Arc<Stage>);
 
 /// One staged request.
 ///
-/// The body reads and settles; the response future looks at what came of it.
+/// The body reads and finishes; the response future looks at what came of it.
 pub(crate) struct Stage {
     work: StagedWork,
     /// When the request's caller gives up.
@@ -97,23 +97,23 @@ impl Stage {
         let waits = match waiting {
             Some(waits) => waits,
             None => match self.ask() {
-                Ok(Rest::Reserved(kib)) => return Poll::Ready(self.settle(Ok(kib))),
-                Ok(Rest::Waiting(waits)) => waiting.insert(Box::new(waits)),
-                Err(rejected) => return Poll::Ready(self.settle(Err(rejected))),
+                Ok(Remainder::Reserved(kib)) => return Poll::Ready(self.finish(Ok(kib))),
+                Ok(Remainder::Waiting(waits)) => waiting.insert(Box::new(waits)),
+                Err(rejected) => return Poll::Ready(self.finish(Err(rejected))),
             },
         };
         let reserved = ready!(waits.poll_kib(cx));
         *waiting = None;
-        Poll::Ready(self.settle(reserved))
+        Poll::Ready(self.finish(reserved))
     }
 
-    fn ask(&self) -> Result<Rest, Rejected> {
+    fn ask(&self) -> Result<Remainder, Rejected> {
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
         self.work.admit_rest(self.callers.map(left))
     }
 
     /// Reading → settled.
-    fn settle(&self, reserved: Result<u64, Rejected>) -> Result<(), Rejected> {
+    fn finish(&self, reserved: Result<u64, Rejected>) -> Result<(), Rejected> {
         match reserved {
             Ok(kib) => {
                 self.work.has(kib);

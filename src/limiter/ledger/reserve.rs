@@ -192,11 +192,11 @@ mod tests {
     use crate::class::tag::Tag;
     use crate::limiter::bounds::Need;
     use crate::limiter::count::GuardCount;
-    use crate::limiter::shares::{Quota, Shares};
+    use crate::limiter::shares::{Quota, TenantTable};
 
     #[test]
     fn what_is_not_used_is_given_back_and_the_request_goes_on() {
-        let shares = Arc::new(Shares::default());
+        let shares = Arc::new(TenantTable::default());
         shares.set_limit(1000);
         shares.make(1).entitle(Quota {
             max_share: 0.5,

@@ -16,14 +16,14 @@ pub(super) struct Counts {
 
 /// Requests whose work has not begun, and what they have read of their bodies.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Staged {
+pub(crate) struct OpenBodies {
     pub(crate) requests: u32,
     pub(crate) read_bytes: u64,
 }
 
 impl Ledger {
-    pub(crate) fn staged(&self) -> Staged {
-        Staged {
+    pub(crate) fn staged(&self) -> OpenBodies {
+        OpenBodies {
             requests: self.staged.requests.load(Ordering::Relaxed),
             read_bytes: self.staged.read_bytes.load(Ordering::Relaxed),
         }

@@ -1,9 +1,9 @@
 //! Tenants that come in the place of those that are gone.
 
-use super::{FIRST_HOLD_MS, HOLD_PARTS, Share, Shares, TENANTS};
+use super::{FIRST_HOLD_MS, HOLD_PARTS, TENANTS, TenantAccount, TenantTable};
 use crate::sync::Ordering;
 
-impl Share {
+impl TenantAccount {
     /// Another tenant has its number from now on: what this one was served, and its
     /// rejections, are forgotten. It holds nothing and waits for nothing.
     pub(crate) fn begin(&self) {
@@ -28,7 +28,7 @@ impl Share {
     }
 }
 
-impl Shares {
+impl TenantTable {
     /// One more of a tenant's waits. Under the queue's lock.
     pub(in crate::limiter) fn joined(&self, tenant: u16) {
         if let Some(share) = self.named(tenant) {
@@ -44,7 +44,7 @@ impl Shares {
     }
 
     /// The nameless one's table may be made while it waits; it always has its number.
-    fn named(&self, tenant: u16) -> Option<&Share> {
+    fn named(&self, tenant: u16) -> Option<&TenantAccount> {
         (tenant != 0).then(|| self.get(tenant)).flatten()
     }
 

@@ -78,7 +78,7 @@ type Call = dyn Fn(&PressureContext) + Send + Sync;
 struct Hook {
     level: Pressure,
     call: Arc<Call>,
-    rest: Rest,
+    rest: Backoff,
 }
 
 impl Hook {
@@ -104,14 +104,14 @@ impl DueHook {
 
 /// When to try again.
 #[derive(Clone, Copy, Debug)]
-struct Rest {
+struct Backoff {
     shortest: Duration,
     pause: Duration,
     since: Option<Instant>,
     until: Option<Instant>,
 }
 
-impl Rest {
+impl Backoff {
     fn new(shortest: Duration) -> Self {
         Self {
             shortest,
@@ -186,7 +186,7 @@ pub(crate) struct Release {
 }
 
 struct State {
-    trim: Rest,
+    trim: Backoff,
     hooks: Vec<Hook>,
 }
 
@@ -194,7 +194,7 @@ impl Release {
     pub(crate) fn new() -> Self {
         Self {
             state: Mutex::new(State {
-                trim: Rest::new(SHORTEST_REST),
+                trim: Backoff::new(SHORTEST_REST),
                 hooks: Vec::new(),
             }),
             under_way: AtomicBool::new(false),
@@ -212,7 +212,7 @@ impl Release {
     /// As if nothing had been tried so far, without hooks.
     pub(crate) fn forget(&self) {
         let fresh = State {
-            trim: Rest::new(SHORTEST_REST),
+            trim: Backoff::new(SHORTEST_REST),
             hooks: Vec::new(),
         };
         let old = std::mem::replace(&mut *self.state(), fresh);
@@ -227,7 +227,7 @@ impl Release {
         self.state().hooks.push(Hook {
             level,
             call,
-            rest: Rest::new(SHORTEST_HOOK_REST),
+            rest: Backoff::new(SHORTEST_HOOK_REST),
         });
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct Taken {
 
 impl Taken {
     /// The poll has added so much.
-    pub(crate) fn settle(self, grown_bytes: i64) {
+    pub(crate) fn charge(self, grown_bytes: i64) {
         // First: for a moment both count, which holds back rather than lets go.
         self.brake
             .grown
@@ -27,9 +27,9 @@ impl Taken {
 
     /// Counts as added what was taken, until a sample shows what really was. Says how
     /// much that is.
-    pub(crate) fn settle_all(self) -> i64 {
+    pub(crate) fn charge_all(self) -> i64 {
         let bytes = self.bytes;
-        self.settle(bytes);
+        self.charge(bytes);
         bytes
     }
 }
