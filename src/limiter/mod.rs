@@ -16,6 +16,7 @@ mod bounds;
 mod check_tests;
 mod checks;
 mod count;
+mod guards;
 mod lanes;
 mod ledger;
 mod list;
@@ -93,42 +94,6 @@ impl Limiter {
             now_ms: Counter::new(0),
             lacks_bytes: AtomicBool::new(false),
         }
-    }
-
-    /// Bounds for one more guard on this ledger.
-    pub(crate) fn join(&self, shares: Arc<TenantTable>) -> Arc<Bounds> {
-        self.guards.fetch_add(1, Ordering::Relaxed);
-        let count = match self.counts_in_word.swap(1, Ordering::Relaxed) {
-            0 => GuardCount::InWord,
-            _ => GuardCount::beside(),
-        };
-        Arc::new(Bounds::new(count, shares))
-    }
-
-    /// A guard is gone, and with it all that it had in flight.
-    pub(crate) fn leave(&self, bounds: &Bounds) {
-        self.guards.fetch_sub(1, Ordering::Relaxed);
-        if bounds.count.is_in_word() {
-            self.counts_in_word.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Another guard begins with the bounds of one that is gone; `false`: yet another one
-    /// has its place by now.
-    pub(crate) fn join_again(&self, bounds: &Bounds) -> bool {
-        if bounds.count.is_in_word() && self.counts_in_word.swap(1, Ordering::Relaxed) != 0 {
-            return false;
-        }
-        self.guards.fetch_add(1, Ordering::Relaxed);
-        bounds.forget();
-        true
-    }
-
-    /// Nobody is in flight, nor waits: as if nobody had ever done so.
-    pub(crate) fn forget(&self) {
-        self.ledger.confirm_freed(self.ledger.finished_kib());
-        lock(&self.queue).forecast = Default::default();
-        self.now_ms.store(0, Ordering::Relaxed);
     }
 
     /// All requests in flight, in all guards, and what they have reserved.
