@@ -149,14 +149,10 @@ mod jemalloc {
     /// It is the process's allocator: found out once.
     pub(super) fn is_used() -> bool {
         static IS_USED: OnceLock<bool> = OnceLock::new();
-        *IS_USED.get_or_init(|| super::shows_what_is_allocated(|| in_use().unwrap_or(0)))
+        *IS_USED.get_or_init(|| super::shows_what_is_allocated(|| allocated_bytes().unwrap_or(0)))
     }
 
     pub(super) fn allocated_bytes() -> Option<u64> {
-        in_use()
-    }
-
-    fn in_use() -> Option<u64> {
         // What it tells is as old as this.
         let mut epoch = 1_u64;
         let size = &mut size_of::<u64>();
@@ -168,7 +164,7 @@ mod jemalloc {
             mallctl(name, epoch_pointer, size, epoch_pointer, size_of::<u64>())
         };
         (failed == 0)
-            .then(|| read(c"stats.allocated"))
+            .then(|| read(c"stats.allocated", 0_usize))
             .flatten()
             .map(|bytes| bytes as u64)
     }
@@ -177,8 +173,8 @@ mod jemalloc {
     pub(super) fn thread_bytes() -> Option<i64> {
         let counts = COUNTS.get().or_else(|| {
             let found = Counts {
-                allocated: read_pointer(c"thread.allocatedp")?,
-                freed: read_pointer(c"thread.deallocatedp")?,
+                allocated: read(c"thread.allocatedp", null())?,
+                freed: read(c"thread.deallocatedp", null())?,
             };
             COUNTS.set(Some(found));
             Some(found)
@@ -188,23 +184,14 @@ mod jemalloc {
         Some(allocated.wrapping_sub(freed) as i64)
     }
 
-    /// The value of a control that is a size or a pointer.
-    fn read(name: &CStr) -> Option<usize> {
-        let mut value = 0_usize;
-        let mut size = size_of::<usize>();
+    /// The value of a control, in the place of one of its type.
+    fn read<V: Copy>(name: &CStr, mut value: V) -> Option<V> {
+        let mut size = size_of::<V>();
         let pointer = (&raw mut value).cast::<c_void>();
-        // SAFETY: the name ends with a zero; jemalloc fails where the size is not the value's.
+        // SAFETY: the name ends with a zero; jemalloc fails where the size is not the value's,
+        // and each control below is asked for in its own type.
         let failed = unsafe { mallctl(name.as_ptr(), pointer, &mut size, null_mut(), 0) };
         (failed == 0).then_some(value)
-    }
-
-    fn read_pointer(name: &CStr) -> Option<*const u64> {
-        let mut value = null::<u64>();
-        let mut size = size_of::<*const u64>();
-        let pointer = (&raw mut value).cast::<c_void>();
-        // SAFETY: as there.
-        let failed = unsafe { mallctl(name.as_ptr(), pointer, &mut size, null_mut(), 0) };
-        (failed == 0 && !value.is_null()).then_some(value)
     }
 
     pub(super) fn purge() {
