@@ -39,6 +39,8 @@ pub(crate) enum Pattern {
     Mapped,
     /// A thousand at once.
     Small,
+    /// One half on threads that may block, the other polled.
+    HalfBlocking,
 }
 
 /// One request, the same for every guard.
@@ -53,7 +55,7 @@ pub(crate) struct Arrival {
 
 impl Pattern {
     /// Those after the first ten only if they are asked for.
-    pub(crate) const ALL: [Pattern; 19] = [
+    pub(crate) const ALL: [Pattern; 20] = [
         Pattern::Steady,
         Pattern::Burst,
         Pattern::Overload,
@@ -73,6 +75,7 @@ impl Pattern {
         Pattern::Neighbour,
         Pattern::Mapped,
         Pattern::Small,
+        Pattern::HalfBlocking,
     ];
 
     /// Those in the table.
@@ -97,6 +100,7 @@ impl Pattern {
             Pattern::Mutex => "mutex",
             Pattern::Blocking => "blocking",
             Pattern::BlockingCheckpoints => "blocking-checkpoints",
+            Pattern::HalfBlocking => "half-blocking",
             Pattern::LeakToLimit => "leak-to-limit",
             Pattern::Neighbour => "neighbour",
             Pattern::Mapped => "mapped",
@@ -147,7 +151,8 @@ impl Pattern {
             | Pattern::OnePoll
             | Pattern::Mutex
             | Pattern::Blocking
-            | Pattern::BlockingCheckpoints => 20.0,
+            | Pattern::BlockingCheckpoints
+            | Pattern::HalfBlocking => 20.0,
             Pattern::Wave => 25.0,
             Pattern::Overload | Pattern::CrashLoop => 30.0,
             Pattern::Drift => 40.0,
@@ -175,7 +180,8 @@ impl Pattern {
             | Pattern::LeakToLimit
             | Pattern::Mutex
             | Pattern::Blocking
-            | Pattern::BlockingCheckpoints => (48.0, 600),
+            | Pattern::BlockingCheckpoints
+            | Pattern::HalfBlocking => (48.0, 600),
             Pattern::Tiny => (1.0, 100),
             Pattern::CrashLoop if is_late => (120.0, 800),
             Pattern::CrashLoop => (12.0, 800),

@@ -37,6 +37,7 @@ static SHARED: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 pub(crate) fn router(pattern: Pattern) -> Router {
     let method = match pattern {
         Pattern::Blocking | Pattern::BlockingCheckpoints => get(blocking),
+        Pattern::HalfBlocking => get(half_blocking),
         Pattern::Mapped => get(mapped),
         _ => get(stepwise),
     };
@@ -144,6 +145,17 @@ async fn blocking(
     let done = tokio::task::spawn_blocking(grow).await;
     done.map(|()| "ok")
         .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+async fn half_blocking(
+    state: State<Pattern>,
+    permit: Option<Extension<Permit>>,
+    work: Query<Work>,
+) -> Result<&'static str, StatusCode> {
+    match fastrand::bool() {
+        true => blocking(state, permit, work).await,
+        false => Ok(stepwise(state, work).await),
+    }
 }
 
 /// Where work on a thread may be held up.

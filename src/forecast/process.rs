@@ -86,6 +86,8 @@ pub(crate) struct Forecast {
     reuse: f64,
     /// What is allocated beside requests.
     beside_allocated: f64,
+    /// Requests hold what polls do not show.
+    hidden_until: Duration,
     /// What requests are expected to have grown by, by what they touch.
     touched_growth: [f64; STEPS],
     /// When it was known last what is allocated.
@@ -122,6 +124,7 @@ impl Forecast {
             polls_tell: false,
             reuse: 1.0,
             beside_allocated: f64::MAX,
+            hidden_until: Duration::ZERO,
             touched_growth: [0.0; STEPS],
             told: None,
             grown_bytes: 0,

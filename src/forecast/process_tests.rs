@@ -46,3 +46,54 @@ fn bodies_of_work_that_has_not_begun_are_not_what_requests_need() {
     // Reserved for both, and in use: nothing of it is still to come.
     assert_eq!(forecast.outstanding_bytes(240 * MIB), 0);
 }
+
+/// What the next request is taken to need after a dozen pairs of them that came to hold
+/// 48 MiB each, of which their polls showed so much.
+fn expected_mib(in_polls_mib: u64) -> u64 {
+    let mut forecast = Forecast::new(200 * MIB, 0.001, false);
+    forecast.set_brakes(true);
+    forecast.set_slack(0, 512 * MIB);
+    let running: &'static Running = Box::leak(Box::new(Running::new()));
+    let mut now = Duration::ZERO;
+    let mut sample = |in_flight: u32, held_mib: u64, completed: u64| {
+        now += Duration::from_millis(200);
+        forecast.look(running, now);
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: (20 + held_mib) * MIB,
+            process_bytes: (20 + held_mib) * MIB,
+            allocated_bytes: (10 + held_mib) * MIB,
+            own_in_flight: in_flight,
+            all_in_flight: in_flight,
+            completed,
+            ..Evidence::default()
+        });
+        forecast.unseen().0 / MIB
+    };
+    sample(0, 0, 0);
+    let mut expected_mib = 0;
+    for round in 0..12 {
+        let tag = crate::class::tag::Tag::NONE;
+        let pair = [(); 2].map(|()| running.take(200 << 10, tag, Duration::ZERO).unwrap());
+        pair.iter().for_each(|slot| slot.polled(1));
+        sample(2, 0, round * 2);
+        for step in 1..=4 {
+            pair.iter()
+                .for_each(|slot| slot.charge((in_polls_mib * MIB) as i64 / 4, 1));
+            sample(2, 24 * step, round * 2);
+        }
+        expected_mib = sample(2, 96, round * 2);
+        pair.iter().for_each(|slot| running.end(slot));
+        sample(0, 0, round * 2 + 2);
+    }
+    expected_mib
+}
+
+#[test]
+fn what_polls_do_not_show_is_learned_from_usage() {
+    let by_polls = expected_mib(48);
+    assert!((40..60).contains(&by_polls), "{by_polls}");
+    // On a thread that may block, say.
+    let elsewhere = expected_mib(0);
+    assert!((45..80).contains(&elsewhere), "{elsewhere}");
+}

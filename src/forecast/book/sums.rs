@@ -8,6 +8,8 @@ use crate::running::order::STEPS;
 pub(crate) struct Sums {
     /// What they hold.
     pub(crate) held_bytes: f64,
+    /// Those in the midst of a poll.
+    pub(crate) in_polls: u32,
     /// What they will add to that: Σ max(0, rᵢ − mᵢ).
     pub(crate) growth_bytes: f64,
     /// What they need at their peaks: Σ max(rᵢ, mᵢ).

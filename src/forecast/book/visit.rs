@@ -51,6 +51,7 @@ impl Book {
         let mut track = known.unwrap_or_else(|| Track::begin(kind, now));
         sums.reserved_kib += look.held.reserved_kib;
         sums.held_bytes += look.held.held_bytes as f64;
+        sums.in_polls += u32::from(look.slot.is_polled());
         if std::mem::replace(&mut track.staged, look.is_staged()) && !track.staged {
             // Its age counts from where its work begins.
             track.first_seen = now;

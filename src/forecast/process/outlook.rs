@@ -13,6 +13,12 @@ use crate::running::order::STEPS;
 const LEAST_TOUCHED_BYTES: f64 = (16u64 << 20) as f64;
 /// Requests hold at most so many times what they are seen to touch.
 const MOST_REUSE: f64 = 8.0;
+/// What is allocated beyond that is held by work that no poll shows, if it is more than so
+/// much of the limit, and than so much for each request; and for so long after it was seen
+/// last, there may be more such work.
+const LEAST_HIDDEN: f64 = 1.0 / 64.0;
+const LEAST_HIDDEN_EACH: f64 = (2u64 << 20) as f64;
+const HIDDEN_FOR: Duration = Duration::from_secs(30);
 /// What the newest look at that counts.
 const REUSE_STEP: f64 = 0.02;
 /// What stays allocated for longer is of no request: with this half-life.
@@ -88,28 +94,37 @@ impl Forecast {
         let left = 0.5_f64.powf(elapsed / KEPT_HALF_LIFE.as_secs_f64());
         self.beside_allocated = allocated - (allocated - self.beside_allocated) * left;
         self.polls_tell = evidence.polls_tell;
+        let Some(book) = &self.touched else {
+            return;
+        };
+        let sums = book.sums();
+        let touched = sums.held_bytes;
+        let held = allocated - self.beside_allocated;
+        // Of those that no sweep has seen nothing is known.
+        let all_seen = book.in_flight() + 1 >= evidence.all_in_flight as usize;
+        let least = self.limit_bytes * LEAST_HIDDEN;
+        let least = least.max(f64::from(evidence.all_in_flight) * LEAST_HIDDEN_EACH);
+        // What a poll under way touches shows when it is over.
+        if all_seen && sums.in_polls == 0 && held - touched * MOST_REUSE > least {
+            self.hidden_until = evidence.now + HIDDEN_FOR;
+        }
         if self.polls_tell {
             self.reuse = 1.0;
             return;
         }
-        let Some(book) = &self.touched else {
-            return;
-        };
-        let touched = book.sums().held_bytes;
-        let held = allocated - self.beside_allocated;
-        // Of those that no sweep has seen nothing is known.
-        let all_seen = book.in_flight() + 1 >= evidence.all_in_flight as usize;
         if touched > LEAST_TOUCHED_BYTES && all_seen {
             let ratio = (held / touched).clamp(1.0, MOST_REUSE);
             self.reuse += (ratio - self.reuse) * REUSE_STEP;
         }
     }
 
-    /// What requests touch has been seen of enough of them.
+    /// What requests touch has been seen of enough of them, and none hold much that their
+    /// polls do not touch: on threads that may block, say.
     pub(super) fn touched(&self) -> Option<&Book> {
+        let all_is_seen = self.now >= self.hidden_until;
         self.touched
             .as_deref()
-            .filter(|book| self.brakes && book.knows())
+            .filter(|book| self.brakes && all_is_seen && book.knows())
     }
 
     /// By how much usage may rise at most, as far as is known, without another request.

@@ -201,7 +201,7 @@ impl Slot {
     }
 
     /// It is in the midst of a poll.
-    pub(in crate::running) fn is_polled(&self) -> bool {
+    pub(crate) fn is_polled(&self) -> bool {
         self.polls.load(Ordering::Relaxed) > 0
     }
 
