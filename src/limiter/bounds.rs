@@ -7,7 +7,7 @@ use super::checks::Operation;
 use super::count::GuardCount;
 use super::lanes::LANES;
 use super::shares::{TenantAccount, TenantTable};
-use super::word::{MAX_COUNT, Packed};
+use super::word::{Caps, MAX_COUNT};
 use crate::class::Priority;
 use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -94,11 +94,11 @@ const FIRST_KINDS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Bounds {
     /// Gate flag, most requests in flight, most KiB reserved.
-    limits: AtomicU64,
+    caps: AtomicU64,
     /// Above this many reserved KiB an admission refreshes the sample first.
     pub(super) refresh_kib: AtomicU64,
     /// KiB free below the hard limit, for a request that comes when nothing runs.
-    idle_kib: AtomicU64,
+    free_kib: AtomicU64,
     /// What requests of each kind are estimated to ask for; of those with a cost hint,
     /// one whose hint is the unit. 0: no such request has been seen. Those of more kinds are
     /// made when the first of them is known.
@@ -141,9 +141,9 @@ struct Estimate {
 impl Bounds {
     pub(crate) fn new(count: GuardCount, shares: Arc<TenantTable>) -> Self {
         Self {
-            limits: AtomicU64::new(Packed::new(false, MAX_COUNT, MAX_KIB).0),
+            caps: AtomicU64::new(Caps::new(false, MAX_COUNT, MAX_KIB).bits()),
             refresh_kib: AtomicU64::new(MAX_KIB),
-            idle_kib: AtomicU64::new(MAX_KIB),
+            free_kib: AtomicU64::new(MAX_KIB),
             estimates: Default::default(),
             more_estimates: OnceLock::new(),
             unseen: Estimate::default(),
@@ -163,7 +163,7 @@ impl Bounds {
 
     /// The guard is gone, and another begins with its bounds.
     pub(super) fn forget(&self) {
-        let unbounded = Packed::new(false, MAX_COUNT, MAX_KIB);
+        let unbounded = Caps::new(false, MAX_COUNT, MAX_KIB);
         self.publish(unbounded, MAX_KIB, MAX_KIB);
         self.set_slice(0);
         self.set_limit(0);
@@ -177,16 +177,16 @@ impl Bounds {
     }
 
     #[inline]
-    pub(crate) fn limits(&self) -> Packed {
-        Packed(self.limits.load(Ordering::Acquire))
+    pub(crate) fn caps(&self) -> Caps {
+        Caps::of(self.caps.load(Ordering::Acquire))
     }
 
     /// Publishes new bounds. The caller then pumps the queue (under its lock),
     /// which is what makes them visible to everybody who waits.
-    pub(crate) fn publish(&self, limits: Packed, refresh_kib: u64, idle_kib: u64) {
+    pub(crate) fn publish(&self, caps: Caps, refresh_kib: u64, free_kib: u64) {
         self.refresh_kib.store(refresh_kib, Ordering::Relaxed);
-        self.idle_kib.store(idle_kib, Ordering::Relaxed);
-        self.limits.store(limits.0, Ordering::Release);
+        self.free_kib.store(free_kib, Ordering::Relaxed);
+        self.caps.store(caps.bits(), Ordering::Release);
     }
 
     /// How long waiters wait at most, and after how long the newest goes first.
@@ -284,8 +284,8 @@ impl Bounds {
 
     /// KiB free below the hard limit.
     #[inline]
-    pub(super) fn idle_kib(&self) -> u64 {
-        self.idle_kib.load(Ordering::Relaxed)
+    pub(super) fn free_kib(&self) -> u64 {
+        self.free_kib.load(Ordering::Relaxed)
     }
 
     pub(super) fn critical_kib(&self) -> u64 {
@@ -338,7 +338,7 @@ impl Bounds {
 
     /// For a request that surely needs no more than what is free below the limit.
     pub(crate) fn take_probe(&self, low_kib: u64) -> bool {
-        low_kib <= self.idle_kib()
+        low_kib <= self.free_kib()
             && self
                 .probes
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::tests::{limiter, publish};
 use super::{
-    Ask, Attempt, Bounds, Limiter, Need, Operation, Packed, Quota, Refused, Terms, Ticket,
+    Ask, Attempt, Bounds, Caps, InUse, Limiter, Need, Operation, Quota, Refused, Terms, Ticket,
 };
 use crate::class::Priority;
 use crate::class::tag::Tag;
@@ -74,8 +74,8 @@ impl Bed {
         bed
     }
 
-    fn publish(&self, limits: Packed, refresh_kib: u64, idle_kib: u64) {
-        publish(&self.limiter, &self.bounds, limits, refresh_kib, idle_kib);
+    fn publish(&self, caps: Caps, refresh_kib: u64, free_kib: u64) {
+        publish(&self.limiter, &self.bounds, caps, refresh_kib, free_kib);
     }
 
     fn reserve(&self, kib: u64, operation: Operation) -> Result<bool, Refused> {
@@ -99,10 +99,10 @@ impl Bed {
 
     /// Puts what the column says in the way, or for the last two out of it.
     fn set(&mut self, column: &str) -> Vec<Ticket> {
-        let open = Packed::new(false, 100, 1000);
-        let full = Packed::new(false, 100, 0);
+        let open = Caps::new(false, 100, 1000);
+        let full = Caps::new(false, 100, 0);
         match column {
-            "gate" => self.publish(Packed::new(true, 100, 1000), MAX_KIB, 0),
+            "gate" => self.publish(Caps::new(true, 100, 1000), MAX_KIB, 0),
             "waiters" => {
                 self.publish(full, MAX_KIB, 0);
                 let need = Need::Known(Ask {
@@ -120,7 +120,7 @@ impl Bed {
                 return vec![waits];
             }
             "staleness" => self.publish(open, 0, 0),
-            "count" => self.publish(Packed::new(false, 1, 1000), MAX_KIB, 0),
+            "count" => self.publish(Caps::new(false, 1, 1000), MAX_KIB, 0),
             "quota" => {
                 // It is not alone, and has all that its tenant may have.
                 self.reserve(HELD_KIB, Operation::Newcomer).unwrap();
@@ -231,7 +231,7 @@ fn critical_work_with_a_slice_is_held_by_bytes_alone() {
 fn a_body_may_grow_until_all_that_is_reserved_is_the_limit() {
     let bed = Bed::new(Operation::Growth);
     let limit_kib = HELD_KIB + ASK_KIB;
-    bed.publish(Packed::new(false, 100, 0), MAX_KIB, 0);
+    bed.publish(Caps::new(false, 100, 0), MAX_KIB, 0);
     let body = Operation::Body { limit_kib };
     assert_eq!(bed.reserve(ASK_KIB + 1, body), Err(Refused::Bytes));
     assert_eq!(bed.reserve(ASK_KIB, body), Ok(false));
@@ -270,10 +270,10 @@ fn a_reservation_that_is_larger_than_its_class_needs_becomes_smaller() {
         limiter.retag(bounds, held_kib, ask(kib), Attempt::First)
     };
     retag(HELD_KIB, 4).unwrap();
-    assert_eq!(bed.limiter.reserved(), Packed::new(false, 1, 4));
+    assert_eq!(bed.limiter.reserved(), InUse::new(false, 1, 4));
     // No sample is needed for less.
-    bed.publish(Packed::new(true, 100, 0), 0, 0);
+    bed.publish(Caps::new(true, 100, 0), 0, 0);
     retag(4, 3).unwrap();
     assert_eq!(retag(3, 5), Err(Refused::Stale));
-    assert_eq!(bed.limiter.reserved(), Packed::new(false, 1, 3));
+    assert_eq!(bed.limiter.reserved(), InUse::new(false, 1, 3));
 }

@@ -1,6 +1,6 @@
 //! Where the requests of one guard are counted.
 
-use super::word::{ONE, Packed};
+use super::word::{InUse, ONE};
 use crate::sync::{AtomicU32, Ordering};
 
 /// How many requests of one guard are in flight.
@@ -30,7 +30,7 @@ impl GuardCount {
     }
 
     /// How many there are, when the ledger's word is this.
-    pub(super) fn of(&self, word: Packed) -> u32 {
+    pub(super) fn of(&self, word: InUse) -> u32 {
         match self {
             Self::InWord => word.count(),
             Self::Beside(own) => own.load(Ordering::Relaxed),

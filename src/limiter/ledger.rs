@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicU64 as Counter;
 
 use super::bounds::Bounds;
 use super::count::GuardCount;
-use super::word::{FLAG, ONE, Packed};
+use super::word::{FLAG, InUse, ONE};
 use crate::class::tag::Tag;
 use crate::sync::sharded::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -113,14 +113,14 @@ impl Ledger {
 
     /// Nothing is but the one that asks.
     #[inline(always)]
-    fn is_idle_at(&self, word: Packed, asks: Counted) -> bool {
+    fn is_idle_at(&self, word: InUse, asks: Counted) -> bool {
         let own = u32::from(matches!(asks, Counted::Beside { .. }));
         // Acquire: see `count_in`.
         word.count() == 0 && self.beside.load(Ordering::Acquire) == own
     }
 
-    pub(crate) fn load(&self) -> Packed {
-        Packed(self.word.load(Ordering::Acquire))
+    pub(crate) fn load(&self) -> InUse {
+        InUse::of(self.word.load(Ordering::Acquire))
     }
 
     /// How many requests of the guard with these bounds are in flight.
@@ -164,9 +164,12 @@ impl Ledger {
         let before = self
             .word
             .fetch_sub(bounds.count.unit() + kib, Ordering::AcqRel);
-        debug_assert!(Packed(before).kib() >= kib, "released more than reserved");
+        debug_assert!(
+            InUse::of(before).kib() >= kib,
+            "released more than reserved"
+        );
         Released {
-            somebody_waits: Packed(before).flag(),
+            somebody_waits: InUse::of(before).has_waiters(),
             of_tenant,
         }
     }

@@ -20,8 +20,8 @@ const ASK: Ask = Ask {
 };
 
 /// What a controller does after a sample.
-fn publish(limiter: &Limiter, bounds: &Bounds, limits: Packed, refresh_kib: u64, idle_kib: u64) {
-    bounds.publish(limits, refresh_kib, idle_kib);
+fn publish(limiter: &Limiter, bounds: &Bounds, caps: Caps, refresh_kib: u64, free_kib: u64) {
+    bounds.publish(caps, refresh_kib, free_kib);
     limiter.pump();
 }
 
@@ -29,7 +29,7 @@ fn publish(limiter: &Limiter, bounds: &Bounds, limits: Packed, refresh_kib: u64,
 fn room_for_one() -> (Arc<Limiter>, Arc<Bounds>) {
     let limiter = Arc::new(Limiter::new());
     let bounds = limiter.join(Arc::default());
-    publish(&limiter, &bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
+    publish(&limiter, &bounds, Caps::new(false, 1, 10), MAX_KIB, 0);
     (limiter, bounds)
 }
 
@@ -40,7 +40,7 @@ fn poll(ticket: &mut Ticket) -> Poll<Result<u64, Reason>> {
 fn assert_empty(limiter: &Limiter) {
     let reserved = limiter.reserved();
     assert_eq!(
-        (reserved.count(), reserved.kib(), reserved.flag()),
+        (reserved.count(), reserved.kib(), reserved.has_waiters()),
         (0, 0, false)
     );
     assert_eq!(limiter.waiting(), 0);
@@ -115,11 +115,11 @@ fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
     loom::model(|| {
         let limiter = Arc::new(Limiter::new());
         let bounds = limiter.join(Arc::default());
-        publish(&limiter, &bounds, Packed::new(false, 1, 0), MAX_KIB, 0);
+        publish(&limiter, &bounds, Caps::new(false, 1, 0), MAX_KIB, 0);
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
             thread::spawn(move || {
-                publish(&limiter, &bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
+                publish(&limiter, &bounds, Caps::new(false, 1, 10), MAX_KIB, 0);
             })
         };
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
@@ -138,7 +138,7 @@ fn a_count_that_was_raised_for_a_moment_keeps_nobody_waiting() {
         let _first = limiter.join(Arc::default());
         // Its count is its own.
         let bounds = limiter.join(Arc::default());
-        publish(&limiter, &bounds, Packed::new(false, 1, 10), MAX_KIB, 0);
+        publish(&limiter, &bounds, Caps::new(false, 1, 10), MAX_KIB, 0);
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
             thread::spawn(move || {
@@ -164,7 +164,7 @@ fn a_quota_that_was_used_for_a_moment_keeps_nobody_waiting() {
     loom::model(|| {
         let limiter = Arc::new(Limiter::new());
         let bounds = limiter.join(Arc::default());
-        publish(&limiter, &bounds, Packed::new(false, 9, 10), MAX_KIB, 0);
+        publish(&limiter, &bounds, Caps::new(false, 9, 10), MAX_KIB, 0);
         bounds.shares.make(1).entitle(Quota {
             max_in_flight: 1,
             ..Quota::default()
@@ -200,7 +200,7 @@ fn of_two_guards_whose_work_begins_at_once_one_gets_the_sampler_up() {
         let limiter = Arc::new(Limiter::new());
         let guards = [limiter.join(Arc::default()), limiter.join(Arc::default())];
         for bounds in &guards {
-            bounds.publish(Packed::new(false, 1, 100), MAX_KIB, 0);
+            bounds.publish(Caps::new(false, 1, 100), MAX_KIB, 0);
         }
         let [first, second] = guards;
         let other = {

@@ -46,7 +46,7 @@ pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use checks::{Attempt, Operation};
 pub(crate) use ledger::{OpenBodies, Refused};
 pub(crate) use shares::{Quota, TENANTS, TenantAccount, TenantTable};
-pub(crate) use word::{MAX_COUNT, Packed};
+pub(crate) use word::{Caps, InUse, MAX_COUNT};
 
 use crate::class::tag::Tag;
 use crate::error::Reason;
@@ -97,7 +97,7 @@ impl Limiter {
     }
 
     /// All requests in flight, in all guards, and what they have reserved.
-    pub(crate) fn reserved(&self) -> Packed {
+    pub(crate) fn reserved(&self) -> InUse {
         self.ledger.in_use()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::tests::{Waiter, admit, limiter, publish};
-use super::{Bounds, Limiter, Packed};
+use super::{Bounds, Caps, InUse, Limiter};
 use crate::class::tag::Tag;
 use crate::units::MAX_KIB;
 
@@ -67,13 +67,7 @@ struct Held {
 fn wind_down(limiter: &Arc<Limiter>, guards: &[Arc<Bounds>], waiters: Vec<(Waiter, Held)>) {
     limiter.confirm_freed(limiter.finished_kib());
     for bounds in guards {
-        publish(
-            limiter,
-            bounds,
-            Packed::new(false, 1000, ALL_KIB),
-            MAX_KIB,
-            0,
-        );
+        publish(limiter, bounds, Caps::new(false, 1000, ALL_KIB), MAX_KIB, 0);
     }
     let mut waiters = waiters;
     while !waiters.is_empty() {
@@ -89,7 +83,7 @@ fn wind_down(limiter: &Arc<Limiter>, guards: &[Arc<Bounds>], waiters: Vec<(Waite
             limiter.release(&guards[held.by], held.kib, Tag::NONE);
         }
     }
-    assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
+    assert_eq!(limiter.reserved(), InUse::new(false, 0, 0));
     assert_eq!((limiter.waiting(), limiter.all_in_flight()), (0, 0));
     for bounds in guards {
         assert_eq!(
@@ -109,7 +103,7 @@ proptest! {
     ) {
         let (limiter, first) = limiter(3, ALL_KIB);
         let mut guards = vec![first];
-        let mut allowed = [Packed::new(false, 3, ALL_KIB); GUARDS];
+        let mut allowed = [Caps::new(false, 3, ALL_KIB); GUARDS];
         while guards.len() < GUARDS {
             let bounds = limiter.join(Arc::default());
             publish(&limiter, &bounds, allowed[0], MAX_KIB, 0);
@@ -158,7 +152,7 @@ proptest! {
                     waiters.swap_remove(nth);
                 }
                 Operation::Bound { by, count, kib, gate } => {
-                    allowed[by] = Packed::new(gate, count, kib);
+                    allowed[by] = Caps::new(gate, count, kib);
                     publish(&limiter, &guards[by], allowed[by], MAX_KIB, 0);
                 }
                 Operation::PassOn => {

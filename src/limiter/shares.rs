@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32 as Number, AtomicU64 as Counter, At
 use std::time::Duration;
 
 use super::lanes::LANES;
-use super::word::{MAX_COUNT, ONE, Packed};
+use super::word::{FLAG, MAX_COUNT, ONE, TenantUse};
 use crate::sync::{AtomicU64, Ordering};
 use crate::units::MAX_KIB;
 
@@ -114,8 +114,8 @@ impl TenantAccount {
     }
 
     /// Requests in flight and KiB reserved.
-    pub(crate) fn held(&self) -> Packed {
-        Packed(self.held.load(Ordering::Relaxed))
+    pub(crate) fn held(&self) -> TenantUse {
+        TenantUse::of(self.held.load(Ordering::Relaxed))
     }
 
     /// So much more, for one more request (1) or for one that it has (0), if it stays
@@ -124,7 +124,7 @@ impl TenantAccount {
         let most = self.max_in_flight.load(Ordering::Relaxed).min(MAX_COUNT);
         let most_kib = self.most_kib(limit_kib);
         let more = |current| {
-            let held = Packed(current);
+            let held = TenantUse::of(current);
             let (count, total_kib) = (held.count() + requests, held.kib() + kib);
             // Each part binds those that add to it.
             let within = (requests == 0 || count <= most) && (kib == 0 || total_kib <= most_kib);
@@ -150,20 +150,18 @@ impl TenantAccount {
     /// So much less. `true` if a flow waits for that.
     fn leave(&self, requests: u32, kib: u64) -> bool {
         let less = u64::from(requests) * ONE + kib;
-        Packed(self.held.fetch_sub(less, Ordering::AcqRel)).flag()
+        TenantUse::of(self.held.fetch_sub(less, Ordering::AcqRel)).is_parked()
     }
 
     /// A flow will wait until something is given back. Under the queue's lock, and
     /// before the attempt that decides whether it has to.
     pub(super) fn set_parked(&self) {
-        self.held
-            .fetch_or(Packed::new(true, 0, 0).0, Ordering::AcqRel);
+        self.held.fetch_or(FLAG, Ordering::AcqRel);
     }
 
     /// None waits any more. Under the queue's lock.
     pub(super) fn clear_parked(&self) {
-        self.held
-            .fetch_and(!Packed::new(true, 0, 0).0, Ordering::AcqRel);
+        self.held.fetch_and(!FLAG, Ordering::AcqRel);
     }
 
     /// What it has had, by its weight. Under the queue's lock.
@@ -278,7 +276,10 @@ impl TenantTable {
 
     /// Somebody waits until the tenant gives something back.
     pub(super) fn is_parked(&self, tenant: u16) -> bool {
-        tenant != 0 && self.get(tenant).is_some_and(|share| share.held().flag())
+        tenant != 0
+            && self
+                .get(tenant)
+                .is_some_and(|share| share.held().is_parked())
     }
 
     /// Somebody will wait for that. Under the queue's lock.

@@ -25,13 +25,7 @@ fn ask(kib: u64) -> Ask {
 pub(super) fn limiter(count: u32, kib: u64) -> (Arc<Limiter>, Arc<Bounds>) {
     let limiter = Arc::new(Limiter::new());
     let bounds = limiter.join(Arc::default());
-    publish(
-        &limiter,
-        &bounds,
-        Packed::new(false, count, kib),
-        MAX_KIB,
-        0,
-    );
+    publish(&limiter, &bounds, Caps::new(false, count, kib), MAX_KIB, 0);
     (limiter, bounds)
 }
 
@@ -39,11 +33,11 @@ pub(super) fn limiter(count: u32, kib: u64) -> (Arc<Limiter>, Arc<Bounds>) {
 pub(super) fn publish(
     limiter: &Limiter,
     bounds: &Bounds,
-    limits: Packed,
+    caps: Caps,
     refresh_kib: u64,
-    idle_kib: u64,
+    free_kib: u64,
 ) {
-    bounds.publish(limits, refresh_kib, idle_kib);
+    bounds.publish(caps, refresh_kib, free_kib);
     limiter.pump();
 }
 
@@ -106,14 +100,14 @@ impl Waiter {
 
 #[test]
 fn the_word_holds_its_greatest_values_side_by_side() {
-    let word = Packed::new(true, MAX_COUNT, MAX_KIB);
+    let word = Caps::new(true, MAX_COUNT, MAX_KIB);
     assert_eq!(
-        (word.flag(), word.count(), word.kib()),
+        (word.is_shut(), word.count(), word.kib()),
         (true, MAX_COUNT, MAX_KIB)
     );
-    let clamped = Packed::new(false, u32::MAX, u64::MAX);
+    let clamped = Caps::new(false, u32::MAX, u64::MAX);
     assert_eq!(
-        (clamped.flag(), clamped.count(), clamped.kib()),
+        (clamped.is_shut(), clamped.count(), clamped.kib()),
         (false, MAX_COUNT, MAX_KIB)
     );
 }
@@ -127,7 +121,7 @@ fn count_and_bytes_each_bind() {
     assert_eq!(admit(&limiter, &bounds, 1), Err(Refused::Count));
     limiter.release(&bounds, 60, Tag::NONE);
     limiter.release(&bounds, 40, Tag::NONE);
-    assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
+    assert_eq!(limiter.reserved(), InUse::new(false, 0, 0));
 }
 
 #[test]
@@ -155,7 +149,7 @@ fn what_the_word_cannot_count_is_refused_where_nothing_is_bounded() {
 #[test]
 fn with_nothing_in_flight_the_least_need_is_enough() {
     let (limiter, bounds) = limiter(10, 100);
-    publish(&limiter, &bounds, Packed::new(false, 10, 100), MAX_KIB, 50);
+    publish(&limiter, &bounds, Caps::new(false, 10, 100), MAX_KIB, 50);
     let large = Ask {
         kib: 300,
         low_kib: 50,
@@ -184,7 +178,7 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
 #[test]
 fn a_stale_sample_must_be_refreshed_first() {
     let (limiter, bounds) = limiter(10, 100);
-    publish(&limiter, &bounds, Packed::new(false, 10, 100), 50, 0);
+    publish(&limiter, &bounds, Caps::new(false, 10, 100), 50, 0);
     assert_eq!(admit(&limiter, &bounds, 50), Ok(true));
     assert_eq!(admit(&limiter, &bounds, 10), Err(Refused::Stale));
     assert_eq!(
@@ -206,7 +200,7 @@ fn nobody_overtakes_and_the_oldest_goes_first() {
     assert!(large.is_woken() && small.is_woken());
     assert_eq!(large.poll(), Poll::Ready(Ok(90)));
     assert_eq!(small.poll(), Poll::Ready(Ok(10)));
-    assert_eq!(limiter.reserved(), Packed::new(false, 2, 100));
+    assert_eq!(limiter.reserved(), InUse::new(false, 2, 100));
 }
 
 #[test]
@@ -274,7 +268,7 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
     // Requests turn out to be smaller.
     bounds.set_estimate(0, 10, 10);
     limiter.pump();
-    assert_eq!(limiter.reserved(), Packed::new(false, 3, 100));
+    assert_eq!(limiter.reserved(), InUse::new(false, 3, 100));
 }
 
 #[test]
@@ -298,7 +292,7 @@ fn what_requests_with_a_hint_ask_for_follows_their_hints() {
 #[test]
 fn each_probe_is_for_one_request_that_surely_fits() {
     let bounds = Bounds::new(GuardCount::InWord, Arc::default());
-    bounds.publish(Packed::new(true, 0, 0), 0, 50);
+    bounds.publish(Caps::new(true, 0, 0), 0, 50);
     assert!(!bounds.take_probe(50));
     bounds.set_probes(2);
     assert!(!bounds.take_probe(51));
@@ -326,7 +320,7 @@ fn wider_bounds_let_waiters_in() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
     let mut waiter = Waiter::join(&limiter, &bounds, 10);
-    publish(&limiter, &bounds, Packed::new(false, 2, 100), MAX_KIB, 0);
+    publish(&limiter, &bounds, Caps::new(false, 2, 100), MAX_KIB, 0);
     assert!(waiter.is_woken());
     assert_eq!(waiter.poll(), Poll::Ready(Ok(10)));
 }
@@ -335,7 +329,7 @@ fn wider_bounds_let_waiters_in() {
 fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
     let (limiter, first) = limiter(2, 100);
     let second = limiter.join(Arc::default());
-    publish(&limiter, &second, Packed::new(false, 1, 100), MAX_KIB, 0);
+    publish(&limiter, &second, Caps::new(false, 1, 100), MAX_KIB, 0);
     admit(&limiter, &first, 40).unwrap();
     admit(&limiter, &second, 40).unwrap();
     assert_eq!(
@@ -355,7 +349,7 @@ fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
 fn what_another_guard_admitted_does_not_wait_behind_those_who_wait_for_its_bytes() {
     let (limiter, outer) = limiter(10, 100);
     let inner = limiter.join(Arc::default());
-    publish(&limiter, &inner, Packed::new(false, 1, 100), MAX_KIB, 0);
+    publish(&limiter, &inner, Caps::new(false, 1, 100), MAX_KIB, 0);
     admit(&limiter, &outer, 80).unwrap();
     let mut waiting = Waiter::join(&limiter, &outer, 80);
     assert_eq!(waiting.poll(), Poll::Pending);
@@ -384,7 +378,7 @@ fn what_can_never_fit_now_does_not_hold_up_an_idle_service() {
 fn waiters_of_one_guard_do_not_make_another_full() {
     let (limiter, first) = limiter(1, 100);
     let second = limiter.join(Arc::default());
-    publish(&limiter, &second, Packed::new(false, 5, 100), MAX_KIB, 0);
+    publish(&limiter, &second, Caps::new(false, 5, 100), MAX_KIB, 0);
     admit(&limiter, &first, 10).unwrap();
     let mut held_up = Waiter::join(&limiter, &first, 10);
     assert_eq!(admit(&limiter, &second, 10), Err(Refused::Waiters));
@@ -407,7 +401,7 @@ fn closing_answers_every_waiter_of_one_guard() {
         assert_eq!(waiter.poll(), Poll::Ready(Err(Reason::Closed)));
     }
     limiter.release(&bounds, 10, Tag::NONE);
-    assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
+    assert_eq!(limiter.reserved(), InUse::new(false, 0, 0));
 }
 
 #[test]
@@ -421,9 +415,9 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
         "somebody waits for a sample"
     );
     assert!(waiter.poll().is_pending());
-    // Nor while the sample is taken: the limits are still those of the one before.
+    // Nor while the sample is taken: the bounds are still those of the one before.
     let ended_kib = limiter.finished_kib();
-    publish(&limiter, &bounds, Packed::new(false, 9, 100), MAX_KIB, 0);
+    publish(&limiter, &bounds, Caps::new(false, 9, 100), MAX_KIB, 0);
     assert!(waiter.poll().is_pending());
     limiter.confirm_freed(ended_kib);
     limiter.pump();
@@ -444,7 +438,7 @@ fn a_reservation_grows_within_the_bounds_or_by_force() {
     assert!(grow(40, Tag::NONE, Attempt::First).is_ok());
     assert!(grow(1, Tag::NONE, Attempt::First).is_err());
     assert!(grow(50, Tag::NONE, Attempt::PastBounds).is_ok());
-    assert_eq!(limiter.reserved(), Packed::new(false, 1, 150));
+    assert_eq!(limiter.reserved(), InUse::new(false, 1, 150));
     let tenant = bounds.shares.make(1);
     let tag = Tag {
         tenant: 1,
@@ -453,14 +447,14 @@ fn a_reservation_grows_within_the_bounds_or_by_force() {
     assert!(grow(10, tag, Attempt::PastBounds).is_ok());
     assert_eq!(tenant.held().kib(), 10, "its tenant's, too");
     limiter.finish(&bounds, 160, Tag::NONE);
-    assert_eq!(limiter.reserved(), Packed::new(false, 0, 0));
+    assert_eq!(limiter.reserved(), InUse::new(false, 0, 0));
 }
 
 #[test]
 fn whoever_begins_finds_that_nothing_was_in_flight_in_each_guard_of_a_ledger() {
     let (limiter, first) = limiter(9, 100);
     let second = limiter.join(Arc::default());
-    publish(&limiter, &second, Packed::new(false, 9, 100), MAX_KIB, 0);
+    publish(&limiter, &second, Caps::new(false, 9, 100), MAX_KIB, 0);
     for bounds in [&first, &second] {
         // It is what gets the sampler up.
         assert_eq!(admit(&limiter, bounds, 10), Ok(true));
@@ -510,7 +504,7 @@ fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
     assert_eq!(waiter.poll(), Poll::Ready(Ok(85)));
     assert_eq!(reserved(), (100, 15));
     // Nothing more is needed, so that less is allowed does not matter.
-    publish(&limiter, &bounds, Packed::new(false, 9, 50), MAX_KIB, 0);
+    publish(&limiter, &bounds, Caps::new(false, 9, 50), MAX_KIB, 0);
     let of_nobody = Ask {
         tag: Tag::NONE,
         ..ask(85)
@@ -524,14 +518,14 @@ fn a_sample_is_asked_for_only_where_bytes_are_waited_for() {
     admit(&limiter, &bounds, 10).unwrap();
     let _waiters = [(); 2].map(|()| Waiter::join(&limiter, &bounds, 10));
     assert!(!limiter.finish(&bounds, 10, Tag::NONE), "for the count");
-    publish(&limiter, &bounds, Packed::new(false, 9, 20), MAX_KIB, 0);
+    publish(&limiter, &bounds, Caps::new(false, 9, 20), MAX_KIB, 0);
     assert!(limiter.finish(&bounds, 10, Tag::NONE), "for bytes");
 }
 
 #[test]
 fn where_no_work_has_begun_the_least_need_is_enough_beside_the_other_bodies() {
     let (limiter, bounds) = limiter(10, 100);
-    publish(&limiter, &bounds, Packed::new(false, 10, 100), MAX_KIB, 150);
+    publish(&limiter, &bounds, Caps::new(false, 10, 100), MAX_KIB, 150);
     for _ in 0..2 {
         admit(&limiter, &bounds, 40).unwrap();
         limiter.stage();
@@ -567,7 +561,7 @@ fn where_no_work_has_begun_the_least_need_is_enough_beside_the_other_bodies() {
 fn the_gate_holds_the_rest_of_a_request_that_is_not_critical() {
     let (limiter, bounds) = limiter(10, 100);
     bounds.set_slice(20);
-    publish(&limiter, &bounds, Packed::new(true, 0, 100), MAX_KIB, 0);
+    publish(&limiter, &bounds, Caps::new(true, 0, 100), MAX_KIB, 0);
     let more = |priority, attempt| {
         let tag = Tag {
             priority,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::tests::publish;
 use super::{
-    Ask, Attempt, Bounds, Limiter, Need, Operation, Packed, Quota, Refusal, Refused, TENANTS,
+    Ask, Attempt, Bounds, Caps, InUse, Limiter, Need, Operation, Quota, Refusal, Refused, TENANTS,
     Terms, Ticket,
 };
 use crate::class::Priority;
@@ -41,8 +41,8 @@ impl Bed {
     }
 
     fn allow(&self, kib: u64) {
-        let limits = Packed::new(false, 1000, kib);
-        publish(&self.limiter, &self.bounds, limits, MAX_KIB, 0);
+        let caps = Caps::new(false, 1000, kib);
+        publish(&self.limiter, &self.bounds, caps, MAX_KIB, 0);
     }
 
     fn reserve(&self, tag: Tag, kib: u64) -> Result<bool, Refused> {
@@ -180,7 +180,7 @@ fn who_needs_more_than_it_has_goes_before_newcomers() {
     assert_eq!(order[4..], ["high", "normal", "low"]);
     assert_eq!(bed.limiter.need_more(&bed.bounds), 0);
     // Of seven that came in their place, three were counted already.
-    assert_eq!(bed.limiter.reserved(), Packed::new(false, 7, 100));
+    assert_eq!(bed.limiter.reserved(), InUse::new(false, 7, 100));
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     publish(
         &bed.limiter,
         &bed.bounds,
-        Packed::new(true, 0, 50),
+        Caps::new(true, 0, 50),
         MAX_KIB,
         0,
     );
@@ -279,7 +279,7 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     assert!(bed.reserve(critical, 25).is_ok());
     // Closed, it has none.
     bed.bounds.set_slice(0);
-    let closed = Packed::new(true, 0, 105);
+    let closed = Caps::new(true, 0, 105);
     publish(&bed.limiter, &bed.bounds, closed, MAX_KIB, 0);
     assert_eq!(bed.reserve(critical, 1), Err(Refused::Gate));
 }
@@ -414,7 +414,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     bed.limiter.release(&bed.bounds, 10, one);
     assert_eq!(granted(&mut waiters), ["one"]);
     let held = bed.bounds.shares.make(1).held();
-    assert_eq!(held, Packed::new(false, 2, 20));
+    assert_eq!((held.count(), held.kib()), (2, 20));
 }
 
 #[test]

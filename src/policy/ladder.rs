@@ -84,7 +84,7 @@ impl Policy for Ladder {
         let gate = pressure == Pressure::Critical;
         let rung = (u64::from(self.base) * self.quarters / 4).max(1) as u32;
         let allowance_bytes = allowance_bytes(o, self.theta());
-        let idle_bytes = free_bytes(o.levels);
+        let free_bytes = free_bytes(o.levels);
         let blocked = gate || o.reserved_bytes.saturating_add(o.next_bytes) > allowance_bytes;
         let room = self.base.saturating_sub(o.active);
         let probes = self.latch.probes(&Look::new(o, blocked, room));
@@ -93,7 +93,7 @@ impl Policy for Ladder {
             base_concurrency: self.base,
             concurrency: if gate { o.active } else { rung },
             allowance_bytes,
-            idle_bytes,
+            free_bytes,
             gate,
             probes,
         }
@@ -213,7 +213,7 @@ mod tests {
         let decision = decide(&mut ladder(10), &[throttled]);
         assert_eq!(decision.pressure, Pressure::High);
         assert_eq!(
-            (decision.allowance_bytes, decision.idle_bytes),
+            (decision.allowance_bytes, decision.free_bytes),
             (425 - 410, 590)
         );
     }

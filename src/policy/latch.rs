@@ -36,11 +36,11 @@ pub(super) struct Look {
 
 impl Look {
     pub(super) fn new(o: &Observation<'_>, blocked: bool, room: u32) -> Self {
-        let idle_bytes = free_bytes(o.levels);
+        let free_bytes = free_bytes(o.levels);
         // Below a first idea of the least, one at a time finds out.
         let fitting = match o.low_bytes {
-            0 => u64::from(o.request_bytes <= idle_bytes || o.active == 0 && idle_bytes > 0),
-            low => idle_bytes / low,
+            0 => u64::from(o.request_bytes <= free_bytes || o.active == 0 && free_bytes > 0),
+            low => free_bytes / low,
         };
         Self {
             now: o.now,

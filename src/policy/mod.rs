@@ -53,7 +53,7 @@ pub(crate) struct Decision {
     /// Most bytes reserved on the ledger.
     pub(crate) allowance_bytes: u64,
     /// Bytes free below where memory ends.
-    pub(crate) idle_bytes: u64,
+    pub(crate) free_bytes: u64,
     /// New work is rejected.
     pub(crate) gate: bool,
     /// Requests to admit past the bounds from now on; `None`: as before.

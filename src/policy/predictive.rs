@@ -54,7 +54,7 @@ impl Policy for Predictive {
             base_concurrency: self.most_concurrent,
             concurrency: if gate { o.active } else { self.most_concurrent },
             allowance_bytes,
-            idle_bytes: free_bytes(o.levels),
+            free_bytes: free_bytes(o.levels),
             gate,
             probes: self.latch.probes(&Look::new(o, blocked, room)),
         }
@@ -113,7 +113,7 @@ mod tests {
         let decision = stalled(400, 300, 0, 10.0);
         assert_eq!((decision.allowance_bytes, decision.gate), (300, false));
         // Who is alone goes by what is free.
-        assert_eq!(decision.idle_bytes, 600);
+        assert_eq!(decision.free_bytes, 600);
         assert!(stalled(400, 300, 0, 9.9).allowance_bytes > 300);
     }
 

@@ -10,7 +10,7 @@ use super::brake::{Brake, Running as InFlight, Taken};
 use super::order::{Runner, STEPS};
 use super::{JumpOfKind, Slot};
 use crate::class::tag::Tag;
-use crate::limiter::{Ask, Attempt, Bounds, Limiter, Operation, Packed};
+use crate::limiter::{Ask, Attempt, Bounds, Caps, Limiter, Operation};
 use crate::sync::{AtomicU32, Ordering};
 
 const MIB: i64 = 1 << 20;
@@ -65,7 +65,7 @@ fn begin(slot: &Slot) {
 fn one_in_flight() -> (Arc<Limiter>, Arc<Bounds>) {
     let limiter = Arc::new(Limiter::new());
     let bounds = limiter.join(Arc::default());
-    bounds.publish(Packed::new(false, 9, 9), 9, 9);
+    bounds.publish(Caps::new(false, 9, 9), 9, 9);
     let ask = Ask {
         kib: 4,
         low_kib: 4,

@@ -14,7 +14,7 @@ pub(super) struct News {
     new_limit: Option<Option<u64>>,
     /// Requests that may be let in past the bounds, and what is free for each.
     probes: u32,
-    idle_kib: u64,
+    free_kib: u64,
     /// Until the next full sample.
     interval: Duration,
 }
@@ -35,7 +35,7 @@ impl Controller {
                 true => std::mem::take(&mut control.probes),
                 false => 0,
             },
-            idle_kib: control.decision.idle_bytes / 1024,
+            free_kib: control.decision.free_bytes / 1024,
             interval: match full {
                 true => self.next_interval(control, now),
                 false => Duration::MAX,
@@ -62,7 +62,7 @@ impl Controller {
         if full {
             self.tidy_up(now);
         }
-        self.let_probes_in(news.probes, news.idle_kib);
+        self.let_probes_in(news.probes, news.free_kib);
         self.report(news.events, news.publish_metrics, now);
         news.interval
     }
@@ -85,10 +85,10 @@ impl Controller {
         }
     }
 
-    fn let_probes_in(&self, probes: u32, idle_kib: u64) {
+    fn let_probes_in(&self, probes: u32, free_kib: u64) {
         if probes > 0 {
             let used = (0..probes)
-                .take_while(|_| self.limiter.probe_oldest(&self.bounds, idle_kib))
+                .take_while(|_| self.limiter.probe_oldest(&self.bounds, free_kib))
                 .count();
             self.bounds.set_probes(probes - used as u32);
         }

@@ -31,7 +31,7 @@ impl Control {
                 base_concurrency: base,
                 concurrency: base,
                 allowance_bytes: u64::MAX,
-                idle_bytes: u64::MAX,
+                free_bytes: u64::MAX,
                 gate: false,
                 probes: None,
             },

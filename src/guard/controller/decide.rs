@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Control, Controller, Event};
 use crate::class::Priority;
 use crate::config::OnSensorFailure;
-use crate::limiter::Packed;
+use crate::limiter::Caps;
 use crate::memory::{Detail, Sample, Subscriber};
 use crate::policy::{Decision, Observation, worst_fraction};
 use crate::pressure::Pressure;
@@ -27,24 +27,24 @@ impl Controller {
         }
         self.bounds.set_slice(slice_kib);
         self.bounds.set_limit(limit_kib.min(MAX_KIB));
-        let limits = Packed::new(decision.gate || closed, decision.concurrency, allowance_kib);
+        let caps = Caps::new(decision.gate || closed, decision.concurrency, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.
-        let free_kib = allowance_kib.saturating_sub(reserved_kib);
-        let near = free_kib < (allowance_kib / 8).max(request_kib.saturating_mul(4));
+        let left_kib = allowance_kib.saturating_sub(reserved_kib);
+        let near = left_kib < (allowance_kib / 8).max(request_kib.saturating_mul(4));
         let refresh_kib = if blind {
             MAX_KIB
         } else if near {
             0
         } else {
-            reserved_kib + free_kib / 2
+            reserved_kib + left_kib / 2
         };
-        let idle_kib = if closed {
+        let free_kib = if closed {
             0
         } else {
-            decision.idle_bytes / 1024
+            decision.free_bytes / 1024
         };
-        self.bounds.publish(limits, refresh_kib, idle_kib);
+        self.bounds.publish(caps, refresh_kib, free_kib);
         self.pressure
             .store(decision.pressure as u8, Ordering::Relaxed);
     }
@@ -115,7 +115,7 @@ impl Controller {
         });
         let decision = &control.decision;
         // Alone, the next may go by the least that it needs.
-        let fits_alone = self.limiter.all_in_flight() == 0 && next_low_bytes <= decision.idle_bytes;
+        let fits_alone = self.limiter.all_in_flight() == 0 && next_low_bytes <= decision.free_bytes;
         let fits = reserved_bytes.saturating_add(next_bytes) <= decision.allowance_bytes;
         control.kept_out = decision.gate || !(fits || fits_alone);
         if self.brake.paused() > 0 {
@@ -153,7 +153,7 @@ impl Controller {
                 base
             },
             allowance_bytes: u64::MAX,
-            idle_bytes: u64::MAX,
+            free_bytes: u64::MAX,
             gate: closed,
             probes: Some(0),
         };
@@ -161,7 +161,7 @@ impl Controller {
         self.brake.set_on(self.board_key(), false);
     }
 
-    /// What had been given back when the sample was begun is free under the limits that
+    /// What had been given back when the sample was begun is free under the bounds that
     /// follow from it, and not before they are published.
     fn confirm_freed(&self) {
         self.limiter

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Controller, policy};
 use crate::config::OnSensorFailure;
-use crate::limiter::Packed;
+use crate::limiter::Caps;
 use crate::pressure::Pressure;
 use crate::units::MAX_KIB;
 
@@ -37,7 +37,7 @@ impl Controller {
         self.bounds.set_probes(0);
         let gate = closed || self.is_closed();
         self.bounds
-            .publish(Packed::new(gate, most, MAX_KIB), MAX_KIB, MAX_KIB);
+            .publish(Caps::new(gate, most, MAX_KIB), MAX_KIB, MAX_KIB);
         self.limiter.pump();
         let rule = if closed {
             "rejects all"

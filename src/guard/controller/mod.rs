@@ -61,7 +61,7 @@ use crate::classify::tenants::Tenants;
 use crate::config::{self, Config};
 use crate::error::Reason;
 use crate::forecast::Forecast;
-use crate::limiter::{Bounds, Limiter, Packed};
+use crate::limiter::{Bounds, Caps, Limiter};
 use crate::memory::release::Release;
 use crate::memory::{Detail, MemoryLevel, MemorySource, Sampler};
 use crate::policy::{Decision, Policy};
@@ -348,7 +348,7 @@ impl Controller {
     /// New work is rejected at the moment.
     #[inline]
     pub(crate) fn turns_away(&self) -> bool {
-        self.bounds.limits().flag() && !self.only_observes()
+        self.bounds.caps().is_shut() && !self.only_observes()
     }
 
     pub(crate) fn pressure(&self) -> Pressure {
@@ -393,8 +393,8 @@ impl Controller {
     fn shut(&self) {
         self.bounds.set_slice(0);
         // What is active may still grow into what is free.
-        let allowance_kib = self.bounds.limits().kib();
-        let limits = Packed::new(true, 0, allowance_kib);
-        self.bounds.publish(limits, MAX_KIB, 0);
+        let allowance_kib = self.bounds.caps().kib();
+        let caps = Caps::new(true, 0, allowance_kib);
+        self.bounds.publish(caps, MAX_KIB, 0);
     }
 }

@@ -90,7 +90,7 @@ impl Controller {
         let busy = finished || self.has_work();
         self.was_idle.store(!busy, Ordering::Relaxed);
         let floor = if busy { BUSY_RATE } else { IDLE_RATE };
-        let free = control.decision.idle_bytes.min(1 << 50) as f64;
+        let free = control.decision.free_bytes.min(1 << 50) as f64;
         let mut longest = self.config().check_interval;
         if control.blind {
             longest = longest.min(BLIND_INTERVAL);

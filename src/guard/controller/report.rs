@@ -298,7 +298,7 @@ impl Controller {
             }
             Event::SensorFailed(error) => {
                 let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;
-                let counts = self.bounds.limits().count() < MAX_COUNT;
+                let counts = self.bounds.caps().count() < MAX_COUNT;
                 self.note(EventKind::SensorFailed, error.to_string(), 0);
                 logs::sensor_failed(&error, closed, counts);
             }

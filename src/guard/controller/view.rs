@@ -48,13 +48,13 @@ impl Controller {
     /// How much of what may be admitted is: of the bytes, or of the count if that is more.
     /// Never more than all: where nothing may be admitted, whatever is there is all.
     fn utilisation(&self) -> f64 {
-        let limits = self.bounds.limits();
+        let caps = self.bounds.caps();
         let share = |used: u64, of: u64| (used as f64 / of.max(1) as f64).min(1.0);
         let count = share(
             self.limiter.in_flight(&self.bounds).into(),
-            limits.count().into(),
+            caps.count().into(),
         );
-        match limits.kib() {
+        match caps.kib() {
             MAX_KIB => count,
             kib => count.max(share(self.limiter.reserved().kib(), kib)),
         }

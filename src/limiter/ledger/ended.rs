@@ -3,7 +3,7 @@
 use super::{Ledger, Released};
 use crate::class::tag::Tag;
 use crate::limiter::bounds::Bounds;
-use crate::limiter::word::Packed;
+use crate::limiter::word::InUse;
 use crate::sync::Ordering;
 
 impl Ledger {
@@ -12,7 +12,7 @@ impl Ledger {
     /// confirmed.
     #[inline]
     pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
-        if !bounds.limits().bounds_kib() {
+        if !bounds.caps().bounds_kib() {
             return self.release(bounds, kib, tag);
         }
         self.count_out(bounds);
@@ -22,7 +22,7 @@ impl Ledger {
         self.finished_kib.add(kib);
         let before = self.word.fetch_sub(bounds.count.unit(), Ordering::AcqRel);
         Released {
-            somebody_waits: Packed(before).flag(),
+            somebody_waits: InUse::of(before).has_waiters(),
             of_tenant,
         }
     }
@@ -40,7 +40,7 @@ impl Ledger {
     }
 
     /// What had been given back when it was so much is free: a sample was begun then,
-    /// and the limits that follow from it are published.
+    /// and the bounds that follow from it are published.
     pub(crate) fn confirm_freed(&self, finished_kib: u64) {
         let more = |freed_kib| (finished_kib > freed_kib).then_some(finished_kib);
         let before = self
@@ -53,16 +53,16 @@ impl Ledger {
     }
 
     /// What is in flight, without what has ended and is not known to be free.
-    pub(crate) fn in_use(&self) -> Packed {
+    pub(crate) fn in_use(&self) -> InUse {
         self.unended(self.load())
     }
 
     /// The same of a word that was loaded before: what is confirmed in between is on it
     /// still, and counts.
-    pub(super) fn unended(&self, word: Packed) -> Packed {
+    pub(super) fn unended(&self, word: InUse) -> InUse {
         let freed_kib = self.freed_kib.load(Ordering::Relaxed);
         let ended_kib = self.finished_kib().saturating_sub(freed_kib);
         let kib = word.kib().saturating_sub(ended_kib);
-        Packed::new(word.flag(), word.count(), kib)
+        InUse::new(word.has_waiters(), word.count(), kib)
     }
 }

@@ -3,7 +3,7 @@
 use super::{Counted, Ledger, Refused};
 use crate::limiter::bounds::{Ask, Bounds};
 use crate::limiter::checks::{Attempt, Checks, Most, Operation};
-use crate::limiter::word::{MAX_COUNT, Packed};
+use crate::limiter::word::{Caps, InUse, MAX_COUNT};
 use crate::sync::Ordering;
 use crate::units::MAX_KIB;
 
@@ -11,7 +11,7 @@ use crate::units::MAX_KIB;
 struct Asked<'a> {
     bounds: &'a Bounds,
     /// As they were when the gate was looked at.
-    limits: Packed,
+    caps: Caps,
     slice_kib: u64,
     ask: Ask,
     /// What is added to the word.
@@ -51,14 +51,14 @@ impl Ledger {
         let asked = Asked {
             bounds,
             // Acquire: pairs with `publish`, whose other fields are read below.
-            limits: bounds.limits(),
+            caps: bounds.caps(),
             slice_kib,
             ask,
             kib,
             operation,
             checks: Checks::of(operation, attempt, slice_kib > 0),
         };
-        if asked.checks.gate && asked.limits.flag() {
+        if asked.checks.gate && asked.caps.is_shut() {
             return Err(Refused::Gate);
         }
         let (tenant, requests) = (ask.tag.tenant, operation.of_tenant());
@@ -86,7 +86,7 @@ impl Ledger {
     #[inline(always)]
     fn reserve_new(&self, asked: &Asked<'_>) -> Result<bool, Refused> {
         let cap = match asked.checks.count {
-            true => asked.limits.count(),
+            true => asked.caps.count(),
             false => MAX_COUNT,
         };
         let Some(counted) = self.count_in(asked.bounds, cap) else {
@@ -105,7 +105,7 @@ impl Ledger {
         // Acquire: whoever sees a release sees what it counted as finished.
         let mut current = self.word.load(Ordering::Acquire);
         loop {
-            let word = Packed(current);
+            let word = InUse::of(current);
             if counted == Counted::InWord && word.count() >= cap {
                 return Err(Refused::Count);
             }
@@ -128,13 +128,13 @@ impl Ledger {
 
     /// Why what is asked is not to be had, if it is not.
     #[inline(always)]
-    fn refuses(&self, word: Packed, asked: &Asked<'_>, is_idle: bool) -> Option<Refused> {
+    fn refuses(&self, word: InUse, asked: &Asked<'_>, is_idle: bool) -> Option<Refused> {
         let Asked { bounds, checks, .. } = asked;
         let total_kib = word.kib() + asked.kib;
         if total_kib > MAX_KIB {
             return Some(Refused::Bytes);
         }
-        if checks.waiters && word.flag() {
+        if checks.waiters && word.has_waiters() {
             return Some(Refused::Waiters);
         }
         if checks.staleness && total_kib > bounds.refresh_kib.load(Ordering::Relaxed) {
@@ -142,7 +142,7 @@ impl Ledger {
         }
         let fits = match checks.most {
             Most::Allowance => {
-                total_kib <= asked.limits.kib() + asked.slice_kib
+                total_kib <= asked.caps.kib() + asked.slice_kib
                     || bounds.critical_kib() + asked.ask.kib <= asked.slice_kib
                     || (checks.alone && self.fits_alone(word, asked, is_idle))
             }
@@ -154,8 +154,8 @@ impl Ledger {
 
     /// There is no end to wait for, and what is surely needed is free.
     #[inline(always)]
-    fn fits_alone(&self, word: Packed, asked: &Asked<'_>, is_idle: bool) -> bool {
-        let free_kib = asked.bounds.idle_kib();
+    fn fits_alone(&self, word: InUse, asked: &Asked<'_>, is_idle: bool) -> bool {
+        let free_kib = asked.bounds.free_kib();
         match asked.operation {
             // Where no work has begun none will end. The bodies of the others take their
             // part of what is free; its own has been read, so usage shows it.
@@ -179,7 +179,7 @@ impl Ledger {
         self.reserve(bounds, ask, Operation::Retag { held_kib }, attempt)?;
         let less_kib = held_kib.saturating_sub(ask.kib);
         let before = self.word.fetch_sub(less_kib, Ordering::AcqRel);
-        Ok(less_kib > 0 && Packed(before).flag())
+        Ok(less_kib > 0 && InUse::of(before).has_waiters())
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::{Ledger, Released};
 use crate::limiter::bounds::{Bounds, Need};
-use crate::limiter::word::Packed;
+use crate::limiter::word::InUse;
 use crate::sync::Ordering;
 
 /// Requests whose work has not begun. Not model-checked: they hand nothing over.
@@ -65,7 +65,7 @@ impl Ledger {
         let of_tenant = bounds.shares.leave(tag.tenant, 0, kib);
         let before = self.word.fetch_sub(kib, Ordering::AcqRel);
         Released {
-            somebody_waits: Packed(before).flag(),
+            somebody_waits: InUse::of(before).has_waiters(),
             of_tenant,
         }
     }
