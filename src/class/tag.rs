@@ -4,19 +4,49 @@ use crate::class::Priority;
 
 /// Classes that are told apart, the nameless one and the one for the rest included.
 pub(crate) const CLASSES: usize = 64;
-/// Kinds of requests: with a cost hint, and without, in each class.
-pub(crate) const KINDS: usize = 2 * CLASSES;
 /// Requests with a cost hint are learned as if their hint were this.
 pub(crate) const HINT_UNIT_KIB: u64 = 16 << 10;
 /// What critical work is expected to need until some has been seen.
 pub(crate) const CRITICAL_KIB: u64 = 1 << 10;
 
+/// A kind of requests, which is told apart from others: those of one class with a cost hint,
+/// or those without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ClassKey(u8);
+
+impl ClassKey {
+    pub(crate) const COUNT: usize = 2 * CLASSES;
+
+    pub(crate) const fn new(class: u16, is_hinted: bool) -> Self {
+        Self(class as u8 * 2 + is_hinted as u8)
+    }
+
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT as u8).map(Self)
+    }
+
+    /// The number of the class among the guard's names.
+    pub(crate) fn class(self) -> u16 {
+        u16::from(self.0 / 2)
+    }
+
+    /// Its requests have a cost hint.
+    pub(crate) fn is_hinted(self) -> bool {
+        self.0 % 2 == 1
+    }
+
+    /// Its own among all that there may be.
+    #[inline(always)]
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// A request's class as numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Tag {
-    /// Class, and whether there is a cost hint.
-    pub(crate) kind: u8,
+    pub(crate) key: ClassKey,
     pub(crate) priority: Priority,
     pub(crate) tenant: u16,
     /// 0: none.
@@ -26,7 +56,7 @@ pub(crate) struct Tag {
 impl Tag {
     /// Of requests that nobody classified.
     pub(crate) const NONE: Self = Self {
-        kind: 0,
+        key: ClassKey::new(0, false),
         priority: Priority::Normal,
         tenant: 0,
         hint_kib: 0,
@@ -41,10 +71,10 @@ impl Tag {
     /// All of it in one word, as it lies in memory: compared at once.
     #[inline(always)]
     pub(crate) const fn bits(self) -> u64 {
-        let kind = self.kind as u64;
+        let key = self.key.0 as u64;
         let priority = (self.priority as u64) << 8;
         let tenant = (self.tenant as u64) << 16;
-        kind | priority | tenant | (self.hint_kib as u64) << 32
+        key | priority | tenant | (self.hint_kib as u64) << 32
     }
 
     /// What [`bits`](Self::bits) are of.
@@ -56,7 +86,7 @@ impl Tag {
             _ => Priority::Critical,
         };
         Self {
-            kind: bits as u8,
+            key: ClassKey(bits as u8),
             priority,
             tenant: (bits >> 16) as u16,
             hint_kib: (bits >> 32) as u32,
@@ -72,7 +102,7 @@ mod tests {
     fn a_tag_comes_back_from_its_bits() {
         for priority in Priority::ALL {
             let tag = Tag {
-                kind: 127,
+                key: ClassKey::new(63, true),
                 priority,
                 tenant: 1023,
                 hint_kib: u32::MAX,

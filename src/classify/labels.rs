@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::names::Names;
 use super::tenants::Tenants;
-use crate::class::tag::{CLASSES, Tag};
+use crate::class::tag::{CLASSES, ClassKey, Tag};
 use crate::class::{Class, Priority};
 use crate::units::MAX_KIB;
 
@@ -63,7 +63,7 @@ impl Labels {
         let hint_kib = class.cost_bytes.map_or(0, hint_kib);
         Entry {
             tag: Tag {
-                kind: self.kind(class.name, hint_kib > 0),
+                key: self.key(class.name, hint_kib > 0),
                 priority: class.priority,
                 tenant: self.tenants.number(class.tenant, class.tier),
                 hint_kib,
@@ -73,13 +73,13 @@ impl Labels {
         }
     }
 
-    pub(crate) fn kind(&self, class: &str, hinted: bool) -> u8 {
-        (self.classes.number(class) * 2) as u8 + u8::from(hinted)
+    pub(crate) fn key(&self, class: &str, is_hinted: bool) -> ClassKey {
+        ClassKey::new(self.classes.number(class), is_hinted)
     }
 
-    /// The class's name, and whether its requests have a cost hint.
-    pub(crate) fn name(&self, kind: u8) -> (&str, bool) {
-        (self.classes.name(u16::from(kind / 2)), kind % 2 == 1)
+    /// The name of the class.
+    pub(crate) fn name(&self, key: ClassKey) -> &str {
+        self.classes.name(key.class())
     }
 }
 
@@ -99,8 +99,10 @@ mod tests {
         let plain = labels.entry(&Class::new("render"));
         let sized = labels.entry(&Class::new("render").cost(1500));
         assert_eq!((plain.tag.hint_kib, sized.tag.hint_kib), (0, 2));
-        assert_eq!(plain.tag.kind + 1, sized.tag.kind);
-        assert_eq!(labels.name(sized.tag.kind), ("render", true));
+        assert!(sized.tag.key.is_hinted() && !plain.tag.key.is_hinted());
+        for key in [plain.tag.key, sized.tag.key] {
+            assert_eq!(labels.name(key), "render");
+        }
         assert_eq!(labels.entry(&Class::default()).tag, Tag::NONE);
         assert_eq!(labels.entry(&Class::new("").cost(0)).tag, Tag::NONE);
     }

@@ -12,6 +12,7 @@ use super::course::Course;
 use super::kinds::{Kind, Kinds};
 use super::need::Sum;
 use super::trajectory::Marks;
+use crate::class::tag::ClassKey;
 use crate::running::brake::Running;
 use crate::running::order::Growth;
 use crate::running::{Look, Running as Requests};
@@ -39,7 +40,7 @@ pub(crate) struct Book {
     /// Only what polls show is known of requests.
     polled_alone: bool,
     /// What was computed in this look for requests that look alike.
-    alike: HashMap<(u8, (u16, u16)), Growth>,
+    alike: HashMap<(ClassKey, (u16, u16)), Growth>,
 }
 
 /// A forecast, to be checked.
@@ -205,14 +206,14 @@ impl Book {
             let age = track.course.age();
             if age >= TELLS_AFTER {
                 let unscaled = peak_bytes as f64 / look.slot.scale();
-                let kind = self.kinds.kind(usize::from(look.slot.kind()), false);
+                let kind = self.kinds.kind(look.slot.class_key(), false);
                 kind.class.cut_off(unscaled);
             }
         } else {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
             let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
             let unscaled_bytes = (peak_bytes as f64 / look.slot.scale()) as u64;
-            let kind = self.kinds.kind(usize::from(look.slot.kind()), false);
+            let kind = self.kinds.kind(look.slot.class_key(), false);
             kind.class
                 .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
             let jump = look.slot.jump().scaled(1.0 / look.slot.scale());

@@ -6,7 +6,7 @@
 
 use super::class::ClassEstimate;
 use super::need::Moments;
-use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS};
+use crate::class::tag::{CRITICAL_KIB, ClassKey, HINT_UNIT_KIB};
 use crate::running::Running;
 use crate::running::bins::{self, BINS};
 
@@ -18,7 +18,7 @@ const PEAKS: f64 = 256.0;
 #[derive(Debug)]
 pub(super) struct Kinds {
     prior_bytes: u64,
-    /// By number, as far as they have been seen; `None`: no such request has.
+    /// By key, as far as they have been seen; `None`: no such request has.
     kinds: Vec<Option<Box<Kind>>>,
     /// The mean peak of requests that ended, and from how many it is known.
     peak_bytes: f64,
@@ -68,8 +68,8 @@ impl Kinds {
     /// The configured estimate is another, for those without one of their own.
     pub(super) fn set_prior(&mut self, bytes: u64) {
         let old_bytes = std::mem::replace(&mut self.prior_bytes, bytes);
-        let plain = self.kinds.iter_mut().step_by(2).flatten();
-        plain.for_each(|kind| kind.class.replace_prior(old_bytes, bytes));
+        let classes = self.without_hint();
+        classes.for_each(|class| class.replace_prior(old_bytes, bytes));
     }
 
     /// What a request is expected to need while nothing is known of its kind.
@@ -77,16 +77,16 @@ impl Kinds {
         self.prior_bytes
     }
 
-    pub(super) fn kind(&mut self, number: usize, is_critical: bool) -> &mut Kind {
-        let prior_bytes = match (number % 2, is_critical) {
-            (1, _) => HINT_UNIT_KIB * 1024,
+    pub(super) fn kind(&mut self, key: ClassKey, is_critical: bool) -> &mut Kind {
+        let prior_bytes = match (key.is_hinted(), is_critical) {
+            (true, _) => HINT_UNIT_KIB * 1024,
             (_, true) => self.prior_bytes.min(CRITICAL_KIB * 1024),
             (_, false) => self.prior_bytes,
         };
-        if number >= self.kinds.len() {
-            self.kinds.resize_with(number + 1, || None);
+        if key.index() >= self.kinds.len() {
+            self.kinds.resize_with(key.index() + 1, || None);
         }
-        self.kinds[number].get_or_insert_with(|| {
+        self.kinds[key.index()].get_or_insert_with(|| {
             let class = ClassEstimate::new(prior_bytes);
             Box::new(Kind {
                 next: class.next(),
@@ -98,26 +98,33 @@ impl Kinds {
         })
     }
 
-    /// The kinds that have been seen, by number.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Kind)> {
-        let kinds = self.kinds.iter().enumerate();
-        kinds.filter_map(|(number, kind)| Some((number, kind.as_deref()?)))
+    /// The kinds that have been seen.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ClassKey, &Kind)> {
+        let kinds = ClassKey::all().zip(&self.kinds);
+        kinds.filter_map(|(key, kind)| Some((key, kind.as_deref()?)))
+    }
+
+    /// What is known of those without a hint.
+    fn without_hint(&mut self) -> impl Iterator<Item = &mut ClassEstimate> {
+        let kinds = ClassKey::all().zip(&mut self.kinds);
+        let kinds = kinds.filter(|(key, _)| !key.is_hinted());
+        kinds.filter_map(|(_, kind)| Some(&mut kind.as_mut()?.class))
     }
 
     /// The kinds of the requests seen lately, with the share of each.
-    pub(super) fn mix(&self) -> impl Iterator<Item = (usize, &Kind, f64)> {
+    pub(super) fn mix(&self) -> impl Iterator<Item = (ClassKey, &Kind, f64)> {
         let all: f64 = self.iter().map(|(_, kind)| kind.recent).sum();
         let seen = self.iter().filter(|(_, kind)| kind.recent > 0.0);
-        seen.map(move |(number, kind)| (number, kind, kind.recent / all))
+        seen.map(move |(key, kind)| (key, kind, kind.recent / all))
     }
 
     pub(super) fn learn_unseen(&mut self, running: &Running) {
         let mut totals = Box::new([0; BINS]);
-        for number in 0..KINDS {
-            if !running.finished(number, &mut totals) {
+        for key in ClassKey::all() {
+            if !running.finished(key, &mut totals) {
                 continue;
             }
-            let kind = self.kind(number, running.is_critical(number as u8));
+            let kind = self.kind(key, running.is_critical(key));
             let mut seen = (0.0, 0.0);
             for (bin, (total, before)) in totals.iter().zip(kind.unseen.iter()).enumerate() {
                 let more = f64::from(total.wrapping_sub(*before));
@@ -162,15 +169,15 @@ impl Kinds {
 
     /// What requests without a hint need beside what their accounts show.
     pub(super) fn set_hidden(&mut self, bytes: f64) {
-        let plain = self.kinds.iter_mut().step_by(2).flatten();
-        plain.for_each(|kind| kind.class.set_hidden(bytes));
+        self.without_hint()
+            .for_each(|class| class.set_hidden(bytes));
     }
 
     /// What another process has learned of requests without a hint cannot be more than the
     /// limit.
     pub(super) fn bound_loaded(&mut self, limit_bytes: f64) {
-        let plain = self.kinds.iter_mut().step_by(2).flatten();
-        plain.for_each(|kind| kind.class.bound_loaded(limit_bytes));
+        let classes = self.without_hint();
+        classes.for_each(|class| class.bound_loaded(limit_bytes));
     }
 
     /// All requests in flight have been looked at.

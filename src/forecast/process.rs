@@ -18,6 +18,7 @@ use super::kinds::Kind;
 use super::need::{Moments, Sum};
 use super::retained::Retained;
 use super::usage::UsageEstimate;
+use crate::class::tag::ClassKey;
 use crate::running::Running;
 use crate::running::order::STEPS;
 use kept::Told;
@@ -292,17 +293,17 @@ impl Forecast {
     /// What the next request of each kind is to reserve: its mean, and by how much it
     /// widens the margin; and what it is known to need at least, 0 until such requests
     /// have been seen. Without accounting no kinds are told apart.
-    pub(crate) fn by_kind(&self) -> impl Iterator<Item = (usize, u64, u64)> {
+    pub(crate) fn by_kind(&self) -> impl Iterator<Item = (ClassKey, u64, u64)> {
         self.book.iter().flat_map(move |book| {
-            book.kinds().iter().map(move |(number, kind)| {
-                let (request_bytes, low_bytes) = self.of_kind(book, number, kind);
-                (number, request_bytes, low_bytes)
+            book.kinds().iter().map(move |(key, kind)| {
+                let (request_bytes, low_bytes) = self.of_kind(book, key, kind);
+                (key, request_bytes, low_bytes)
             })
         })
     }
 
-    fn of_kind(&self, book: &Book, number: usize, kind: &Kind) -> (u64, u64) {
-        let plain = number % 2 == 0;
+    fn of_kind(&self, book: &Book, key: ClassKey, kind: &Kind) -> (u64, u64) {
+        let plain = !key.is_hinted();
         let request_bytes = self.bytes_of(book, kind.class.next(), plain);
         let low_bytes = kind.class.low_bytes() + self.hidden_low_bytes(plain);
         // Sizes are known by their bins: the least is no more than what is expected.
@@ -330,8 +331,8 @@ impl Forecast {
             return self.unseen();
         };
         let (mut bytes, mut low_bytes) = (0.0, u64::MAX);
-        for (number, kind, share) in book.kinds().mix() {
-            let (request, low) = self.of_kind(book, number, kind);
+        for (key, kind, share) in book.kinds().mix() {
+            let (request, low) = self.of_kind(book, key, kind);
             bytes += request as f64 * kind.scale() * share;
             low_bytes = low_bytes.min((low as f64 * kind.scale()) as u64);
         }
@@ -342,7 +343,7 @@ impl Forecast {
         let first = book.kinds().iter().next();
         first.map_or_else(
             || self.unseen(),
-            |(number, kind)| self.of_kind(book, number, kind),
+            |(key, kind)| self.of_kind(book, key, kind),
         )
     }
 

@@ -240,5 +240,5 @@ fn names_of_long_ago_leave_room_for_those_of_today() {
     forecast.load(&state.estimates, &labels);
     let saved = forecast.save(&labels);
     assert!(saved.classes.len() <= 32 && saved.classes.contains_key("199"));
-    assert_eq!(labels.name(labels.kind("new", false)).0, "new");
+    assert_eq!(labels.name(labels.key("new", false)), "new");
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use super::controller::Controller;
 use super::permit::Permit;
 use super::scope::Scope;
+use crate::class::tag::ClassKey;
 use crate::running::Slot;
 use crate::running::brake::Taken;
 use crate::telemetry::logs::RequestSpan;
@@ -54,7 +55,7 @@ struct Paused {
     slot: &'static Slot,
     /// Of the requests that had the slot, its own.
     generation: u32,
-    kind: u8,
+    key: ClassKey,
     /// Where it waits for room to grow into; `None`: it went on.
     place: Option<usize>,
     /// In which it was first.
@@ -67,7 +68,7 @@ impl Paused {
             controller,
             slot,
             generation: slot.generation(),
-            kind: slot.kind(),
+            key: slot.class_key(),
             place: None,
             span: None,
         }
@@ -83,7 +84,7 @@ impl Paused {
         if let Some(place) = self.place.take() {
             let now = self.controller.sampler.now();
             let ms = self.controller.brake.unpark(place, now);
-            self.controller.counters.tally.paused(self.kind, ms);
+            self.controller.counters.tally.paused(self.key, ms);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::lanes::LANES;
 use super::shares::{TenantAccount, TenantTable};
 use super::word::{Caps, MAX_COUNT};
 use crate::class::Priority;
-use crate::class::tag::{CRITICAL_KIB, HINT_UNIT_KIB, KINDS, Tag};
+use crate::class::tag::{CRITICAL_KIB, ClassKey, HINT_UNIT_KIB, Tag};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::units::MAX_KIB;
 
@@ -214,7 +214,7 @@ impl Bounds {
     /// What a request is estimated to ask for.
     #[inline(always)]
     pub(crate) fn estimate(&self, tag: Tag) -> Ask {
-        let kind = usize::from(tag.kind);
+        let kind = tag.key.index();
         let Some(estimate) = self.estimates.get(kind).or_else(|| self.more(kind)) else {
             return self.unseen_estimate(tag);
         };
@@ -254,11 +254,15 @@ impl Bounds {
     }
 
     /// What requests of a kind are estimated to ask for, at the least 1 KiB.
-    pub(crate) fn set_estimate(&self, kind: usize, kib: u64, low_kib: u64) {
-        let made = || (FIRST_KINDS..KINDS).map(|_| Estimate::default()).collect();
-        let estimate = match self.estimates.get(kind) {
+    pub(crate) fn set_estimate(&self, key: ClassKey, kib: u64, low_kib: u64) {
+        let made = || {
+            (FIRST_KINDS..ClassKey::COUNT)
+                .map(|_| Estimate::default())
+                .collect()
+        };
+        let estimate = match self.estimates.get(key.index()) {
             Some(estimate) => estimate,
-            None => &self.more_estimates.get_or_init(made)[kind - FIRST_KINDS],
+            None => &self.more_estimates.get_or_init(made)[key.index() - FIRST_KINDS],
         };
         estimate.set(kib, low_kib);
     }

@@ -3,6 +3,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::*;
 use crate::class::Priority;
+use crate::class::tag::ClassKey;
 use crate::units::MAX_KIB;
 
 const MANY: Terms = most(1 << 20);
@@ -266,7 +267,7 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
     let join = || Ticket::join(&limiter, &bounds, Need::Estimated(Tag::NONE), MANY).unwrap();
     let (_first, _second) = (join(), join());
     // Requests turn out to be smaller.
-    bounds.set_estimate(0, 10, 10);
+    bounds.set_estimate(Tag::NONE.key, 10, 10);
     limiter.pump();
     assert_eq!(limiter.reserved(), InUse::new(false, 3, 100));
 }
@@ -274,10 +275,11 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
 #[test]
 fn what_requests_with_a_hint_ask_for_follows_their_hints() {
     let bounds = Bounds::new(GuardCount::InWord, Arc::default());
-    bounds.set_estimate(1, 100, 50);
+    let key = ClassKey::new(0, true);
+    bounds.set_estimate(key, 100, 50);
     let estimated = |hint_mib: u32| {
         let ask = bounds.estimate(Tag {
-            kind: 1,
+            key,
             hint_kib: hint_mib << 10,
             ..Tag::NONE
         });

@@ -140,12 +140,12 @@ fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
     const LARGE: u64 = 250 << 20;
     let running = Running::new();
     let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
-    running.set_jump(0, LARGE as f64, None);
+    running.set_jump(Tag::NONE.key, LARGE as f64, None);
     assert_eq!(running.jump_bytes(slot), LARGE);
     slot.grew(LARGE);
     // Nobody has seen what follows.
     assert_eq!(running.jump_bytes(slot), LARGE);
-    running.set_jump(0, LARGE as f64, Some(2.0 * MIB as f64));
+    running.set_jump(Tag::NONE.key, LARGE as f64, Some(2.0 * MIB as f64));
     assert_eq!(running.jump_bytes(slot), 2 << 20);
     // Until it does.
     slot.grew(16 << 20);

@@ -36,7 +36,7 @@ use slot::{
 pub(crate) use slot::{Account, Holdings, Jump, Slot};
 
 use crate::class::Priority;
-use crate::class::tag::{KINDS, Tag};
+use crate::class::tag::{ClassKey, Tag};
 use crate::sync::sharded::{ByShard, OWNED_SHARDS, shard};
 use bins::BINS;
 use slots::Shard;
@@ -63,7 +63,7 @@ pub(crate) struct Running {
     /// Each is made when its thread is first served.
     shards: ByShard<Shard>,
     /// A bit for each kind that had critical requests.
-    critical: [AtomicU64; KINDS / 64],
+    critical: [AtomicU64; ClassKey::COUNT / 64],
     /// By kind of request; made when the first is known.
     jumps: OnceLock<Box<[Jumps]>>,
 }
@@ -72,7 +72,7 @@ impl Running {
     pub(crate) fn new() -> Self {
         Self {
             shards: ByShard::default(),
-            critical: [const { AtomicU64::new(0) }; KINDS / 64],
+            critical: [const { AtomicU64::new(0) }; ClassKey::COUNT / 64],
             jumps: OnceLock::new(),
         }
     }
@@ -87,9 +87,9 @@ impl Running {
     pub(crate) fn take(&self, reserved_kib: u64, tag: Tag, now: Duration) -> Option<&Slot> {
         let number = shard();
         let slot = self.shards.of(number).take(number)?;
-        if tag.priority == Priority::Critical && !self.is_critical(tag.kind) {
-            let bit = 1 << (tag.kind % 64);
-            self.critical[usize::from(tag.kind) / 64].fetch_or(bit, Ordering::Relaxed);
+        if tag.priority == Priority::Critical && !self.is_critical(tag.key) {
+            let bit = 1 << (tag.key.index() % 64);
+            self.critical[tag.key.index() / 64].fetch_or(bit, Ordering::Relaxed);
         }
         slot.begin(reserved_kib, tag, now.as_millis() as u32);
         Some(slot)
@@ -97,10 +97,10 @@ impl Running {
 
     /// Polls of this kind of requests are seen to add so much; and so much after one that
     /// is about as large, if that is known.
-    pub(crate) fn set_jump(&self, kind: usize, bytes: f64, later_bytes: Option<f64>) {
+    pub(crate) fn set_jump(&self, key: ClassKey, bytes: f64, later_bytes: Option<f64>) {
         let kib = |bytes: f64| (bytes / 1024.0).max(1.0) as u32;
-        let made = || (0..KINDS).map(|_| Jumps::default()).collect();
-        let jumps = &self.jumps.get_or_init(made)[kind];
+        let made = || (0..ClassKey::COUNT).map(|_| Jumps::default()).collect();
+        let jumps = &self.jumps.get_or_init(made)[key.index()];
         jumps.largest.store(kib(bytes), Ordering::Relaxed);
         let later_kib = later_bytes.map_or(0, |bytes| kib(bytes).saturating_add(1));
         jumps.later.store(later_kib, Ordering::Relaxed);
@@ -118,7 +118,7 @@ impl Running {
         let Some(jumps) = self.jumps.get() else {
             return slot.jump_bytes(JumpOfKind::default());
         };
-        let jumps = &jumps[usize::from(slot.kind())];
+        let jumps = &jumps[slot.class_key().index()];
         let known = |kib: &AtomicU32| match kib.load(Ordering::Relaxed) {
             0 => None,
             kib => Some(kib),
@@ -130,9 +130,9 @@ impl Running {
     }
 
     /// Of this kind there were critical requests.
-    pub(crate) fn is_critical(&self, kind: u8) -> bool {
-        let bits = self.critical[usize::from(kind) / 64].load(Ordering::Relaxed);
-        bits & (1 << (kind % 64)) != 0
+    pub(crate) fn is_critical(&self, key: ClassKey) -> bool {
+        let bits = self.critical[key.index() / 64].load(Ordering::Relaxed);
+        bits & (1 << (key.index() % 64)) != 0
     }
 
     /// A request is over.
@@ -153,7 +153,7 @@ impl Running {
             if flags & (CANCELLED | ABANDONED | DECLARED | STAGED) == 0 && peak_bytes > 0 {
                 // As it would be with the unit for its hint.
                 let unscaled = (peak_bytes as f64 / slot.scale()) as u64;
-                self.count(slot.kind(), unscaled);
+                self.count(slot.class_key(), unscaled);
             }
             self.free(slot);
         } else {
@@ -174,11 +174,11 @@ impl Running {
         self.end(slot);
     }
 
-    fn count(&self, kind: u8, peak_bytes: u64) {
+    fn count(&self, key: ClassKey, peak_bytes: u64) {
         let number = shard();
-        let made = || (0..KINDS).map(|_| OnceLock::new()).collect();
+        let made = || (0..ClassKey::COUNT).map(|_| OnceLock::new()).collect();
         let by_kind = self.shards.of(number).finished.get_or_init(made);
-        let counts = by_kind[usize::from(kind)]
+        let counts = by_kind[key.index()]
             .get_or_init(|| Box::new(Finished([const { AtomicU32::new(0) }; BINS])));
         let count = &counts.0[bins::of(peak_bytes)];
         if number < OWNED_SHARDS {
@@ -192,13 +192,13 @@ impl Running {
 
     /// How many requests of one kind ended unseen so far, by the bin of their peak.
     /// `false`: none ever did.
-    pub(crate) fn finished(&self, kind: usize, totals: &mut [u32; BINS]) -> bool {
+    pub(crate) fn finished(&self, key: ClassKey, totals: &mut [u32; BINS]) -> bool {
         let by_kind = self
             .shards
             .all()
             .filter_map(|(_, shard)| shard.finished.get());
         let mut any = false;
-        for finished in by_kind.filter_map(|by_kind| by_kind[kind].get()) {
+        for finished in by_kind.filter_map(|by_kind| by_kind[key.index()].get()) {
             if !std::mem::replace(&mut any, true) {
                 totals.fill(0);
             }

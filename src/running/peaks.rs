@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Running;
 use super::slot::{DECLARED, NEW, SEEN, Slot};
+use crate::class::tag::ClassKey;
 
 impl Running {
     /// Kinds and peaks of those in flight, the largest first and so many at most. Peaks
@@ -11,7 +12,7 @@ impl Running {
     ///
     /// Not those whose need was declared or whose work has not begun: they say nothing
     /// about others.
-    pub(crate) fn peaks(&self, most: usize) -> Vec<(u8, u64)> {
+    pub(crate) fn peaks(&self, most: usize) -> Vec<(ClassKey, u64)> {
         let slots = self.shards.all().flat_map(|(_, shard)| shard.taken());
         let mut peaks: Vec<_> = slots.filter_map(|(_, slot)| slot.peak()).collect();
         peaks.sort_unstable_by_key(|&(peak_bytes, _)| std::cmp::Reverse(peak_bytes));
@@ -22,13 +23,13 @@ impl Running {
 
 impl Slot {
     /// The request's peak; and its kind, with the peak for the unit.
-    fn peak(&self) -> Option<(u64, (u8, u64))> {
+    fn peak(&self) -> Option<(u64, (ClassKey, u64))> {
         let state = self.state.load(Ordering::Acquire);
-        let (kind, scale, peak_bytes) = (self.kind(), self.scale(), self.peak_bytes());
+        let (key, scale, peak_bytes) = (self.class_key(), self.scale(), self.peak_bytes());
         let counts = matches!(state, NEW | SEEN) && !self.is(DECLARED) && !self.is_staged();
         // Another request may have come meanwhile: of another kind, it would be told wrong.
-        let same = kind == self.kind();
+        let same = key == self.class_key();
         let unscaled = (peak_bytes as f64 / scale) as u64;
-        (counts && same && unscaled > 0).then_some((peak_bytes, (kind, unscaled)))
+        (counts && same && unscaled > 0).then_some((peak_bytes, (key, unscaled)))
     }
 }

@@ -12,7 +12,7 @@ use holding::Holding;
 
 use std::task::Waker;
 
-use crate::class::tag::{HINT_UNIT_KIB, Tag};
+use crate::class::tag::{ClassKey, HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 
@@ -212,8 +212,8 @@ impl Slot {
     }
 
     /// Of which kind it is.
-    pub(crate) fn kind(&self) -> u8 {
-        self.tag().kind
+    pub(crate) fn class_key(&self) -> ClassKey {
+        self.tag().key
     }
 
     /// By how much it is larger than a request of its kind whose hint is the unit; 1

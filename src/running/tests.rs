@@ -37,7 +37,7 @@ fn a_request_that_no_look_found_is_counted_by_its_peak() {
     slot.charge(-(5 << 20), 0);
     running.end(slot);
     let mut totals = [0; BINS];
-    running.finished(0, &mut totals);
+    running.finished(Tag::NONE.key, &mut totals);
     assert_eq!(totals[bins::of(5 << 20)], 1);
     assert_eq!(looks(&running), []);
 }
@@ -92,7 +92,7 @@ fn threads_take_and_end_slots_while_looks_go_on() {
         seen.fetch_add(usize::from(look.ended), Ordering::Relaxed);
     });
     let mut totals = [0; BINS];
-    running.finished(0, &mut totals);
+    running.finished(Tag::NONE.key, &mut totals);
     let counted: u32 = totals.iter().sum();
     assert_eq!(counted as usize + seen.into_inner(), 20_000);
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::class::Priority;
-use crate::class::tag::{CLASSES, Tag};
+use crate::class::tag::{CLASSES, ClassKey, Tag};
 use crate::error::Reason;
 use crate::sync::sharded::ShardedCounter;
 
@@ -47,7 +47,7 @@ pub(crate) struct Entry {
 }
 
 fn sort(tag: Tag) -> usize {
-    usize::from(tag.kind / 2) * PRIORITIES + tag.priority.place()
+    usize::from(tag.key.class()) * PRIORITIES + tag.priority.place()
 }
 
 impl Tally {
@@ -86,11 +86,11 @@ impl Tally {
     }
 
     /// A request of this kind was paused for so long.
-    pub(crate) fn paused(&self, kind: u8, ms: u64) {
+    pub(crate) fn paused(&self, key: ClassKey, ms: u64) {
         let by_class = self
             .paused_ms
             .get_or_init(|| Box::new([const { AtomicU64::new(0) }; CLASSES]));
-        by_class[usize::from(kind / 2)].fetch_add(ms, Ordering::Relaxed);
+        by_class[usize::from(key.class())].fetch_add(ms, Ordering::Relaxed);
     }
 
     fn at(&self, sort: usize) -> &Sort {
@@ -151,11 +151,14 @@ mod tests {
     fn what_nobody_classified_is_what_is_left() {
         let tally = Tally::default();
         let report = Tag {
-            kind: 4,
+            key: ClassKey::new(2, false),
             priority: Priority::Low,
             ..Tag::NONE
         };
-        let sized = Tag { kind: 5, ..report };
+        let sized = Tag {
+            key: ClassKey::new(2, true),
+            ..report
+        };
         let of_a_tenant = Tag {
             tenant: 7,
             ..Tag::NONE

@@ -45,9 +45,8 @@ impl Book {
             }
             return;
         }
-        let number = look.slot.kind();
-        let critical = running.is_critical(number);
-        let kind = self.kinds.kind(usize::from(number), critical);
+        let key = look.slot.class_key();
+        let kind = self.kinds.kind(key, running.is_critical(key));
         let mut track = known.unwrap_or_else(|| Track::begin(kind, now));
         sums.reserved_kib += look.held.reserved_kib;
         sums.held_bytes += look.held.held_bytes as f64;
@@ -78,7 +77,7 @@ impl Book {
         now: Duration,
         sums: &mut Sums,
     ) {
-        let number = look.slot.kind();
+        let key = look.slot.class_key();
         let scale = look.slot.scale();
         let is_new = track.serial == 0;
         let seen = track.see(look, now);
@@ -86,12 +85,12 @@ impl Book {
             self.serial += 1;
             track.serial = self.serial;
         }
-        let kind = self.kinds.kind(usize::from(number), false);
+        let kind = self.kinds.kind(key, false);
         if is_new {
             kind.saw(1.0, scale);
         }
         let as_others = kind.class.predict(&seen);
-        let alike = self.alike.entry((number, alike(seen.age, seen.held_bytes)));
+        let alike = self.alike.entry((key, alike(seen.age, seen.held_bytes)));
         let growth = *alike.or_insert_with(|| kind.class.growth(&seen, as_others.bytes));
         let expected = expect(kind, track, look, &seen, as_others, growth);
         teach_jump(kind, look, running);
@@ -190,8 +189,8 @@ fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
     class.saw_jump(look.slot.jump().scaled(1.0 / look.slot.scale()));
     if let Some(jump_bytes) = class.jump_bytes() {
         let later_bytes = class.later_jump_bytes().map(|bytes| bytes * kind_scale);
-        let number = usize::from(look.slot.kind());
-        running.set_jump(number, jump_bytes * kind_scale, later_bytes);
+        let key = look.slot.class_key();
+        running.set_jump(key, jump_bytes * kind_scale, later_bytes);
     }
 }
 

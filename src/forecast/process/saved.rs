@@ -13,13 +13,12 @@ impl Forecast {
             return record;
         };
         record.margin_deviations = Some(book.calibration.deviations());
-        for (number, kind) in book.kinds().iter() {
-            let (name, hinted) = labels.name(number as u8);
-            let classes = match hinted {
+        for (key, kind) in book.kinds().iter() {
+            let classes = match key.is_hinted() {
                 true => &mut record.hinted_classes,
                 false => &mut record.classes,
             };
-            classes.insert(name.to_owned(), kind.class.save());
+            classes.insert(labels.name(key).to_owned(), kind.class.save());
         }
         record
     }
@@ -32,8 +31,8 @@ impl Forecast {
                 for (hinted, classes) in record.by_hint() {
                     for (name, class) in classes {
                         if names.contains(&**name) {
-                            let kind = usize::from(labels.kind(name, hinted));
-                            book.kinds_mut().kind(kind, false).class.load(class);
+                            let key = labels.key(name, hinted);
+                            book.kinds_mut().kind(key, false).class.load(class);
                         }
                     }
                 }
@@ -57,8 +56,8 @@ impl Forecast {
             return;
         };
         for request in cut_off {
-            let kind = labels.kind(&request.class, request.hinted);
-            let kind = book.kinds_mut().kind(usize::from(kind), false);
+            let key = labels.key(&request.class, request.hinted);
+            let kind = book.kinds_mut().kind(key, false);
             kind.class.at_least(request.bytes);
         }
         self.is_bounded = false;

@@ -227,7 +227,7 @@ mod tests {
             let labels = &layer.guard().controller.labels;
             let name = format!("class {number}");
             let entry = labels.entry(&Class::new(name.clone()));
-            assert_eq!(labels.name(entry.tag.kind).0, name);
+            assert_eq!(labels.name(entry.tag.key), name);
         }
     }
 

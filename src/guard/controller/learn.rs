@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Controller, Event};
+use crate::class::tag::Tag;
 use crate::forecast::{Evidence, Forecast};
 use crate::limiter::OpenBodies;
 use crate::memory::{Detail, Sample};
@@ -64,14 +65,15 @@ impl Controller {
 
     /// What requests ask for from here on.
     pub(super) fn publish_estimates(&self, forecast: &Forecast) {
-        for (kind, bytes, low_bytes) in forecast.by_kind() {
-            self.bounds.set_estimate(kind, kib(bytes), low_bytes / 1024);
+        for (key, bytes, low_bytes) in forecast.by_kind() {
+            self.bounds.set_estimate(key, kib(bytes), low_bytes / 1024);
         }
         let (bytes, low_bytes) = forecast.unseen();
         self.bounds.set_unseen(kib(bytes), low_bytes / 1024);
         if !self.accounted {
             // No kinds are told apart: the first is found sooner.
-            self.bounds.set_estimate(0, kib(bytes), low_bytes / 1024);
+            self.bounds
+                .set_estimate(Tag::NONE.key, kib(bytes), low_bytes / 1024);
         }
     }
 }

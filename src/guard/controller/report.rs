@@ -99,7 +99,7 @@ impl Controller {
         let Some(suppressed) = self.pause_lines.may_say(self.sampler.tick()) else {
             return;
         };
-        let (class, _) = self.labels.name(tag.kind);
+        let class = self.labels.name(tag.key);
         let outcome = outcome.as_str();
         let text = format!("for {:.1} s, then {outcome}", paused.as_secs_f64());
         let of_class = if class.is_empty() { "" } else { " " };

@@ -80,13 +80,10 @@ impl Controller {
             return Vec::new();
         }
         let peaks = self.running.peaks(MOST_RUNNING).into_iter();
-        let requests = peaks.map(|(kind, peak_bytes)| {
-            let (class, hinted) = self.labels.name(kind);
-            AtLeast {
-                class: class.to_owned(),
-                hinted,
-                bytes: peak_bytes as f64,
-            }
+        let requests = peaks.map(|(key, peak_bytes)| AtLeast {
+            class: self.labels.name(key).to_owned(),
+            hinted: key.is_hinted(),
+            bytes: peak_bytes as f64,
         });
         requests.collect()
     }

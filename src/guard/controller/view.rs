@@ -83,9 +83,9 @@ impl Controller {
         let plain = control
             .forecast
             .by_kind()
-            .filter(|(kind, ..)| kind % 2 == 0);
+            .filter(|(key, ..)| !key.is_hinted());
         let mut estimates: Vec<_> = plain
-            .map(|(kind, bytes, _)| (self.labels.name(kind as u8).0, bytes))
+            .map(|(key, bytes, _)| (self.labels.name(key), bytes))
             .collect();
         if estimates.is_empty() {
             estimates.push(("", control.request_bytes));
@@ -99,9 +99,9 @@ impl Controller {
     pub(crate) fn class_needs(&self) -> Vec<(String, bool, u64, u64)> {
         let control = self.control();
         let kinds = control.forecast.by_kind();
-        let needs = kinds.map(|(kind, bytes, least_bytes)| {
-            let (class, hinted) = self.labels.name(kind as u8);
-            (class.to_owned(), hinted, bytes, least_bytes)
+        let needs = kinds.map(|(key, bytes, least_bytes)| {
+            let class = self.labels.name(key).to_owned();
+            (class, key.is_hinted(), bytes, least_bytes)
         });
         let mut needs: Vec<_> = needs.collect();
         if needs.is_empty() {
