@@ -90,7 +90,7 @@ impl Track {
             grew_at: now,
             peak_bytes: 0,
             marks: Marks::default(),
-            predicted_bytes: kind.class.learned().map(|need| need.bytes),
+            predicted_bytes: kind.profile.learned().map(|need| need.bytes),
             noted: false,
             staged: false,
             course: Course::new(),
@@ -124,18 +124,18 @@ impl Book {
     /// Enough requests have been seen to go by them.
     pub(super) fn knows(&self) -> bool {
         let mut mix = self.kinds.mix();
-        mix.any(|(_, kind, _)| kind.class.is_trusted())
+        mix.any(|(_, kind, _)| kind.profile.is_trusted())
     }
 
     /// What the next request needs, on average over the kinds that came lately.
     pub(super) fn next_bytes(&self) -> f64 {
-        let next = |kind: &Kind| kind.class.next().bytes;
+        let next = |kind: &Kind| kind.profile.next().bytes;
         self.mean(next)
     }
 
     /// The same, as far as it was seen.
     pub(super) fn seen_bytes(&self) -> f64 {
-        let seen = |kind: &Kind| kind.class.learned().map_or(0.0, |need| need.bytes);
+        let seen = |kind: &Kind| kind.profile.learned().map_or(0.0, |need| need.bytes);
         self.mean(seen)
     }
 
@@ -207,19 +207,19 @@ impl Book {
             if age >= TELLS_AFTER {
                 let unscaled = peak_bytes as f64 / look.slot.scale();
                 let kind = self.kinds.kind(look.slot.class_key(), false);
-                kind.class.cut_off(unscaled);
+                kind.profile.cut_off(unscaled);
             }
         } else {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
             let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
             let unscaled_bytes = (peak_bytes as f64 / look.slot.scale()) as u64;
             let kind = self.kinds.kind(look.slot.class_key(), false);
-            kind.class
+            kind.profile
                 .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
             let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
             let gap_ms = look.slot.growth_gap_ms();
-            kind.class.looks(track.serial, unscaled_bytes as f64);
-            kind.class.went(track.course, jump, gap_ms);
+            kind.profile.looks(track.serial, unscaled_bytes as f64);
+            kind.profile.went(track.course, jump, gap_ms);
             self.kinds.peaked(peak_bytes as f64, 1.0);
             if let Some(expected) = track.predicted_bytes {
                 self.kinds.expected(expected, unscaled_bytes as f64);

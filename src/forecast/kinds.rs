@@ -4,8 +4,8 @@
 //! as if their hint were the unit: what is learned is how much they need for each byte
 //! of it.
 
-use super::class::ClassEstimate;
 use super::need::Moments;
+use super::profile::Profile;
 use crate::class::tag::{CRITICAL_KIB, ClassKey, HINT_UNIT_KIB};
 use crate::running::Running;
 use crate::running::bins::{self, BINS};
@@ -30,7 +30,7 @@ pub(super) struct Kinds {
 
 #[derive(Debug)]
 pub(super) struct Kind {
-    pub(super) class: ClassEstimate,
+    pub(super) profile: Profile,
     /// What the next request was said to need after the look before.
     pub(super) next: Moments,
     /// Of the requests seen lately, and how large they were beside the unit.
@@ -68,8 +68,8 @@ impl Kinds {
     /// The configured estimate is another, for those without one of their own.
     pub(super) fn set_prior(&mut self, bytes: u64) {
         let old_bytes = std::mem::replace(&mut self.prior_bytes, bytes);
-        let classes = self.without_hint();
-        classes.for_each(|class| class.replace_prior(old_bytes, bytes));
+        self.without_hint()
+            .for_each(|profile| profile.replace_prior(old_bytes, bytes));
     }
 
     /// What a request is expected to need while nothing is known of its kind.
@@ -87,10 +87,10 @@ impl Kinds {
             self.kinds.resize_with(key.index() + 1, || None);
         }
         self.kinds[key.index()].get_or_insert_with(|| {
-            let class = ClassEstimate::new(prior_bytes);
+            let profile = Profile::new(prior_bytes);
             Box::new(Kind {
-                next: class.next(),
-                class,
+                next: profile.next(),
+                profile,
                 recent: 0.0,
                 scale: 1.0,
                 unseen: Box::new([0; BINS]),
@@ -105,10 +105,10 @@ impl Kinds {
     }
 
     /// What is known of those without a hint.
-    fn without_hint(&mut self) -> impl Iterator<Item = &mut ClassEstimate> {
+    fn without_hint(&mut self) -> impl Iterator<Item = &mut Profile> {
         let kinds = ClassKey::all().zip(&mut self.kinds);
         let kinds = kinds.filter(|(key, _)| !key.is_hinted());
-        kinds.filter_map(|(_, kind)| Some(&mut kind.as_mut()?.class))
+        kinds.filter_map(|(_, kind)| Some(&mut kind.as_mut()?.profile))
     }
 
     /// The kinds of the requests seen lately, with the share of each.
@@ -130,7 +130,7 @@ impl Kinds {
                 let more = f64::from(total.wrapping_sub(*before));
                 if more > 0.0 {
                     let middle_bytes = bins::middle_bytes(bin);
-                    kind.class.ended_unseen(middle_bytes, more);
+                    kind.profile.ended_unseen(middle_bytes, more);
                     seen.0 += more;
                     seen.1 += more * middle_bytes * kind.scale;
                 }
@@ -170,14 +170,14 @@ impl Kinds {
     /// What requests without a hint need beside what their accounts show.
     pub(super) fn set_hidden(&mut self, bytes: f64) {
         self.without_hint()
-            .for_each(|class| class.set_hidden(bytes));
+            .for_each(|profile| profile.set_hidden(bytes));
     }
 
     /// What another process has learned of requests without a hint cannot be more than the
     /// limit.
     pub(super) fn bound_loaded(&mut self, limit_bytes: f64) {
-        let classes = self.without_hint();
-        classes.for_each(|class| class.bound_loaded(limit_bytes));
+        self.without_hint()
+            .for_each(|profile| profile.bound_loaded(limit_bytes));
     }
 
     /// All requests in flight have been looked at.
@@ -186,8 +186,8 @@ impl Kinds {
         let left = if recent > MIXED_OVER { 0.5 } else { 1.0 };
         for kind in self.kinds.iter_mut().flatten() {
             kind.recent *= left;
-            kind.class.looked();
-            kind.next = kind.class.next();
+            kind.profile.looked();
+            kind.next = kind.profile.next();
         }
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! Nothing here opens a file or reads a clock. A [`Forecast`] is for one guard.
 //! With accounting, its book knows what each request holds ([`book`]), what requests
-//! like it went on to need ([`class`]), and how wide the margin has to be
+//! like it went on to need ([`profile`]), and how wide the margin has to be
 //! ([`calibration`]); [`usage`] then sees what accounting does not explain. Without,
 //! that is all there is.
 
 mod book;
 mod calibration;
-mod class;
 mod cohort;
 pub(crate) mod course;
 mod histogram;
@@ -17,6 +16,7 @@ mod need;
 pub(crate) mod news;
 pub(crate) mod outlook;
 mod process;
+mod profile;
 mod record;
 mod retained;
 #[cfg(test)]

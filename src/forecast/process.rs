@@ -304,8 +304,8 @@ impl Forecast {
 
     fn of_kind(&self, book: &Book, key: ClassKey, kind: &Kind) -> (u64, u64) {
         let plain = !key.is_hinted();
-        let request_bytes = self.bytes_of(book, kind.class.next(), plain);
-        let low_bytes = kind.class.low_bytes() + self.hidden_low_bytes(plain);
+        let request_bytes = self.bytes_of(book, kind.profile.next(), plain);
+        let low_bytes = kind.profile.low_bytes() + self.hidden_low_bytes(plain);
         // Sizes are known by their bins: the least is no more than what is expected.
         (request_bytes, low_bytes.min(request_bytes))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::class::SETTLED_AFTER;
+use super::profile::SETTLED_AFTER;
 use super::{Evidence, LEAST_BYTES};
 
 /// Requests seen before the configured estimate no longer counts.

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::{Book, Sums, Track};
-use crate::forecast::class::{ClassEstimate, SETTLED_AFTER, Seen};
 use crate::forecast::course::alike;
 use crate::forecast::kinds::Kind;
 use crate::forecast::need::Moments;
+use crate::forecast::profile::{Profile, SETTLED_AFTER, Seen};
 use crate::running::brake::Running;
 use crate::running::order::{Growth, Runner};
 use crate::running::{Look, Running as Requests};
@@ -89,9 +89,9 @@ impl Book {
         if is_new {
             kind.saw(1.0, scale);
         }
-        let as_others = kind.class.predict(&seen);
+        let as_others = kind.profile.predict(&seen);
         let alike = self.alike.entry((key, alike(seen.age, seen.held_bytes)));
-        let growth = *alike.or_insert_with(|| kind.class.growth(&seen, as_others.bytes));
+        let growth = *alike.or_insert_with(|| kind.profile.growth(&seen, as_others.bytes));
         let expected = expect(kind, track, look, &seen, as_others, growth);
         teach_jump(kind, look, running);
         let made = match is_new {
@@ -132,7 +132,7 @@ impl Track {
             peak_bytes: (peak_bytes as f64 / scale) as u64,
             held_bytes: (look.held.held_bytes as f64 / scale) as u64,
         };
-        ClassEstimate::mark(&mut self.marks, &seen);
+        Profile::mark(&mut self.marks, &seen);
         self.course.see(seen.age, seen.held_bytes as f32);
         seen
     }
@@ -148,7 +148,7 @@ fn expect(
     growth: Growth,
 ) -> Expected {
     let scale = look.slot.scale();
-    let class = &mut kind.class;
+    let profile = &mut kind.profile;
     // What it looks like it will hold.
     let most = growth.iter().copied().fold(0.0, f32::max);
     let looks = seen.held_bytes as f64 + f64::from(most);
@@ -157,16 +157,16 @@ fn expect(
         need.bytes = looks;
     }
     if !track.noted {
-        track.noted = class.surprise(seen.peak_bytes);
+        track.noted = profile.surprise(seen.peak_bytes);
     }
     let peak_bytes = look.held.peak_bytes as f64 / scale;
-    class.looks(track.serial, looks.max(peak_bytes));
+    profile.looks(track.serial, looks.max(peak_bytes));
     if look.slot.has_shown() {
-        class.foreseen(looks.min(peak_bytes * MOST_FORESEEN));
+        profile.foreseen(looks.min(peak_bytes * MOST_FORESEEN));
     }
     if !track.noted && seen.flat >= SETTLED_AFTER {
         track.noted = true;
-        class.settled(seen.peak_bytes);
+        profile.settled(seen.peak_bytes);
     }
     let mut need = need.scaled(scale);
     if look.has_grown() {
@@ -177,18 +177,18 @@ fn expect(
     Expected {
         need,
         growth: growth.map(|bytes| bytes * scale as f32),
-        settled: seen.flat >= look.slot.settles_after(class.gap_ms()),
-        worst_bytes: class.worst_bytes() * scale,
+        settled: seen.flat >= look.slot.settles_after(profile.gap_ms()),
+        worst_bytes: profile.worst_bytes() * scale,
     }
 }
 
 /// What its polls have added, its kind learns; and what one may add, the others.
 fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
     let kind_scale = kind.scale();
-    let class = &mut kind.class;
-    class.saw_jump(look.slot.jump().scaled(1.0 / look.slot.scale()));
-    if let Some(jump_bytes) = class.jump_bytes() {
-        let later_bytes = class.later_jump_bytes().map(|bytes| bytes * kind_scale);
+    let profile = &mut kind.profile;
+    profile.saw_jump(look.slot.jump().scaled(1.0 / look.slot.scale()));
+    if let Some(jump_bytes) = profile.jump_bytes() {
+        let later_bytes = profile.later_jump_bytes().map(|bytes| bytes * kind_scale);
         let key = look.slot.class_key();
         running.set_jump(key, jump_bytes * kind_scale, later_bytes);
     }

@@ -147,7 +147,7 @@ impl Forecast {
             .or(self.touched.as_ref())
             .is_some_and(|book| {
                 let mut mix = book.kinds().mix().peekable();
-                mix.peek().is_some() && mix.all(|(_, kind, _)| kind.class.jump_bytes().is_some())
+                mix.peek().is_some() && mix.all(|(_, kind, _)| kind.profile.jump_bytes().is_some())
             })
     }
 
@@ -222,9 +222,9 @@ impl Forecast {
         let (mut shares, mut reserved) = ([0.0; STEPS], 0.0);
         for (_, kind, share) in book.kinds().mix() {
             let weight = kind.scale() * share;
-            let next_bytes = kind.class.next().bytes;
+            let next_bytes = kind.profile.next().bytes;
             reserved += next_bytes * weight;
-            let known = kind.class.next_share().unwrap_or([1.0; STEPS]);
+            let known = kind.profile.next_share().unwrap_or([1.0; STEPS]);
             for (sum, share) in shares.iter_mut().zip(known) {
                 *sum += next_bytes * weight * f64::from(share);
             }
@@ -244,7 +244,7 @@ impl Forecast {
         let (mut sum, mut all) = (0.0, 0.0);
         for (_, kind, share) in book.kinds().mix() {
             // Until a poll has been seen to add something, all of it may come at once.
-            let jump_bytes = kind.class.jump_bytes().unwrap_or(self.limit_bytes);
+            let jump_bytes = kind.profile.jump_bytes().unwrap_or(self.limit_bytes);
             sum += jump_bytes * kind.scale() * share;
             all += share;
         }

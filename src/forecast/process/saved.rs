@@ -18,7 +18,7 @@ impl Forecast {
                 true => &mut record.hinted_classes,
                 false => &mut record.classes,
             };
-            classes.insert(labels.name(key).to_owned(), kind.class.save());
+            classes.insert(labels.name(key).to_owned(), kind.profile.save());
         }
         record
     }
@@ -32,7 +32,7 @@ impl Forecast {
                     for (name, class) in classes {
                         if names.contains(&**name) {
                             let key = labels.key(name, hinted);
-                            book.kinds_mut().kind(key, false).class.load(class);
+                            book.kinds_mut().kind(key, false).profile.load(class);
                         }
                     }
                 }
@@ -58,7 +58,7 @@ impl Forecast {
         for request in cut_off {
             let key = labels.key(&request.class, request.hinted);
             let kind = book.kinds_mut().kind(key, false);
-            kind.class.at_least(request.bytes);
+            kind.profile.at_least(request.bytes);
         }
         self.is_bounded = false;
     }

@@ -1,6 +1,6 @@
 //! How requests of a kind grow: their courses, what one poll adds, the greatest of them.
 
-use super::{ClassEstimate, Seen};
+use super::{Profile, Seen};
 use crate::forecast::course::Course;
 use crate::running::Jump;
 use crate::running::order::{Growth, STEPS};
@@ -19,7 +19,7 @@ pub(super) const MOST_BEYOND: f64 = 2.0;
 const LEAST_BEYOND: f64 = 1.1;
 const BEYOND_LEFT: f64 = 0.95;
 
-impl ClassEstimate {
+impl Profile {
     /// How a request went that has ended, and what its polls added. And how long it was at
     /// most between two polls of it that added something.
     pub(in crate::forecast) fn went(&mut self, course: Course, jump: Jump, gap_ms: u32) {

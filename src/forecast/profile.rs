@@ -1,7 +1,7 @@
 //! What requests of one kind need.
 
 #[cfg(test)]
-#[path = "class_tests.rs"]
+#[path = "profile_tests.rs"]
 mod tests;
 
 mod before;
@@ -51,7 +51,7 @@ const MOST_SEEN: f64 = 100_000.0;
 /// estimate instead (the mean for an event that has not occurred in n trials,
 /// starting from Jeffreys's prior).
 #[derive(Clone, Debug)]
-pub(crate) struct ClassEstimate {
+pub(crate) struct Profile {
     prior_bytes: f64,
     histogram: Histogram,
     trajectories: Trajectories,
@@ -96,7 +96,7 @@ pub(super) struct Seen {
     pub(super) flat: Duration,
 }
 
-impl ClassEstimate {
+impl Profile {
     pub(crate) fn new(prior_bytes: u64) -> Self {
         Self {
             prior_bytes: prior_bytes as f64,

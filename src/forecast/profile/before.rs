@@ -1,6 +1,6 @@
 //! What another process has learned, and how it is outweighed by what comes.
 
-use super::{ClassEstimate, LEAST_BYTES, MOST_SEEN, SURPRISE, TRUSTED_AFTER};
+use super::{LEAST_BYTES, MOST_SEEN, Profile, SURPRISE, TRUSTED_AFTER};
 use crate::forecast::record::ClassRecord;
 
 /// Peaks of which this many requests would have been expected by now, and none came, are
@@ -18,7 +18,7 @@ pub(super) struct Before {
     expected_bytes: f64,
 }
 
-impl ClassEstimate {
+impl Profile {
     /// Takes back what was saved; it has been [checked](crate::Estimates::check).
     pub(in crate::forecast) fn load(&mut self, record: &ClassRecord) {
         self.histogram.restore(&record.peaks);
