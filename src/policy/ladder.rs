@@ -15,7 +15,7 @@
 use super::latch::{Latch, Look};
 use super::levels::Levels;
 use super::{
-    Decision, Observation, Policy, allowance_bytes, free_bytes, limit_bytes, worst_fraction,
+    Decision, Observation, Strategy, allowance_bytes, free_bytes, limit_bytes, worst_fraction,
 };
 use crate::config::Config;
 use crate::limiter::MAX_COUNT;
@@ -65,7 +65,7 @@ fn fitting(limit_bytes: Option<u64>, request_bytes: u64) -> u32 {
     }
 }
 
-impl Policy for Ladder {
+impl Strategy for Ladder {
     fn decide(&mut self, o: &Observation<'_>) -> Decision {
         let mut pressure = self.levels.next(worst_fraction(o.levels));
         if o.stall_percent >= STALLED_PERCENT && pressure < Pressure::High {

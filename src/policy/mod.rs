@@ -1,6 +1,6 @@
 //! From a sample to what may be admitted: pure functions of their arguments.
 //!
-//! A [`Policy`] opens no file and reads no clock. It is given what was
+//! A [`Strategy`] opens no file and reads no clock. It is given what was
 //! observed, and answers with a [`Decision`] that the controller publishes to
 //! the limiter.
 
@@ -60,8 +60,8 @@ pub(crate) struct Decision {
     pub(crate) probes: Option<u32>,
 }
 
-/// Decides what may be admitted.
-pub(crate) trait Policy: Send {
+/// How a policy decides what may be admitted.
+pub(crate) trait Strategy: Send {
     /// Decides from one sample. Called in the order of time.
     fn decide(&mut self, observation: &Observation<'_>) -> Decision;
 
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn each_policy_probes_for_what_does_not_fit_and_for_nothing_that_does() {
-        type New = fn(&Config) -> Box<dyn Policy>;
+        type New = fn(&Config) -> Box<dyn Strategy>;
         let config = Config::default();
         let policies: [New; 2] = [
             |config| Box::new(Ladder::new(config)),

@@ -7,7 +7,7 @@
 
 use super::latch::{Latch, Look};
 use super::levels::Levels;
-use super::{Decision, Observation, Policy, allowance_bytes, free_bytes, worst_fraction};
+use super::{Decision, Observation, Strategy, allowance_bytes, free_bytes, worst_fraction};
 use crate::config::Config;
 use crate::limiter::MAX_COUNT;
 use crate::pressure::Pressure;
@@ -42,7 +42,7 @@ impl Predictive {
     }
 }
 
-impl Policy for Predictive {
+impl Strategy for Predictive {
     fn decide(&mut self, o: &Observation<'_>) -> Decision {
         let pressure = self.levels.next(worst_fraction(o.levels));
         let gate = pressure == Pressure::Critical;

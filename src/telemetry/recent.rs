@@ -14,7 +14,7 @@ use crate::pressure::Pressure;
 /// The oldest go when there are more.
 const KEPT: usize = 64;
 
-/// What a decision was about.
+/// What an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -35,10 +35,10 @@ pub(crate) enum EventKind {
     Closed,
 }
 
-/// One decision, and what memory was like.
+/// One of them, and what memory was like.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub(crate) struct Decision {
+pub(crate) struct Event {
     /// Rises by one with each.
     pub(crate) seq: u64,
     pub(crate) at_unix_ms: u64,
@@ -50,11 +50,11 @@ pub(crate) struct Decision {
     pub(crate) suppressed: u64,
 }
 
-/// The last decisions, oldest first.
+/// The last events, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct RecentDecisions(Mutex<VecDeque<Decision>>);
+pub(crate) struct RecentEvents(Mutex<VecDeque<Event>>);
 
-impl RecentDecisions {
+impl RecentEvents {
     pub(crate) fn push(
         &self,
         kind: EventKind,
@@ -67,12 +67,12 @@ impl RecentDecisions {
             return;
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seq = decisions.back().map_or(1, |last| last.seq + 1);
-        if decisions.len() == KEPT {
-            decisions.pop_front();
+        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seq = events.back().map_or(1, |last| last.seq + 1);
+        if events.len() == KEPT {
+            events.pop_front();
         }
-        decisions.push_back(Decision {
+        events.push_back(Event {
             seq,
             at_unix_ms: since.map_or(0, |since| since.as_millis() as u64),
             kind,
@@ -84,14 +84,14 @@ impl RecentDecisions {
     }
 
     pub(crate) fn forget(&self) {
-        let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *decisions = VecDeque::new();
+        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *events = VecDeque::new();
     }
 
     #[cfg(any(test, feature = "dashboard"))]
-    pub(crate) fn all(&self) -> Vec<Decision> {
-        let decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        decisions.iter().cloned().collect()
+    pub(crate) fn all(&self) -> Vec<Event> {
+        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        events.iter().cloned().collect()
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first() {
-        let recent = RecentDecisions::default();
+        let recent = RecentEvents::default();
         for n in 1..=KEPT + 2 {
             recent.push(EventKind::Adjusted, n.to_string(), Pressure::High, 81.0, 0);
         }

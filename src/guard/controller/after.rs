@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::report::REPORT_INTERVAL;
-use super::{Control, Controller, Event};
+use super::{Control, Controller, Notice};
 use crate::error::Reason;
 use crate::sync::foreign::{self, Code};
 
 /// What is to be said and done once no lock is held.
 pub(super) struct News {
-    events: Vec<Event>,
+    notices: Vec<Notice>,
     publish_metrics: bool,
     new_limit: Option<Option<u64>>,
     /// Requests that may be let in past the bounds, and what is free for each.
@@ -21,14 +21,14 @@ pub(super) struct News {
 
 impl Controller {
     pub(super) fn take_news(&self, control: &mut Control, full: bool, now: Duration) -> News {
-        let events = std::mem::take(&mut control.events);
+        let notices = std::mem::take(&mut control.notices);
         let due = (control.last.published).is_none_or(|at| now >= at + REPORT_INTERVAL);
-        let publish_metrics = full && (due || !events.is_empty() || !self.sampler.in_background());
+        let publish_metrics = full && (due || !notices.is_empty() || !self.sampler.in_background());
         if publish_metrics {
             control.last.published = Some(now);
         }
         News {
-            events,
+            notices,
             publish_metrics,
             new_limit: control.new_limit.take(),
             probes: match full {
@@ -63,7 +63,7 @@ impl Controller {
             self.tidy_up(now);
         }
         self.let_probes_in(news.probes, news.free_kib);
-        self.report(news.events, news.publish_metrics, now);
+        self.report(news.notices, news.publish_metrics, now);
         news.interval
     }
 

@@ -7,13 +7,13 @@ use crate::config::{self, Config};
 use crate::forecast::Forecast;
 use crate::policy::ladder::Ladder;
 use crate::policy::predictive::Predictive;
-use crate::policy::{Decision, Policy};
+use crate::policy::{Decision, Strategy};
 use crate::pressure::Pressure;
 
 impl Control {
     /// Nothing is known yet.
     pub(super) fn new(config: &Config, accounted: bool) -> Self {
-        let policy = policy(config, accounted);
+        let strategy = strategy(config, accounted);
         let mut forecast = Forecast::new(
             config.estimated_bytes_per_request,
             config.exceedance_target,
@@ -21,9 +21,9 @@ impl Control {
         );
         forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
         forecast.set_pausing_target(config.pausing_target);
-        let base = policy.blind_concurrency();
+        let base = strategy.blind_concurrency();
         Self {
-            policy,
+            strategy,
             forecast,
             levels: Vec::new(),
             decision: Decision {
@@ -54,13 +54,13 @@ impl Control {
             sensor_errors: 0,
             said_no_limit: false,
             last: Default::default(),
-            events: Vec::new(),
+            notices: Vec::new(),
         }
     }
 }
 
 /// Who decides, as `config` has it.
-pub(super) fn policy(config: &Config, accounted: bool) -> Box<dyn Policy> {
+pub(super) fn strategy(config: &Config, accounted: bool) -> Box<dyn Strategy> {
     match config.decided_policy() {
         config::Policy::Predictive => Box::new(Predictive::new(config, accounted)),
         _ => Box::new(Ladder::new(config)),

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Control, Controller, Event};
+use super::{Control, Controller, Notice};
 use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::limiter::Caps;
@@ -72,7 +72,7 @@ impl Controller {
             None => {}
         }
         if from.pressure != control.decision.pressure {
-            control.events.push(Event::Adjusted { from });
+            control.notices.push(Notice::Adjusted { from });
         }
         self.show(control);
         let request_kib = control.request_bytes / 1024;
@@ -101,7 +101,7 @@ impl Controller {
         let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
         control.request_bytes = request_bytes;
         control.next_bytes = next_bytes;
-        control.decision = control.policy.decide(&Observation {
+        control.decision = control.strategy.decide(&Observation {
             now,
             levels: &control.levels,
             stall_percent: sample.stall_percent,
@@ -137,9 +137,9 @@ impl Controller {
         control.sensor_errors += 1;
         if !std::mem::replace(&mut control.blind, true) {
             let copy = io::Error::new(error.kind(), error.to_string());
-            control.events.push(Event::SensorFailed(copy));
+            control.notices.push(Notice::SensorFailed(copy));
         }
-        let base = control.policy.blind_concurrency();
+        let base = control.strategy.blind_concurrency();
         control.decision = Decision {
             pressure: if closed {
                 Pressure::Critical
@@ -219,7 +219,7 @@ impl Subscriber for Controller {
         if !shared {
             self.confirm_freed();
         }
-        let has_news = !control.events.is_empty() || control.new_limit.is_some();
+        let has_news = !control.notices.is_empty() || control.new_limit.is_some();
         Some(shared || has_news || self.limiter.waiting() > 0)
     }
 

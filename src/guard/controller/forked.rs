@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Controller, policy};
+use super::{Controller, strategy};
 use crate::config::OnSensorFailure;
 use crate::limiter::Caps;
 use crate::pressure::Pressure;
@@ -28,7 +28,7 @@ impl Controller {
     fn go_by_failure_policy(&self) {
         let config = self.config();
         let closed = config.on_sensor_failure == OnSensorFailure::Closed;
-        let most = policy(&config, self.accounted).blind_concurrency();
+        let most = strategy(&config, self.accounted).blind_concurrency();
         let pressure = match closed {
             true => Pressure::Critical,
             false => Pressure::Normal,

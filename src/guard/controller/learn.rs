@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Control, Controller, Event};
+use super::{Control, Controller, Notice};
 use crate::class::tag::Tag;
 use crate::forecast::{Evidence, Forecast};
 use crate::limiter::OpenBodies;
@@ -22,11 +22,11 @@ impl Controller {
         active: u32,
     ) {
         if std::mem::take(&mut control.blind) {
-            control.events.push(Event::SensorRecovered);
+            control.notices.push(Notice::SensorRecovered);
         }
         control.last.good_at = now;
         self.take_levels(sample, control);
-        let slack = 1.0 - control.policy.theta();
+        let slack = 1.0 - control.strategy.theta();
         let limit = limit_bytes(&control.levels).unwrap_or(0);
         let slack_bytes = (limit as f64 * slack) as u64;
         control.forecast.set_slack(slack_bytes, limit);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Control, Controller, Event};
+use super::{Control, Controller, Notice};
 use crate::memory::{MemoryLevel, Sample};
 use crate::policy::{end_bytes, kill_bytes, limit_bytes};
 
@@ -45,11 +45,11 @@ impl Controller {
         }
         match (before, after) {
             (Some(from), Some(to)) if from != to && !sample.limit_drifts => {
-                control.events.push(Event::LimitChanged { from, to });
+                control.notices.push(Notice::LimitChanged { from, to });
             }
-            (Some(_), None) => control.events.push(Event::NoLimit),
+            (Some(_), None) => control.notices.push(Notice::NoLimit),
             (None, None) if !std::mem::replace(&mut control.said_no_limit, true) => {
-                control.events.push(Event::NoLimit);
+                control.notices.push(Notice::NoLimit);
             }
             _ => {}
         }

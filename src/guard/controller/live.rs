@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::{Controller, policy};
+use super::{Controller, strategy};
 use crate::config::{Config, Mode};
 use crate::error::ConfigError;
 use crate::pressure::Pressure;
@@ -129,7 +129,7 @@ impl Controller {
         }
         {
             let mut control = self.control();
-            control.policy = policy(&config, self.accounted);
+            control.strategy = strategy(&config, self.accounted);
             control
                 .forecast
                 .set_prior(config.estimated_bytes_per_request);

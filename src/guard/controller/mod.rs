@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use beginning::policy;
+use beginning::strategy;
 use braking::Braking;
 use cancel::Cancellations;
 use critical_times::Critical;
@@ -64,12 +64,12 @@ use crate::forecast::Forecast;
 use crate::limiter::{Bounds, Caps, Limiter};
 use crate::memory::release::Release;
 use crate::memory::{Detail, MemoryLevel, MemorySource, Sampler};
-use crate::policy::{Decision, Policy};
+use crate::policy::{Decision, Strategy};
 use crate::pressure::Pressure;
 use crate::running::Running;
 use crate::running::brake::Brake;
 use crate::telemetry::logs;
-use crate::telemetry::recent::{EventKind, RecentDecisions};
+use crate::telemetry::recent::{EventKind, RecentEvents};
 use crate::telemetry::stats::Counters;
 use crate::units::{MAX_KIB, kib};
 
@@ -124,7 +124,7 @@ pub(crate) struct Controller {
     forgives_at_ms: AtomicU64,
     rejection_lines: Seldom,
     pause_lines: Seldom,
-    pub(crate) recent: RecentDecisions,
+    pub(crate) recent: RecentEvents,
     /// Keeps what is learned, if it is to be kept.
     keeper: Option<Keeper>,
     /// Held while samples are taken; whoever answers requests looks at what is shown.
@@ -137,7 +137,7 @@ pub(crate) struct Controller {
 
 /// What the samples act on.
 struct Control {
-    policy: Box<dyn Policy>,
+    strategy: Box<dyn Strategy>,
     forecast: Forecast,
     levels: Vec<MemoryLevel>,
     decision: Decision,
@@ -169,7 +169,7 @@ struct Control {
     sensor_errors: u64,
     said_no_limit: bool,
     last: Last,
-    events: Vec<Event>,
+    notices: Vec<Notice>,
 }
 
 /// The last sample, for rates.
@@ -187,7 +187,7 @@ struct Last {
 }
 
 /// What is to be said once no lock is held.
-enum Event {
+enum Notice {
     Adjusted { from: Decision },
     SensorFailed(io::Error),
     SensorRecovered,
@@ -291,7 +291,7 @@ impl Controller {
             forgives_at_ms: AtomicU64::new(0),
             rejection_lines: Seldom::default(),
             pause_lines: Seldom::default(),
-            recent: RecentDecisions::default(),
+            recent: RecentEvents::default(),
             keeper,
             shown: Mutex::new(Shown::new(&control)),
             control: Mutex::new(control),

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::shown::Shown;
-use super::{Controller, Event};
+use super::{Controller, Notice};
 use crate::class::tag::Tag;
 use crate::config::OnSensorFailure;
 use crate::error::{Reason, Rejected};
@@ -255,9 +255,9 @@ impl Controller {
         self.recent.push(kind, text, level, percent, suppressed);
     }
 
-    pub(super) fn report(&self, events: Vec<Event>, publish_metrics: bool, now: Duration) {
-        for event in events {
-            self.report_event(event);
+    pub(super) fn report(&self, notices: Vec<Notice>, publish_metrics: bool, now: Duration) {
+        for notice in notices {
+            self.say(notice);
         }
         #[cfg(feature = "metrics")]
         if publish_metrics {
@@ -266,10 +266,10 @@ impl Controller {
         let _ = (publish_metrics, now);
     }
 
-    fn report_event(&self, event: Event) {
+    fn say(&self, notice: Notice) {
         let name = self.name.as_deref();
-        match event {
-            Event::Adjusted { from } => {
+        match notice {
+            Notice::Adjusted { from } => {
                 let stats = self.stats();
                 let action = match stats.level.cmp(&from.pressure) {
                     _ if stats.level == Pressure::Critical => "reject",
@@ -296,23 +296,23 @@ impl Controller {
                 // Wakes whoever listens.
                 foreign::call(Code::Waker, || self.levels.send_replace(stats.level));
             }
-            Event::SensorFailed(error) => {
+            Notice::SensorFailed(error) => {
                 let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;
                 let counts = self.bounds.caps().count() < MAX_COUNT;
                 self.note(EventKind::SensorFailed, error.to_string(), 0);
                 logs::sensor_failed(&error, closed, counts);
             }
-            Event::SensorRecovered => {
+            Notice::SensorRecovered => {
                 self.note(EventKind::SensorRecovered, "memory is read again".into(), 0);
                 logs::sensor_recovered();
             }
-            Event::LimitChanged { from, to } => {
+            Notice::LimitChanged { from, to } => {
                 let (from, to) = (mib(from), mib(to));
                 let text = format!("from {from:.0} to {to:.0} MiB");
                 self.note(EventKind::LimitChanged, text, 0);
                 logs::limit_changed(from, to);
             }
-            Event::NoLimit => logs::no_limit(),
+            Notice::NoLimit => logs::no_limit(),
         }
     }
 }

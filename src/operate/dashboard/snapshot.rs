@@ -11,7 +11,7 @@ use crate::guard::controller::Controller;
 use crate::guard::handle::LATCHED_AFTER;
 use crate::policy::levels::thresholds;
 use crate::pressure::Pressure;
-use crate::telemetry::recent::Decision;
+use crate::telemetry::recent::Event;
 use crate::telemetry::stats::Stats;
 
 #[derive(Debug, Serialize)]
@@ -39,7 +39,7 @@ pub(super) struct Snapshot<'a> {
     classes: Vec<Class<'a>>,
     estimates: Vec<Estimate>,
     forecasts: Forecasts,
-    decisions: Vec<Decision>,
+    decisions: Vec<Event>,
 }
 
 #[derive(Debug, Serialize)]
