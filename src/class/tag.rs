@@ -1,5 +1,7 @@
 //! [`Tag`]: what a permit, and the ledger, know of a request.
 
+use std::num::NonZeroU32;
+
 use crate::class::Priority;
 
 /// Classes that are told apart, the nameless one and the one for the rest included.
@@ -49,8 +51,7 @@ pub(crate) struct Tag {
     pub(crate) key: ClassKey,
     pub(crate) priority: Priority,
     pub(crate) tenant: u16,
-    /// 0: none.
-    pub(crate) hint_kib: u32,
+    pub(crate) hint_kib: Option<NonZeroU32>,
 }
 
 impl Tag {
@@ -59,7 +60,7 @@ impl Tag {
         key: ClassKey::new(0, false),
         priority: Priority::Normal,
         tenant: 0,
-        hint_kib: 0,
+        hint_kib: None,
     };
 
     /// It is told apart from requests that nobody classified.
@@ -74,7 +75,11 @@ impl Tag {
         let key = self.key.0 as u64;
         let priority = (self.priority as u64) << 8;
         let tenant = (self.tenant as u64) << 16;
-        key | priority | tenant | (self.hint_kib as u64) << 32
+        let hint_kib = match self.hint_kib {
+            Some(kib) => kib.get(),
+            None => 0,
+        };
+        key | priority | tenant | (hint_kib as u64) << 32
     }
 
     /// What [`bits`](Self::bits) are of.
@@ -89,7 +94,7 @@ impl Tag {
             key: ClassKey(bits as u8),
             priority,
             tenant: (bits >> 16) as u16,
-            hint_kib: (bits >> 32) as u32,
+            hint_kib: NonZeroU32::new((bits >> 32) as u32),
         }
     }
 }
@@ -105,7 +110,7 @@ mod tests {
                 key: ClassKey::new(63, true),
                 priority,
                 tenant: 1023,
-                hint_kib: u32::MAX,
+                hint_kib: Some(NonZeroU32::MAX),
             };
             assert_eq!(Tag::of_bits(tag.bits()), tag);
         }

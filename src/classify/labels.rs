@@ -1,20 +1,20 @@
 //! From a request's class to numbers, which are all that admission sees of it.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use super::names::Names;
 use super::tenants::Tenants;
 use crate::class::tag::{CLASSES, ClassKey, Tag};
 use crate::class::{Class, Priority};
-use crate::units::MAX_KIB;
 
 /// A request's class as numbers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Entry {
     pub(crate) tag: Tag,
     pub(crate) deadline: Option<Duration>,
-    /// What is reserved until its body has been read; 0: all that it needs, at once.
-    pub(crate) body_kib: u64,
+    /// What is reserved until its body has been read; `None`: all that it needs, at once.
+    pub(crate) body_kib: Option<NonZeroU64>,
 }
 
 /// A class whose names may be a request's own.
@@ -60,16 +60,16 @@ impl Labels {
     /// The numbers of a class.
     pub(crate) fn entry<'a>(&self, class: impl Into<Parts<'a>>) -> Entry {
         let class = class.into();
-        let hint_kib = class.cost_bytes.map_or(0, hint_kib);
+        let hint_kib = class.cost_bytes.and_then(hint_kib);
         Entry {
             tag: Tag {
-                key: self.key(class.name, hint_kib > 0),
+                key: self.key(class.name, hint_kib.is_some()),
                 priority: class.priority,
                 tenant: self.tenants.number(class.tenant, class.tier),
                 hint_kib,
             },
             deadline: class.deadline,
-            body_kib: 0,
+            body_kib: None,
         }
     }
 
@@ -83,10 +83,10 @@ impl Labels {
     }
 }
 
-/// Up to 4 TiB; at least 1, unless there are no bytes.
-fn hint_kib(bytes: u64) -> u32 {
-    let kib = bytes.div_ceil(1024).min(MAX_KIB);
-    u32::try_from(kib).unwrap_or(u32::MAX)
+/// Up to 4 TiB. `None`: there are no bytes.
+fn hint_kib(bytes: u64) -> Option<NonZeroU32> {
+    let kib = u32::try_from(bytes.div_ceil(1024));
+    NonZeroU32::new(kib.unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -98,7 +98,10 @@ mod tests {
         let labels = Labels::new(Tenants::new(Vec::new()));
         let plain = labels.entry(&Class::new("render"));
         let sized = labels.entry(&Class::new("render").cost(1500));
-        assert_eq!((plain.tag.hint_kib, sized.tag.hint_kib), (0, 2));
+        assert_eq!(
+            (plain.tag.hint_kib, sized.tag.hint_kib),
+            (None, NonZeroU32::new(2))
+        );
         assert!(sized.tag.key.is_hinted() && !plain.tag.key.is_hinted());
         for key in [plain.tag.key, sized.tag.key] {
             assert_eq!(labels.name(key), "render");

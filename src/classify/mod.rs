@@ -7,6 +7,8 @@ mod routes;
 pub(crate) mod tenants;
 mod unclassified;
 
+use std::num::NonZeroU64;
+
 use http::Request;
 use http::header::CONTENT_LENGTH;
 use http_body::Body;
@@ -160,7 +162,7 @@ where
         let mut entry = self.rest.entry(request, labels)?;
         // Without a body there is nothing to wait for.
         if !request.body().is_end_stream() {
-            entry.body_kib = kib(self.body_bytes(request));
+            entry.body_kib = NonZeroU64::new(kib(self.body_bytes(request)));
         }
         Some(entry)
     }

@@ -53,8 +53,8 @@ struct Made {
 /// A request in flight.
 #[derive(Clone, Debug)]
 struct Track {
-    /// Counted from when its memory was first seen; 0: it was not yet.
-    serial: u64,
+    /// Counted from when its memory was first seen. `None`: it was not yet.
+    serial: Option<u64>,
     /// What it was last expected to need.
     expected_bytes: f64,
     first_seen: Duration,
@@ -84,7 +84,7 @@ struct Case {
 impl Track {
     fn begin(kind: &Kind, now: Duration) -> Self {
         Self {
-            serial: 0,
+            serial: None,
             expected_bytes: 0.0,
             first_seen: now,
             grew_at: now,
@@ -187,9 +187,10 @@ impl Book {
 
     fn ended(&mut self, track: Track, look: &Look<'_>) {
         let peak_bytes = look.held.peak_bytes;
-        if track.serial == 0 || look.is_declared() || look.is_staged() {
+        let teaches = !(look.is_declared() || look.is_staged());
+        let Some(serial) = track.serial.filter(|_| teaches) else {
             return;
-        }
+        };
         let cut_short = look.was_cut_short();
         // What it would have come to is not known: as it was expected.
         let final_bytes = match cut_short {
@@ -197,7 +198,7 @@ impl Book {
             false => peak_bytes as f64,
         };
         for case in &mut self.cases {
-            if track.serial <= case.serial {
+            if serial <= case.serial {
                 case.made.in_flight = case.made.in_flight.saturating_sub(1);
                 case.peaks += final_bytes;
             }
@@ -218,7 +219,7 @@ impl Book {
                 .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
             let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
             let gap_ms = look.slot.growth_gap_ms();
-            kind.profile.looks(track.serial, unscaled_bytes as f64);
+            kind.profile.looks(serial, unscaled_bytes as f64);
             kind.profile.went(track.course, jump, gap_ms);
             self.kinds.peaked(peak_bytes as f64, 1.0);
             if let Some(expected) = track.predicted_bytes {

@@ -34,8 +34,8 @@ pub(super) struct Cohort {
 
 #[derive(Clone, Copy, Debug)]
 struct Member {
-    /// 0: nobody has seen it run.
-    serial: u64,
+    /// `None`: nobody has seen it run.
+    serial: Option<u64>,
     bytes: f64,
 }
 
@@ -43,6 +43,7 @@ impl Cohort {
     /// A request with this number, greater than those before, looks as if it will need so
     /// much. Called again as more of it is seen.
     pub(super) fn see(&mut self, serial: u64, bytes: f64) {
+        let serial = Some(serial);
         let mut newest_first = self.recent.iter_mut().rev();
         if let Some(member) = newest_first.find(|member| member.serial == serial) {
             self.changed |= member.bytes != bytes;
@@ -55,7 +56,10 @@ impl Cohort {
     /// So many requests that nobody saw run had this peak.
     pub(super) fn add_unseen(&mut self, bytes: f64, count: f64) {
         for _ in 0..(count as usize).min(MOST) {
-            self.push(Member { serial: 0, bytes });
+            self.push(Member {
+                serial: None,
+                bytes,
+            });
         }
     }
 

@@ -26,11 +26,11 @@ impl Request {
     #[inline]
     pub(crate) fn first(entry: Entry) -> Self {
         match entry.body_kib {
-            0 => entry.into(),
-            kib => Self {
+            None => entry.into(),
+            Some(kib) => Self {
                 need: Need::Known(Ask {
-                    kib,
-                    low_kib: kib,
+                    kib: kib.get(),
+                    low_kib: kib.get(),
                     tag: entry.tag,
                 }),
                 deadline: entry.deadline,

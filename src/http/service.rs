@@ -142,9 +142,9 @@ where
             Some(outer) if outer.covers(controller) => Some(outer.clone()),
             _ => None,
         };
-        if entry.body_kib > 0 && (outer.is_some() || staged::of(&request).is_some()) {
+        if entry.body_kib.is_some() && (outer.is_some() || staged::of(&request).is_some()) {
             // Another guard has its bytes, or stages it.
-            entry.body_kib = 0;
+            entry.body_kib = None;
         }
         let admission = match outer {
             None => {

@@ -180,9 +180,9 @@ impl Limiter {
         if !matches!(queue.waiters[key].state, State::Waiting) || lane(need) <= CRITICAL {
             return None;
         }
-        let deadline_ms = terms.deadline.as_millis() as u64;
-        let least_ms = queue.least_wait_ms(key);
-        if least_ms > deadline_ms && !queue.is_newest_first(key, self.now_ms()) {
+        let too_long = |least_ms| Duration::from_millis(least_ms) > terms.deadline;
+        let is_too_long = queue.least_wait_ms(key).is_some_and(too_long);
+        if is_too_long && !queue.is_newest_first(key, self.now_ms()) {
             return Some(Reason::WaitTooLong);
         }
         if self.waiting_for(&queue.waiters[key].bounds) <= terms.most_waiting {

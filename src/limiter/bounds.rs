@@ -223,10 +223,10 @@ impl Bounds {
             return self.unseen_estimate(tag);
         }
         let low_kib = estimate.low_kib.load(Ordering::Relaxed);
-        if tag.hint_kib == 0 {
+        let Some(hint_kib) = tag.hint_kib else {
             return Ask { kib, low_kib, tag };
-        }
-        let scaled = |kib: u64| kib.saturating_mul(u64::from(tag.hint_kib)) / HINT_UNIT_KIB;
+        };
+        let scaled = |kib: u64| kib.saturating_mul(u64::from(hint_kib.get())) / HINT_UNIT_KIB;
         Ask {
             kib: scaled(kib).clamp(1, MAX_KIB),
             low_kib: scaled(low_kib).min(MAX_KIB),
@@ -239,15 +239,15 @@ impl Bounds {
         let kib = self.unseen.kib.load(Ordering::Relaxed).max(1);
         let low_kib = self.unseen.low_kib.load(Ordering::Relaxed);
         match (tag.hint_kib, tag.priority) {
-            (0, Priority::Critical) => Ask {
+            (None, Priority::Critical) => Ask {
                 kib: kib.min(CRITICAL_KIB),
                 low_kib: 0,
                 tag,
             },
-            (0, _) => Ask { kib, low_kib, tag },
-            (hint_kib, _) => Ask {
-                kib: u64::from(hint_kib),
-                low_kib: u64::from(hint_kib),
+            (None, _) => Ask { kib, low_kib, tag },
+            (Some(hint_kib), _) => Ask {
+                kib: u64::from(hint_kib.get()),
+                low_kib: u64::from(hint_kib.get()),
                 tag,
             },
         }

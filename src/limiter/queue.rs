@@ -159,10 +159,10 @@ impl Queue {
         at.checked_sub(1)
     }
 
-    /// What a waiter will wait at least, but for one in a hundred; 0: not known.
-    pub(super) fn least_wait_ms(&self, key: usize) -> u64 {
-        let expected_ms = self.waiters[key].expected_ms;
-        expected_ms.map_or(0, |expected| self.forecast.at_least_ms(expected))
+    /// What a waiter will wait at least, but for one in a hundred. `None`: not known.
+    pub(super) fn least_wait_ms(&self, key: usize) -> Option<u64> {
+        let expected_ms = self.waiters[key].expected_ms?;
+        Some(self.forecast.at_least_ms(expected_ms))
     }
 
     /// Joins the queue; its key.

@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -280,7 +281,7 @@ fn what_requests_with_a_hint_ask_for_follows_their_hints() {
     let estimated = |hint_mib: u32| {
         let ask = bounds.estimate(Tag {
             key,
-            hint_kib: hint_mib << 10,
+            hint_kib: NonZeroU32::new(hint_mib << 10),
             ..Tag::NONE
         });
         (ask.kib, ask.low_kib)

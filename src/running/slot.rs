@@ -220,8 +220,8 @@ impl Slot {
     /// without a hint.
     pub(crate) fn scale(&self) -> f64 {
         match self.tag().hint_kib {
-            0 => 1.0,
-            hint_kib => f64::from(hint_kib) / HINT_UNIT_KIB as f64,
+            None => 1.0,
+            Some(hint_kib) => f64::from(hint_kib.get()) / HINT_UNIT_KIB as f64,
         }
     }
 

@@ -36,7 +36,8 @@ impl Book {
                 return true;
             }
             let running = self.tracks.iter().flatten().flatten();
-            let members = running.filter(|track| track.serial > 0 && track.serial <= case.serial);
+            let members =
+                running.filter(|track| track.serial.is_some_and(|serial| serial <= case.serial));
             let peaks = case.peaks + members.map(|track| track.peak_bytes as f64).sum::<f64>();
             let needs = &case.made.needs;
             let margin_bytes = needs.margin_bytes(self.calibration.deviations());

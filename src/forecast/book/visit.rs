@@ -79,12 +79,12 @@ impl Book {
     ) {
         let key = look.slot.class_key();
         let scale = look.slot.scale();
-        let is_new = track.serial == 0;
+        let is_new = track.serial.is_none();
         let seen = track.see(look, now);
-        if is_new {
+        let serial = *track.serial.get_or_insert_with(|| {
             self.serial += 1;
-            track.serial = self.serial;
-        }
+            self.serial
+        });
         let kind = self.kinds.kind(key, false);
         if is_new {
             kind.saw(1.0, scale);
@@ -92,7 +92,7 @@ impl Book {
         let as_others = kind.profile.predict(&seen);
         let alike = self.alike.entry((key, alike(seen.age, seen.held_bytes)));
         let growth = *alike.or_insert_with(|| kind.profile.growth(&seen, as_others.bytes));
-        let expected = expect(kind, track, look, &seen, as_others, growth);
+        let expected = expect(kind, serial, track, look, &seen, as_others, growth);
         teach_jump(kind, look, running);
         let made = match is_new {
             true => kind.next.scaled(scale),
@@ -141,6 +141,7 @@ impl Track {
 /// What the request will need and how it will grow, after its kind has learned from it.
 fn expect(
     kind: &mut Kind,
+    serial: u64,
     track: &mut Track,
     look: &Look<'_>,
     seen: &Seen,
@@ -160,7 +161,7 @@ fn expect(
         track.noted = profile.surprise(seen.peak_bytes);
     }
     let peak_bytes = look.held.peak_bytes as f64 / scale;
-    profile.looks(track.serial, looks.max(peak_bytes));
+    profile.looks(serial, looks.max(peak_bytes));
     if look.slot.has_shown() {
         profile.foreseen(looks.min(peak_bytes * MOST_FORESEEN));
     }

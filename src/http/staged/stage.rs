@@ -45,8 +45,8 @@ pub(crate) struct Stage {
 #[inline]
 pub(crate) fn begin<B>(permit: &mut Permit, entry: Entry, request: &mut Request<B>) {
     match entry.body_kib {
-        0 => permit.start(),
-        _ => begin_staged(permit, entry, request),
+        None => permit.start(),
+        Some(_) => begin_staged(permit, entry, request),
     }
 }
 
