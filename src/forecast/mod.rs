@@ -43,12 +43,12 @@ pub(crate) struct Evidence {
     pub(crate) usage_bytes: u64,
     /// The same of this process alone, where it is known.
     pub(crate) process_bytes: u64,
-    /// Bytes that the process has allocated; 0 without accounting.
-    pub(crate) allocated_bytes: u64,
+    /// Bytes that the process has allocated, where somebody tells.
+    pub(crate) allocated_bytes: Option<u64>,
     /// Without accounting: polls show what they allocate, and not only what they touch.
     pub(crate) polls_tell: bool,
     /// Where the allocator does not tell: what is resident and stands in no file.
-    pub(crate) anonymous_bytes: u64,
+    pub(crate) anonymous_bytes: Option<u64>,
     /// What polls have added so far.
     pub(crate) grown_bytes: i64,
     /// Requests in flight, this guard's and all guards'.

@@ -180,17 +180,14 @@ impl Forecast {
     pub(crate) fn observe(&mut self, evidence: Evidence) {
         self.usage_bytes = evidence.usage_bytes as f64;
         self.in_flight = f64::from(evidence.all_in_flight);
-        if self.book.is_some() || evidence.allocated_bytes > 0 {
-            let allocated_bytes = evidence.allocated_bytes as f64;
+        if let Some(allocated_bytes) = evidence.allocated_bytes {
             // What others in the group use is not kept by this process's allocator.
             let process_bytes = evidence.process_bytes as f64;
             let retained = &mut self.retained;
-            retained.observe(evidence.now, process_bytes, allocated_bytes);
-        }
-        self.grown_bytes = evidence.grown_bytes;
-        if self.book.is_some() || evidence.allocated_bytes > 0 {
+            retained.observe(evidence.now, process_bytes, allocated_bytes as f64);
             self.told = Some(Told::at(evidence.now, evidence.grown_bytes));
         }
+        self.grown_bytes = evidence.grown_bytes;
         self.see_reuse(&evidence);
         let beside_bytes = self.beside_now();
         let elapsed = evidence.now.saturating_sub(self.now).as_secs_f64();

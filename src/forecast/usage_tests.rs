@@ -27,13 +27,8 @@ impl Run {
             process_bytes: usage_bytes,
             own_in_flight: in_flight,
             all_in_flight: in_flight,
-            body_bytes: 0,
             completed: self.completed,
-            allocated_bytes: 0,
-            polls_tell: false,
-            anonymous_bytes: 0,
-            grown_bytes: 0,
-            waiting: 0,
+            ..Evidence::default()
         });
     }
 

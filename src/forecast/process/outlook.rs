@@ -83,10 +83,10 @@ impl Forecast {
             return;
         }
         // Where nobody tells, it is at most what is resident.
-        let allocated = evidence.allocated_bytes.max(evidence.anonymous_bytes) as f64;
-        if allocated == 0.0 {
+        let Some(allocated) = evidence.allocated_bytes.max(evidence.anonymous_bytes) else {
             return;
-        }
+        };
+        let allocated = allocated as f64;
         if evidence.all_in_flight == 0 || self.beside_allocated > allocated {
             self.beside_allocated = allocated;
         }

@@ -167,10 +167,9 @@ impl Controller {
     }
 
     /// What is resident where the allocator does not tell what is allocated.
-    pub(super) fn anonymous_bytes(&self) -> u64 {
+    pub(super) fn anonymous_bytes(&self) -> Option<u64> {
         let asks = !self.accounted && self.brake.is_on() && !crate::memory::release::tells();
-        let bytes = asks.then(crate::memory::anonymous_bytes);
-        bytes.flatten().unwrap_or(0)
+        asks.then(crate::memory::anonymous_bytes).flatten()
     }
 
     /// Tells the brake which requests run, in which order.

@@ -51,7 +51,7 @@ impl Controller {
             now,
             usage_bytes: control.own_bytes,
             process_bytes: control.process_usage_bytes(),
-            allocated_bytes: allocated_bytes.unwrap_or(0),
+            allocated_bytes,
             polls_tell: !self.accounted && crate::memory::release::tells_quickly(),
             anonymous_bytes: self.anonymous_bytes(),
             grown_bytes: self.grown_before.load(Ordering::Relaxed),
