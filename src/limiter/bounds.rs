@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64 as Counter, AtomicUsize};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::checks::Operation;
 use super::count::GuardCount;
@@ -10,6 +11,7 @@ use super::shares::{TenantAccount, TenantTable};
 use super::word::{Caps, MAX_COUNT};
 use crate::class::Priority;
 use crate::class::tag::{CRITICAL_KIB, ClassKey, HINT_UNIT_KIB, Tag};
+use crate::sync::optional::AtomicOption;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::units::MAX_KIB;
 
@@ -124,7 +126,7 @@ pub(crate) struct Bounds {
     /// How long its waiters wait at most.
     patience_ms: Counter,
     /// Once the oldest has waited for so long, the newest goes first.
-    pub(super) newest_after_ms: Counter,
+    pub(super) newest_after_ms: AtomicOption,
     /// Requests that may be admitted past the bounds, to find out whether
     /// memory that looks full really is.
     probes: AtomicU32,
@@ -155,7 +157,7 @@ impl Bounds {
             unheard: AtomicUsize::new(0),
             need_more: AtomicUsize::new(0),
             patience_ms: Counter::new(u64::MAX),
-            newest_after_ms: Counter::new(u64::MAX),
+            newest_after_ms: AtomicOption::none(),
             probes: AtomicU32::new(0),
             count,
         }
@@ -189,11 +191,11 @@ impl Bounds {
         self.caps.store(caps.bits(), Ordering::Release);
     }
 
-    /// How long waiters wait at most, and after how long the newest goes first.
-    pub(crate) fn set_order(&self, patience_ms: u64, newest_after_ms: u64) {
-        self.patience_ms.store(patience_ms, Ordering::Relaxed);
-        self.newest_after_ms
-            .store(newest_after_ms, Ordering::Relaxed);
+    /// How long waiters wait at most, and after how long the newest goes first, if ever.
+    pub(crate) fn set_order(&self, patience: Duration, newest_after: Option<Duration>) {
+        let ms = |duration: Duration| duration.as_millis() as u64;
+        self.patience_ms.store(ms(patience), Ordering::Relaxed);
+        self.newest_after_ms.set(newest_after.map(ms));
     }
 
     /// Who has waited for so long is not only behind others any more.

@@ -201,7 +201,7 @@ fn a_tenants_turn_in_one_lane_counts_in_the_others() {
 #[test]
 fn nobody_starves_behind_a_higher_priority() {
     let bed = Bed::full(1000);
-    bed.bounds.set_order(4_000, u64::MAX);
+    bed.bounds.set_order(Duration::from_secs(4), None);
     let low = bed.join(tag(Priority::Low, 0), 10);
     let mut waiters = vec![("low", low)];
     bed.tick(0.5);
@@ -230,7 +230,7 @@ fn nobody_starves_behind_a_higher_priority() {
 #[test]
 fn an_old_queue_of_a_higher_priority_does_not_take_the_turn_of_those_behind() {
     let bed = Bed::full(1000);
-    bed.bounds.set_order(4_000, u64::MAX);
+    bed.bounds.set_order(Duration::from_secs(4), None);
     let join = |name, priority, tenant| (name, bed.join(tag(priority, tenant), 10));
     for tenant in [1, 2] {
         bed.bounds.shares.make(tenant).entitle(Quota::default());
@@ -527,7 +527,8 @@ fn who_has_most_in_a_full_queue_for_its_weight_gives_way() {
 #[test]
 fn the_newest_goes_first_once_the_oldest_has_waited_too_long() {
     let bed = Bed::full(100);
-    bed.bounds.set_order(10_000, 1_000);
+    bed.bounds
+        .set_order(Duration::from_secs(10), Some(Duration::from_secs(1)));
     let mut waiters = vec![("oldest", bed.join(Tag::NONE, 10))];
     waiters.push(("middle", bed.join(Tag::NONE, 10)));
     waiters.push(("newest", bed.join(Tag::NONE, 10)));
@@ -587,7 +588,8 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     drop(backlog);
     assert_eq!(expected_ms(of_tenant), 13);
     // And where the newest goes first it is not known how long.
-    bed.bounds.set_order(10_000, 500);
+    bed.bounds
+        .set_order(Duration::from_secs(10), Some(Duration::from_millis(500)));
     assert!(bed.join_on(Tag::NONE, 10, within(0)).is_ok());
 }
 

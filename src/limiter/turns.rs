@@ -224,11 +224,9 @@ impl Queue {
     }
 
     fn goes_newest_first(&self, flow: usize, first: usize, now_ms: u64) -> bool {
-        let newest_after_ms = self.flows[flow]
-            .bounds
-            .newest_after_ms
-            .load(Ordering::Relaxed);
-        now_ms.saturating_sub(self.waiters[first].since_ms) > newest_after_ms
+        let waited_ms = now_ms.saturating_sub(self.waiters[first].since_ms);
+        let newest_after_ms = self.flows[flow].bounds.newest_after_ms.get();
+        newest_after_ms.is_some_and(|after_ms| waited_ms > after_ms)
     }
 
     /// Grants that nobody came for since an earlier sweep, which now pass on.

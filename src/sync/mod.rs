@@ -6,6 +6,7 @@
 //! model-checked.
 
 pub(crate) mod foreign;
+pub(crate) mod optional;
 pub(crate) mod sharded;
 
 #[cfg(not(all(test, memory_guard_loom)))]

@@ -162,10 +162,8 @@ impl Controller {
 
     /// What follows from settings, at the start and after a change.
     pub(super) fn begin(&'static self, config: &Config) {
-        let millis = |duration: Duration| duration.as_millis() as u64;
-        let newest_first_ms = config.newest_first_after.map_or(u64::MAX, millis);
         self.bounds
-            .set_order(millis(config.wait_timeout), newest_first_ms);
+            .set_order(config.wait_timeout, config.newest_first_after);
         if config.enabled && self.live.begins_to_be_sampled() {
             self.sampler.subscribe(self, self.source);
         } else if config.enabled {

@@ -42,13 +42,8 @@ impl Controller {
         let waited = self.oldest_wait().as_secs_f64() / config.wait_timeout.as_secs_f64();
         let patience = &mut control.patience;
         let newest_first = patience.observe(given_up, control.completed, waited);
-        let millis = |duration: Duration| duration.as_millis() as u64;
-        let newest_first_ms = match newest_first {
-            true => millis(config.wait_timeout / 4),
-            false => u64::MAX,
-        };
-        self.bounds
-            .set_order(millis(config.wait_timeout), newest_first_ms);
+        let newest_after = newest_first.then_some(config.wait_timeout / 4);
+        self.bounds.set_order(config.wait_timeout, newest_after);
     }
 
     /// Keeps the mean time between completions, for `Retry-After`.
