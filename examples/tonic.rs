@@ -19,7 +19,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .init();
-    let layer = MemoryGuardLayer::try_from_env()?;
+    let layer = MemoryGuardLayer::try_from_env().unwrap_or_else(|error| {
+        eprintln!("{error}");
+        std::process::exit(2);
+    });
     let guard = layer.guard().clone();
     let (_reporter, health) = tonic_health::server::health_reporter();
 

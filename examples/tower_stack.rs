@@ -46,7 +46,11 @@ async fn main() -> Result<(), BoxError> {
     let layer = MemoryGuardLayer::builder()
         .read_env()
         .max_concurrent(2)
-        .build()?;
+        .build()
+        .unwrap_or_else(|error| {
+            eprintln!("{error}");
+            std::process::exit(2);
+        });
     let guard = layer.guard().clone();
 
     // HTTP: rejections are responses, so trace and timeout treat them as such.

@@ -151,7 +151,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            let is_usage = error.is::<tower_memory_guard::ConfigError>();
+            ExitCode::from(if is_usage { 2 } else { 1 })
         }
     }
 }

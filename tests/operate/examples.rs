@@ -97,21 +97,24 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn a_bad_environment_is_reported_whole_and_at_once() {
-    let Output { status, stderr, .. } = example("js_sandbox")
-        .env("MEMORY_GUARD_MAX_PERCENT", "eighty")
-        .env("MEMORY_GUARD_WAIT_TIMEOUT_SEC", "-1")
-        .env("MAX_CONCURRENT", "0")
-        .output()
-        .unwrap();
-    let stderr = text(&stderr);
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("3 settings cannot be used"), "{stderr}");
-    for line in [
-        r#"MEMORY_GUARD_MAX_PERCENT = "eighty": expected a fraction above 0"#,
-        r#"MEMORY_GUARD_WAIT_TIMEOUT_SEC = "-1": expected from 1 ms to 365 days"#,
-        r#"MAX_CONCURRENT = "0": expected a whole number from 1"#,
-    ] {
-        assert!(stderr.contains(line), "{line}\n{stderr}");
+    for name in ["axum", "hyper", "js_sandbox", "tonic", "tower_stack"] {
+        let Output { status, stderr, .. } = example(name)
+            .env("MEMORY_GUARD_MAX_PERCENT", "eighty")
+            .env("MEMORY_GUARD_WAIT_TIMEOUT_SEC", "-1")
+            .env("MEMORY_GUARD_MAX_WAITING", "many")
+            .output()
+            .unwrap();
+        let stderr = text(&stderr);
+        assert_eq!(status.code(), Some(2), "{name}: {stderr}");
+        let said = "memory guard: 3 settings cannot be used\n";
+        assert!(stderr.starts_with(said), "{name}: {stderr}");
+        for line in [
+            r#"MEMORY_GUARD_MAX_PERCENT = "eighty": expected a fraction above 0"#,
+            r#"MEMORY_GUARD_WAIT_TIMEOUT_SEC = "-1": expected from 1 ms to 365 days"#,
+            r#"MEMORY_GUARD_MAX_WAITING = "many": expected a whole number"#,
+        ] {
+            assert!(stderr.contains(line), "{name}: {line}\n{stderr}");
+        }
     }
 }
 
