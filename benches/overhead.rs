@@ -7,18 +7,19 @@
 //!
 //! `cargo bench --bench overhead`
 
-use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+#[path = "../tests/support/inner.rs"]
+mod inner;
+
+use std::future::Future;
 use std::hint::black_box;
 use std::pin::pin;
 use std::sync::Barrier;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use http::{Request, Response};
-use http_body_util::Full;
+use http::Request;
+use inner::Inner;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower::timeout::TimeoutLayer;
@@ -26,38 +27,6 @@ use tower::{Layer, Service, ServiceBuilder};
 use tower_memlim::layer::MemoryLimitLayer;
 use tower_memlim::memory::{AvailableMemory, Threshold};
 use tower_memory_guard::{ManualSource, MemoryGuardLayer};
-
-/// Answers at once: a number with itself, a request with a small body.
-#[derive(Clone)]
-struct Inner;
-
-impl Service<u64> for Inner {
-    type Response = u64;
-    type Error = Infallible;
-    type Future = Ready<Result<u64, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, n: u64) -> Self::Future {
-        ready(Ok(n))
-    }
-}
-
-impl Service<Request<()>> for Inner {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<()>) -> Self::Future {
-        ready(Ok(Response::new(Full::new(Bytes::from_static(b"done")))))
-    }
-}
 
 /// What tower-memlim reads on Linux: a file, in every `poll_ready`.
 #[derive(Clone)]

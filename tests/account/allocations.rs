@@ -5,15 +5,13 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use http_body::Body;
-use http_body_util::Full;
+use support::inner::Inner;
 use support::with;
 use tower::{Layer, Service};
 use tower_memory_guard::account::TrackingAllocator;
@@ -50,38 +48,6 @@ fn allocations(work: impl FnOnce()) -> u64 {
     ALLOCATIONS.with(Cell::get) - before
 }
 
-/// A service that allocates nothing.
-#[derive(Clone)]
-struct Inner;
-
-impl Service<u32> for Inner {
-    type Response = u32;
-    type Error = Infallible;
-    type Future = Ready<Result<u32, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, n: u32) -> Self::Future {
-        ready(Ok(n))
-    }
-}
-
-impl Service<Request<()>> for Inner {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<()>) -> Self::Future {
-        ready(Ok(Response::new(Full::new(Bytes::from_static(b"done")))))
-    }
-}
-
 fn respond<S, B>(service: &S)
 where
     S: Service<Request<()>, Response = Response<B>> + Clone,
@@ -115,7 +81,7 @@ fn the_error_flavour_allocates_nothing() {
     let run = || {
         let cx = &mut Context::from_waker(Waker::noop());
         let mut service = service.clone();
-        assert!(Service::<u32>::poll_ready(&mut service, cx).is_ready());
+        assert!(Service::<u64>::poll_ready(&mut service, cx).is_ready());
         assert!(pin!(service.call(1)).poll(cx).is_ready());
     };
     run();

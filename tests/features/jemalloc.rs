@@ -1,5 +1,9 @@
 //! What jemalloc tells and gives back.
 
+#[cfg(target_os = "linux")]
+#[path = "../support/resident.rs"]
+mod resident;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -49,15 +53,6 @@ async fn a_request_is_known_by_what_its_own_thread_allocates() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_jemalloc_keeps_is_purged_when_memory_is_short() {
-    fn resident_mib() -> u64 {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS"))
-            .unwrap();
-        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kib / 1024
-    }
     let memory = ManualSource::new(LIMIT);
     let layer = MemoryGuardLayer::builder()
         .memory_source(memory.clone())
@@ -66,7 +61,7 @@ async fn what_jemalloc_keeps_is_purged_when_memory_is_short() {
     let blocks: Vec<Vec<u8>> = (0..8192).map(|_| vec![1; 32 << 10]).collect();
     fill(layer.guard(), &memory, 70);
     drop(blocks);
-    let before = resident_mib();
+    let before = resident::resident_mib();
     for _ in 0..2_000 {
         fill(layer.guard(), &memory, 99);
         if layer.guard().stats().releases > 0 {
@@ -75,7 +70,7 @@ async fn what_jemalloc_keeps_is_purged_when_memory_is_short() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(layer.guard().stats().releases > 0);
-    let after = resident_mib();
+    let after = resident::resident_mib();
     assert!(
         before > 100 && after + 100 < before,
         "{before} → {after} MiB"

@@ -36,6 +36,12 @@ async fn at_once(_: Req) -> Result<Res, std::io::Error> {
     Ok(ok())
 }
 
+/// What a service behind the guard is answered that answers at once.
+async fn answer(layer: &MemoryGuardLayer) -> Response<GuardedBody<Full<Bytes>>> {
+    let service = layer.layer(service_fn(at_once));
+    service.oneshot(request()).await.unwrap()
+}
+
 async fn json(response: Response<impl http_body::Body<Data = Bytes>>) -> serde_json::Value {
     let body = response
         .into_body()
@@ -51,11 +57,7 @@ async fn json(response: Response<impl http_body::Body<Data = Bytes>>) -> serde_j
 async fn an_admitted_request_holds_its_permit_until_the_body_is_read() {
     let (layer, _) = counting(1);
     let guard = layer.guard().clone();
-    let response = layer
-        .layer(service_fn(at_once))
-        .oneshot(request())
-        .await
-        .unwrap();
+    let response = answer(&layer).await;
     assert_eq!(guard.stats().active_tasks, 1);
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body, "done");
@@ -166,11 +168,7 @@ async fn a_waiter_is_told_at_its_deadline() {
     let guard = layer.guard().clone();
     let permit = guard.try_acquire(1024).unwrap();
     let started = tokio::time::Instant::now();
-    let response = layer
-        .layer(service_fn(at_once))
-        .oneshot(request())
-        .await
-        .unwrap();
+    let response = answer(&layer).await;
     assert_eq!(started.elapsed().as_secs(), 3);
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(json(response).await["reason"], "wait_timeout");
@@ -328,12 +326,9 @@ async fn closures_and_shared_responders_answer() {
 async fn the_status_of_what_may_be_tried_again_can_be_chosen() {
     let (layer, memory) = counting(10);
     fill(layer.guard(), &memory, 90);
-    let layer = layer.respond(HttpResponder::new().status(StatusCode::TOO_MANY_REQUESTS));
-    let response = layer
-        .layer(service_fn(at_once))
-        .oneshot(request())
-        .await
-        .unwrap();
+    let responder = HttpResponder::new().status(StatusCode::TOO_MANY_REQUESTS);
+    let service = layer.respond(responder).layer(service_fn(at_once));
+    let response = service.oneshot(request()).await.unwrap();
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(json(response).await["title"], "Too Many Requests");
 }
@@ -375,12 +370,8 @@ async fn a_panic_in_the_handler_gives_the_permit_back() {
         }
         Ok::<Res, std::io::Error>(ok())
     }));
-    assert!(
-        tokio::spawn(service.oneshot(request()))
-            .await
-            .unwrap_err()
-            .is_panic()
-    );
+    let answer = tokio::spawn(service.oneshot(request()));
+    assert!(answer.await.unwrap_err().is_panic());
     assert_empty(&guard);
 }
 
@@ -402,12 +393,8 @@ async fn a_panic_in_call_gives_the_permit_back() {
     let (layer, _) = counting(1);
     let guard = layer.guard().clone();
     let service = layer.layer(Panics);
-    assert!(
-        tokio::spawn(service.oneshot(request()))
-            .await
-            .unwrap_err()
-            .is_panic()
-    );
+    let answer = tokio::spawn(service.oneshot(request()));
+    assert!(answer.await.unwrap_err().is_panic());
     assert_empty(&guard);
 }
 
@@ -488,12 +475,8 @@ async fn the_handler_finds_the_permit_and_can_keep_it() {
     let guard = layer.guard().clone();
     let (keep, mut kept) = mpsc::channel(1);
     let service = layer.layer(service_fn(move |request: Req| {
-        let permit = request
-            .extensions()
-            .get::<Permit>()
-            .expect("a permit")
-            .clone();
-        keep.try_send(permit).unwrap();
+        let permit = request.extensions().get::<Permit>();
+        keep.try_send(permit.expect("a permit").clone()).unwrap();
         async { Ok::<_, std::io::Error>(ok()) }
     }));
     let response = service.oneshot(request()).await.unwrap();
@@ -511,12 +494,8 @@ async fn work_that_outlives_its_caller_is_told_and_still_counts() {
     let guard = layer.guard().clone();
     let (keep, mut kept) = mpsc::channel(1);
     let mut service = layer.layer(service_fn(move |request: Req| {
-        let permit = request
-            .extensions()
-            .get::<Permit>()
-            .expect("a permit")
-            .clone();
-        keep.try_send(permit).unwrap();
+        let permit = request.extensions().get::<Permit>();
+        keep.try_send(permit.expect("a permit").clone()).unwrap();
         std::future::pending::<Result<Res, std::io::Error>>()
     }));
     let mut answer = Box::pin(service.ready().await.unwrap().call(request()));
@@ -564,11 +543,7 @@ async fn a_full_queue_rejects_at_once() {
             .max_waiting(0)
     });
     let _permit = layer.guard().try_acquire(1024).unwrap();
-    let response = layer
-        .layer(service_fn(at_once))
-        .oneshot(request())
-        .await
-        .unwrap();
+    let response = answer(&layer).await;
     assert_eq!(json(response).await["reason"], "queue_full");
 }
 
@@ -651,11 +626,7 @@ async fn a_panicking_source_is_a_failed_sensor() {
         .build()
         .unwrap();
     assert!(!layer.guard().stats().sensor_ok);
-    let response = layer
-        .layer(service_fn(at_once))
-        .oneshot(request())
-        .await
-        .unwrap();
+    let response = answer(&layer).await;
     assert_eq!(response.status(), StatusCode::OK);
 }
 

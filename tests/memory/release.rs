@@ -95,22 +95,13 @@ async fn a_large_request_that_waits_alone_has_memory_given_back() {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[tokio::test]
 async fn a_fragmented_heap_is_trimmed() {
-    fn resident_mib() -> u64 {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS"))
-            .unwrap();
-        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kib / 1024
-    }
     let blocks: Vec<Vec<u8>> = (0..8192).map(|_| vec![1; 32 << 10]).collect();
     let kept: Vec<Vec<u8>> = blocks.into_iter().step_by(64).collect();
-    let before = resident_mib();
+    let before = support::resident::resident_mib();
     let (layer, memory) = with(|builder| builder);
     fill(layer.guard(), &memory, 99);
     eventually("it was trimmed", || layer.guard().stats().releases >= 1).await;
-    let after = resident_mib();
+    let after = support::resident::resident_mib();
     assert!(
         before > 100 && after + 100 < before,
         "{before} → {after} MiB"

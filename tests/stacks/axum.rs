@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{assert_empty, counting, eventually, fill, serve_axum, with};
+use crate::{FRAME, active};
 use axum::body::{Body, Bytes};
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::Request;
@@ -22,9 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
-use tower_memory_guard::{Guard, MemoryGuardLayer, Permit, Rejected};
-
-const FRAME: usize = 50 << 20;
+use tower_memory_guard::{MemoryGuardLayer, Permit, Rejected};
 
 /// Handlers that go on when the test says so.
 #[derive(Clone)]
@@ -67,14 +66,6 @@ fn request(address: SocketAddr, path: &'static str) -> tokio::task::JoinHandle<R
 async fn text(response: Response<Incoming>) -> String {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-async fn active(guard: &Guard, active: u64, waiting: u64) {
-    eventually("as many active and waiting", || {
-        let stats = guard.stats();
-        (stats.active_tasks, stats.waiting_requests) == (active, waiting)
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{counting, eventually, fill, listen, with};
+use crate::support::{counting, fill, listen, with};
+use crate::{FRAME, active};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -17,9 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tower::{Layer, service_fn};
-use tower_memory_guard::{Guard, MemoryGuardLayer, Permit};
-
-const FRAME: usize = 50 << 20;
+use tower_memory_guard::{MemoryGuardLayer, Permit};
 
 /// Answers by path: `/wait` once the semaphore allows, `/large` at once with
 /// one frame of 50 MB, everything else with "done".
@@ -111,14 +110,6 @@ fn spawn(sender: &Sender, path: &str) -> tokio::task::JoinHandle<(StatusCode, He
             body.collect().await.unwrap().to_bytes(),
         )
     })
-}
-
-async fn active(guard: &Guard, active: u64, waiting: u64) {
-    eventually("as many active and waiting", || {
-        let stats = guard.stats();
-        (stats.active_tasks, stats.waiting_requests) == (active, waiting)
-    })
-    .await;
 }
 
 #[tokio::test]

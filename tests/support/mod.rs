@@ -5,6 +5,8 @@
 #[cfg(unix)]
 pub(crate) mod browser;
 pub(crate) mod events;
+pub(crate) mod inner;
+pub(crate) mod resident;
 pub(crate) mod tools;
 
 use std::future::Future;
