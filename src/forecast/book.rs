@@ -173,7 +173,7 @@ impl Book {
 
     /// Looks at all requests in flight, learns from those that ended, and adds up.
     pub(super) fn look(&mut self, running: &'static Requests, now: Duration) {
-        self.kinds.learn_unseen(running);
+        self.kinds.learn_ended_between_looks(running);
         self.runners.clear();
         self.alike.clear();
         self.made = Made::default();

@@ -54,7 +54,7 @@ impl Cohort {
     }
 
     /// So many requests that nobody saw run had this peak.
-    pub(super) fn add_unseen(&mut self, bytes: f64, count: f64) {
+    pub(super) fn add_unnumbered(&mut self, bytes: f64, count: f64) {
         for _ in 0..(count as usize).min(MOST) {
             self.push(Member {
                 serial: None,

@@ -36,8 +36,8 @@ pub(super) struct Kind {
     /// Of the requests seen lately, and how large they were beside the unit.
     recent: f64,
     scale: f64,
-    /// Requests that ended unseen, as counted at the last look.
-    unseen: Box<[u32; BINS]>,
+    /// Requests that ended between two looks, as counted at the last look.
+    ended_between_looks: Box<[u32; BINS]>,
 }
 
 impl Kind {
@@ -93,7 +93,7 @@ impl Kinds {
                 profile,
                 recent: 0.0,
                 scale: 1.0,
-                unseen: Box::new([0; BINS]),
+                ended_between_looks: Box::new([0; BINS]),
             })
         })
     }
@@ -118,7 +118,7 @@ impl Kinds {
         seen.map(move |(key, kind)| (key, kind, kind.recent / all))
     }
 
-    pub(super) fn learn_unseen(&mut self, running: &Running) {
+    pub(super) fn learn_ended_between_looks(&mut self, running: &Running) {
         let mut totals = Box::new([0; BINS]);
         for key in ClassKey::all() {
             if !running.finished(key, &mut totals) {
@@ -126,16 +126,20 @@ impl Kinds {
             }
             let kind = self.kind(key, running.is_critical(key));
             let mut seen = (0.0, 0.0);
-            for (bin, (total, before)) in totals.iter().zip(kind.unseen.iter()).enumerate() {
+            for (bin, (total, before)) in totals
+                .iter()
+                .zip(kind.ended_between_looks.iter())
+                .enumerate()
+            {
                 let more = f64::from(total.wrapping_sub(*before));
                 if more > 0.0 {
                     let middle_bytes = bins::middle_bytes(bin);
-                    kind.profile.ended_unseen(middle_bytes, more);
+                    kind.profile.ended_between_looks(middle_bytes, more);
                     seen.0 += more;
                     seen.1 += more * middle_bytes * kind.scale;
                 }
             }
-            *kind.unseen = *totals;
+            *kind.ended_between_looks = *totals;
             let scale = kind.scale;
             if seen.0 > 0.0 {
                 kind.saw(seen.0, scale);

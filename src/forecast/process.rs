@@ -269,7 +269,7 @@ impl Forecast {
 
     /// What a request of a kind that was never seen is to reserve, and is known to need
     /// at least.
-    pub(crate) fn unseen(&self) -> (u64, u64) {
+    pub(crate) fn of_unknown_kind(&self) -> (u64, u64) {
         match &self.book {
             None => {
                 let bytes = self.usage.request_bytes();
@@ -325,7 +325,7 @@ impl Forecast {
     /// smallest kind of them needs at least.
     pub(crate) fn mixed(&self) -> (u64, u64) {
         let Some(book) = &self.book else {
-            return self.unseen();
+            return self.of_unknown_kind();
         };
         let (mut bytes, mut low_bytes) = (0.0, u64::MAX);
         for (key, kind, share) in book.kinds().mix() {
@@ -339,7 +339,7 @@ impl Forecast {
         // Learned elsewhere, and none has come yet.
         let first = book.kinds().iter().next();
         first.map_or_else(
-            || self.unseen(),
+            || self.of_unknown_kind(),
             |(key, kind)| self.of_kind(book, key, kind),
         )
     }

@@ -40,7 +40,7 @@ fn bodies_of_work_that_has_not_begun_are_not_what_requests_need() {
     for evidence in [at(0, 0, 0), at(1, 0, 200), at(2, 1, 200), at(3, 1, 200)] {
         forecast.observe(evidence);
     }
-    let (request_bytes, _) = forecast.unseen();
+    let (request_bytes, _) = forecast.of_unknown_kind();
     // One and a half times 40, less 2 of noise.
     assert_eq!(request_bytes, 57 * MIB);
     // Reserved for both, and in use: nothing of it is still to come.

@@ -139,8 +139,8 @@ impl Profile {
     }
 
     /// So many requests of one size ended before anybody looked.
-    pub(super) fn ended_unseen(&mut self, bytes: f64, count: f64) {
-        self.cohort.add_unseen(bytes, count);
+    pub(super) fn ended_between_looks(&mut self, bytes: f64, count: f64) {
+        self.cohort.add_unnumbered(bytes, count);
         // More of them would only push each other out.
         self.add(bytes, count.min(1024.0));
         self.seen = (self.seen + (count - 1024.0).max(0.0)).min(MOST_SEEN);

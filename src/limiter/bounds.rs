@@ -107,7 +107,7 @@ pub(crate) struct Bounds {
     estimates: [Estimate; FIRST_KINDS],
     more_estimates: OnceLock<Box<[Estimate]>>,
     /// What a request of a kind that was never seen is estimated to ask for.
-    unseen: Estimate,
+    unknown: Estimate,
     /// KiB that are set aside for critical work; 0: it is not told from other work.
     slice_kib: Counter,
     /// KiB reserved for critical work.
@@ -148,7 +148,7 @@ impl Bounds {
             free_kib: AtomicU64::new(MAX_KIB),
             estimates: Default::default(),
             more_estimates: OnceLock::new(),
-            unseen: Estimate::default(),
+            unknown: Estimate::default(),
             slice_kib: Counter::new(0),
             critical_kib: Counter::new(0),
             shares,
@@ -169,7 +169,7 @@ impl Bounds {
         self.publish(unbounded, MAX_KIB, MAX_KIB);
         self.set_slice(0);
         self.set_limit(0);
-        self.set_unseen(0, 0);
+        self.set_unknown(0, 0);
         self.set_probes(0);
         let more = self.more_estimates.get().into_iter().flatten();
         for estimate in self.estimates.iter().chain(more) {
@@ -218,11 +218,11 @@ impl Bounds {
     pub(crate) fn estimate(&self, tag: Tag) -> Ask {
         let kind = tag.key.index();
         let Some(estimate) = self.estimates.get(kind).or_else(|| self.more(kind)) else {
-            return self.unseen_estimate(tag);
+            return self.estimate_of_unknown(tag);
         };
         let kib = estimate.kib.load(Ordering::Relaxed);
         if kib == 0 {
-            return self.unseen_estimate(tag);
+            return self.estimate_of_unknown(tag);
         }
         let low_kib = estimate.low_kib.load(Ordering::Relaxed);
         let Some(hint_kib) = tag.hint_kib else {
@@ -237,9 +237,9 @@ impl Bounds {
     }
 
     #[cold]
-    fn unseen_estimate(&self, tag: Tag) -> Ask {
-        let kib = self.unseen.kib.load(Ordering::Relaxed).max(1);
-        let low_kib = self.unseen.low_kib.load(Ordering::Relaxed);
+    fn estimate_of_unknown(&self, tag: Tag) -> Ask {
+        let kib = self.unknown.kib.load(Ordering::Relaxed).max(1);
+        let low_kib = self.unknown.low_kib.load(Ordering::Relaxed);
         match (tag.hint_kib, tag.priority) {
             (None, Priority::Critical) => Ask {
                 kib: kib.min(CRITICAL_KIB),
@@ -275,8 +275,8 @@ impl Bounds {
     }
 
     /// What requests ask for whose kind has not been seen.
-    pub(crate) fn set_unseen(&self, kib: u64, low_kib: u64) {
-        self.unseen.set(kib, low_kib);
+    pub(crate) fn set_unknown(&self, kib: u64, low_kib: u64) {
+        self.unknown.set(kib, low_kib);
     }
 
     /// KiB that critical work may have whatever else is reserved, beside what is free.

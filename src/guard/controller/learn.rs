@@ -68,8 +68,8 @@ impl Controller {
         for (key, bytes, low_bytes) in forecast.by_kind() {
             self.bounds.set_estimate(key, kib(bytes), low_bytes / 1024);
         }
-        let (bytes, low_bytes) = forecast.unseen();
-        self.bounds.set_unseen(kib(bytes), low_bytes / 1024);
+        let (bytes, low_bytes) = forecast.of_unknown_kind();
+        self.bounds.set_unknown(kib(bytes), low_bytes / 1024);
         if !self.accounted {
             // No kinds are told apart: the first is found sooner.
             self.bounds

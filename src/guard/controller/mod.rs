@@ -232,7 +232,7 @@ impl Controller {
         controller.handles.made();
         let config = controller.config();
         let first_kib = kib(config.estimated_bytes_per_request);
-        controller.bounds.set_unseen(first_kib, 0);
+        controller.bounds.set_unknown(first_kib, 0);
         warnings.extend(controller.begin_to_keep(learned));
         controller.begin(&config);
         controller.is_known();
