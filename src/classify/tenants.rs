@@ -26,7 +26,7 @@ pub(crate) struct Tenants {
     /// Made when the first one is named.
     table: OnceLock<Table>,
     tiers: Vec<Tier>,
-    shares: Arc<TenantTable>,
+    accounts: Arc<TenantTable>,
 }
 
 impl Tenants {
@@ -34,13 +34,13 @@ impl Tenants {
         Self {
             table: OnceLock::new(),
             tiers,
-            shares: Arc::default(),
+            accounts: Arc::default(),
         }
     }
 
     /// What the tenants have, for the limiter.
-    pub(crate) fn shares(&self) -> &Arc<TenantTable> {
-        &self.shares
+    pub(crate) fn accounts(&self) -> &Arc<TenantTable> {
+        &self.accounts
     }
 
     /// The tenant's number; its tier is the one it was named with last.
@@ -52,12 +52,12 @@ impl Tenants {
         // A tier without a tenant is one tenant of that tier.
         let name = if tenant.is_empty() { tier } else { tenant };
         let table = self.table.get_or_init(Table::new);
-        let number = table.number(name, &self.shares);
+        let number = table.number(name, &self.accounts);
         let tier = self.tiers.iter().find(|known| known.name == tier);
         let quota = tier.map_or_else(Quota::default, Quota::from);
-        let share = self.shares.make(number);
-        share.entitle(quota);
-        share.used(table.came.load(Ordering::Relaxed));
+        let account = self.accounts.make(number);
+        account.entitle(quota);
+        account.used(table.came.load(Ordering::Relaxed));
         number
     }
 }
@@ -84,10 +84,10 @@ impl Table {
     }
 
     #[inline]
-    fn number(&self, name: &str, shares: &TenantTable) -> u16 {
+    fn number(&self, name: &str, accounts: &TenantTable) -> u16 {
         let hash = self.hasher.hash_one(name);
         let found = self.find(hash);
-        found.unwrap_or_else(|_| self.add(hash, shares))
+        found.unwrap_or_else(|_| self.add(hash, accounts))
     }
 
     /// The number of the name with this hash, or the place where it would stand.
@@ -108,7 +108,7 @@ impl Table {
     }
 
     #[cold]
-    fn add(&self, hash: u64, shares: &TenantTable) -> u16 {
+    fn add(&self, hash: u64, accounts: &TenantTable) -> u16 {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(number) = self.find(hash) {
             return number;
@@ -119,13 +119,13 @@ impl Table {
         } else {
             // A request that has found the old name's number just now counts as the new
             // one's, from its beginning to its end.
-            let Some(number) = shares.longest_unused(self.came.load(Ordering::Relaxed)) else {
+            let Some(number) = accounts.longest_unused(self.came.load(Ordering::Relaxed)) else {
                 return OTHERS;
             };
             self.remove(number);
             number
         };
-        shares.make(number).begin();
+        accounts.make(number).begin();
         if let Err(at) = self.find(hash) {
             let place = hash & !NUMBER | u64::from(number);
             self.places[at].store(place, Ordering::Release);
@@ -223,7 +223,7 @@ mod tests {
             }
         };
         let busy = tenants.number("busy", "");
-        assert!(tenants.shares().enter(busy, 1, 1, false));
+        assert!(tenants.accounts().reserve(busy, 1, 1, false));
         let known = || (0..20_000).all(|_| tenants.number("busy", "") == busy);
         std::thread::scope(|scope| {
             let threads = [scope.spawn(passing), scope.spawn(passing)];

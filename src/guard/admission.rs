@@ -172,7 +172,7 @@ impl Controller {
 
     /// Now, if its tenant is to pay for the time that it takes.
     pub(crate) fn granted_at(&self, tag: Tag) -> Moment {
-        match self.bounds.shares.get(tag.tenant) {
+        match self.bounds.tenants().get(tag.tenant) {
             Some(_) => self.sampler.moment(),
             None => Moment::NONE,
         }
@@ -181,10 +181,10 @@ impl Controller {
     /// Its tenant pays for the time that it took.
     #[cold]
     fn charge_actual(&self, kib: u64, tag: Tag, granted_at: Moment) {
-        let shares = &self.bounds.shares;
-        if shares.get(tag.tenant).is_some() {
+        let tenants = self.bounds.tenants();
+        if tenants.get(tag.tenant).is_some() {
             let elapsed = granted_at.until(self.sampler.moment());
-            shares.charge_actual(tag.tenant, kib, elapsed);
+            tenants.charge_actual(tag.tenant, kib, elapsed);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::checks::Operation;
 use super::count::GuardCount;
 use super::lanes::LANES;
-use super::shares::{TenantAccount, TenantTable};
+use super::tenants::{TenantAccount, TenantTable};
 use super::word::{Caps, MAX_COUNT};
 use crate::class::Priority;
 use crate::class::tag::{CRITICAL_KIB, ClassKey, HINT_UNIT_KIB, Tag};
@@ -112,7 +112,7 @@ pub(crate) struct Bounds {
     slice_kib: Counter,
     /// KiB reserved for critical work.
     critical_kib: Counter,
-    pub(crate) shares: Arc<TenantTable>,
+    pub(super) tenants: Arc<TenantTable>,
     /// Where the flows of those without a tenant stand in the queue.
     flows: [AtomicUsize; LANES],
     /// How many wait for the guard. Written under the queue's lock.
@@ -141,7 +141,7 @@ struct Estimate {
 }
 
 impl Bounds {
-    pub(crate) fn new(count: GuardCount, shares: Arc<TenantTable>) -> Self {
+    pub(crate) fn new(count: GuardCount, tenants: Arc<TenantTable>) -> Self {
         Self {
             caps: AtomicU64::new(Caps::new(false, MAX_COUNT, MAX_KIB).bits()),
             refresh_kib: AtomicU64::new(MAX_KIB),
@@ -151,7 +151,7 @@ impl Bounds {
             unknown: Estimate::default(),
             slice_kib: Counter::new(0),
             critical_kib: Counter::new(0),
-            shares,
+            tenants,
             flows: [const { AtomicUsize::new(0) }; LANES],
             waiting: AtomicUsize::new(0),
             unheard: AtomicUsize::new(0),
@@ -175,7 +175,7 @@ impl Bounds {
         for estimate in self.estimates.iter().chain(more) {
             estimate.set(0, 0);
         }
-        self.shares.all().for_each(TenantAccount::begin);
+        self.tenants.all().for_each(TenantAccount::begin);
     }
 
     #[inline]
@@ -208,9 +208,13 @@ impl Bounds {
         self.slice_kib.store(slice_kib, Ordering::Relaxed);
     }
 
+    pub(crate) fn tenants(&self) -> &TenantTable {
+        &self.tenants
+    }
+
     /// Quotas are fractions of this.
     pub(crate) fn set_limit(&self, limit_kib: u64) {
-        self.shares.set_limit(limit_kib);
+        self.tenants.set_limit(limit_kib);
     }
 
     /// What a request is estimated to ask for.
@@ -330,8 +334,8 @@ impl Bounds {
 
     /// Where the flow of a lane and a tenant stands in the queue.
     pub(super) fn flow(&self, lane: usize, tenant: u16) -> &AtomicUsize {
-        let share = (tenant != 0).then(|| self.shares.get(tenant)).flatten();
-        share.map_or(&self.flows[lane], |share| share.flow(lane))
+        let account = (tenant != 0).then(|| self.tenants.get(tenant)).flatten();
+        account.map_or(&self.flows[lane], |account| account.flow(lane))
     }
 
     pub(crate) fn set_probes(&self, probes: u32) {

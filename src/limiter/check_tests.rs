@@ -69,7 +69,7 @@ impl Bed {
             operation,
             tag,
         };
-        bed.bounds.shares.make(1);
+        bed.bounds.tenants.make(1);
         bed.reserve(HELD_KIB, Operation::Newcomer).unwrap();
         bed
     }
@@ -124,7 +124,7 @@ impl Bed {
             "quota" => {
                 // It is not alone, and has all that its tenant may have.
                 self.reserve(HELD_KIB, Operation::Newcomer).unwrap();
-                self.bounds.shares.make(1).entitle(Quota {
+                self.bounds.tenants.make(1).entitle(Quota {
                     max_share: 0.02,
                     max_in_flight: 2,
                     ..Quota::default()
@@ -168,7 +168,7 @@ impl Bed {
         if refused.is_some() {
             // As it was.
             self.limiter.refuse_all(&self.bounds, Reason::Closed);
-            assert!(self.bounds.shares.make(1).held().kib() <= 2 * HELD_KIB);
+            assert!(self.bounds.tenants.make(1).held().kib() <= 2 * HELD_KIB);
             assert!(self.limiter.reserved().kib() <= 2 * HELD_KIB);
         }
         refused.is_some()
@@ -243,7 +243,7 @@ fn a_body_may_grow_until_all_that_is_reserved_is_the_limit() {
 #[test]
 fn who_has_its_bytes_elsewhere_is_not_held_by_those_of_its_tenant() {
     let bed = Bed::new(Operation::Nested);
-    bed.bounds.shares.make(1).entitle(Quota {
+    bed.bounds.tenants.make(1).entitle(Quota {
         max_share: 0.001,
         max_in_flight: 2,
         ..Quota::default()
@@ -264,7 +264,7 @@ fn a_reservation_that_is_larger_than_its_class_needs_becomes_smaller() {
             ..Tag::NONE
         },
     };
-    bed.bounds.shares.make(2);
+    bed.bounds.tenants.make(2);
     let retag = |held_kib, kib| {
         let (limiter, bounds) = (&bed.limiter, &bed.bounds);
         limiter.retag(bounds, held_kib, ask(kib), Attempt::First)

@@ -7,13 +7,13 @@ use crate::sync::{Ordering, lock};
 
 impl Limiter {
     /// Bounds for one more guard on this ledger.
-    pub(crate) fn join(&self, shares: Arc<TenantTable>) -> Arc<Bounds> {
+    pub(crate) fn join(&self, tenants: Arc<TenantTable>) -> Arc<Bounds> {
         self.guards.fetch_add(1, Ordering::Relaxed);
         let count = match self.counts_in_word.swap(1, Ordering::Relaxed) {
             0 => GuardCount::InWord,
             _ => GuardCount::beside(),
         };
-        Arc::new(Bounds::new(count, shares))
+        Arc::new(Bounds::new(count, tenants))
     }
 
     /// A guard is gone, and with it all that it had in flight.

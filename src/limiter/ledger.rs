@@ -159,7 +159,7 @@ impl Ledger {
     pub(crate) fn release(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         self.count_out(bounds);
         bounds.let_go(tag, kib);
-        let of_tenant = bounds.shares.leave(tag.tenant, 1, kib);
+        let of_tenant = bounds.tenants.give_back(tag.tenant, 1, kib);
         // AcqRel: releases what this request did, and sees a flag set before.
         let before = self
             .word

@@ -165,7 +165,7 @@ fn a_quota_that_was_used_for_a_moment_keeps_nobody_waiting() {
         let limiter = Arc::new(Limiter::new());
         let bounds = limiter.join(Arc::default());
         publish(&limiter, &bounds, Caps::new(false, 9, 10), MAX_KIB, 0);
-        bounds.shares.make(1).entitle(Quota {
+        bounds.tenants.make(1).entitle(Quota {
             max_in_flight: 1,
             ..Quota::default()
         });

@@ -26,8 +26,8 @@ mod loom_tests;
 mod property_tests;
 mod pump;
 mod queue;
-mod shares;
 mod staged;
+mod tenants;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
 #[cfg(all(test, not(memory_guard_loom)))]
@@ -45,7 +45,7 @@ pub(crate) use acquire::{Refusal, Terms, Ticket};
 pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use checks::{Attempt, Operation};
 pub(crate) use ledger::{OpenBodies, Refused};
-pub(crate) use shares::{Quota, TENANTS, TenantAccount, TenantTable};
+pub(crate) use tenants::{Quota, TENANTS, TenantAccount, TenantTable};
 pub(crate) use word::{Caps, InUse, MAX_COUNT};
 
 use crate::class::tag::Tag;
@@ -168,7 +168,7 @@ impl Limiter {
     fn took_for_a_moment(&self, bounds: &Bounds, tag: Tag) {
         // SeqCst, as in `pump_locked`: the count is down before it is asked who waits.
         fence(Ordering::SeqCst);
-        let of_tenant = bounds.shares.is_parked(tag.tenant);
+        let of_tenant = bounds.tenants.is_parked(tag.tenant);
         if of_tenant || (!bounds.count.is_in_word() && self.waiting() > 0) {
             self.released(
                 bounds,

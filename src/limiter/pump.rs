@@ -90,7 +90,7 @@ impl Limiter {
             Err(Refused::Quota) => {
                 // The flag first, then the attempt: what was given back before the flag
                 // is seen by the attempt, what is given back after it sees the flag.
-                bounds.shares.park(ask.tag.tenant);
+                bounds.tenants.park(ask.tag.tenant);
                 attempt()
             }
             outcome => outcome,

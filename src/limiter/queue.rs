@@ -21,7 +21,7 @@ use slab::Slab;
 use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{AGEING_ONE_IN, CRITICAL, Candidate, LANES, NEED_MORE, NESTED};
 use super::list::{List, Node};
-use super::shares::TenantAccount;
+use super::tenants::TenantAccount;
 use super::wait::WaitForecast;
 use crate::class::Priority;
 use crate::error::Reason;
@@ -104,16 +104,16 @@ pub(super) struct Queue {
 }
 
 impl Flow {
-    pub(super) fn share(&self) -> Option<&TenantAccount> {
-        self.bounds.shares.get(self.tenant)
+    pub(super) fn account(&self) -> Option<&TenantAccount> {
+        self.bounds.tenants.get(self.tenant)
     }
 
     pub(super) fn weight(&self) -> u64 {
-        self.share().map_or(1, TenantAccount::weight)
+        self.account().map_or(1, TenantAccount::weight)
     }
 
     pub(super) fn served(&self) -> i64 {
-        self.share().map_or(0, TenantAccount::served)
+        self.account().map_or(0, TenantAccount::served)
     }
 }
 
@@ -142,13 +142,13 @@ impl Queue {
         let before: u64 = self.lanes[..own_lane].iter().map(|lane| lane.kib).sum();
         let lane = &self.lanes[own_lane];
         // Its tenant's own backlog, at its tenant's part of the rate; or everybody's.
-        let share = bounds.shares.get(need.tag().tenant);
+        let account = bounds.tenants.get(need.tag().tenant);
         let flow = self.flow_of(bounds, own_lane, need.tag().tenant);
         let (backlog_kib, weights) = match flow.map(|flow| &self.flows[flow]) {
             Some(flow) if flow.waiting.len() > 0 => (flow.kib, lane.weights),
-            _ => (0, lane.weights + share.map_or(1, TenantAccount::weight)),
+            _ => (0, lane.weights + account.map_or(1, TenantAccount::weight)),
         };
-        let weight = share.map_or(1, TenantAccount::weight);
+        let weight = account.map_or(1, TenantAccount::weight);
         let at_its_rate = (backlog_kib + own_kib).saturating_mul(weights) / weight.max(1);
         let ahead_kib = before + at_its_rate.min(lane.kib + own_kib);
         self.forecast.expected_ms(ahead_kib)
@@ -187,7 +187,7 @@ impl Queue {
             in_flow: Node::default(),
             in_lane: Node::default(),
         });
-        bounds.shares.joined(need.tag().tenant);
+        bounds.tenants.joined(need.tag().tenant);
         bounds.begins_to_wait(need);
         self.enter(key);
         key
@@ -236,8 +236,8 @@ impl Queue {
         flow.kib += kib;
         if flow.waiting.len() == 1 {
             self.lanes[at].weights += flow.weight();
-            if let Some(share) = flow.share() {
-                share.catch_up(self.served);
+            if let Some(account) = flow.account() {
+                account.catch_up(self.served);
                 self.place_all(&bounds, tenant);
             }
         }
@@ -299,7 +299,7 @@ impl Queue {
             }
         }
         let left = self.waiters.remove(key);
-        left.bounds.shares.left(left.need.tag().tenant);
+        left.bounds.tenants.left(left.need.tag().tenant);
         left
     }
 
@@ -325,8 +325,8 @@ impl Queue {
         let flow = &self.flows[self.waiters[key].flow];
         if lane != NESTED {
             self.served = flow.served();
-            if let Some(share) = flow.share() {
-                share.charge(kib);
+            if let Some(account) = flow.account() {
+                account.charge(kib);
                 let (bounds, tenant) = (Arc::clone(&flow.bounds), flow.tenant);
                 self.place_all(&bounds, tenant);
             }

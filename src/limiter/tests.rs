@@ -129,7 +129,7 @@ fn count_and_bytes_each_bind() {
 #[test]
 fn what_the_word_cannot_count_is_refused_where_nothing_is_bounded() {
     let (limiter, bounds) = limiter(MAX_COUNT, MAX_KIB);
-    bounds.shares.make(1);
+    bounds.tenants.make(1);
     let of_tenant = |kib| Ask {
         tag: Tag {
             tenant: 1,
@@ -442,7 +442,7 @@ fn a_reservation_grows_within_the_bounds_or_by_force() {
     assert!(grow(1, Tag::NONE, Attempt::First).is_err());
     assert!(grow(50, Tag::NONE, Attempt::PastBounds).is_ok());
     assert_eq!(limiter.reserved(), InUse::new(false, 1, 150));
-    let tenant = bounds.shares.make(1);
+    let tenant = bounds.tenants.make(1);
     let tag = Tag {
         tenant: 1,
         ..Tag::NONE
@@ -473,7 +473,7 @@ fn whoever_begins_finds_that_nothing_was_in_flight_in_each_guard_of_a_ledger() {
 fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
     let (limiter, bounds) = limiter(9, 100);
     bounds.set_limit(100);
-    let tenant = bounds.shares.make(1);
+    let tenant = bounds.tenants.make(1);
     tenant.entitle(Quota {
         max_share: 0.9,
         ..Quota::default()

@@ -187,7 +187,7 @@ fn who_needs_more_than_it_has_goes_before_newcomers() {
 fn a_tenants_turn_in_one_lane_counts_in_the_others() {
     let bed = Bed::full(100);
     for tenant in [1, 2] {
-        bed.bounds.shares.make(tenant).entitle(Quota::default());
+        bed.bounds.tenants.make(tenant).entitle(Quota::default());
     }
     let mut waiters = vec![
         ("first", bed.join(tag(Priority::Normal, 1), 10)),
@@ -233,7 +233,7 @@ fn an_old_queue_of_a_higher_priority_does_not_take_the_turn_of_those_behind() {
     bed.bounds.set_order(Duration::from_secs(4), None);
     let join = |name, priority, tenant| (name, bed.join(tag(priority, tenant), 10));
     for tenant in [1, 2] {
-        bed.bounds.shares.make(tenant).entitle(Quota::default());
+        bed.bounds.tenants.make(tenant).entitle(Quota::default());
     }
     let mut waiters: Vec<_> = (0..10).map(|_| join("one", Priority::Normal, 1)).collect();
     waiters.extend((0..10).map(|_| join("two", Priority::Normal, 2)));
@@ -289,7 +289,7 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
 fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
     let bed = Bed::empty(100);
     for (tenant, weight) in [1, 2].into_iter().zip(weights) {
-        bed.bounds.shares.make(tenant).entitle(Quota {
+        bed.bounds.tenants.make(tenant).entitle(Quota {
             weight,
             ..Quota::default()
         });
@@ -321,7 +321,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
             if over {
                 let (tag, kib) = of(tenant);
                 let elapsed = Duration::from_millis(100) * (step - began);
-                bed.bounds.shares.charge_actual(tag.tenant, kib, elapsed);
+                bed.bounds.tenants.charge_actual(tag.tenant, kib, elapsed);
                 bed.limiter.release(&bed.bounds, kib, tag);
                 waiting.push((tenant, bed.join(tag, kib)));
             }
@@ -352,7 +352,7 @@ fn tenants_get_bytes_and_time_by_their_weights() {
 fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
     let bed = Bed::full(100);
     for tenant in [1, 2] {
-        bed.bounds.shares.make(tenant).entitle(Quota::default());
+        bed.bounds.tenants.make(tenant).entitle(Quota::default());
     }
     let mut waiters: Vec<_> = (0..20)
         .map(|_| ("early", bed.join(tag(Priority::Normal, 1), 10)))
@@ -376,11 +376,11 @@ fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
 fn a_tenant_at_its_quota_waits_and_others_pass() {
     let bed = Bed::empty(100);
     bed.bounds.set_limit(100);
-    bed.bounds.shares.make(1).entitle(Quota {
+    bed.bounds.tenants.make(1).entitle(Quota {
         max_in_flight: 1,
         ..Quota::default()
     });
-    bed.bounds.shares.make(2).entitle(Quota {
+    bed.bounds.tenants.make(2).entitle(Quota {
         max_share: 0.3,
         ..Quota::default()
     });
@@ -401,19 +401,19 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     // Or its quota is raised.
     waiters.push(("one", bed.join(one, 10)));
     assert!(granted(&mut waiters).is_empty());
-    bed.bounds.shares.make(1).entitle(Quota::default());
+    bed.bounds.tenants.make(1).entitle(Quota::default());
     bed.limiter.unpark_all();
     bed.limiter.pump();
     assert_eq!(granted(&mut waiters), ["one"]);
     // What it goes on holding counts, whoever has waited for some of it.
-    bed.bounds.shares.make(1).entitle(Quota {
+    bed.bounds.tenants.make(1).entitle(Quota {
         max_in_flight: 2,
         ..Quota::default()
     });
     waiters.push(("one", bed.join(one, 10)));
     bed.limiter.release(&bed.bounds, 10, one);
     assert_eq!(granted(&mut waiters), ["one"]);
-    let held = bed.bounds.shares.make(1).held();
+    let held = bed.bounds.tenants.make(1).held();
     assert_eq!((held.count(), held.kib()), (2, 20));
 }
 
@@ -421,7 +421,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
 fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
     let bed = Bed::empty(100);
     bed.bounds.set_limit(100);
-    bed.bounds.shares.make(1).entitle(Quota {
+    bed.bounds.tenants.make(1).entitle(Quota {
         max_share: 0.3,
         ..Quota::default()
     });
@@ -438,7 +438,7 @@ fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
 fn a_full_queue_makes_room_at_the_expense_of_who_fills_it() {
     let bed = Bed::full(100);
     for tenant in [1, 2] {
-        bed.bounds.shares.make(tenant).entitle(Quota::default());
+        bed.bounds.tenants.make(tenant).entitle(Quota::default());
     }
     let terms = Terms {
         most_waiting: 4,
@@ -477,7 +477,7 @@ fn displaced(floods: &[Flood], comes: Tag) -> Result<Option<u16>, Reason> {
     let bed = Bed::full(100);
     let mut waiters = Vec::new();
     for &(tenant, priority, waiting, weight) in floods {
-        bed.bounds.shares.make(tenant).entitle(Quota {
+        bed.bounds.tenants.make(tenant).entitle(Quota {
             weight,
             ..Quota::default()
         });
@@ -566,7 +566,7 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     assert!(high.is_ok());
     drop(high);
     // Nor does a tenant of a greater weight: it has three of four parts of the rate.
-    bed.bounds.shares.make(1).entitle(Quota {
+    bed.bounds.tenants.make(1).entitle(Quota {
         weight: 3,
         ..Quota::default()
     });
@@ -596,16 +596,16 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
 #[test]
 fn a_tenant_is_charged_for_as_long_as_its_requests_took_of_late() {
     let bed = Bed::empty(100);
-    let share = bed.bounds.shares.make(1);
-    share.charge(16);
-    let at_first = share.served();
+    let account = bed.bounds.tenants.make(1);
+    account.charge(16);
+    let at_first = account.served();
     assert!(at_first > 0);
     // A sixteenth of twice as long.
     bed.bounds
-        .shares
+        .tenants
         .charge_actual(1, 0, Duration::from_secs(1));
-    share.charge(16);
-    let later = share.served() - at_first;
+    account.charge(16);
+    let later = account.served() - at_first;
     assert_eq!(later * 16, at_first * 17);
 }
 
@@ -614,12 +614,12 @@ fn a_tenant_whose_request_took_long_lets_others_go_first() {
     let bed = Bed::full(100);
     let mut waiters = Vec::new();
     for (name, tenant) in [("one", 1), ("two", 2)] {
-        bed.bounds.shares.make(tenant).entitle(Quota::default());
+        bed.bounds.tenants.make(tenant).entitle(Quota::default());
         waiters.extend((0..3).map(|_| (name, bed.join(tag(Priority::Normal, tenant), 10))));
     }
     assert_eq!(bed.free(10, &mut waiters), ["one"]);
     bed.bounds
-        .shares
+        .tenants
         .charge_actual(1, 10, Duration::from_secs(10));
     bed.limiter
         .release(&bed.bounds, 10, tag(Priority::Normal, 1));
@@ -632,11 +632,11 @@ fn a_tenant_whose_request_took_long_lets_others_go_first() {
 
 #[test]
 fn half_of_a_tenants_rejections_are_forgotten_at_a_time() {
-    let shares = Bed::empty(100).bounds.shares.clone();
-    let share = shares.make(1);
-    assert_eq!([(); 5].map(|()| share.strike()), [1, 2, 3, 4, 5]);
-    share.forgive();
-    assert_eq!(share.strike(), 3);
+    let tenants = Bed::empty(100).bounds.tenants.clone();
+    let account = tenants.make(1);
+    assert_eq!([(); 5].map(|()| account.strike()), [1, 2, 3, 4, 5]);
+    account.forgive();
+    assert_eq!(account.strike(), 3);
 }
 
 #[test]
@@ -668,11 +668,11 @@ fn a_probe_goes_to_the_first_of_those_that_it_is_large_enough_for() {
 #[test]
 fn a_number_is_another_tenants_once_its_own_holds_nothing_and_waits_for_nothing() {
     let bed = Bed::full(100);
-    let shares = &bed.bounds.shares;
+    let tenants = &bed.bounds.tenants;
     for tenant in 1..TENANTS as u16 {
-        shares.make(tenant).used(u32::from(tenant));
+        tenants.make(tenant).used(u32::from(tenant));
     }
-    let longest_unused = || shares.longest_unused(5000);
+    let longest_unused = || tenants.longest_unused(5000);
     assert_eq!(longest_unused(), Some(1));
     let waits = bed.join(tag(Priority::Normal, 1), 10);
     assert_eq!(longest_unused(), Some(2));
@@ -683,14 +683,14 @@ fn a_number_is_another_tenants_once_its_own_holds_nothing_and_waits_for_nothing(
     assert_eq!(longest_unused(), Some(2));
     // It begins as a new one does.
     let charged = |tenant| {
-        let share = shares.make(tenant);
-        share.charge(16);
-        (share.served(), share.strike())
+        let account = tenants.make(tenant);
+        account.charge(16);
+        (account.served(), account.strike())
     };
-    shares.charge_actual(2, 10, Duration::from_secs(10));
+    tenants.charge_actual(2, 10, Duration::from_secs(10));
     assert_eq!(charged(2).1, 1);
-    shares.make(2).begin();
+    tenants.make(2).begin();
     assert_eq!(charged(2), charged(3));
-    shares.make(2).fold();
-    assert_eq!(shares.make(2).served(), shares.make(3).served());
+    tenants.make(2).fold();
+    assert_eq!(tenants.make(2).served(), tenants.make(3).served());
 }

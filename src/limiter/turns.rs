@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{CRITICAL, Candidate, LANES};
 use super::queue::{Flow, Queue, State};
-use super::shares::TenantAccount;
+use super::tenants::TenantAccount;
 use crate::units::MAX_KIB;
 
 impl Queue {
@@ -41,7 +41,7 @@ impl Queue {
     /// A request of a tenant's has ended: what it took more or less than was expected
     /// counts from now on.
     pub(super) fn account(&mut self, bounds: &Bounds, tenant: u16) {
-        if bounds.shares.get(tenant).is_some_and(TenantAccount::fold) {
+        if bounds.tenants.get(tenant).is_some_and(TenantAccount::fold) {
             self.place_all(bounds, tenant);
         }
     }
@@ -138,8 +138,8 @@ impl Queue {
                 self.unpark_flow(flow);
             }
         }
-        if let Some(share) = bounds.shares.get(tenant) {
-            share.clear_parked();
+        if let Some(account) = bounds.tenants.get(tenant) {
+            account.clear_parked();
         }
     }
 

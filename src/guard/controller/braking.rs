@@ -202,9 +202,9 @@ impl Controller {
 
     /// Says where each in flight stands, unless that is its priority's place alone.
     fn rank(&self, now: Duration) {
-        let shares = &self.bounds.shares;
-        if shares.all().next().is_some() || self.has_seen(Priority::Low) {
-            let weight = |tenant| shares.get(tenant).map_or(1, TenantAccount::weight);
+        let tenants = self.bounds.tenants();
+        if tenants.all().next().is_some() || self.has_seen(Priority::Low) {
+            let weight = |tenant| tenants.get(tenant).map_or(1, TenantAccount::weight);
             let ages_after = Duration::from_millis(self.bounds.ages_after_ms());
             self.running.rank(ages_after, now, weight);
         }

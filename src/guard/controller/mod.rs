@@ -257,7 +257,7 @@ impl Controller {
         } = shared;
         let tenants = Tenants::new(config.tiers.clone());
         Self {
-            bounds: limiter.join(Arc::clone(tenants.shares())),
+            bounds: limiter.join(Arc::clone(tenants.accounts())),
             labels: Labels::new(tenants),
             priorities: AtomicU8::new(0),
             limiter,

@@ -28,7 +28,7 @@ impl Controller {
         if now_ms >= due_ms && self.config().retry_budget.is_some() {
             let next_ms = now_ms + FORGIVES_EVERY.as_millis() as u64;
             self.forgives_at_ms.store(next_ms, Ordering::Relaxed);
-            self.bounds.shares.all().for_each(TenantAccount::forgive);
+            self.bounds.tenants().all().for_each(TenantAccount::forgive);
         }
     }
 

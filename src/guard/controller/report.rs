@@ -124,13 +124,13 @@ impl Controller {
     /// When to come back: later and later, if the tenant is over its retry budget.
     fn retry_after(&self, tag: Tag, wait: Duration) -> Duration {
         let retry_after = self.jittered(wait);
-        let Some(share) = self.bounds.shares.get(tag.tenant) else {
+        let Some(account) = self.bounds.tenants().get(tag.tenant) else {
             return retry_after;
         };
         let Some(budget) = self.config().retry_budget else {
             return retry_after;
         };
-        let doublings = (share.strike() / budget.max(1)).min(MOST_DOUBLINGS);
+        let doublings = (account.strike() / budget.max(1)).min(MOST_DOUBLINGS);
         retry_after * (1 << doublings)
     }
 

@@ -17,7 +17,7 @@ impl Ledger {
         }
         self.count_out(bounds);
         bounds.let_go(tag, kib);
-        let of_tenant = bounds.shares.leave(tag.tenant, 1, kib);
+        let of_tenant = bounds.tenants.give_back(tag.tenant, 1, kib);
         // Before the release: whoever sees the one sees the other.
         self.finished_kib.add(kib);
         let before = self.word.fetch_sub(bounds.count.unit(), Ordering::AcqRel);

@@ -63,7 +63,10 @@ impl Ledger {
         }
         let (tenant, requests) = (ask.tag.tenant, operation.of_tenant());
         let past_quota = !asked.checks.quota;
-        if !bounds.shares.enter(tenant, requests, ask.kib, past_quota) {
+        if !bounds
+            .tenants
+            .reserve(tenant, requests, ask.kib, past_quota)
+        {
             return Err(Refused::Quota);
         }
         let reserved = match operation.is_new() {
@@ -72,7 +75,7 @@ impl Ledger {
             false => self.reserve_word(&asked, MAX_COUNT, Counted::Before),
         };
         if reserved.is_err() {
-            bounds.shares.leave(tenant, requests, ask.kib);
+            bounds.tenants.give_back(tenant, requests, ask.kib);
             return reserved;
         }
         bounds.hold(ask.tag, ask.kib);
@@ -192,17 +195,17 @@ mod tests {
     use crate::class::tag::Tag;
     use crate::limiter::bounds::Need;
     use crate::limiter::count::GuardCount;
-    use crate::limiter::shares::{Quota, TenantTable};
+    use crate::limiter::tenants::{Quota, TenantTable};
 
     #[test]
     fn what_is_not_used_is_given_back_and_the_request_goes_on() {
-        let shares = Arc::new(TenantTable::default());
-        shares.set_limit(1000);
-        shares.make(1).entitle(Quota {
+        let tenants = Arc::new(TenantTable::default());
+        tenants.set_limit(1000);
+        tenants.make(1).entitle(Quota {
             max_share: 0.5,
             ..Quota::default()
         });
-        let (ledger, bounds) = (Ledger::new(), Bounds::new(GuardCount::InWord, shares));
+        let (ledger, bounds) = (Ledger::new(), Bounds::new(GuardCount::InWord, tenants));
         let tag = Tag {
             tenant: 1,
             priority: Priority::Critical,
@@ -215,7 +218,7 @@ mod tests {
         };
         let need = Need::More { tag, held_kib: 100 };
         let held = |count, kib| {
-            let of_tenant = bounds.shares.make(1).held();
+            let of_tenant = bounds.tenants.make(1).held();
             assert_eq!((of_tenant.count(), of_tenant.kib()), (count, kib));
             assert_eq!((ledger.load().count(), ledger.load().kib()), (count, kib));
             assert_eq!(bounds.critical_kib(), kib);

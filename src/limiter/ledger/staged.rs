@@ -62,7 +62,7 @@ impl Ledger {
         }
         // The request itself goes on.
         bounds.let_go(tag, kib);
-        let of_tenant = bounds.shares.leave(tag.tenant, 0, kib);
+        let of_tenant = bounds.tenants.give_back(tag.tenant, 0, kib);
         let before = self.word.fetch_sub(kib, Ordering::AcqRel);
         Released {
             somebody_waits: InUse::of(before).has_waiters(),

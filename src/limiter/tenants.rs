@@ -74,7 +74,7 @@ pub(crate) struct TenantAccount {
 
 impl TenantAccount {
     fn new() -> Self {
-        let share = Self {
+        let account = Self {
             held: AtomicU64::new(0),
             weight: Number::new(1),
             max_in_flight: Number::new(u32::MAX),
@@ -87,8 +87,8 @@ impl TenantAccount {
             waiting: Number::new(0),
             flows: [const { AtomicUsize::new(0) }; LANES],
         };
-        share.entitle(Quota::default());
-        share
+        account.entitle(Quota::default());
+        account
     }
 
     /// Sets what it is entitled to. Told for each request, it seldom changes, so it
@@ -120,7 +120,7 @@ impl TenantAccount {
 
     /// So much more, for one more request (1) or for one that it has (0), if it stays
     /// within the quota.
-    fn enter(&self, requests: u32, kib: u64, limit_kib: u64, force: bool) -> bool {
+    fn reserve(&self, requests: u32, kib: u64, limit_kib: u64, force: bool) -> bool {
         let most = self.max_in_flight.load(Ordering::Relaxed).min(MAX_COUNT);
         let most_kib = self.most_kib(limit_kib);
         let more = |current| {
@@ -148,7 +148,7 @@ impl TenantAccount {
     }
 
     /// So much less. `true` if a flow waits for that.
-    fn leave(&self, requests: u32, kib: u64) -> bool {
+    fn give_back(&self, requests: u32, kib: u64) -> bool {
         let less = u64::from(requests) * ONE + kib;
         TenantUse::of(self.held.fetch_sub(less, Ordering::AcqRel)).is_parked()
     }
@@ -258,19 +258,19 @@ impl TenantTable {
     /// So much more for a tenant, for one more request (1) or for one that it has (0), if
     /// its quota allows it. The nameless tenant has none, so it is not counted.
     #[inline]
-    pub(crate) fn enter(&self, tenant: u16, requests: u32, kib: u64, force: bool) -> bool {
+    pub(crate) fn reserve(&self, tenant: u16, requests: u32, kib: u64, force: bool) -> bool {
         if tenant == 0 {
             return true;
         }
         let limit_kib = self.limit_kib.load(Ordering::Relaxed);
         self.get(tenant)
-            .is_none_or(|share| share.enter(requests, kib, limit_kib, force))
+            .is_none_or(|account| account.reserve(requests, kib, limit_kib, force))
     }
 
     /// So much less. `true` if somebody waits for that.
     #[inline]
-    pub(super) fn leave(&self, tenant: u16, requests: u32, kib: u64) -> bool {
-        let left = |share: &TenantAccount| share.leave(requests, kib);
+    pub(super) fn give_back(&self, tenant: u16, requests: u32, kib: u64) -> bool {
+        let left = |account: &TenantAccount| account.give_back(requests, kib);
         tenant != 0 && self.get(tenant).is_some_and(left)
     }
 
@@ -279,20 +279,20 @@ impl TenantTable {
         tenant != 0
             && self
                 .get(tenant)
-                .is_some_and(|share| share.held().is_parked())
+                .is_some_and(|account| account.held().is_parked())
     }
 
     /// Somebody will wait for that. Under the queue's lock.
     pub(super) fn park(&self, tenant: u16) {
-        if let Some(share) = self.get(tenant) {
-            share.set_parked();
+        if let Some(account) = self.get(tenant) {
+            account.set_parked();
         }
     }
 
     /// A request that had waited is over.
     pub(crate) fn charge_actual(&self, tenant: u16, kib: u64, elapsed: Duration) {
-        if let Some(share) = self.get(tenant) {
-            share.charge_actual(kib, elapsed);
+        if let Some(account) = self.get(tenant) {
+            account.charge_actual(kib, elapsed);
         }
     }
 }
@@ -309,42 +309,45 @@ mod tests {
 
     #[test]
     fn a_quota_binds_unless_the_request_is_alone() {
-        let shares = TenantTable::default();
-        shares.set_limit(1000);
-        shares.make(1).entitle(Quota {
+        let tenants = TenantTable::default();
+        tenants.set_limit(1000);
+        tenants.make(1).entitle(Quota {
             max_share: 0.5,
             max_in_flight: 3,
             ..Quota::default()
         });
-        assert!(shares.enter(1, 1, 800, false), "alone, whatever it needs");
-        assert!(!shares.enter(1, 1, 1, false), "beyond its share");
-        assert!(!shares.leave(1, 1, 800));
-        assert!((0..3).all(|_| shares.enter(1, 1, 10, false)));
-        assert!(!shares.enter(1, 1, 10, false), "beyond its count");
-        assert!(shares.enter(2, 1, 900, false), "another tenant");
-        shares.make(1).set_parked();
-        assert!(shares.leave(1, 1, 10), "somebody waits for it");
+        assert!(
+            tenants.reserve(1, 1, 800, false),
+            "alone, whatever it needs"
+        );
+        assert!(!tenants.reserve(1, 1, 1, false), "beyond its share");
+        assert!(!tenants.give_back(1, 1, 800));
+        assert!((0..3).all(|_| tenants.reserve(1, 1, 10, false)));
+        assert!(!tenants.reserve(1, 1, 10, false), "beyond its count");
+        assert!(tenants.reserve(2, 1, 900, false), "another tenant");
+        tenants.make(1).set_parked();
+        assert!(tenants.give_back(1, 1, 10), "somebody waits for it");
     }
 
     #[test]
     fn what_lasts_longer_than_expected_is_paid_for_later() {
-        let share = TenantAccount::new();
-        share.entitle(Quota {
+        let account = TenantAccount::new();
+        account.entitle(Quota {
             weight: 2,
             ..Quota::default()
         });
-        share.charge(10);
+        account.charge(10);
         let expected = 10 * FIRST_HOLD_MS as i64 * SERVICE_PARTS / 2;
-        assert_eq!(share.served(), expected);
-        share.charge_actual(10, Duration::from_millis(2 * FIRST_HOLD_MS));
-        assert!(share.fold());
-        assert_eq!(share.served(), 2 * expected);
+        assert_eq!(account.served(), expected);
+        account.charge_actual(10, Duration::from_millis(2 * FIRST_HOLD_MS));
+        assert!(account.fold());
+        assert_eq!(account.served(), 2 * expected);
         // And what it did not take it gets back.
-        share
+        account
             .hold_parts
             .store(FIRST_HOLD_MS * HOLD_PARTS, Ordering::Relaxed);
-        share.charge_actual(10, Duration::ZERO);
-        assert!(share.fold() && !share.fold());
-        assert_eq!(share.served(), expected);
+        account.charge_actual(10, Duration::ZERO);
+        assert!(account.fold() && !account.fold());
+        assert_eq!(account.served(), expected);
     }
 }

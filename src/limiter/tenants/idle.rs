@@ -31,15 +31,15 @@ impl TenantAccount {
 impl TenantTable {
     /// One more of a tenant's waits. Under the queue's lock.
     pub(in crate::limiter) fn joined(&self, tenant: u16) {
-        if let Some(share) = self.named(tenant) {
-            share.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Some(account) = self.named(tenant) {
+            account.waiting.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// One waits no longer. Under the queue's lock.
     pub(in crate::limiter) fn left(&self, tenant: u16) {
-        if let Some(share) = self.named(tenant) {
-            share.waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Some(account) = self.named(tenant) {
+            account.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -51,9 +51,9 @@ impl TenantTable {
     /// The tenant that was not named for longest, of those that are idle; so many have come.
     pub(crate) fn longest_unused(&self, came: u32) -> Option<u16> {
         let tenants = self.all().enumerate().take(TENANTS - 1).skip(1);
-        let idle = tenants.filter(|(_, share)| share.is_idle());
+        let idle = tenants.filter(|(_, account)| account.is_idle());
         let longest =
-            idle.max_by_key(|(_, share)| came.wrapping_sub(share.used.load(Ordering::Relaxed)));
+            idle.max_by_key(|(_, account)| came.wrapping_sub(account.used.load(Ordering::Relaxed)));
         longest.map(|(number, _)| number as u16)
     }
 }
