@@ -131,7 +131,7 @@ impl Controller {
     /// Gives back what was never used, and nobody classified.
     #[inline]
     pub(crate) fn release(&self, kib: u64) {
-        self.limiter.release(&self.bounds, kib, Tag::NONE);
+        self.limiter.cancel(&self.bounds, kib, Tag::NONE);
     }
 
     /// The work is over, and its memory free unless the allocator keeps it.
@@ -161,9 +161,9 @@ impl Controller {
             self.running.end(slot);
         }
         if own_kib.is_none() {
-            self.limiter.release_nested(&self.bounds, tag);
+            self.limiter.end_nested(&self.bounds, tag);
             self.has_ended();
-        } else if self.limiter.finish(&self.bounds, held_kib, tag) {
+        } else if self.limiter.complete(&self.bounds, held_kib, tag) {
             self.sampler.request_sample();
         } else {
             self.has_ended();

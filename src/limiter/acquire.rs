@@ -136,7 +136,10 @@ impl Drop for Ticket {
         let left = queue.leave(self.key, now_ms);
         if let State::Granted { kib, .. } = left.state {
             let tag = left.need.tag();
-            let released = self.limiter.ledger.undo(&self.bounds, kib, left.need);
+            let released = self
+                .limiter
+                .ledger
+                .cancel_need(&self.bounds, kib, left.need);
             if released.of_tenant {
                 queue.unpark(&self.bounds, tag.tenant);
             }

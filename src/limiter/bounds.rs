@@ -304,7 +304,7 @@ impl Bounds {
 
     /// So much more is reserved for what a tag says.
     #[inline]
-    pub(super) fn hold(&self, tag: Tag, kib: u64) {
+    pub(super) fn add_critical(&self, tag: Tag, kib: u64) {
         if tag.priority == Priority::Critical {
             self.critical_kib.fetch_add(kib, Ordering::Relaxed);
         }
@@ -312,7 +312,7 @@ impl Bounds {
 
     /// So much less.
     #[inline]
-    pub(super) fn let_go(&self, tag: Tag, kib: u64) {
+    pub(super) fn take_off_critical(&self, tag: Tag, kib: u64) {
         if tag.priority == Priority::Critical {
             self.critical_kib.fetch_sub(kib, Ordering::Relaxed);
         }

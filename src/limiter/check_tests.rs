@@ -138,7 +138,7 @@ impl Bed {
             }
             "alone" => {
                 if self.operation.is_new() {
-                    self.limiter.release(&self.bounds, HELD_KIB, self.tag);
+                    self.limiter.cancel(&self.bounds, HELD_KIB, self.tag);
                 } else if matches!(self.operation, Operation::Rest { .. }) {
                     self.limiter.stage();
                 }
@@ -236,7 +236,8 @@ fn a_body_may_grow_until_all_that_is_reserved_is_the_limit() {
     assert_eq!(bed.reserve(ASK_KIB + 1, body), Err(Refused::Bytes));
     assert_eq!(bed.reserve(ASK_KIB, body), Ok(false));
     // What has ended takes nothing of it.
-    bed.limiter.finish(&bed.bounds, HELD_KIB + ASK_KIB, bed.tag);
+    bed.limiter
+        .complete(&bed.bounds, HELD_KIB + ASK_KIB, bed.tag);
     bed.reserve(limit_kib, body).unwrap();
 }
 

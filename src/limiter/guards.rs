@@ -37,7 +37,7 @@ impl Limiter {
 
     /// Nobody is in flight, nor waits: as if nobody had ever done so.
     pub(crate) fn forget(&self) {
-        self.ledger.confirm_freed(self.ledger.finished_kib());
+        self.ledger.confirm_freed(self.ledger.ended_kib());
         lock(&self.queue).forecast = Default::default();
         self.now_ms.store(0, Ordering::Relaxed);
     }

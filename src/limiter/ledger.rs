@@ -78,7 +78,7 @@ pub(crate) struct Ledger {
     /// KiB whose work is over, ever, and how many of them are off the word. The rest
     /// still counts as reserved, until a sample has shown what the allocator keeps.
     /// Not model-checked: they only rise, and hand nothing over.
-    finished_kib: ShardedCounter,
+    ended_kib: ShardedCounter,
     freed_kib: Counter,
     /// Requests of the guards that have a count of their own, together.
     beside: AtomicU32,
@@ -92,7 +92,7 @@ impl Ledger {
     pub(crate) fn new() -> Self {
         Self {
             word: AtomicU64::new(0),
-            finished_kib: ShardedCounter::default(),
+            ended_kib: ShardedCounter::default(),
             freed_kib: Counter::new(0),
             beside: AtomicU32::new(0),
             nested: AtomicU32::new(0),
@@ -156,9 +156,9 @@ impl Ledger {
 
     /// Gives a reservation back. Says who waits: the caller pumps the queue.
     #[inline]
-    pub(crate) fn release(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
+    pub(crate) fn cancel(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         self.count_out(bounds);
-        bounds.let_go(tag, kib);
+        bounds.take_off_critical(tag, kib);
         let of_tenant = bounds.tenants.give_back(tag.tenant, 1, kib);
         // AcqRel: releases what this request did, and sees a flag set before.
         let before = self
@@ -174,10 +174,10 @@ impl Ledger {
         }
     }
 
-    /// [`release`](Self::release) of a request whose bytes another guard has.
-    pub(crate) fn release_nested(&self, bounds: &Bounds, tag: Tag) -> Released {
+    /// [`cancel`](Self::cancel) of a request whose bytes another guard has.
+    pub(crate) fn end_nested(&self, bounds: &Bounds, tag: Tag) -> Released {
         self.nested.fetch_sub(1, Ordering::Relaxed);
-        self.release(bounds, 0, tag)
+        self.cancel(bounds, 0, tag)
     }
 
     /// Says that somebody waits. Only under the queue's lock.

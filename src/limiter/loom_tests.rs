@@ -55,12 +55,12 @@ fn a_release_is_never_lost_to_somebody_who_begins_to_wait() {
             .unwrap();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.release(&bounds, ASK.kib, Tag::NONE))
+            thread::spawn(move || limiter.cancel(&bounds, ASK.kib, Tag::NONE))
         };
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         other.join().unwrap();
         assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib, Tag::NONE);
+        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
         drop(ticket);
         assert_empty(&limiter);
     });
@@ -83,7 +83,7 @@ fn two_newcomers_never_both_get_the_last_place() {
             .is_ok();
         let there = other.join().unwrap();
         assert!(here ^ there, "exactly one gets it");
-        limiter.release(&bounds, ASK.kib, Tag::NONE);
+        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
         assert_empty(&limiter);
     });
 }
@@ -99,12 +99,12 @@ fn a_grant_that_races_with_giving_up_goes_to_the_next() {
         let mut second = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         let other = {
             let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.release(&bounds, ASK.kib, Tag::NONE))
+            thread::spawn(move || limiter.cancel(&bounds, ASK.kib, Tag::NONE))
         };
         drop(first);
         other.join().unwrap();
         assert_eq!(poll(&mut second), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib, Tag::NONE);
+        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
         drop(second);
         assert_empty(&limiter);
     });
@@ -125,7 +125,7 @@ fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         other.join().unwrap();
         assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib, Tag::NONE);
+        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
         drop(ticket);
         assert_empty(&limiter);
     });
@@ -153,7 +153,7 @@ fn a_count_that_was_raised_for_a_moment_keeps_nobody_waiting() {
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
         other.join().unwrap();
         assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ASK.kib, Tag::NONE);
+        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
         drop(ticket);
         assert_empty(&limiter);
     });
@@ -188,7 +188,7 @@ fn a_quota_that_was_used_for_a_moment_keeps_nobody_waiting() {
         let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ask), TERMS).unwrap();
         other.join().unwrap();
         assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.release(&bounds, ask.kib, tag);
+        limiter.cancel(&bounds, ask.kib, tag);
         drop(ticket);
         assert_empty(&limiter);
     });

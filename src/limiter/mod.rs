@@ -200,16 +200,16 @@ impl Limiter {
     }
 
     #[inline]
-    pub(crate) fn release(&self, bounds: &Bounds, kib: u64, tag: Tag) {
-        let released = self.ledger.release(bounds, kib, tag);
+    pub(crate) fn cancel(&self, bounds: &Bounds, kib: u64, tag: Tag) {
+        let released = self.ledger.cancel(bounds, kib, tag);
         if released.somebody_waits {
             self.released(bounds, tag, released);
         }
     }
 
     /// A request is over whose bytes another guard has.
-    pub(crate) fn release_nested(&self, bounds: &Bounds, tag: Tag) {
-        let released = self.ledger.release_nested(bounds, tag);
+    pub(crate) fn end_nested(&self, bounds: &Bounds, tag: Tag) {
+        let released = self.ledger.end_nested(bounds, tag);
         if released.somebody_waits {
             self.released(bounds, tag, released);
         }
@@ -218,8 +218,8 @@ impl Limiter {
     /// Gives back what was used. `true` if somebody waits for bytes, who may need a new
     /// sample to get them.
     #[inline]
-    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> bool {
-        let released = self.ledger.finish(bounds, kib, tag);
+    pub(crate) fn complete(&self, bounds: &Bounds, kib: u64, tag: Tag) -> bool {
+        let released = self.ledger.complete(bounds, kib, tag);
         if !released.somebody_waits {
             return false;
         }
@@ -247,13 +247,13 @@ impl Limiter {
     }
 
     /// KiB that were ever given back after use.
-    pub(crate) fn finished_kib(&self) -> u64 {
-        self.ledger.finished_kib()
+    pub(crate) fn ended_kib(&self) -> u64 {
+        self.ledger.ended_kib()
     }
 
     /// What had been given back after use when it was so much is free from now on.
-    pub(crate) fn confirm_freed(&self, finished_kib: u64) {
-        self.ledger.confirm_freed(finished_kib);
+    pub(crate) fn confirm_freed(&self, ended_kib: u64) {
+        self.ledger.confirm_freed(ended_kib);
     }
 
     /// Lets in everybody who fits, in their order.
@@ -269,9 +269,9 @@ impl Limiter {
         // Never back: two threads may sample, and the later one may have looked earlier.
         let now_ms = now.as_millis() as u64;
         let now_ms = now_ms.max(self.now_ms.fetch_max(now_ms, Ordering::Relaxed));
-        let (reserved_kib, finished_kib) = (self.reserved().kib(), self.finished_kib());
+        let (reserved_kib, ended_kib) = (self.reserved().kib(), self.ended_kib());
         let mut queue = lock(&self.queue);
-        queue.forecast.measure(now_ms, reserved_kib, finished_kib);
+        queue.forecast.measure(now_ms, reserved_kib, ended_kib);
     }
 
     fn now_ms(&self) -> u64 {
@@ -353,7 +353,7 @@ impl Limiter {
             return;
         }
         for (bounds, kib, need) in late {
-            let released = self.ledger.undo(&bounds, kib, need);
+            let released = self.ledger.cancel_need(&bounds, kib, need);
             if released.of_tenant {
                 queue.unpark(&bounds, need.tag().tenant);
             }

@@ -65,7 +65,7 @@ struct Held {
 
 /// Everybody who waits is let in once there is room, and all of it comes back.
 fn wind_down(limiter: &Arc<Limiter>, guards: &[Arc<Bounds>], waiters: Vec<(Waiter, Held)>) {
-    limiter.confirm_freed(limiter.finished_kib());
+    limiter.confirm_freed(limiter.ended_kib());
     for bounds in guards {
         publish(limiter, bounds, Caps::new(false, 1000, ALL_KIB), MAX_KIB, 0);
     }
@@ -80,7 +80,7 @@ fn wind_down(limiter: &Arc<Limiter>, guards: &[Arc<Bounds>], waiters: Vec<(Waite
         });
         assert!(waiters.len() < before, "nobody is let in: {limiter:#?}");
         for held in active {
-            limiter.release(&guards[held.by], held.kib, Tag::NONE);
+            limiter.cancel(&guards[held.by], held.kib, Tag::NONE);
         }
     }
     assert_eq!(limiter.reserved(), InUse::new(false, 0, 0));
@@ -129,15 +129,15 @@ proptest! {
                 },
                 Operation::GiveBack { nth } if !active.is_empty() => {
                     let held = active.swap_remove(nth % active.len());
-                    limiter.release(&guards[held.by], held.kib, Tag::NONE);
+                    limiter.cancel(&guards[held.by], held.kib, Tag::NONE);
                 }
                 Operation::Finish { nth } if !active.is_empty() => {
                     let held = active.swap_remove(nth % active.len());
                     unsettled_kib += held.kib;
-                    limiter.finish(&guards[held.by], held.kib, Tag::NONE);
+                    limiter.complete(&guards[held.by], held.kib, Tag::NONE);
                 }
                 Operation::Sample => {
-                    limiter.confirm_freed(limiter.finished_kib());
+                    limiter.confirm_freed(limiter.ended_kib());
                     limiter.pump();
                     unsettled_kib = 0;
                 }
@@ -176,7 +176,7 @@ proptest! {
             prop_assert!(limiter.all_in_flight() as usize >= active.len());
         }
         for held in active {
-            limiter.release(&guards[held.by], held.kib, Tag::NONE);
+            limiter.cancel(&guards[held.by], held.kib, Tag::NONE);
         }
         wind_down(&limiter, &guards, waiters);
     }

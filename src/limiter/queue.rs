@@ -189,7 +189,7 @@ impl Queue {
         });
         bounds.tenants.joined(need.tag().tenant);
         bounds.begins_to_wait(need);
-        self.enter(key);
+        self.enqueue(key);
         key
     }
 
@@ -198,10 +198,10 @@ impl Queue {
         let waiter = &mut self.waiters[key];
         waiter.state = State::Waiting;
         waiter.bounds.unheard.fetch_sub(1, Ordering::Relaxed);
-        self.enter(key);
+        self.enqueue(key);
     }
 
-    fn enter(&mut self, key: usize) {
+    fn enqueue(&mut self, key: usize) {
         let waiter = &self.waiters[key];
         let (need, number) = (waiter.need, waiter.number);
         let bounds = Arc::clone(&waiter.bounds);

@@ -121,8 +121,8 @@ fn count_and_bytes_each_bind() {
     assert_eq!(admit(&limiter, &bounds, 61), Err(Refused::Bytes));
     assert_eq!(admit(&limiter, &bounds, 60), Ok(false));
     assert_eq!(admit(&limiter, &bounds, 1), Err(Refused::Count));
-    limiter.release(&bounds, 60, Tag::NONE);
-    limiter.release(&bounds, 40, Tag::NONE);
+    limiter.cancel(&bounds, 60, Tag::NONE);
+    limiter.cancel(&bounds, 40, Tag::NONE);
     assert_eq!(limiter.reserved(), InUse::new(false, 0, 0));
 }
 
@@ -165,7 +165,7 @@ fn with_nothing_in_flight_the_least_need_is_enough() {
         limiter.try_reserve(&bounds, large, Operation::Newcomer, Attempt::First),
         Err(Refused::Bytes)
     );
-    limiter.release(&bounds, 300, Tag::NONE);
+    limiter.cancel(&bounds, 300, Tag::NONE);
     let too_large = Ask {
         kib: 300,
         low_kib: 51,
@@ -198,7 +198,7 @@ fn nobody_overtakes_and_the_oldest_goes_first() {
     // It would fit, but somebody was here first.
     assert_eq!(admit(&limiter, &bounds, 10), Err(Refused::Waiters));
     assert_eq!(small.poll(), Poll::Pending);
-    limiter.release(&bounds, 80, Tag::NONE);
+    limiter.cancel(&bounds, 80, Tag::NONE);
     assert!(large.is_woken() && small.is_woken());
     assert_eq!(large.poll(), Poll::Ready(Ok(90)));
     assert_eq!(small.poll(), Poll::Ready(Ok(10)));
@@ -222,7 +222,7 @@ fn a_dropped_grant_goes_to_the_next() {
     admit(&limiter, &bounds, 10).unwrap();
     let first = Waiter::join(&limiter, &bounds, 10);
     let mut second = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10, Tag::NONE);
+    limiter.cancel(&bounds, 10, Tag::NONE);
     assert_eq!(second.poll(), Poll::Pending);
     drop(first);
     assert_eq!(second.poll(), Poll::Ready(Ok(10)));
@@ -234,7 +234,7 @@ fn an_unclaimed_grant_passes_on_and_its_owner_keeps_its_place() {
     admit(&limiter, &bounds, 10).unwrap();
     let mut parked = Waiter::join(&limiter, &bounds, 10);
     let mut next = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10, Tag::NONE);
+    limiter.cancel(&bounds, 10, Tag::NONE);
     limiter.pass_on_unclaimed(Duration::from_secs(1));
     limiter.pass_on_unclaimed(Duration::from_millis(1400));
     assert_eq!(next.poll(), Poll::Pending);
@@ -243,7 +243,7 @@ fn an_unclaimed_grant_passes_on_and_its_owner_keeps_its_place() {
 
     let mut last = Waiter::join(&limiter, &bounds, 10);
     assert_eq!(parked.poll(), Poll::Pending);
-    limiter.release(&bounds, 10, Tag::NONE);
+    limiter.cancel(&bounds, 10, Tag::NONE);
     assert_eq!(last.poll(), Poll::Pending);
     assert_eq!(parked.poll(), Poll::Ready(Ok(10)));
 }
@@ -253,7 +253,7 @@ fn a_parked_waiter_finds_free_memory_at_its_first_look() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
     let mut parked = Waiter::join(&limiter, &bounds, 10);
-    limiter.release(&bounds, 10, Tag::NONE);
+    limiter.cancel(&bounds, 10, Tag::NONE);
     limiter.pass_on_unclaimed(Duration::from_secs(1));
     limiter.pass_on_unclaimed(Duration::from_secs(2));
     assert_eq!(limiter.reserved().count(), 0);
@@ -344,7 +344,7 @@ fn guards_on_one_ledger_share_bytes_and_have_counts_of_their_own() {
     let mut other = Waiter::join(&limiter, &first, 10);
     assert_eq!(held_up.poll(), Poll::Pending);
     assert_eq!(other.poll(), Poll::Ready(Ok(10)));
-    limiter.release(&second, 40, Tag::NONE);
+    limiter.cancel(&second, 40, Tag::NONE);
     assert_eq!(held_up.poll(), Poll::Ready(Ok(10)));
 }
 
@@ -363,7 +363,7 @@ fn what_another_guard_admitted_does_not_wait_behind_those_who_wait_for_its_bytes
     assert_eq!(nest(&limiter, &inner), Err(Refused::Count));
     let mut nested = Waiter::with(&limiter, &inner, Need::Nested(Tag::NONE));
     assert_eq!(nested.poll(), Poll::Pending);
-    limiter.release_nested(&inner, Tag::NONE);
+    limiter.end_nested(&inner, Tag::NONE);
     assert_eq!(nested.poll(), Poll::Ready(Ok(0)));
 }
 
@@ -403,7 +403,7 @@ fn closing_answers_every_waiter_of_one_guard() {
         assert!(waiter.is_woken());
         assert_eq!(waiter.poll(), Poll::Ready(Err(Reason::Closed)));
     }
-    limiter.release(&bounds, 10, Tag::NONE);
+    limiter.cancel(&bounds, 10, Tag::NONE);
     assert_eq!(limiter.reserved(), InUse::new(false, 0, 0));
 }
 
@@ -414,19 +414,19 @@ fn what_was_used_is_free_again_once_a_sample_shows_it() {
     let mut waiter = Waiter::join(&limiter, &bounds, 60);
     // The allocator may keep what was freed: nobody gets it yet.
     assert!(
-        limiter.finish(&bounds, 80, Tag::NONE),
+        limiter.complete(&bounds, 80, Tag::NONE),
         "somebody waits for a sample"
     );
     assert!(waiter.poll().is_pending());
     // Nor while the sample is taken: the bounds are still those of the one before.
-    let ended_kib = limiter.finished_kib();
+    let ended_kib = limiter.ended_kib();
     publish(&limiter, &bounds, Caps::new(false, 9, 100), MAX_KIB, 0);
     assert!(waiter.poll().is_pending());
     limiter.confirm_freed(ended_kib);
     limiter.pump();
     assert!(waiter.poll().is_ready());
     // What was never used is free at once.
-    limiter.release(&bounds, 60, Tag::NONE);
+    limiter.cancel(&bounds, 60, Tag::NONE);
     admit(&limiter, &bounds, 90).unwrap();
 }
 
@@ -449,7 +449,7 @@ fn a_reservation_grows_within_the_bounds_or_by_force() {
     };
     assert!(grow(10, tag, Attempt::PastBounds).is_ok());
     assert_eq!(tenant.held().kib(), 10, "its tenant's, too");
-    limiter.finish(&bounds, 160, Tag::NONE);
+    limiter.complete(&bounds, 160, Tag::NONE);
     assert_eq!(limiter.reserved(), InUse::new(false, 0, 0));
 }
 
@@ -463,9 +463,9 @@ fn whoever_begins_finds_that_nothing_was_in_flight_in_each_guard_of_a_ledger() {
         assert_eq!(admit(&limiter, bounds, 10), Ok(true));
         for next in [&first, &second] {
             assert_eq!(admit(&limiter, next, 10), Ok(false));
-            limiter.release(next, 10, Tag::NONE);
+            limiter.cancel(next, 10, Tag::NONE);
         }
-        limiter.release(bounds, 10, Tag::NONE);
+        limiter.cancel(bounds, 10, Tag::NONE);
     }
 }
 
@@ -496,7 +496,7 @@ fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
     // More than there is, and more than its tenant's.
     admit(&limiter, &bounds, 10).unwrap();
     assert!(!retag(10, ask(11)));
-    limiter.release(&bounds, 80, ask(80).tag);
+    limiter.cancel(&bounds, 80, ask(80).tag);
     admit(&limiter, &bounds, 10).unwrap();
     assert!(retag(10, ask(10)));
     assert!(!retag(10, ask(90)));
@@ -520,9 +520,9 @@ fn a_sample_is_asked_for_only_where_bytes_are_waited_for() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
     let _waiters = [(); 2].map(|()| Waiter::join(&limiter, &bounds, 10));
-    assert!(!limiter.finish(&bounds, 10, Tag::NONE), "for the count");
+    assert!(!limiter.complete(&bounds, 10, Tag::NONE), "for the count");
     publish(&limiter, &bounds, Caps::new(false, 9, 20), MAX_KIB, 0);
-    assert!(limiter.finish(&bounds, 10, Tag::NONE), "for bytes");
+    assert!(limiter.complete(&bounds, 10, Tag::NONE), "for bytes");
 }
 
 #[test]
@@ -548,7 +548,7 @@ fn where_no_work_has_begun_the_least_need_is_enough_beside_the_other_bodies() {
     };
     assert_eq!(more(111), Err(Refused::Bytes));
     assert_eq!(more(110), Ok(false));
-    limiter.release(&bounds, 240, Tag::NONE);
+    limiter.cancel(&bounds, 240, Tag::NONE);
     limiter.unstage(100);
     let OpenBodies {
         requests,

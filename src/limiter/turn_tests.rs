@@ -66,7 +66,7 @@ impl Bed {
 
     /// Frees `kib` of what nobody's permit holds, and says who got it.
     fn free(&self, kib: u64, waiters: &mut Vec<(&'static str, Ticket)>) -> Vec<&'static str> {
-        self.limiter.release(&self.bounds, kib, Tag::NONE);
+        self.limiter.cancel(&self.bounds, kib, Tag::NONE);
         granted(waiters)
     }
 
@@ -210,7 +210,7 @@ fn nobody_starves_behind_a_higher_priority() {
     let mut high = bed.join(tag(Priority::High, 0), 10);
     for round in 0..40 {
         let next = bed.join(tag(Priority::High, 0), 10);
-        bed.limiter.release(&bed.bounds, 10, Tag::NONE);
+        bed.limiter.cancel(&bed.bounds, 10, Tag::NONE);
         assert!(granted(&mut waiters).is_empty(), "not before it has aged");
         assert!(is_granted(&mut high), "round {round}");
         high = next;
@@ -218,7 +218,7 @@ fn nobody_starves_behind_a_higher_priority() {
     bed.tick(2.0);
     while granted(&mut waiters).is_empty() {
         let next = bed.join(tag(Priority::High, 0), 10);
-        bed.limiter.release(&bed.bounds, 10, Tag::NONE);
+        bed.limiter.cancel(&bed.bounds, 10, Tag::NONE);
         if is_granted(&mut high) {
             high = next;
         }
@@ -270,9 +270,9 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     assert_eq!(bed.reserve(Tag::NONE, 1), Err(Refused::Gate));
     assert!(bed.reserve(critical, 15).is_ok());
     assert_eq!(bed.reserve(critical, 10), Err(Refused::Bytes));
-    bed.limiter.release(&bed.bounds, 15, critical);
+    bed.limiter.cancel(&bed.bounds, 15, critical);
     assert!(bed.reserve(critical, 10).is_ok());
-    bed.limiter.release(&bed.bounds, 10, critical);
+    bed.limiter.cancel(&bed.bounds, 10, critical);
     // And what others leave, beside it.
     bed.allow(105);
     assert_eq!(bed.reserve(critical, 26), Err(Refused::Bytes));
@@ -304,7 +304,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
             waiting.push((tenant, bed.join(tag, kib)));
         }
     }
-    bed.limiter.release(&bed.bounds, full, Tag::NONE);
+    bed.limiter.cancel(&bed.bounds, full, Tag::NONE);
     let mut running: Vec<(usize, u32)> = Vec::new();
     let mut had = [0.0; 2];
     for step in 0..4_000_u32 {
@@ -322,7 +322,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
                 let (tag, kib) = of(tenant);
                 let elapsed = Duration::from_millis(100) * (step - began);
                 bed.bounds.tenants.charge_actual(tag.tenant, kib, elapsed);
-                bed.limiter.release(&bed.bounds, kib, tag);
+                bed.limiter.cancel(&bed.bounds, kib, tag);
                 waiting.push((tenant, bed.join(tag, kib)));
             }
             !over
@@ -365,7 +365,7 @@ fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
     let mut order = Vec::new();
     for _ in 0..8 {
         bed.limiter
-            .release(&bed.bounds, 10, tag(Priority::Normal, 1));
+            .cancel(&bed.bounds, 10, tag(Priority::Normal, 1));
         order.extend(granted(&mut waiters));
     }
     let late = order.iter().filter(|&&name| name == "late").count();
@@ -394,9 +394,9 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     // Somebody else may pass them.
     let mut other = bed.join(Tag::NONE, 10);
     assert!(is_granted(&mut other));
-    bed.limiter.release(&bed.bounds, 10, one);
+    bed.limiter.cancel(&bed.bounds, 10, one);
     assert_eq!(granted(&mut waiters), ["one"]);
-    bed.limiter.release(&bed.bounds, 20, two);
+    bed.limiter.cancel(&bed.bounds, 20, two);
     assert_eq!(granted(&mut waiters), ["two"]);
     // Or its quota is raised.
     waiters.push(("one", bed.join(one, 10)));
@@ -411,7 +411,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
         ..Quota::default()
     });
     waiters.push(("one", bed.join(one, 10)));
-    bed.limiter.release(&bed.bounds, 10, one);
+    bed.limiter.cancel(&bed.bounds, 10, one);
     assert_eq!(granted(&mut waiters), ["one"]);
     let held = bed.bounds.tenants.make(1).held();
     assert_eq!((held.count(), held.kib()), (2, 20));
@@ -546,8 +546,8 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     for step in 0..600 {
         bed.tick(f64::from(step) * 0.01);
         waiting.push(bed.join(Tag::NONE, 10));
-        bed.limiter.finish(&bed.bounds, 10, Tag::NONE);
-        bed.limiter.confirm_freed(bed.limiter.finished_kib());
+        bed.limiter.complete(&bed.bounds, 10, Tag::NONE);
+        bed.limiter.confirm_freed(bed.limiter.ended_kib());
         bed.limiter.pump();
         waiting.retain_mut(|ticket| !is_granted(ticket));
     }
@@ -622,7 +622,7 @@ fn a_tenant_whose_request_took_long_lets_others_go_first() {
         .tenants
         .charge_actual(1, 10, Duration::from_secs(10));
     bed.limiter
-        .release(&bed.bounds, 10, tag(Priority::Normal, 1));
+        .cancel(&bed.bounds, 10, tag(Priority::Normal, 1));
     let mut order = granted(&mut waiters);
     for _ in 0..4 {
         order.extend(bed.free(10, &mut waiters));

@@ -35,7 +35,7 @@ const ERRORS: f64 = 64.0;
 pub(super) struct WaitForecast {
     /// Means of late, for each millisecond: KiB reserved, and KiB given back.
     reserved_kib: f64,
-    finished_kib: f64,
+    ended_kib: f64,
     measured_ms: f64,
     /// The most that was reserved, decayed.
     most_kib: f64,
@@ -49,7 +49,7 @@ impl Default for WaitForecast {
     fn default() -> Self {
         Self {
             reserved_kib: 0.0,
-            finished_kib: 0.0,
+            ended_kib: 0.0,
             measured_ms: 0.0,
             most_kib: 0.0,
             last: None,
@@ -63,10 +63,10 @@ impl Default for WaitForecast {
 impl WaitForecast {
     /// How long work takes, on average over its KiB. `None`: not known.
     fn hold_ms(&self) -> Option<f64> {
-        if self.finished_kib <= 0.0 {
+        if self.ended_kib <= 0.0 {
             return None;
         }
-        let hold_ms = self.reserved_kib / self.finished_kib;
+        let hold_ms = self.reserved_kib / self.ended_kib;
         (self.measured_ms >= hold_ms * KNOWN_AFTER).then_some(hold_ms)
     }
 
@@ -83,19 +83,19 @@ impl WaitForecast {
     }
 
     /// Now so many KiB are reserved, and so many were ever given back.
-    pub(super) fn measure(&mut self, now_ms: u64, reserved_kib: u64, finished_kib: u64) {
-        let before = self.last.replace((now_ms, finished_kib));
+    pub(super) fn measure(&mut self, now_ms: u64, reserved_kib: u64, ended_kib: u64) {
+        let before = self.last.replace((now_ms, ended_kib));
         let Some((last_ms, last_kib)) = before else {
             return;
         };
         let elapsed_ms = now_ms.saturating_sub(last_ms) as f64;
-        let finished_kib = finished_kib.saturating_sub(last_kib) as f64;
+        let ended_kib = ended_kib.saturating_sub(last_kib) as f64;
         // While nothing runs, time says nothing.
         if elapsed_ms == 0.0 {
             self.last = before;
             return;
         }
-        if reserved_kib == 0 && finished_kib == 0.0 {
+        if reserved_kib == 0 && ended_kib == 0.0 {
             return;
         }
         let half_lives = elapsed_ms / HALF_LIFE.as_millis() as f64;
@@ -104,7 +104,7 @@ impl WaitForecast {
         let over_ms = self.measured_ms.min(AVERAGED_OVER.as_millis() as f64);
         let step = (elapsed_ms / over_ms).min(1.0);
         self.reserved_kib += (reserved_kib as f64 - self.reserved_kib) * step;
-        self.finished_kib += (finished_kib / elapsed_ms - self.finished_kib) * step;
+        self.ended_kib += (ended_kib / elapsed_ms - self.ended_kib) * step;
     }
 
     pub(super) fn granted(&mut self, expected_ms: Option<u64>, waited_ms: u64) {
@@ -162,12 +162,12 @@ mod tests {
     #[test]
     fn a_wait_follows_what_is_reserved_and_given_back_of_late() {
         let mut wait = WaitForecast::default();
-        let (mut second, mut finished_kib) = (0, 0);
+        let (mut second, mut ended_kib) = (0, 0);
         let mut run = |wait: &mut WaitForecast, seconds, reserved_kib, kib_per_second| {
             for _ in 0..seconds {
                 second += 1;
-                finished_kib += kib_per_second;
-                wait.measure(second * 1000, reserved_kib, finished_kib);
+                ended_kib += kib_per_second;
+                wait.measure(second * 1000, reserved_kib, ended_kib);
             }
             wait.expected_ms(10_000).unwrap().next_multiple_of(10)
         };

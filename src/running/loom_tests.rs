@@ -252,7 +252,7 @@ fn who_ends_sees_who_pauses_or_is_seen_by_it() {
             let (room, limiter) = (Arc::clone(&room), Arc::clone(&limiter));
             thread::spawn(move || {
                 room.store(1, Ordering::Relaxed);
-                limiter.finish(&bounds, 4, Tag::NONE);
+                limiter.complete(&bounds, 4, Tag::NONE);
                 brake.paused() > 0
             })
         };

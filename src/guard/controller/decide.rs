@@ -173,7 +173,7 @@ impl Subscriber for Controller {
     fn before_sample(&'static self, detail: Detail, now: Duration) {
         // What is given back from here on, this sample may not show.
         self.ended_kib
-            .store(self.limiter.finished_kib(), Ordering::Relaxed);
+            .store(self.limiter.ended_kib(), Ordering::Relaxed);
         // And what polls have added by now, it shows.
         let grown_bytes = self.brake.grown_bytes();
         self.grown_before.store(grown_bytes, Ordering::Relaxed);

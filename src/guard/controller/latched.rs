@@ -45,7 +45,7 @@ impl Controller {
         let seen = Moved {
             completed: control.completed,
             in_flight: self.limiter.in_flight(&self.bounds),
-            given_back_kib: self.limiter.finished_kib(),
+            given_back_kib: self.limiter.ended_kib(),
             all_in_flight: self.limiter.all_in_flight(),
         };
         let since = control.latched.observe(now, kept_out, seen);

@@ -7,19 +7,19 @@ use crate::limiter::word::InUse;
 use crate::sync::Ordering;
 
 impl Ledger {
-    /// [`release`](Self::release) of bytes that were used: they count as reserved until
+    /// [`cancel`](Self::cancel) of bytes that were used: they count as reserved until
     /// that is [confirmed](Self::confirm_freed). Where no bytes are bounded, nothing needs to be
     /// confirmed.
     #[inline]
-    pub(crate) fn finish(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
+    pub(crate) fn complete(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         if !bounds.caps().bounds_kib() {
-            return self.release(bounds, kib, tag);
+            return self.cancel(bounds, kib, tag);
         }
         self.count_out(bounds);
-        bounds.let_go(tag, kib);
+        bounds.take_off_critical(tag, kib);
         let of_tenant = bounds.tenants.give_back(tag.tenant, 1, kib);
         // Before the release: whoever sees the one sees the other.
-        self.finished_kib.add(kib);
+        self.ended_kib.add(kib);
         let before = self.word.fetch_sub(bounds.count.unit(), Ordering::AcqRel);
         Released {
             somebody_waits: InUse::of(before).has_waiters(),
@@ -35,20 +35,19 @@ impl Ledger {
     }
 
     /// KiB that were ever given back after use.
-    pub(crate) fn finished_kib(&self) -> u64 {
-        self.finished_kib.total()
+    pub(crate) fn ended_kib(&self) -> u64 {
+        self.ended_kib.total()
     }
 
     /// What had been given back when it was so much is free: a sample was begun then,
     /// and the bounds that follow from it are published.
-    pub(crate) fn confirm_freed(&self, finished_kib: u64) {
-        let more = |freed_kib| (finished_kib > freed_kib).then_some(finished_kib);
+    pub(crate) fn confirm_freed(&self, ended_kib: u64) {
+        let more = |freed_kib| (ended_kib > freed_kib).then_some(ended_kib);
         let before = self
             .freed_kib
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         if let Ok(freed_kib) = before {
-            self.word
-                .fetch_sub(finished_kib - freed_kib, Ordering::AcqRel);
+            self.word.fetch_sub(ended_kib - freed_kib, Ordering::AcqRel);
         }
     }
 
@@ -61,8 +60,8 @@ impl Ledger {
     /// still, and counts.
     pub(super) fn unended(&self, word: InUse) -> InUse {
         let freed_kib = self.freed_kib.load(Ordering::Relaxed);
-        let ended_kib = self.finished_kib().saturating_sub(freed_kib);
-        let kib = word.kib().saturating_sub(ended_kib);
+        let unconfirmed_kib = self.ended_kib().saturating_sub(freed_kib);
+        let kib = word.kib().saturating_sub(unconfirmed_kib);
         InUse::new(word.has_waiters(), word.count(), kib)
     }
 }

@@ -78,7 +78,7 @@ impl Ledger {
             bounds.tenants.give_back(tenant, requests, ask.kib);
             return reserved;
         }
-        bounds.hold(ask.tag, ask.kib);
+        bounds.add_critical(ask.tag, ask.kib);
         if operation == Operation::Nested {
             self.nested.fetch_add(1, Ordering::Relaxed);
         }
@@ -233,13 +233,13 @@ mod tests {
         held(2, 200);
         first(300, rest).unwrap();
         held(2, 500);
-        ledger.undo(&bounds, 300, need);
+        ledger.cancel_need(&bounds, 300, need);
         held(2, 200);
         // Alone, it is not held back by its share.
-        ledger.release(&bounds, 100, tag);
+        ledger.cancel(&bounds, 100, tag);
         first(800, rest).unwrap();
         held(1, 900);
-        ledger.finish(&bounds, 900, tag);
+        ledger.complete(&bounds, 900, tag);
         held(0, 0);
     }
 }

@@ -53,15 +53,15 @@ impl Ledger {
     }
 
     /// Gives back what was reserved for a need, and never used.
-    pub(crate) fn undo(&self, bounds: &Bounds, kib: u64, need: Need) -> Released {
+    pub(crate) fn cancel_need(&self, bounds: &Bounds, kib: u64, need: Need) -> Released {
         let tag = need.tag();
         match need {
             Need::More { .. } => {}
-            Need::Nested(_) => return self.release_nested(bounds, tag),
-            _ => return self.release(bounds, kib, tag),
+            Need::Nested(_) => return self.end_nested(bounds, tag),
+            _ => return self.cancel(bounds, kib, tag),
         }
         // The request itself goes on.
-        bounds.let_go(tag, kib);
+        bounds.take_off_critical(tag, kib);
         let of_tenant = bounds.tenants.give_back(tag.tenant, 0, kib);
         let before = self.word.fetch_sub(kib, Ordering::AcqRel);
         Released {
