@@ -45,8 +45,8 @@ impl<'a> From<&'a Class> for Parts<'a> {
 /// The names that a guard has met.
 #[derive(Debug)]
 pub struct Labels {
-    pub(crate) classes: Names,
-    pub(crate) tenants: Tenants,
+    classes: Names,
+    tenants: Tenants,
 }
 
 impl Labels {
@@ -77,9 +77,18 @@ impl Labels {
         ClassKey::new(self.classes.number(class), is_hinted)
     }
 
-    /// The name of the class.
+    /// The name of its class.
     pub(crate) fn name(&self, key: ClassKey) -> &str {
-        self.classes.name(key.class())
+        self.class_name(key.class())
+    }
+
+    pub(crate) fn class_name(&self, number: u16) -> &str {
+        self.classes.name(number)
+    }
+
+    /// There are numbers left for classes.
+    pub(crate) fn has_room(&self) -> bool {
+        self.classes.has_room()
     }
 }
 

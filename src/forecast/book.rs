@@ -16,7 +16,7 @@ use crate::class::tag::ClassKey;
 use crate::running::brake::Running;
 use crate::running::order::Growth;
 use crate::running::{Look, Running as Requests};
-pub(crate) use sums::Sums;
+pub(super) use sums::Sums;
 
 /// A request that ended before its time tells something of its kind after so long.
 const TELLS_AFTER: f32 = 0.3;

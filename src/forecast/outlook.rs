@@ -9,9 +9,9 @@ const LEAST_SHARE: f64 = 0.02;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outlook {
     /// By how much usage will have risen without another request.
-    pub(crate) growth_bytes: [f64; STEPS],
+    pub(super) growth_bytes: [f64; STEPS],
     /// What the next request will hold then, as a share of what it reserves.
-    pub(crate) next_share: [f64; STEPS],
+    pub(super) next_share: [f64; STEPS],
 }
 
 impl Outlook {

@@ -51,7 +51,7 @@ const MOST_SEEN: f64 = 100_000.0;
 /// estimate instead (the mean for an event that has not occurred in n trials,
 /// starting from Jeffreys's prior).
 #[derive(Clone, Debug)]
-pub(crate) struct Profile {
+pub(super) struct Profile {
     prior_bytes: f64,
     histogram: Histogram,
     trajectories: Trajectories,
@@ -97,7 +97,7 @@ pub(super) struct Seen {
 }
 
 impl Profile {
-    pub(crate) fn new(prior_bytes: u64) -> Self {
+    pub(super) fn new(prior_bytes: u64) -> Self {
         Self {
             prior_bytes: prior_bytes as f64,
             histogram: Histogram::new(),

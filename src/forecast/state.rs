@@ -46,9 +46,9 @@ pub(crate) struct AtLeast {
 /// What stands out of what is known of one kind of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Outline {
-    pub(crate) seen: f64,
-    pub(crate) mean_bytes: f64,
-    pub(crate) largest_bytes: f64,
+    pub(super) seen: f64,
+    pub(super) mean_bytes: f64,
+    pub(super) largest_bytes: f64,
 }
 
 /// By class, and whether its requests have a hint.

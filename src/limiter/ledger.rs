@@ -45,10 +45,10 @@ pub(crate) enum Refused {
 
 /// Who waits for what was given back.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Released {
-    pub(crate) somebody_waits: bool,
+pub(super) struct Released {
+    pub(super) somebody_waits: bool,
     /// Somebody waits until its tenant gives something back.
-    pub(crate) of_tenant: bool,
+    pub(super) of_tenant: bool,
 }
 
 /// How a request is counted that asks.

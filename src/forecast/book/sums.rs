@@ -5,7 +5,7 @@ use crate::running::order::STEPS;
 
 /// What the requests in flight have and will need, together.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sums {
+pub(in crate::forecast) struct Sums {
     /// What they hold.
     pub(crate) held_bytes: f64,
     /// Those in the midst of a poll.

@@ -171,7 +171,7 @@ impl Controller {
             && (self.keeper.is_none() && config.state.is_none())
             && self.name == config.name
             && self.config().tiers == config.tiers
-            && self.labels.classes.has_room()
+            && self.labels.has_room()
     }
 
     /// Begins anew, as [`new`](Self::new) does. Names of classes keep their numbers.

@@ -14,7 +14,7 @@ impl Controller {
         let entries = self.sorts();
         let paused_ms = self.paused_ms(&entries);
         let sorts = entries.into_iter().map(|entry| Sort {
-            class: self.labels.classes.name(entry.class),
+            class: self.labels.class_name(entry.class),
             priority: entry.priority,
             admitted: entry.admitted,
             rejected: entry.rejected,
@@ -56,7 +56,7 @@ impl Controller {
         // Entries of a class follow one another.
         classes.dedup();
         let paused_ms = |class| {
-            let name = self.labels.classes.name(class);
+            let name = self.labels.class_name(class);
             (name, self.counters.tally.paused_ms(class))
         };
         classes.into_iter().map(paused_ms).collect()

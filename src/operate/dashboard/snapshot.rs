@@ -239,7 +239,7 @@ fn rejected(controller: &Controller) -> serde_json::Map<String, serde_json::Valu
 
 fn classes(controller: &Controller) -> Vec<Class<'_>> {
     let sorts = controller.sorts().into_iter().map(|sort| Class {
-        class: controller.labels.classes.name(sort.class),
+        class: controller.labels.class_name(sort.class),
         priority: sort.priority.as_str(),
         admitted: sort.admitted,
         rejected: sort.rejected.iter().sum(),
