@@ -2,8 +2,7 @@
 //!
 //! A room is a folder of `src`, or one of four files beside them. It imports only from
 //! rooms below it in [`ROOMS`], and inside of a folder no circle is closed: parent and
-//! child may know each other, siblings only one the other. What is not so yet stands in
-//! `allowed.txt`, which only ever becomes shorter.
+//! child may know each other, siblings only one the other.
 //!
 //! No function is longer than [`MOST_LINES`], but for those in `long.txt`: flat tables, and
 //! what is to become shorter.
@@ -102,11 +101,6 @@ fn imports(source: &Source) -> Vec<Found> {
     found
 }
 
-/// What `allowed.txt` lets pass.
-fn allowed() -> BTreeSet<&'static str> {
-    entries(include_str!("allowed.txt"))
-}
-
 fn entries(list: &str) -> BTreeSet<&str> {
     let lines = list.lines().map(str::trim);
     lines
@@ -114,17 +108,14 @@ fn entries(list: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Imports from a room that may not be known, by what would have to be allowed.
-fn upwards(found: &[Found]) -> BTreeMap<String, Vec<String>> {
-    let mut upwards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for Found { at, from, to } in found {
-        if !may_know(&from[0], &to[0]) {
-            let entry = format!("{} -> {}", from.join("/"), to[0]);
-            let why = format!("{at}: {}/ may not know {}/", from[0], to[0]);
-            upwards.entry(entry).or_default().push(why);
-        }
-    }
-    upwards
+/// Imports from rooms that may not be known.
+fn upwards(found: &[Found]) -> Vec<String> {
+    let wrong = found
+        .iter()
+        .filter(|found| !may_know(&found.from[0], &found.to[0]));
+    wrong
+        .map(|Found { at, from, to }| format!("{at}: {}/ may not know {}/", from[0], to[0]))
+        .collect()
 }
 
 /// Who imports whom among the children of one folder, and where.
@@ -172,36 +163,28 @@ fn way<'a>(
     None
 }
 
-/// Circles that are not allowed, and the entries that some circle still needs.
-fn circles(found: &[Found], allowed: &BTreeSet<&str>) -> (Vec<String>, BTreeSet<String>) {
-    let (mut circles, mut needed) = (Vec::new(), BTreeSet::new());
+fn circles(found: &[Found]) -> Vec<String> {
+    let mut circles = Vec::new();
     for (folder, pairs) in siblings(found) {
-        let entry = |(own, other): &(String, String)| format!("{folder}: {own} -> {other}");
-        let all: BTreeSet<_> = pairs.keys().collect();
-        let (passed, mut kept): (BTreeSet<&(String, String)>, BTreeSet<_>) = all
-            .iter()
-            .partition(|pair| allowed.contains(entry(pair).as_str()));
-        for pair in passed {
-            if way(&all, &pair.1, &pair.0).is_some() {
-                needed.insert(entry(pair));
-            }
-        }
+        let mut kept: BTreeSet<_> = pairs.keys().collect();
         while let Some((pair, way)) = kept
             .iter()
             .find_map(|pair| Some((*pair, way(&kept, &pair.1, &pair.0)?)))
         {
             let back = way.windows(2);
             let back = back.map(|step| (step[0].to_owned(), step[1].to_owned()));
-            let lines: Vec<String> = [pair.clone()]
-                .into_iter()
-                .chain(back)
-                .map(|pair| format!("  {}, in {}", entry(&pair), pairs[&pair][0]))
-                .collect();
+            let line = |pair: (String, String)| {
+                format!(
+                    "  {folder}: {} -> {}, in {}",
+                    pair.0, pair.1, pairs[&pair][0]
+                )
+            };
+            let lines: Vec<String> = [pair.clone()].into_iter().chain(back).map(line).collect();
             circles.push(format!("a circle in {folder}/:\n{}", lines.join("\n")));
             kept.remove(pair);
         }
     }
-    (circles, needed)
+    circles
 }
 
 fn count(source: &Source, found: &[Found]) {
@@ -222,15 +205,6 @@ fn count(source: &Source, found: &[Found]) {
     let between = rooms.iter().filter(|(from, to)| from != to).count();
     let (boxes, arrows) = (boxes.count(), arrows.len());
     println!("{boxes} boxes and {arrows} arrows between them; {between} between rooms");
-    let upwards = upwards(found);
-    let lines: usize = upwards.values().map(Vec::len).sum();
-    let (allowed, upwards) = (allowed(), upwards.len());
-    let circles = allowed.iter().filter(|entry| entry.contains(": ")).count();
-    println!("{lines} imports from rooms that may not be known, which are {upwards} entries");
-    println!(
-        "{} entries are allowed, {circles} of them for circles",
-        allowed.len()
-    );
 }
 
 #[test]
@@ -238,17 +212,7 @@ fn a_room_knows_only_rooms_below_it_and_siblings_form_no_circle() {
     let source = source();
     let found = imports(&source);
     count(&source, &found);
-    let allowed = allowed();
-    let upwards = upwards(&found);
-    let (mut wrong, mut needed) = circles(&found, &allowed);
-    for (entry, imports) in &upwards {
-        match allowed.contains(entry.as_str()) {
-            true => needed.extend([entry.clone()]),
-            false => wrong.extend(imports.iter().cloned()),
-        }
-    }
-    let unneeded = allowed.iter().filter(|entry| !needed.contains(**entry));
-    wrong.extend(unneeded.map(|entry| format!("not needed any more in allowed.txt: {entry}")));
+    let wrong = [upwards(&found), circles(&found)].concat();
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
