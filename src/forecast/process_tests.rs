@@ -62,13 +62,13 @@ fn expected_mib(in_polls_mib: u64) -> u64 {
             now,
             usage_bytes: (20 + held_mib) * MIB,
             process_bytes: (20 + held_mib) * MIB,
-            allocated_bytes: (10 + held_mib) * MIB,
+            allocated_bytes: Some((10 + held_mib) * MIB),
             own_in_flight: in_flight,
             all_in_flight: in_flight,
             completed,
             ..Evidence::default()
         });
-        forecast.unseen().0 / MIB
+        forecast.of_unknown_kind().0 / MIB
     };
     sample(0, 0, 0);
     let mut expected_mib = 0;
