@@ -1,21 +1,17 @@
 //! From a request to a permit, a place in the queue, or a rejection.
 
-use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::controller::{Controller, WAITING_INTERVAL};
 use super::permit::Permit;
+use super::state::{State, WAITING_INTERVAL};
 use super::waiting::Waiting;
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::classify::labels::Entry;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Attempt, Need, Operation, Refusal, Refused, Terms, Ticket};
-use crate::memory::Moment;
 use crate::pressure::Pressure;
-use crate::running::Slot;
-use crate::telemetry::outcome::Outcome;
 
 use super::cost::Request;
 
@@ -43,7 +39,7 @@ pub(crate) fn no_deadline() -> Option<Duration> {
     None
 }
 
-impl Controller {
+impl State {
     /// The fast path: a few loads and a compare-and-swap.
     ///
     /// Always inlined, so that the permit is made where it is to stay: moving it
@@ -65,30 +61,10 @@ impl Controller {
         }
     }
 
-    /// Takes note of a priority; says whether such work is not taken at the moment.
+    /// Such work is not taken at the moment.
     #[inline(always)]
-    pub(crate) fn sheds(&self, tag: Tag) -> bool {
-        tag.priority != Priority::Normal && self.sheds_priority(tag)
-    }
-
-    fn sheds_priority(&self, tag: Tag) -> bool {
-        let bit = 1 << tag.priority as u8;
-        if self.priorities.load(Ordering::Relaxed) & bit == 0 {
-            self.priorities.fetch_or(bit, Ordering::Relaxed);
-            // What it is entitled to is published with the next sample.
-            self.sampler.wake_if_older(WAITING_INTERVAL);
-        }
-        let sheds = tag.priority == Priority::Low && self.live.sheds_low_at(self.pressure());
-        if sheds && self.only_observes() {
-            self.observe("reject: low_priority");
-            return false;
-        }
-        sheds
-    }
-
-    /// Requests of a priority have come.
-    pub(crate) fn has_seen(&self, priority: Priority) -> bool {
-        self.priorities.load(Ordering::Relaxed) & 1 << priority as u8 != 0
+    pub(super) fn sheds(&self, tag: Tag) -> bool {
+        tag.priority != Priority::Normal && self.sheds_priority(tag.priority)
     }
 
     /// Admission by this guard's count alone: another one on the same ledger
@@ -120,97 +96,6 @@ impl Controller {
         }
         self.release(kib);
         self.admit(entry.into(), &no_deadline)
-    }
-
-    /// Keeps track of work for which so much is reserved.
-    #[inline]
-    pub(crate) fn track(&self, kib: u64, tag: Tag) -> Option<&Slot> {
-        self.running.take(kib, tag, self.sampler.tick())
-    }
-
-    /// Gives back what was never used, and nobody classified.
-    #[inline]
-    pub(crate) fn release(&self, kib: u64) {
-        self.limiter.cancel(&self.bounds, kib, Tag::NONE);
-    }
-
-    /// The work is over, and its memory free unless the allocator keeps it.
-    #[inline]
-    pub(crate) fn finish(
-        &self,
-        own_kib: Option<NonZeroU64>,
-        tag: Tag,
-        granted_at: Moment,
-        slot: Option<&Slot>,
-        outcome: Outcome,
-    ) {
-        if self.counters.outcomes.ended(outcome) {
-            self.look_for_fork();
-        }
-        let kib = own_kib.map_or(0, NonZeroU64::get);
-        let mut held_kib = kib;
-        if granted_at != Moment::NONE {
-            self.charge_actual(kib, tag, granted_at);
-        }
-        if let Some(slot) = slot {
-            if slot.was_paused() {
-                self.tell_pauses(slot, tag, outcome);
-            }
-            // It may have grown.
-            held_kib = slot.reserved_kib();
-            self.running.end(slot);
-        }
-        if own_kib.is_none() {
-            self.limiter.end_nested(&self.bounds, tag);
-            self.has_ended();
-        } else if self.limiter.complete(&self.bounds, held_kib, tag) {
-            self.sampler.request_sample();
-        } else {
-            self.has_ended();
-        }
-    }
-
-    /// Now, if its tenant is to pay for the time that it takes.
-    pub(crate) fn granted_at(&self, tag: Tag) -> Moment {
-        match self.bounds.tenants().get(tag.tenant) {
-            Some(_) => self.sampler.moment(),
-            None => Moment::NONE,
-        }
-    }
-
-    /// Its tenant pays for the time that it took.
-    #[cold]
-    fn charge_actual(&self, kib: u64, tag: Tag, granted_at: Moment) {
-        let tenants = self.bounds.tenants();
-        if tenants.get(tag.tenant).is_some() {
-            let elapsed = granted_at.until(self.sampler.moment());
-            tenants.charge_actual(tag.tenant, kib, elapsed);
-        }
-    }
-
-    /// Within the bounds, or past them.
-    pub(super) fn reserve(
-        &self,
-        ask: Ask,
-        operation: Operation,
-        attempt: Attempt,
-    ) -> Result<bool, Refused> {
-        let (limiter, bounds) = (&self.limiter, &self.bounds);
-        limiter.try_reserve(bounds, ask, operation, attempt)
-    }
-
-    /// An attempt, and another one on a new sample if the last one is too old for it.
-    pub(super) fn resampling<T>(
-        &self,
-        attempt: impl Fn(Attempt) -> Result<T, Refused>,
-    ) -> Result<T, Refused> {
-        match attempt(Attempt::First) {
-            Err(Refused::Stale) => {
-                self.sampler.refresh();
-                attempt(Attempt::Resampled)
-            }
-            outcome => outcome,
-        }
     }
 
     #[inline]
@@ -332,7 +217,7 @@ impl Controller {
     }
 
     fn never_fits(&self, ask: Ask, held_kib: u64) -> bool {
-        ask.low_kib.saturating_add(held_kib) > self.kill_bytes().div_ceil(1024)
+        ask.low_kib.saturating_add(held_kib) > self.shown.kill_bytes().div_ceil(1024)
     }
 
     /// What enforce would do with what observe lets pass.

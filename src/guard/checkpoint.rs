@@ -42,7 +42,7 @@ struct Part {
 impl Part {
     /// Takes effect on this thread.
     fn begin(leave: Leave) {
-        let accounted = leave.controller.is_accounted();
+        let accounted = leave.state.is_accounted();
         PART.set(Some(Self {
             slot: leave.slot,
             generation: leave.slot.generation(),
@@ -68,7 +68,7 @@ impl Part {
         let said_bytes = slot.reported_bytes().saturating_sub(part.reported_bytes);
         let grown_bytes = added_bytes.max(0).saturating_add(said_bytes as i64);
         slot.grew(grown_bytes as u64);
-        let brake = permit.controller().brake;
+        let brake = permit.state().brake;
         brake.add_grown(grown_bytes.saturating_sub(part.ahead_bytes));
     }
 }
@@ -76,7 +76,7 @@ impl Part {
 /// An allocator charges it for what this thread allocates.
 fn is_charged(permit: &Permit, slot: &Slot) -> bool {
     #[cfg(feature = "account")]
-    return permit.controller().is_accounted() && crate::running::charge::charges(slot);
+    return permit.state().is_accounted() && crate::running::charge::charges(slot);
     #[cfg(not(feature = "account"))]
     {
         let _ = (permit, slot);
@@ -241,7 +241,7 @@ impl Permit {
     /// }
     /// ```
     pub fn paused(&self) -> Duration {
-        let now = || self.holder().controller().sampler.now();
+        let now = || self.holder().state().sampler.now();
         self.slot()
             .map_or(Duration::ZERO, |slot| slot.paused(now()))
     }

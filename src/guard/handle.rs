@@ -9,10 +9,12 @@ use super::admission::{Admission, no_deadline};
 use super::controller::Controller;
 use super::cost::{Cost, Request};
 use super::permit::Permit;
+use super::state::State;
 use crate::class::Class;
 use crate::class::tag::Tag;
 use crate::config::{Config, Policy, Settings};
 use crate::error::{ConfigError, Reason, Rejected};
+use crate::forecast::Estimates;
 use crate::memory::MemorySource;
 use crate::memory::release::PressureContext;
 use crate::pressure::Pressure;
@@ -56,7 +58,7 @@ static FROM_ENV: Mutex<Option<(Config, Guard)>> = Mutex::new(None);
 /// # }
 /// ```
 pub struct Guard {
-    pub(crate) controller: &'static Controller,
+    pub(super) controller: &'static Controller,
 }
 
 impl Guard {
@@ -72,7 +74,7 @@ impl Guard {
         // As it was at the start: it may have been reloaded since.
         if let Some((_, guard)) = existing
             .as_ref()
-            .filter(|(started, guard)| *started == config && !guard.controller.is_closed())
+            .filter(|(started, guard)| *started == config && !guard.state().is_closed())
         {
             return Ok(guard.clone());
         }
@@ -85,19 +87,36 @@ impl Guard {
         Ok(guard)
     }
 
+    /// What its requests touch.
+    #[inline]
+    pub(crate) fn state(&self) -> &'static State {
+        &self.controller.state
+    }
+
+    /// Starts from what another process has learned, unless a file said more.
+    pub(crate) fn learn_from(&self, estimates: &Estimates) {
+        self.controller.learn_from(estimates);
+    }
+
+    /// See [`Controller::class_needs`].
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn class_needs(&self) -> Vec<(String, bool, u64, u64)> {
+        self.controller.class_needs()
+    }
+
     /// What the guard is doing now.
     pub fn stats(&self) -> Stats {
-        self.controller.stats()
+        self.state().stats()
     }
 
     /// The pressure level at the last sample.
     pub fn pressure(&self) -> Pressure {
-        self.controller.pressure()
+        self.state().pressure()
     }
 
     /// The settings in force.
     pub fn config(&self) -> Arc<Config> {
-        self.controller.config()
+        self.state().config()
     }
 
     /// Puts other settings into force, while requests run and wait.
@@ -145,7 +164,7 @@ impl Guard {
 
     /// What [`readiness`](Self::readiness) answers after its 30 s, for other protocols.
     pub fn is_ready(&self) -> bool {
-        self.controller.unready(LATCHED_AFTER).is_none()
+        self.state().unready(LATCHED_AFTER).is_none()
     }
 
     /// A receiver that always has the newest pressure level, and is told when it
@@ -190,7 +209,7 @@ impl Guard {
     }
 
     /// What has been learned of requests so far, for the next process.
-    pub fn estimates(&self) -> crate::forecast::Estimates {
+    pub fn estimates(&self) -> Estimates {
         self.controller.estimates()
     }
 
@@ -200,8 +219,8 @@ impl Guard {
     /// the built-in ones. Not needed in production, where a thread samples;
     /// with a [`ManualSource`](crate::ManualSource) it makes tests deterministic.
     pub fn sample_now(&self) {
-        self.controller.sampler.check_process();
-        self.controller.sampler.sample_now();
+        self.state().sampler.check_process();
+        self.state().sampler.sample_now();
     }
 
     /// Waits until memory for `cost` is free.
@@ -227,10 +246,10 @@ impl Guard {
 
     async fn admit(&self, request: Request) -> Result<Permit, Rejected> {
         let tag = request.need.tag();
-        match self.controller.admit(request, &no_deadline) {
+        match self.state().admit(request, &no_deadline) {
             Admission::Admitted(permit) => Ok(permit),
             Admission::Waiting(waiting) => waiting.await,
-            Admission::Rejected(refusal) => Err(self.controller.tell(refusal, tag)),
+            Admission::Rejected(refusal) => Err(self.state().tell(refusal, tag)),
         }
     }
 
@@ -252,7 +271,7 @@ impl Guard {
     /// # }
     /// ```
     pub async fn acquire_for(&self, class: &Class) -> Result<Permit, Rejected> {
-        let entry = self.controller.labels.entry(class);
+        let entry = self.state().labels.entry(class);
         let mut permit = self.admit(entry.into()).await?;
         permit.start();
         Ok(permit)
@@ -265,7 +284,7 @@ impl Guard {
     /// [`Rejected`]; where it would have to wait, with [`Reason::NoRoom`].
     pub fn try_acquire(&self, cost: impl Into<Cost>) -> Result<Permit, Rejected> {
         let cost = cost.into();
-        let admitted = self.controller.admit_now(cost.into());
+        let admitted = self.state().admit_now(cost.into());
         admitted.map(|permit| permit.start_work(cost))
     }
 
@@ -281,8 +300,8 @@ impl Guard {
     /// The request counts as rejected. Its response counts as an answer, too, unless it is
     /// that of `LimitedJson` or `ResultLimitLayer`; `total_requests` has it once.
     pub fn reject_result(&self) -> Rejected {
-        self.controller.counters.outcomes.turned_away_late();
-        self.controller.reject(Reason::ResultTooLarge, Tag::NONE)
+        self.state().counters.outcomes.turned_away_late();
+        self.state().reject(Reason::ResultTooLarge, Tag::NONE)
     }
 
     /// A rejection as a caller would get it at this moment, for tests of what is done with
@@ -290,14 +309,14 @@ impl Guard {
     /// example.
     #[cfg(feature = "test-util")]
     pub fn rejection(&self, reason: Reason) -> Rejected {
-        self.controller.rejection(reason)
+        self.state().rejection(reason)
     }
 }
 
 impl Clone for Guard {
     #[inline]
     fn clone(&self) -> Self {
-        self.controller.handles.made();
+        self.state().handles.made();
         Self {
             controller: self.controller,
         }
@@ -307,7 +326,7 @@ impl Clone for Guard {
 impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
-        self.controller.handles.dropped();
+        self.state().handles.dropped();
     }
 }
 

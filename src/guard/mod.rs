@@ -17,4 +17,5 @@ pub(crate) mod ready;
 pub(crate) mod scope;
 pub(crate) mod staged;
 pub(crate) mod stalls;
+pub(crate) mod state;
 pub(crate) mod waiting;

@@ -8,8 +8,8 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::controller::Controller;
 use super::cost::Cost;
+use super::state::State;
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::memory::Moment;
@@ -41,7 +41,7 @@ use crate::telemetry::outcome::{Mark, Outcome};
 /// }
 /// ```
 pub struct Permit {
-    controller: &'static Controller,
+    state: &'static State,
     /// `None`: a guard further out has its bytes.
     own_kib: Option<NonZeroU64>,
     tag: Tag,
@@ -56,7 +56,7 @@ pub struct Permit {
 
 /// What the clones of a permit have in common. Once it exists it owns the reservation.
 struct Shared {
-    controller: &'static Controller,
+    state: &'static State,
     own_kib: Option<NonZeroU64>,
     tag: Tag,
     granted_at: Moment,
@@ -71,10 +71,10 @@ impl Permit {
     /// Owns a reservation of `kib` that has been made; of none where a guard further out has
     /// the bytes.
     #[inline]
-    pub(crate) fn new(controller: &'static Controller, kib: u64, tag: Tag) -> Self {
-        controller.counters.tally.admitted(tag);
+    pub(crate) fn new(state: &'static State, kib: u64, tag: Tag) -> Self {
+        state.counters.tally.admitted(tag);
         Self {
-            controller,
+            state,
             own_kib: NonZeroU64::new(kib),
             tag,
             granted_at: Moment::NONE,
@@ -85,9 +85,9 @@ impl Permit {
     }
 
     /// [`new`](Self::new), for what had waited.
-    pub(crate) fn queued(controller: &'static Controller, kib: u64, tag: Tag) -> Self {
-        let mut permit = Self::new(controller, kib, tag);
-        permit.granted_at = controller.granted_at(tag);
+    pub(crate) fn queued(state: &'static State, kib: u64, tag: Tag) -> Self {
+        let mut permit = Self::new(state, kib, tag);
+        permit.granted_at = state.granted_at(tag);
         permit
     }
 
@@ -98,15 +98,15 @@ impl Permit {
     #[inline(always)]
     pub(crate) fn start(&mut self) {
         if let Some(kib) = self.own_kib {
-            if self.controller.tracks() || self.tag.is_classified() {
-                self.slot = self.controller.track(kib.get(), self.tag);
+            if self.state.tracks() || self.tag.is_classified() {
+                self.slot = self.state.track(kib.get(), self.tag);
             }
         }
     }
 
     /// [`start`](Self::start) for a request that is admitted for its body first.
     pub(crate) fn start_staged(&mut self) {
-        self.slot = self.controller.track(self.kib(), self.tag);
+        self.slot = self.state.track(self.kib(), self.tag);
         if let Some(slot) = self.slot {
             slot.stage();
         }
@@ -169,23 +169,23 @@ impl Permit {
     /// Polls ask before they grow.
     #[inline(always)]
     pub(crate) fn brakes(&self) -> bool {
-        self.controller.brake.is_on()
+        self.state.brake.is_on()
     }
 
     /// By whose guard's brake its work is paused, and what it holds. `is_first`: its work
     /// has not begun.
-    pub(crate) fn braked(&self, is_first: bool) -> Option<(&'static Controller, &'static Slot)> {
+    pub(crate) fn braked(&self, is_first: bool) -> Option<(&'static State, &'static Slot)> {
         // Else a guard further out brakes it.
         self.own_kib?;
         if let Some(slot) = self.slot() {
-            return Some((self.controller, slot));
+            return Some((self.state, slot));
         }
         let slot = self.slot_or_take()?;
         if !is_first {
             // What it has touched before, nobody knows.
             slot.declare();
         }
-        Some((self.controller, slot))
+        Some((self.state, slot))
     }
 
     pub(crate) fn priority(&self) -> Priority {
@@ -220,10 +220,10 @@ impl Permit {
             if let Some(slot) = shared.slot.get() {
                 return Some(slot);
             }
-            let taken = self.controller.track(self.kib(), self.tag)?;
+            let taken = self.state.track(self.kib(), self.tag)?;
             if shared.slot.set(taken).is_err() {
                 // Another clone was faster.
-                self.controller.running.give_back(taken);
+                self.state.running.give_back(taken);
             }
             shared.slot.get().copied()
         })
@@ -245,7 +245,7 @@ impl Permit {
 
     /// Tells the clones that nobody waits for the result.
     pub(crate) fn abandon(&self) {
-        self.controller.counters.outcomes.given_up();
+        self.state.counters.outcomes.given_up();
         // Unless it has failed: then its caller may well be gone.
         self.mark(Outcome::Abandoned);
         if let Some(shared) = self.shared.get() {
@@ -256,23 +256,23 @@ impl Permit {
         }
         if let Some(slot) = self.slot() {
             slot.abandon();
-            self.controller.brake.is_gone(slot);
+            self.state.brake.is_gone(slot);
         }
     }
 
     /// The guard may take its memory back while it works.
     #[inline]
     pub(crate) fn can_be_cancelled(&self) -> bool {
-        self.slot.is_some() && self.controller.live.may_cancel()
+        self.slot.is_some() && self.state.live.may_cancel()
     }
 
     /// The guard puts its permits where handlers find them.
     pub(crate) fn goes_into_extensions(&self) -> bool {
-        self.controller.live.puts_permit_in_extensions()
+        self.state.live.puts_permit_in_extensions()
     }
 
-    pub(crate) fn controller(&self) -> &'static Controller {
-        self.controller
+    pub(crate) fn state(&self) -> &'static State {
+        self.state
     }
 
     /// Keeps the permit of a guard further out for as long as this one.
@@ -281,20 +281,19 @@ impl Permit {
     }
 
     /// The same guard admitted it, itself or further out.
-    pub(crate) fn is_of(&self, controller: &Controller) -> bool {
-        std::ptr::eq(self.controller, controller)
-            || self.outer().is_some_and(|outer| outer.is_of(controller))
+    pub(crate) fn is_of(&self, state: &State) -> bool {
+        std::ptr::eq(self.state, state) || self.outer().is_some_and(|outer| outer.is_of(state))
     }
 
     /// Its bytes are on the same ledger, so they need not be reserved again.
-    pub(crate) fn covers(&self, controller: &Controller) -> bool {
-        Arc::ptr_eq(&self.controller.limiter, &controller.limiter)
+    pub(crate) fn covers(&self, state: &State) -> bool {
+        Arc::ptr_eq(&self.state.limiter, &state.limiter)
     }
 
     fn share(&self) -> &Arc<Shared> {
         self.shared.get_or_init(|| {
             Arc::new(Shared {
-                controller: self.controller,
+                state: self.state,
                 own_kib: self.own_kib,
                 tag: self.tag,
                 granted_at: self.granted_at,
@@ -310,7 +309,7 @@ impl Permit {
 impl Clone for Permit {
     fn clone(&self) -> Self {
         Self {
-            controller: self.controller,
+            state: self.state,
             own_kib: self.own_kib,
             tag: self.tag,
             granted_at: self.granted_at,
@@ -327,7 +326,7 @@ impl Drop for Permit {
         // With clones, the last one releases.
         if self.shared.get().is_none() {
             let outcome = self.mark.get();
-            self.controller
+            self.state
                 .finish(self.own_kib, self.tag, self.granted_at, self.slot, outcome);
         }
     }
@@ -335,9 +334,9 @@ impl Drop for Permit {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let (controller, slot) = (self.controller, self.slot.get().copied());
+        let (state, slot) = (self.state, self.slot.get().copied());
         let outcome = self.mark.get();
-        controller.finish(self.own_kib, self.tag, self.granted_at, slot, outcome);
+        state.finish(self.own_kib, self.tag, self.granted_at, slot, outcome);
     }
 }
 

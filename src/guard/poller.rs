@@ -6,9 +6,9 @@ mod shared;
 use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
-use super::controller::Controller;
 use super::permit::Permit;
 use super::scope::Scope;
+use super::state::State;
 use crate::class::tag::ClassKey;
 use crate::running::Slot;
 use crate::running::brake::Taken;
@@ -51,7 +51,7 @@ pub(crate) struct Poller(Option<Box<Paused>>);
 /// It was paused, and may be so now. Dropped, it is not any more.
 #[derive(Debug)]
 struct Paused {
-    controller: &'static Controller,
+    state: &'static State,
     slot: &'static Slot,
     /// Of the requests that had the slot, its own.
     generation: u32,
@@ -63,9 +63,9 @@ struct Paused {
 }
 
 impl Paused {
-    fn of(controller: &'static Controller, slot: &'static Slot) -> Self {
+    fn of(state: &'static State, slot: &'static Slot) -> Self {
         Self {
-            controller,
+            state,
             slot,
             generation: slot.generation(),
             key: slot.class_key(),
@@ -75,16 +75,16 @@ impl Paused {
     }
 
     fn is_forced(&self) -> bool {
-        let brake = self.controller.brake;
+        let brake = self.state.brake;
         self.place.is_some_and(|place| brake.is_forced(place))
     }
 
     /// Paused → polled, or gone.
     fn go_on(&mut self) {
         if let Some(place) = self.place.take() {
-            let now = self.controller.sampler.now();
-            let ms = self.controller.brake.unpark(place, now);
-            self.controller.counters.tally.paused(self.key, ms);
+            let now = self.state.sampler.now();
+            let ms = self.state.brake.unpark(place, now);
+            self.state.counters.tally.paused(self.key, ms);
         }
     }
 }
@@ -119,14 +119,14 @@ pub(crate) struct Polling<'a> {
 
 /// Leave to grow, as far as was taken from the headroom.
 pub(crate) struct Leave {
-    pub(crate) controller: &'static Controller,
+    pub(crate) state: &'static State,
     pub(crate) slot: &'static Slot,
     pub(crate) taken: Taken,
 }
 
 /// There is no room for it now.
 pub(crate) struct NoRoom {
-    controller: &'static Controller,
+    state: &'static State,
     slot: &'static Slot,
 }
 
@@ -134,29 +134,21 @@ impl Leave {
     /// `None`: nobody keeps track of it. `is_first`: its work has not begun.
     #[cold]
     pub(crate) fn ask(permit: &Permit, is_first: bool) -> Result<Option<Self>, NoRoom> {
-        let Some((controller, slot)) = permit.braked(is_first) else {
+        let Some((state, slot)) = permit.braked(is_first) else {
             return Ok(None);
         };
-        match controller.may_grow(slot, permit.priority(), false) {
-            Some(taken) => Ok(Some(Self {
-                controller,
-                slot,
-                taken,
-            })),
-            None => Err(NoRoom { controller, slot }),
+        match state.may_grow(slot, permit.priority(), false) {
+            Some(taken) => Ok(Some(Self { state, slot, taken })),
+            None => Err(NoRoom { state, slot }),
         }
     }
 
     /// Whether there is room or not.
     #[cold]
     pub(crate) fn take(permit: &Permit, is_first: bool) -> Option<Self> {
-        let (controller, slot) = permit.braked(is_first)?;
-        let taken = controller.may_grow(slot, permit.priority(), true)?;
-        Some(Self {
-            controller,
-            slot,
-            taken,
-        })
+        let (state, slot) = permit.braked(is_first)?;
+        let taken = state.may_grow(slot, permit.priority(), true)?;
+        Some(Self { state, slot, taken })
     }
 }
 
@@ -165,7 +157,7 @@ impl Leave {
 /// Whoever polls keeps a place for it, in which it is begun: moving it about would cost
 /// polls while the brake is off more than all the rest.
 pub(crate) struct Growth {
-    controller: &'static Controller,
+    state: &'static State,
     slot: &'static Slot,
     taken: Option<Taken>,
     from: Mark,
@@ -217,10 +209,10 @@ impl Growth {
     }
 
     fn begin(leave: Leave) -> Self {
-        let accounted = leave.controller.is_accounted();
+        let accounted = leave.state.is_accounted();
         leave.slot.begin_poll();
         Self {
-            controller: leave.controller,
+            state: leave.state,
             slot: leave.slot,
             taken: Some(leave.taken),
             from: Mark::of_poll(accounted),
@@ -234,13 +226,13 @@ impl Drop for Growth {
         let grown_bytes = added_bytes.max(0);
         self.slot.grew(grown_bytes as u64);
         self.slot.end_poll();
-        if !self.controller.is_accounted() {
+        if !self.state.is_accounted() {
             self.slot.charge(added_bytes, 1);
         }
         if let Some(taken) = self.taken.take() {
             taken.charge(grown_bytes);
         }
-        self.controller.has_polled();
+        self.state.has_polled();
     }
 }
 
@@ -373,14 +365,14 @@ impl Poller {
                 }
                 Poll::Ready(leave)
             }
-            Err(NoRoom { controller, slot }) => {
-                let paused = (self.0).get_or_insert_with(|| Box::new(Paused::of(controller, slot)));
+            Err(NoRoom { state, slot }) => {
+                let paused = (self.0).get_or_insert_with(|| Box::new(Paused::of(state, slot)));
                 let again = paused.place.is_some();
-                let now = controller.sampler.now();
-                let guard = controller.board_key();
-                let place = (controller.brake).park(paused.place, slot, guard, cx.waker(), now);
+                let now = state.sampler.now();
+                let guard = state.board_key();
+                let place = (state.brake).park(paused.place, slot, guard, cx.waker(), now);
                 paused.place = Some(place);
-                controller.pauses(again);
+                state.pauses(again);
                 Poll::Pending
             }
         }

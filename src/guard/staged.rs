@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::admission::{Admission, Verdict};
-use super::controller::Controller;
 use super::cost::Request;
 use super::permit::Permit;
+use super::state::State;
 use super::waiting::Waiting;
 use crate::class::tag::Tag;
 use crate::classify::labels::Entry;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Ask, Attempt, Need, Operation, Refused};
+use crate::limiter::{Ask, Attempt, Need, Operation};
 use crate::running::Slot;
 use crate::units::kib;
 
@@ -54,7 +54,7 @@ impl StagedWork {
     pub(crate) fn begin(permit: &mut Permit, entry: Entry) -> Option<Self> {
         permit.start_staged();
         let slot = permit.slot()?;
-        permit.controller().limiter.stage();
+        permit.state().limiter.stage();
         Some(Self {
             permit: permit.clone(),
             slot,
@@ -63,32 +63,32 @@ impl StagedWork {
         })
     }
 
-    fn controller(&self) -> &'static Controller {
-        self.permit.controller()
+    fn state(&self) -> &'static State {
+        self.permit.state()
     }
 
     /// So many bytes of the body are there; the reservation grows if it has to.
     pub(crate) fn read(&self, bytes: usize) -> Result<(), Rejected> {
-        let (controller, tag) = (self.controller(), self.entry.tag);
+        let (state, tag) = (self.state(), self.entry.tag);
         let bytes = bytes as u64;
         let total_bytes = self.read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        controller.limiter.stage_read(bytes);
+        state.limiter.stage_read(bytes);
         let missing_kib = self.slot.claim_up_to(kib(total_bytes));
         if missing_kib == 0 {
             return Ok(());
         }
-        let grown = controller.grow_body(missing_kib, tag, total_bytes);
+        let grown = state.grow_body(missing_kib, tag, total_bytes);
         if grown != Ok(true) {
             self.slot.unclaim(missing_kib);
         }
-        grown.map_err(|reason| controller.reject(reason, tag))?;
+        grown.map_err(|reason| state.reject(reason, tag))?;
         Ok(())
     }
 
     /// Reserves the rest of what is estimated for it, or joins the queue for that.
     pub(crate) fn admit_rest(&self, callers: Option<Duration>) -> Result<Remainder, Rejected> {
         let held_kib = self.slot.reserved_kib();
-        self.controller().admit_rest(self.entry, held_kib, callers)
+        self.state().admit_rest(self.entry, held_kib, callers)
     }
 
     /// So much of that is reserved.
@@ -99,7 +99,7 @@ impl StagedWork {
     /// Reserves the rest past the bounds.
     pub(crate) fn force_rest(&self) {
         let held_kib = self.slot.reserved_kib();
-        let rest_kib = self.controller().force_rest(self.entry.tag, held_kib);
+        let rest_kib = self.state().force_rest(self.entry.tag, held_kib);
         self.has(rest_kib);
     }
 
@@ -113,7 +113,7 @@ impl StagedWork {
     /// the work.
     pub(crate) fn unstage(&self) {
         let read_bytes = self.read_bytes.load(Ordering::Relaxed);
-        self.controller().limiter.unstage(read_bytes);
+        self.state().limiter.unstage(read_bytes);
     }
 
     /// It is turned away, although it was admitted.
@@ -127,7 +127,7 @@ impl StagedWork {
     }
 }
 
-impl Controller {
+impl State {
     /// Reserves what is estimated for a request beyond the `held_kib` that it has for its
     /// body, or joins the queue for that.
     fn admit_rest(
@@ -173,41 +173,16 @@ impl Controller {
         self.force_more(need.ask(&self.bounds).kib, tag)
     }
 
-    /// Reserves more for a request that goes on in any case; how much.
-    pub(super) fn force_more(&self, kib: u64, tag: Tag) -> u64 {
-        match self.reserve_more(kib, tag, Operation::Growth, Attempt::PastBounds) {
-            Ok(()) => kib,
-            // More than the ledger's word can count.
-            Err(_) => 0,
-        }
-    }
-
-    /// Reserves so many KiB more, all of which are needed, for a request that has some.
-    pub(super) fn reserve_more(
-        &self,
-        kib: u64,
-        tag: Tag,
-        operation: Operation,
-        attempt: Attempt,
-    ) -> Result<(), Refused> {
-        let ask = Ask {
-            kib,
-            low_kib: kib,
-            tag,
-        };
-        self.reserve(ask, operation, attempt).map(drop)
-    }
-
     /// More of a staged request's body is there than was reserved for it. `Ok(false)`: it
     /// goes on, but that is more than can be counted.
     fn grow_body(&self, kib: u64, tag: Tag, total_bytes: u64) -> Result<bool, Reason> {
-        let limit_kib = self.limit_bytes().div_ceil(1024);
+        let limit_kib = self.shown.limit_bytes().unwrap_or(u64::MAX).div_ceil(1024);
         let body = Operation::Body { limit_kib };
         if self.only_observes() {
             let grown = self.reserve_more(kib, tag, body, Attempt::PastBounds);
             return Ok(grown.is_ok());
         }
-        if total_bytes > self.kill_bytes() {
+        if total_bytes > self.shown.kill_bytes() {
             return Err(Reason::NeverFits);
         }
         match self.reserve_more(kib, tag, body, Attempt::First) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::controller::Controller;
 use super::permit::Permit;
+use super::state::State;
 use crate::class::tag::Tag;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Need, Ticket};
@@ -24,7 +24,7 @@ pub(crate) struct Waiting {
     tag: Tag,
     since: Instant,
     sleep: Pin<Box<Sleep>>,
-    controller: &'static Controller,
+    state: &'static State,
     counts: Counts,
     over: bool,
 }
@@ -42,12 +42,12 @@ enum Counts {
 
 impl Waiting {
     pub(crate) fn new(
-        controller: &'static Controller,
+        state: &'static State,
         ticket: Ticket,
         need: Need,
         deadline: Duration,
     ) -> Self {
-        controller.handles.made();
+        state.handles.made();
         let counts = match need {
             Need::More { .. } => Counts::Admitted,
             _ => Counts::AsRequest,
@@ -57,7 +57,7 @@ impl Waiting {
             tag: need.tag(),
             since: Instant::now(),
             sleep: Box::pin(tokio::time::sleep(deadline)),
-            controller,
+            state,
             counts,
             over: false,
         }
@@ -66,16 +66,16 @@ impl Waiting {
     /// A wait of a service that becomes ready.
     pub(crate) fn not_yet(mut self) -> Self {
         self.counts = Counts::NotYet;
-        let not_yet = &self.controller.counters.not_yet;
+        let not_yet = &self.state.counters.not_yet;
         not_yet.fetch_add(1, Ordering::Relaxed);
         self
     }
 
     /// Ready with `Ok` once so many KiB are reserved, which the caller then owns.
     pub(crate) fn poll_kib(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Rejected>> {
-        let (controller, tag) = (self.controller, self.tag);
+        let (state, tag) = (self.state, self.tag);
         let granted = ready!(self.poll_reason(cx));
-        Poll::Ready(granted.map_err(|reason| controller.reject(reason, tag)))
+        Poll::Ready(granted.map_err(|reason| state.reject(reason, tag)))
     }
 
     /// [`poll_kib`](Self::poll_kib), without counting and saying why there was no room.
@@ -84,20 +84,20 @@ impl Waiting {
             Poll::Ready(Ok(kib)) => {
                 self.ends();
                 let waited = self.since.elapsed();
-                self.controller.counters.waited_then_admitted.add(waited);
+                self.state.counters.waited_then_admitted.add(waited);
                 logs::waited(waited);
                 return Poll::Ready(Ok(kib));
             }
             Poll::Ready(Err(reason)) => reason,
             // A grant that passed on since: nobody might be left to answer.
-            Poll::Pending if self.controller.is_closed() => Reason::Closed,
+            Poll::Pending if self.state.is_closed() => Reason::Closed,
             Poll::Pending => {
                 ready!(self.sleep.as_mut().poll(cx));
                 Reason::WaitTimeout
             }
         };
         self.ends();
-        let counters = &self.controller.counters;
+        let counters = &self.state.counters;
         counters.waited_then_rejected.add(self.since.elapsed());
         Poll::Ready(Err(reason))
     }
@@ -107,7 +107,7 @@ impl Waiting {
     fn ends(&mut self) {
         self.over = true;
         if self.counts == Counts::NotYet {
-            let not_yet = &self.controller.counters.not_yet;
+            let not_yet = &self.state.counters.not_yet;
             not_yet.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -118,10 +118,10 @@ impl Drop for Waiting {
         if !self.over {
             self.ends();
             if self.counts != Counts::Admitted {
-                self.controller.counters.outcomes.abandoned_waiting();
+                self.state.counters.outcomes.abandoned_waiting();
             }
         }
-        self.controller.handles.dropped();
+        self.state.handles.dropped();
     }
 }
 
@@ -130,6 +130,6 @@ impl Future for Waiting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let granted = ready!(self.poll_kib(cx));
-        Poll::Ready(granted.map(|kib| Permit::queued(self.controller, kib, self.tag)))
+        Poll::Ready(granted.map(|kib| Permit::queued(self.state, kib, self.tag)))
     }
 }

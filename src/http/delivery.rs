@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::error::PeerStalled;
-use crate::guard::controller::Controller;
 use crate::guard::permit::Permit;
 use crate::guard::stalls::Stalls;
+use crate::guard::state::State;
 
 /// A response that is more than one small frame. Holds the permit until its
 /// body and all its large frames are gone, or its peer has stalled for too long.
@@ -17,7 +17,7 @@ pub(crate) struct Delivery {
     stalled: AtomicBool,
     /// Where it stands in the register.
     place: Option<usize>,
-    controller: &'static Controller,
+    guard: &'static State,
 }
 
 /// Since when a ready frame is not taken. Nothing here reads a clock: the first
@@ -31,14 +31,13 @@ const SEEN: u64 = 2;
 
 impl Delivery {
     pub(crate) fn start(permit: Permit) -> Arc<Self> {
-        let controller = permit.controller();
-        let watched = controller.config().body_timeout.is_some();
+        let guard = permit.state();
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             permit: Mutex::new(Some(permit)),
             unread: Unread(AtomicU64::new(TAKEN)),
             stalled: AtomicBool::new(false),
-            place: watched.then(|| controller.deliveries.watch(this.clone())),
-            controller,
+            place: guard.watch(this.clone()),
+            guard,
         })
     }
 
@@ -71,7 +70,7 @@ impl Delivery {
 
     /// The permit, if what its work holds is kept track of, or it may be paused.
     pub(crate) fn tracked_permit(&self) -> Option<Permit> {
-        if !self.controller.tracks() && !self.controller.brake.is_on() {
+        if !self.guard.watches_frames() {
             return None;
         }
         self.permit().clone()
@@ -101,7 +100,7 @@ impl Stalls for Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            self.controller.deliveries.forget(place);
+            self.guard.unwatch(place);
         }
     }
 }

@@ -11,12 +11,12 @@ use crate::classify::labels::Entry;
 use crate::classify::{Classify, Uniform};
 use crate::error::BoxError;
 use crate::guard::admission::{Admission, no_deadline};
-use crate::guard::controller::Controller;
 use crate::guard::handle::Guard;
 use crate::guard::held::InFlight;
 use crate::guard::permit::Permit;
 use crate::guard::poller::{Growth, Polling};
 use crate::guard::ready::{Cell, Refused};
+use crate::guard::state;
 use crate::guard::waiting::Waiting;
 
 /// The error flavour of [`MemoryGuardLayer`](crate::MemoryGuardLayer), made by
@@ -100,8 +100,8 @@ enum State {
 
 /// So many KiB are reserved for a call.
 #[inline]
-fn admitted(controller: &'static Controller, kib: u64) -> State {
-    let cell = controller.ready.put(kib);
+fn admitted(guard: &'static state::State, kib: u64) -> State {
+    let cell = guard.put_ready(kib);
     State::Admitted { kib, cell }
 }
 
@@ -150,9 +150,9 @@ impl Claim {
             self.give_back();
             self.state = State::TakenBack;
         }
-        let controller = self.guard.controller;
-        if let Some(permit) = controller.reserve_now(Entry::default().into()) {
-            self.state = admitted(controller, permit.into_kib());
+        let guard = self.guard.state();
+        if let Some(permit) = guard.reserve_now(Entry::default().into()) {
+            self.state = admitted(guard, permit.into_kib());
         }
     }
 
@@ -162,7 +162,7 @@ impl Claim {
         if let State::Admitted { kib, cell } = self.state {
             self.state = State::Idle;
             if cell.is_none_or(Cell::claim) {
-                self.guard.controller.release(kib);
+                self.guard.state().release(kib);
             }
         }
     }
@@ -204,12 +204,12 @@ where
         // The inner service first: memory is the scarcer of the two.
         ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
         let claim = &mut self.claim;
-        let controller = claim.guard.controller;
+        let guard = claim.guard.state();
         match claim.state {
             State::Idle => {
                 let request = Entry::default().into();
-                claim.state = match controller.admit(request, &no_deadline) {
-                    Admission::Admitted(permit) => admitted(controller, permit.into_kib()),
+                claim.state = match guard.admit(request, &no_deadline) {
+                    Admission::Admitted(permit) => admitted(guard, permit.into_kib()),
                     Admission::Rejected(refusal) => State::Refused(Box::new(Refused::new(refusal))),
                     Admission::Waiting(waiting) => State::Waiting(Box::new(waiting.not_yet())),
                 };
@@ -219,7 +219,7 @@ where
         }
         if let State::Waiting(waiting) = &mut claim.state {
             claim.state = match ready!(waiting.poll_reason(cx)) {
-                Ok(kib) => admitted(controller, kib),
+                Ok(kib) => admitted(guard, kib),
                 Err(reason) => State::Refused(Box::new(Refused::new(reason.into()))),
             };
         }
@@ -231,8 +231,8 @@ where
     /// If `poll_ready` was not ready before.
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let controller = self.claim.guard.controller;
-        let Some(entry) = self.classify.entry(&request, &controller.labels) else {
+        let guard = self.claim.guard.state();
+        let Some(entry) = self.classify.entry(&request, guard.labels()) else {
             self.claim.give_back();
             // What it was told is for nobody else.
             self.claim.state = State::Idle;
@@ -242,7 +242,7 @@ where
             State::Admitted { kib, cell }
                 if !entry.tag.is_classified() && cell.is_none_or(Cell::claim) =>
             {
-                self.call_with(Permit::new(controller, kib, entry.tag), request)
+                self.call_with(Permit::new(guard, kib, entry.tag), request)
             }
             state => self.call_as(state, entry, request),
         }
@@ -271,20 +271,18 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     where
         S: Service<Req>,
     {
-        let controller = self.claim.guard.controller;
+        let guard = self.claim.guard.state();
         let admission = match state {
             // Without a class it was claimed in vain.
             State::Admitted { kib, cell }
                 if entry.tag.is_classified() && cell.is_none_or(Cell::claim) =>
             {
-                controller.admit_reserved(kib, entry)
+                guard.admit_reserved(kib, entry)
             }
-            State::Admitted { .. } | State::TakenBack => {
-                controller.admit(entry.into(), &no_deadline)
-            }
+            State::Admitted { .. } | State::TakenBack => guard.admit(entry.into(), &no_deadline),
             State::Refused(refused) => match refused.holds_for(entry.tag.priority) {
                 true => Admission::Rejected(refused.refusal()),
-                false => controller.admit(entry.into(), &no_deadline),
+                false => guard.admit(entry.into(), &no_deadline),
             },
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         };
@@ -292,7 +290,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
             Admission::Admitted(permit) => self.call_with(permit, request),
             Admission::Waiting(waiting) => ErrorFuture::waiting(self.inner.call(request), waiting),
             Admission::Rejected(refusal) => {
-                let rejected = controller.tell(refusal, entry.tag);
+                let rejected = guard.tell(refusal, entry.tag);
                 ErrorFuture::rejected(Box::new(rejected))
             }
         }

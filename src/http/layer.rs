@@ -105,7 +105,7 @@ impl MemoryGuardBuilder {
         let guard = Guard::start(start.config, start.memory_source);
         crate::telemetry::logs::warnings(&start.warnings);
         if let Some(estimates) = start.estimates {
-            guard.controller.learn_from(&estimates);
+            guard.learn_from(&estimates);
         }
         Ok(MemoryGuardLayer::new(guard))
     }

@@ -119,7 +119,7 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        if self.guard.controller.turns_away() {
+        if self.guard.state().turns_away() {
             return Poll::Ready(Ok(()));
         }
         let ready = self.inner.poll_ready(cx);
@@ -130,16 +130,16 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let ready = std::mem::take(&mut self.inner_ready);
-        let controller = self.guard.controller;
-        let Some(mut entry) = self.classify.entry(&request, &controller.labels) else {
+        let guard = self.guard.state();
+        let Some(mut entry) = self.classify.entry(&request, guard.labels()) else {
             return self.pass(request, ready, InFlight::new(None));
         };
         // A guard further out may have admitted it already.
         let outer = match request.extensions().get::<Permit>() {
-            Some(outer) if outer.is_of(controller) => {
+            Some(outer) if outer.is_of(guard) => {
                 return self.pass(request, ready, InFlight::new(None));
             }
-            Some(outer) if outer.covers(controller) => Some(outer.clone()),
+            Some(outer) if outer.covers(guard) => Some(outer.clone()),
             _ => None,
         };
         if entry.body_kib.is_some() && (outer.is_some() || staged::of(&request).is_some()) {
@@ -149,12 +149,12 @@ where
         let admission = match outer {
             None => {
                 let callers = || {
-                    let own = &controller.config().deadline_headers;
+                    let own = &guard.config().deadline_headers;
                     deadline::of_caller(request.headers(), own)
                 };
-                controller.admit(Asked::first(entry), &callers)
+                guard.admit(Asked::first(entry), &callers)
             }
-            Some(_) => controller.admit_counted(entry),
+            Some(_) => guard.admit_counted(entry),
         };
         match admission {
             Admission::Admitted(mut permit) => {
@@ -164,7 +164,7 @@ where
                 self.pass(request, ready, InFlight::new(Some(permit)))
             }
             Admission::Rejected(refusal) => {
-                let rejected = controller.tell(refusal, entry.tag);
+                let rejected = guard.tell(refusal, entry.tag);
                 ResponseFuture::rejected(answer(&self.responder, &rejected, &request))
             }
             Admission::Waiting(waiting) => ResponseFuture::slow(Slow {

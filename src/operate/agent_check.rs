@@ -27,7 +27,7 @@ impl Guard {
     /// ```
     pub fn agent_check_line(&self) -> String {
         let percent = match self.is_ready() {
-            true => weight_percent(self.controller.loads().demand),
+            true => weight_percent(self.state().loads().demand),
             false => 0,
         };
         format!("{percent}%\n")

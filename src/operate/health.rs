@@ -112,7 +112,7 @@ impl<B> Service<Request<B>> for Readiness {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = request.method();
-        let response = match self.guard.controller.unready(self.latched_after) {
+        let response = match self.guard.state().unready(self.latched_after) {
             None => plain(method, StatusCode::OK, "ready\n"),
             Some(why) => plain(method, StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         };

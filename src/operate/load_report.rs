@@ -16,8 +16,8 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::guard::controller::Loads;
 use crate::guard::handle::Guard;
+use crate::guard::state::Loads;
 use crate::http::body::GuardedBody;
 use crate::http::layer::MemoryGuardLayer;
 
@@ -208,7 +208,7 @@ where
         let mut response = ready!(this.future.poll(cx))?;
         if !response.headers().contains_key(HEADER) {
             let cost_bytes = response.body().cost_bytes();
-            let loads = this.guard.controller.loads();
+            let loads = this.guard.state().loads();
             let report = this.format.write(&loads, cost_bytes);
             if let Ok(report) = HeaderValue::try_from(report) {
                 response.headers_mut().insert(HEADER, report);

@@ -4,14 +4,15 @@
 //! observed, and answers with a [`Decision`] that the controller publishes to
 //! the limiter.
 
-pub(crate) mod ladder;
+mod ladder;
 mod latch;
 pub(crate) mod levels;
-pub(crate) mod predictive;
+mod predictive;
 pub(crate) mod wall;
 
 use std::time::Duration;
 
+use crate::config::{self, Config};
 use crate::forecast::outlook::Outlook;
 use crate::memory::MemoryLevel;
 use crate::pressure::Pressure;
@@ -70,6 +71,14 @@ pub(crate) trait Strategy: Send {
 
     /// Base concurrency when nothing can be observed.
     fn blind_concurrency(&self) -> u32;
+}
+
+/// Who decides, as `config` has it.
+pub(crate) fn of(config: &Config, accounted: bool) -> Box<dyn Strategy> {
+    match config.decided_policy() {
+        config::Policy::Predictive => Box::new(predictive::Predictive::new(config, accounted)),
+        _ => Box::new(ladder::Ladder::new(config)),
+    }
 }
 
 /// What bounds admission at a level: the limit, or where the kernel throttles.

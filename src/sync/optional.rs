@@ -8,6 +8,12 @@ const NONE: u64 = u64::MAX;
 #[derive(Debug)]
 pub(crate) struct AtomicOption(AtomicU64);
 
+impl Default for AtomicOption {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
 impl AtomicOption {
     pub(crate) const fn none() -> Self {
         Self(AtomicU64::new(NONE))

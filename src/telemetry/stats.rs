@@ -148,6 +148,11 @@ pub(crate) struct Counters {
     pub(crate) cancelled: AtomicU64,
     /// Polls that would have been put off, in observe mode.
     pub(crate) would_pause: AtomicU64,
+    /// Times that memory was to be given back, and what that brought.
+    pub(crate) releases: AtomicU64,
+    pub(crate) released_bytes: AtomicU64,
+    /// That an allocator took for it.
+    pub(crate) longest_release_us: AtomicU64,
     /// By class and priority.
     pub(crate) tally: Tally,
     pub(crate) waited_then_admitted: WaitTimes,
@@ -166,6 +171,9 @@ impl Counters {
             not_yet,
             cancelled,
             would_pause,
+            releases,
+            released_bytes,
+            longest_release_us,
             tally,
             waited_then_admitted,
             waited_then_rejected,
@@ -175,7 +183,17 @@ impl Counters {
         tally.forget();
         waited_then_admitted.forget();
         waited_then_rejected.forget();
-        let counts = [observed, queued, stalled, not_yet, cancelled, would_pause];
+        let counts = [
+            observed,
+            queued,
+            stalled,
+            not_yet,
+            cancelled,
+            would_pause,
+            releases,
+            released_bytes,
+            longest_release_us,
+        ];
         for count in counts.into_iter().chain(rejected) {
             count.store(0, Ordering::Relaxed);
         }
@@ -188,6 +206,13 @@ impl Counters {
 
     pub(crate) fn stalled(&self, responses: usize) {
         self.stalled.fetch_add(responses as u64, Ordering::Relaxed);
+    }
+
+    /// Something was tried to have memory given back.
+    pub(crate) fn released(&self, freed_bytes: u64) {
+        self.releases.fetch_add(1, Ordering::Relaxed);
+        self.released_bytes
+            .fetch_add(freed_bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn rejected(&self, reason: Reason) -> u64 {

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::report::REPORT_INTERVAL;
 use super::{Control, Controller, Notice};
-use crate::error::Reason;
+use crate::guard::state::REPORT_INTERVAL;
 use crate::sync::foreign::{self, Code};
 
 /// What is to be said and done once no lock is held.
@@ -23,7 +22,8 @@ impl Controller {
     pub(super) fn take_news(&self, control: &mut Control, full: bool, now: Duration) -> News {
         let notices = std::mem::take(&mut control.notices);
         let due = (control.last.published).is_none_or(|at| now >= at + REPORT_INTERVAL);
-        let publish_metrics = full && (due || !notices.is_empty() || !self.sampler.in_background());
+        let publish_metrics =
+            full && (due || !notices.is_empty() || !self.state.sampler.in_background());
         if publish_metrics {
             control.last.published = Some(now);
         }
@@ -56,41 +56,14 @@ impl Controller {
         }
         // A full sample always pumps, under the queue's lock: that is what makes
         // new bounds known to those who joined while they were published.
-        if full || self.limiter.waiting() > 0 {
-            self.limiter.pump();
+        if full || self.state.limiter.waiting() > 0 {
+            self.state.limiter.pump();
         }
         if full {
-            self.tidy_up(now);
+            self.state.tidy_up(now);
         }
-        self.let_probes_in(news.probes, news.free_kib);
+        self.state.let_probes_in(news.probes, news.free_kib);
         self.report(news.notices, news.publish_metrics, now);
         news.interval
-    }
-
-    fn tidy_up(&self, now: Duration) {
-        // Somebody may have joined the queue while it was closed and emptied.
-        if self.is_closed() {
-            self.limiter.refuse_all(&self.bounds, Reason::Closed);
-        } else if self.only_observes() {
-            self.let_all_in();
-        }
-        self.forgive(now);
-        self.limiter.pass_on_unclaimed(now);
-        for kib in self.ready.take_back(now) {
-            self.release(kib);
-        }
-        if let Some(timeout) = self.config().body_timeout {
-            self.counters
-                .stalled(self.deliveries.end_stalled(timeout, now));
-        }
-    }
-
-    fn let_probes_in(&self, probes: u32, free_kib: u64) {
-        if probes > 0 {
-            let used = (0..probes)
-                .take_while(|_| self.limiter.probe_oldest(&self.bounds, free_kib))
-                .count();
-            self.bounds.set_probes(probes - used as u32);
-        }
     }
 }

@@ -1,19 +1,18 @@
-//! What the samples act on, before the first.
+//! What the samples act on, before the first; and what is shown of it.
 
 use std::time::Duration;
 
 use super::Control;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::forecast::Forecast;
-use crate::policy::ladder::Ladder;
-use crate::policy::predictive::Predictive;
-use crate::policy::{Decision, Strategy};
+use crate::guard::state::Summary;
+use crate::policy::{self, Decision};
 use crate::pressure::Pressure;
 
 impl Control {
     /// Nothing is known yet.
     pub(super) fn new(config: &Config, accounted: bool) -> Self {
-        let strategy = strategy(config, accounted);
+        let strategy = policy::of(config, accounted);
         let mut forecast = Forecast::new(
             config.estimated_bytes_per_request,
             config.exceedance_target,
@@ -47,6 +46,8 @@ impl Control {
             critical: Default::default(),
             request_bytes: config.estimated_bytes_per_request,
             next_bytes: config.estimated_bytes_per_request,
+            drain_ns: 0,
+            forgives_at: Duration::ZERO,
             probes: 0,
             completed: 0,
             blind: false,
@@ -57,12 +58,23 @@ impl Control {
             notices: Vec::new(),
         }
     }
-}
 
-/// Who decides, as `config` has it.
-pub(super) fn strategy(config: &Config, accounted: bool) -> Box<dyn Strategy> {
-    match config.decided_policy() {
-        config::Policy::Predictive => Box::new(Predictive::new(config, accounted)),
-        _ => Box::new(Ladder::new(config)),
+    /// What it says of memory, and of what may be admitted.
+    pub(super) fn summary(&self) -> Summary {
+        let (decision, forecast) = (&self.decision, &self.forecast);
+        let usage_bytes = self.levels.first().map_or(0, |level| level.usage_bytes);
+        Summary {
+            concurrency: decision.concurrency,
+            base_concurrency: decision.base_concurrency,
+            usage_bytes,
+            process_bytes: self.process_bytes,
+            request_bytes: self.request_bytes,
+            blind: self.blind,
+            kept_out: self.kept_out,
+            outstanding: Some(forecast.outstanding()),
+            error_ratio: forecast.error_ratio(),
+            margin_deviations: forecast.margin_deviations(),
+            checked: forecast.checked(),
+        }
     }
 }

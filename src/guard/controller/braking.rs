@@ -1,14 +1,11 @@
 //! Who may grow: what a sample publishes to the brake, and what follows from a sweep.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Control, Controller};
-use crate::class::Priority;
-use crate::limiter::TenantAccount;
 use crate::policy::bound_bytes;
-use crate::running::Slot;
-use crate::running::brake::{Running, Taken, Trust};
+use crate::running::brake::{Running, Trust};
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
 
@@ -100,11 +97,6 @@ impl Control {
 }
 
 impl Controller {
-    /// Requests may be paused.
-    pub(super) fn brakes(&self) -> bool {
-        self.live.may_pause() && !self.is_closed()
-    }
-
     /// Publishes how far requests may grow from what had been counted before usage was
     /// read. `full_at`: of a full sample, its time.
     pub(super) fn set_headroom(
@@ -114,13 +106,13 @@ impl Controller {
         reserved_kib: u64,
     ) {
         let Some(bound) = control.levels.iter().filter_map(bound_bytes).min() else {
-            self.brake.set_on(self.board_key(), false);
+            self.state.brake.set_on(self.state.board_key(), false);
             return;
         };
         if full_at.is_some() {
             control.braking.untouched_bytes = control.forecast.untouched_bytes();
         }
-        let jump_bytes = self.running.largest_jump_bytes() as f64;
+        let jump_bytes = self.state.running.largest_jump_bytes() as f64;
         let half = |bound: u64| (bound as f64 * RESERVE).max(LEAST_RESERVE_BYTES);
         let for_stuck = |bound: u64| {
             let most = (bound as f64 * MOST_FOR_STUCK).max(half(bound));
@@ -137,27 +129,27 @@ impl Controller {
         control.braking.room_bytes = free + kept;
         // While little is really free, what is kept may be in the wrong places.
         let headroom = free + kept.min(free.max(0.0) * KEPT_AT_MOST);
-        self.brake
-            .publish(grown, headroom as i64, half(bound) as i64);
+        let brake = self.state.brake;
+        brake.publish(grown, headroom as i64, half(bound) as i64);
         if let Some(now) = full_at {
             let step_bytes = control.braking.largest_step(control.own_bytes, now);
             let most = control.forecast.most_growth_bytes(reserved_kib * 1024);
             let needed = control.own_bytes as f64 + most as f64;
-            let on = self.brakes()
+            let on = self.state.brakes()
                 && reserved_kib > 0
                 && (needed > bound as f64 * ON_AT
                     || free < (bound as f64 * ON_BELOW).max(step_bytes * ON_BELOW_STEPS)
-                    || self.brake.paused() > 0
-                    || self.limiter.waiting() > 0
+                    || brake.paused() > 0
+                    || self.state.limiter.waiting() > 0
                     || !control.forecast.knows_jumps());
-            self.brake.set_on(self.board_key(), on);
+            brake.set_on(self.state.board_key(), on);
         }
     }
 
     /// What the allocator says that is allocated, while it matters. It may have to look
     /// through much: for a fiftieth of the time at most.
     pub(super) fn ask_allocator(&self, control: &mut Control, now: Duration) -> Option<u64> {
-        if !self.brake.is_on() || now < control.braking.asks_at {
+        if !self.state.brake.is_on() || now < control.braking.asks_at {
             return None;
         }
         let started = Instant::now();
@@ -168,15 +160,17 @@ impl Controller {
 
     /// What is resident where the allocator does not tell what is allocated.
     pub(super) fn anonymous_bytes(&self) -> Option<u64> {
-        let asks = !self.accounted && self.brake.is_on() && !crate::memory::release::tells();
+        let asks = !self.state.is_accounted()
+            && self.state.brake.is_on()
+            && !crate::memory::release::tells();
         asks.then(crate::memory::anonymous_bytes).flatten()
     }
 
     /// Tells the brake which requests run, in which order.
     pub(super) fn tell_runners(&self, runners: Vec<Running>, now: Duration) {
         let now_ms = now.as_millis() as u32;
-        let longest = self.live.max_pause();
-        self.rank(now);
+        let longest = self.state.live.max_pause();
+        self.state.rank(now);
         let mut runners = runners;
         let mut front = false;
         for running in &mut runners {
@@ -197,17 +191,7 @@ impl Controller {
             running.runner.moves = running.runner.paused || idle_ms <= lends_after;
             running.runner.idle = idle_ms >= IDLE_AFTER.as_millis() as u32;
         }
-        self.brake.tell(self.board_key(), runners);
-    }
-
-    /// Says where each in flight stands, unless that is its priority's place alone.
-    fn rank(&self, now: Duration) {
-        let tenants = self.bounds.tenants();
-        if tenants.all().next().is_some() || self.has_seen(Priority::Low) {
-            let weight = |tenant| tenants.get(tenant).map_or(1, TenantAccount::weight);
-            let ages_after = Duration::from_millis(self.bounds.ages_after_ms());
-            self.running.rank(ages_after, now, weight);
-        }
+        self.state.brake.tell(self.state.board_key(), runners);
     }
 
     /// Lets those grow for whom there is room, after a full sample.
@@ -216,13 +200,17 @@ impl Controller {
             let control = self.control();
             (control.braking.room_bytes, control.blind)
         };
-        let free_all = blind || !self.brakes() || self.only_observes() || !self.brake.is_on();
-        let own = self.board_key();
-        self.brake.bring_forward(own, self.live.max_pause(), now);
-        let freed = free_all.then_some(own);
-        let swept = self
+        let free_all = blind
+            || !self.state.brakes()
+            || self.state.only_observes()
+            || !self.state.brake.is_on();
+        let own = self.state.board_key();
+        self.state
             .brake
-            .sweep(room_bytes as i64, freed, self.is_one_alone());
+            .bring_forward(own, self.state.live.max_pause(), now);
+        let freed = free_all.then_some(own);
+        let alone = self.state.is_one_alone();
+        let swept = (self.state.brake).sweep(room_bytes as i64, freed, alone);
         let stuck_for = {
             let mut control = self.control();
             control.forecast.set_safe(swept.safe_bytes);
@@ -254,10 +242,10 @@ impl Controller {
         let gives_up = stuck_for >= GIVES_UP_AFTER;
         let trust = Trust {
             guesses: gives_up,
-            anybody: gives_up && self.is_one_alone(),
+            anybody: gives_up && self.state.is_one_alone(),
             endings: self.is_taken_by_others(left_bytes),
         };
-        let forced = self.brake.force_first(left_bytes, trust);
+        let forced = self.state.brake.force_first(left_bytes, trust);
         let mut control = self.control();
         let said = &mut control.braking.said_stuck;
         let say = gives_up && said.is_none_or(|at| now >= at + SAYS_EVERY);
@@ -270,8 +258,8 @@ impl Controller {
                 true => "nobody in flight fits any more: one goes on all the same",
                 false => "nobody in flight fits any more, and none can go on",
             };
-            self.note(EventKind::Stuck, text.into(), 0);
-            logs::stuck(self.name.as_deref(), paused, forced);
+            self.state.note(EventKind::Stuck, text.into(), 0);
+            logs::stuck(self.state.name.as_deref(), paused, forced);
         }
     }
 
@@ -286,88 +274,5 @@ impl Controller {
     pub(super) fn is_stuck(control: &Control, now: Duration) -> bool {
         let since = control.braking.stuck_since;
         since.is_some_and(|since| now.saturating_sub(since) >= STUCK_FOR)
-    }
-
-    /// What a poll may add, taken from the headroom; `None`: not now.
-    pub(crate) fn may_grow(
-        &'static self,
-        slot: &Slot,
-        priority: Priority,
-        forced: bool,
-    ) -> Option<Taken> {
-        slot.polled(self.sampler.tick().as_millis() as u32);
-        let jump_bytes = self.running.jump_bytes(slot);
-        let passes = forced || priority == Priority::Critical || slot.is_cancelled();
-        // The brake may be on for another guard.
-        if passes || !self.brakes() {
-            return Some(self.brake.take_anyway(jump_bytes));
-        }
-        if let Some(taken) = self.take_headroom(slot) {
-            return Some(taken);
-        }
-        if !self.brake.is_held(slot) {
-            // Headroom is as old as the last sample: look again.
-            self.sampler.refresh();
-            if let Some(taken) = self.take_headroom(slot) {
-                return Some(taken);
-            }
-        }
-        if self.only_observes() {
-            self.counters.would_pause.fetch_add(1, Ordering::Relaxed);
-            return Some(self.brake.take_anyway(jump_bytes));
-        }
-        None
-    }
-
-    /// What its next poll may add, as said last, if it is there.
-    fn take_headroom(&self, slot: &Slot) -> Option<Taken> {
-        let alone = self.is_one_alone();
-        let most_bytes = alone.then(|| self.brake.headroom_bytes());
-        self.brake.take(slot, slot.jump_within(most_bytes))
-    }
-
-    /// There is nobody else in flight whose end it could wait for.
-    fn is_one_alone(&self) -> bool {
-        self.limiter.all_in_flight() <= 1
-    }
-
-    /// Somebody is paused, or is so again: it is looked after at once. By a thread that
-    /// samples, often from the first time on.
-    pub(crate) fn pauses(&self, again: bool) {
-        if !self.sampler.in_background() {
-            // Room may have come back since it asked. SeqCst: see there.
-            fence(Ordering::SeqCst);
-            self.limiter.meet_ends();
-            self.sampler.request_sample();
-        } else if !again {
-            self.sampler.request_sample();
-        }
-    }
-
-    /// A request is over and its bytes are given back. Where no thread samples, nobody else
-    /// would see that those that are paused have room now.
-    #[inline(always)]
-    pub(crate) fn has_ended(&self) {
-        // Relaxed: giving the bytes back has met those that are paused.
-        if self.brake.paused() > 0 {
-            self.sample_without_thread();
-        }
-    }
-
-    /// The same for a poll that is over while the brake is on.
-    pub(crate) fn has_polled(&self) {
-        if !self.sampler.in_background() {
-            // SeqCst, here and where one is paused: either this sees that it is, or it sees
-            // the room.
-            fence(Ordering::SeqCst);
-            self.has_ended();
-        }
-    }
-
-    #[cold]
-    fn sample_without_thread(&self) {
-        if !self.sampler.in_background() {
-            self.sampler.request_sample();
-        }
     }
 }

@@ -125,7 +125,7 @@ impl Cancellations {
 impl Controller {
     /// Before a sample.
     pub(super) fn note_let_grow(&self) {
-        let (bytes, under_way_bytes) = self.brake.let_grow_bytes();
+        let (bytes, under_way_bytes) = self.state.brake.let_grow_bytes();
         self.let_grow_before[0].store(bytes, Ordering::Relaxed);
         self.let_grow_before[1].store(under_way_bytes, Ordering::Relaxed);
     }
@@ -133,7 +133,7 @@ impl Controller {
     /// After a full sample: how near memory's end is.
     pub(super) fn watch_wall(&self, control: &mut Control, now: Duration) {
         // While the brake is off nobody knows what a pause would stop.
-        let can_tell = self.brake.is_on() || !self.brakes();
+        let can_tell = self.state.brake.is_on() || !self.state.brakes();
         let free_bytes = free_to_kill_bytes(&control.levels);
         let free_bytes = free_bytes.filter(|_| can_tell && !control.blind);
         let wall = &mut control.cancellations.wall;
@@ -154,18 +154,18 @@ impl Controller {
     pub(super) fn must_cancel(&'static self, control: &mut Control, now: Duration) -> Vec<Victim> {
         let cancellations = &mut control.cancellations;
         cancellations.learn(now);
-        if !self.live.may_cancel() || control.blind {
+        if !self.state.live.may_cancel() || control.blind {
             return Vec::new();
         }
         let missing_bytes = cancellations.missing_bytes(now);
-        let is_full = || worst_kill_fraction(&control.levels) >= CANCEL_AT && !self.brakes();
+        let is_full = || worst_kill_fraction(&control.levels) >= CANCEL_AT && !self.state.brakes();
         let may_be_one = missing_bytes.is_some() || Self::is_stuck(control, now) || is_full();
         if !may_be_one {
             return Vec::new();
         }
-        let from = self.running.victims(self.accounted, now);
+        let from = self.state.running.victims(self.state.is_accounted(), now);
         let mut victims = choose(missing_bytes.unwrap_or(control.request_bytes), from);
-        let in_flight = self.limiter.in_flight(&self.bounds);
+        let in_flight = self.state.limiter.in_flight(&self.state.bounds);
         let cancellations = &mut control.cancellations;
         let takes = cancellations.takes;
         let too_late = !cancellations.in_vain
@@ -185,10 +185,13 @@ impl Controller {
     pub(super) fn cancel(&self, victim: Victim) {
         // It may have ended meanwhile.
         if victim.slot.cancel(victim.generation) {
-            self.brake.force(victim.slot, victim.generation);
-            self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
+            self.state.brake.force(victim.slot, victim.generation);
+            self.state
+                .counters
+                .cancelled
+                .fetch_add(1, Ordering::Relaxed);
             let text = "a request was told to stop".into();
-            self.note(EventKind::Cancelled, text, 0);
+            self.state.note(EventKind::Cancelled, text, 0);
         }
     }
 }

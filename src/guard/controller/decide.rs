@@ -9,24 +9,28 @@ use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::limiter::Caps;
 use crate::memory::{Detail, Sample, Subscriber};
-use crate::policy::{Decision, Observation, worst_fraction};
+use crate::policy::{Decision, Observation};
 use crate::pressure::Pressure;
 use crate::units::MAX_KIB;
 
 impl Controller {
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
-        let closed = self.is_closed();
+        let closed = self.state.is_closed();
         let mut allowance_kib = (decision.allowance_bytes / 1024).min(MAX_KIB);
-        let limit_kib = self.limit_bytes() / 1024;
-        let slice_kib = match closed || self.limit_bytes() == u64::MAX {
-            true => 0,
-            false => (limit_kib as f64 * self.config().critical_reserve_fraction) as u64,
+        let limit_kib = self.state.shown.limit_bytes().map(|bytes| bytes / 1024);
+        let slice_kib = match limit_kib {
+            Some(kib) if !closed => {
+                (kib as f64 * self.state.config().critical_reserve_fraction) as u64
+            }
+            _ => 0,
         };
-        if self.has_seen(Priority::Critical) && allowance_kib < MAX_KIB {
+        if self.state.has_seen(Priority::Critical) && allowance_kib < MAX_KIB {
             allowance_kib = allowance_kib.saturating_sub(slice_kib);
         }
-        self.bounds.set_slice(slice_kib);
-        self.bounds.set_limit(limit_kib.min(MAX_KIB));
+        self.state.bounds.set_slice(slice_kib);
+        self.state
+            .bounds
+            .set_limit(limit_kib.unwrap_or(MAX_KIB).min(MAX_KIB));
         let caps = Caps::new(decision.gate || closed, decision.concurrency, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.
@@ -44,9 +48,8 @@ impl Controller {
         } else {
             decision.free_bytes / 1024
         };
-        self.bounds.publish(caps, refresh_kib, free_kib);
-        self.pressure
-            .store(decision.pressure as u8, Ordering::Relaxed);
+        self.state.bounds.publish(caps, refresh_kib, free_kib);
+        self.state.shown.set_pressure(decision.pressure);
     }
 
     fn decide(
@@ -57,7 +60,7 @@ impl Controller {
         now: Duration,
     ) {
         let from = control.decision;
-        let reserved_kib = self.limiter.reserved().kib();
+        let reserved_kib = self.state.limiter.reserved().kib();
         match sample {
             Ok(sample) => self.decide_by(control, sample, detail, now, reserved_kib),
             Err(error) => self.decide_blindly(control, error),
@@ -66,7 +69,7 @@ impl Controller {
         match control.decision.probes {
             Some(0) => {
                 control.probes = 0;
-                self.bounds.set_probes(0);
+                self.state.bounds.set_probes(0);
             }
             Some(probes) => control.probes = probes,
             None => {}
@@ -74,12 +77,12 @@ impl Controller {
         if from.pressure != control.decision.pressure {
             control.notices.push(Notice::Adjusted { from });
         }
-        self.show(control);
+        self.state.shown.set_summary(control.summary());
         let request_kib = control.request_bytes / 1024;
         self.publish(&control.decision, control.blind, reserved_kib, request_kib);
-        if self.is_closed() {
+        if self.state.is_closed() {
             // It may have been closed just before that opened the gate.
-            self.shut();
+            self.state.shut();
         }
     }
 
@@ -91,12 +94,12 @@ impl Controller {
         now: Duration,
         reserved_kib: u64,
     ) {
-        let active = self.limiter.in_flight(&self.bounds);
+        let active = self.state.limiter.in_flight(&self.state.bounds);
         self.learn(control, sample, detail, now, active);
         self.publish_estimates(&control.forecast);
         let reserved_bytes = reserved_kib * 1024;
         let (request_bytes, low_bytes) = control.forecast.mixed();
-        let next = self.limiter.next_ask(&self.bounds);
+        let next = self.state.limiter.next_ask(&self.state.bounds);
         let next_bytes = next.map_or(request_bytes, |next| next.kib * 1024);
         let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
         control.request_bytes = request_bytes;
@@ -106,7 +109,7 @@ impl Controller {
             levels: &control.levels,
             stall_percent: sample.stall_percent,
             active,
-            unused_probes: self.bounds.probes(),
+            unused_probes: self.state.bounds.probes(),
             reserved_bytes,
             outstanding: control.forecast.outlook(reserved_bytes),
             request_bytes,
@@ -115,10 +118,11 @@ impl Controller {
         });
         let decision = &control.decision;
         // Alone, the next may go by the least that it needs.
-        let fits_alone = self.limiter.all_in_flight() == 0 && next_low_bytes <= decision.free_bytes;
+        let fits_alone =
+            self.state.limiter.all_in_flight() == 0 && next_low_bytes <= decision.free_bytes;
         let fits = reserved_bytes.saturating_add(next_bytes) <= decision.allowance_bytes;
         control.kept_out = decision.gate || !(fits || fits_alone);
-        if self.brake.paused() > 0 {
+        if self.state.brake.paused() > 0 {
             // Who waits holds nothing: it comes after those that are paused.
             let decision = &mut control.decision;
             decision.allowance_bytes = decision.allowance_bytes.min(reserved_bytes);
@@ -126,14 +130,11 @@ impl Controller {
         }
         let full_at = (detail == Detail::Full).then_some(now);
         self.set_headroom(control, full_at, reserved_kib);
-        let percent = worst_fraction(&control.levels) * 100.0;
-        self.percent_bits
-            .store(percent.to_bits(), Ordering::Relaxed);
     }
 
     /// Memory cannot be seen.
     fn decide_blindly(&self, control: &mut Control, error: &io::Error) {
-        let closed = self.config().on_sensor_failure == OnSensorFailure::Closed;
+        let closed = self.state.config().on_sensor_failure == OnSensorFailure::Closed;
         control.sensor_errors += 1;
         if !std::mem::replace(&mut control.blind, true) {
             let copy = io::Error::new(error.kind(), error.to_string());
@@ -148,7 +149,7 @@ impl Controller {
             },
             base_concurrency: base,
             concurrency: if closed {
-                self.limiter.in_flight(&self.bounds)
+                self.state.limiter.in_flight(&self.state.bounds)
             } else {
                 base
             },
@@ -158,13 +159,14 @@ impl Controller {
             probes: Some(0),
         };
         control.kept_out = closed;
-        self.brake.set_on(self.board_key(), false);
+        self.state.brake.set_on(self.state.board_key(), false);
     }
 
     /// What had been given back when the sample was begun is free under the bounds that
     /// follow from it, and not before they are published.
     fn confirm_freed(&self) {
-        self.limiter
+        self.state
+            .limiter
             .confirm_freed(self.ended_kib.load(Ordering::Relaxed));
     }
 }
@@ -173,16 +175,18 @@ impl Subscriber for Controller {
     fn before_sample(&'static self, detail: Detail, now: Duration) {
         // What is given back from here on, this sample may not show.
         self.ended_kib
-            .store(self.limiter.ended_kib(), Ordering::Relaxed);
+            .store(self.state.limiter.ended_kib(), Ordering::Relaxed);
         // And what polls have added by now, it shows.
-        let grown_bytes = self.brake.grown_bytes();
+        let grown_bytes = self.state.brake.grown_bytes();
         self.grown_before.store(grown_bytes, Ordering::Relaxed);
         self.note_let_grow();
-        if detail == Detail::Full && (self.accounted || self.brakes()) {
+        if detail == Detail::Full && (self.state.is_accounted() || self.state.brakes()) {
             let mut control = self.control();
             let forecast = &mut control.forecast;
-            forecast.look(&self.running, now);
-            let others = self.board.exchange(self.board_key(), forecast.portion());
+            forecast.look(&self.state.running, now);
+            let others = self
+                .board
+                .exchange(self.state.board_key(), forecast.portion());
             forecast.set_others(others);
             let runners = forecast.take_runners();
             drop(control);
@@ -198,29 +202,29 @@ impl Subscriber for Controller {
     ) -> Option<bool> {
         let mut control = self.control_for(detail)?;
         if detail == Detail::Full {
-            self.limiter.tick(now);
-            control.completed = self.counters.outcomes.all_ended();
+            self.state.limiter.tick(now);
+            control.completed = self.state.counters.outcomes.all_ended();
             control.samples += 1;
         }
         self.decide(&mut control, sample, detail, now);
         if detail == Detail::Full {
-            let load = self.load(&control, now);
-            control.demand.observe(&load);
-            self.last_loads.keep(&control.demand);
+            self.observe_demand(&mut control, now);
             self.observe_latched(&mut control, now);
             let critical = control.decision.gate;
             control.critical.observe(critical, now);
-            let left_ms = control.critical.remaining(now).as_millis() as u64;
-            self.critical_ms.store(left_ms, Ordering::Relaxed);
+            self.state
+                .shown
+                .set_critical(control.critical.remaining(now));
             self.order(&mut control);
+            self.forgive(&mut control, now);
             self.watch_wall(&mut control, now);
         }
-        let shared = self.limiter.shared();
+        let shared = self.state.limiter.shared();
         if !shared {
             self.confirm_freed();
         }
         let has_news = !control.notices.is_empty() || control.new_limit.is_some();
-        Some(shared || has_news || self.limiter.waiting() > 0)
+        Some(shared || has_news || self.state.limiter.waiting() > 0)
     }
 
     fn after_sample(&'static self, full: bool, now: Duration) -> Duration {
@@ -229,7 +233,7 @@ impl Subscriber for Controller {
         let detail = if full { Detail::Full } else { Detail::Quick };
         let Some(mut control) = self.control_for(detail) else {
             // What it has to say, a full sample will.
-            self.limiter.pump();
+            self.state.limiter.pump();
             return Duration::MAX;
         };
         let news = self.take_news(&mut control, full, now);
@@ -242,17 +246,74 @@ impl Subscriber for Controller {
     }
 
     fn has_work(&self) -> bool {
-        self.limiter.reserved().kib() > 0 || self.limiter.waiting() > 0
+        self.state.limiter.reserved().kib() > 0 || self.state.limiter.waiting() > 0
     }
 
     fn leaves(&self) -> bool {
         let idle = || {
-            self.limiter.in_flight(&self.bounds) == 0 && self.limiter.waiting_for(&self.bounds) == 0
+            self.state.limiter.in_flight(&self.state.bounds) == 0
+                && self.state.limiter.waiting_for(&self.state.bounds) == 0
         };
-        let over = (self.is_closed() && idle()) || self.is_gone();
+        let over = (self.state.is_closed() && idle()) || self.is_gone();
         if over {
             self.leave();
         }
         over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use crate::class::tag::Tag;
+    use crate::limiter::{Ask, Attempt, Operation, Refused};
+    use crate::{Guard, ManualSource, MemoryGuardLayer, Policy, Stats};
+
+    fn full(mib: u64, policy: Policy) -> Guard {
+        let memory = ManualSource::new(1 << 30);
+        memory.set_usage_bytes(mib << 20);
+        let builder = MemoryGuardLayer::builder().policy(policy);
+        let layer = builder.memory_source(memory).build().unwrap();
+        layer.guard().clone()
+    }
+
+    /// Whether a request is admitted while somebody holds what samples act on: as a sample
+    /// does that looks at all requests in flight, or who saves what was learned.
+    fn answered_beside_one_who_decides(guard: &Guard) -> (bool, Stats) {
+        let deciding = guard.controller.control();
+        let (done, answered) = channel();
+        let caller = guard.clone();
+        std::thread::spawn(move || {
+            let answer = caller.try_acquire(1024).map(drop);
+            let _ = done.send((answer.is_ok(), caller.stats()));
+        });
+        let answered = answered.recv_timeout(Duration::from_secs(20));
+        drop(deciding);
+        answered.expect("it does not wait")
+    }
+
+    #[test]
+    fn a_rejection_waits_for_nobody_who_decides() {
+        let guard = full(1 << 10, Policy::Ladder);
+        let (admitted, stats) = answered_beside_one_who_decides(&guard);
+        assert_eq!((admitted, stats.rejected_requests), (false, 1));
+    }
+
+    #[test]
+    fn a_request_near_the_limit_waits_for_nobody_who_decides() {
+        let guard = full(983, Policy::Predictive);
+        let ask = Ask {
+            kib: 1,
+            low_kib: 1,
+            tag: Tag::NONE,
+        };
+        let now = guard
+            .state()
+            .reserve(ask, Operation::Newcomer, Attempt::First);
+        assert_eq!(now, Err(Refused::Stale), "it is to look for itself");
+        let (admitted, _) = answered_beside_one_who_decides(&guard);
+        assert!(admitted, "by what was decided before");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::{Control, Controller};
+
 /// Rates are averaged over about so long: autoscalers look every 15 s.
 const AVERAGED_OVER: Duration = Duration::from_secs(15);
 /// What is shown at most, when next to nothing may be reserved.
@@ -9,15 +11,15 @@ const MOST: f64 = 100.0;
 
 /// What the demand is computed from, as of one sample.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
-    pub(super) now: Duration,
+struct Load {
+    now: Duration,
     /// How much of what may be admitted is, at most 1.
-    pub(super) utilisation: f64,
+    utilisation: f64,
     /// Requests that ever were turned away for want of memory, and that were finished.
-    pub(super) turned_away: u64,
-    pub(super) completed: u64,
-    pub(super) waiting: u64,
-    pub(super) wait_timeout: Duration,
+    turned_away: u64,
+    completed: u64,
+    waiting: u64,
+    wait_timeout: Duration,
 }
 
 /// The demand ratio: what would be in use if all could be served, over what may be.
@@ -43,7 +45,7 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    pub(super) fn observe(&mut self, load: &Load) {
+    fn observe(&mut self, load: &Load) {
         let seen = (load.now, load.turned_away, load.completed);
         let (at, turned_away, completed) = self.last.unwrap_or(seen);
         self.last = Some(seen);
@@ -88,24 +90,31 @@ impl Demand {
         let ratio = self.used * (1.0 + unserved / completed);
         self.ratio = ratio.min(MOST);
     }
+}
 
-    pub(super) fn ratio(&self) -> f64 {
-        self.ratio
+impl Controller {
+    /// After a full sample's decision.
+    pub(super) fn observe_demand(&self, control: &mut Control, now: Duration) {
+        let load = self.load(control, now);
+        let demand = &mut control.demand;
+        demand.observe(&load);
+        self.state.shown.set_loads([
+            demand.utilisation,
+            demand.ratio,
+            demand.completed,
+            demand.turned_away,
+        ]);
     }
 
-    /// On average, without those who were not served.
-    pub(super) fn utilisation(&self) -> f64 {
-        self.utilisation
-    }
-
-    /// Requests finished in a second.
-    pub(super) fn completed(&self) -> f64 {
-        self.completed
-    }
-
-    /// Requests turned away in a second for want of memory.
-    pub(super) fn turned_away(&self) -> f64 {
-        self.turned_away
+    fn load(&self, control: &Control, now: Duration) -> Load {
+        Load {
+            now,
+            utilisation: self.state.utilisation(),
+            turned_away: self.state.counters.rejected_for_memory(),
+            completed: control.completed,
+            waiting: self.state.limiter.waiting_for(&self.state.bounds) as u64,
+            wait_timeout: self.state.config().wait_timeout,
+        }
     }
 }
 
@@ -126,7 +135,7 @@ mod tests {
                 wait_timeout: Duration::from_secs(10),
             });
         }
-        demand.ratio()
+        demand.ratio
     }
 
     #[test]
@@ -155,10 +164,10 @@ mod tests {
                 wait_timeout: Duration::from_secs(10),
             });
             if second == 60 {
-                assert!((3.5..4.1).contains(&demand.ratio()), "{}", demand.ratio());
+                assert!((3.5..4.1).contains(&demand.ratio), "{}", demand.ratio);
             }
         }
-        assert!((0.5..0.6).contains(&demand.ratio()), "{}", demand.ratio());
+        assert!((0.5..0.6).contains(&demand.ratio), "{}", demand.ratio);
     }
 
     #[test]
@@ -183,6 +192,6 @@ mod tests {
                 wait_timeout: Duration::ZERO,
             });
         }
-        assert!((1.0..=MOST).contains(&demand.ratio()), "{}", demand.ratio());
+        assert!((1.0..=MOST).contains(&demand.ratio), "{}", demand.ratio);
     }
 }

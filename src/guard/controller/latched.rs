@@ -1,12 +1,8 @@
 //! For how long nobody could be admitted, and nobody finished.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Controller};
-
-/// Not latched.
-pub(super) const NOT: u64 = u64::MAX;
 
 /// Changes with every admission and every end, of this guard's or another's on its
 /// ledger: what others hold is a reason to wait, too.
@@ -41,27 +37,15 @@ impl Controller {
     /// After a full sample's decision.
     pub(super) fn observe_latched(&self, control: &mut Control, now: Duration) {
         // A probe that waits for a taker would be admitted.
-        let kept_out = control.kept_out && control.probes == 0 && self.bounds.probes() == 0;
+        let kept_out = control.kept_out && control.probes == 0 && self.state.bounds.probes() == 0;
         let seen = Moved {
             completed: control.completed,
-            in_flight: self.limiter.in_flight(&self.bounds),
-            given_back_kib: self.limiter.ended_kib(),
-            all_in_flight: self.limiter.all_in_flight(),
+            in_flight: self.state.limiter.in_flight(&self.state.bounds),
+            given_back_kib: self.state.limiter.ended_kib(),
+            all_in_flight: self.state.limiter.all_in_flight(),
         };
         let since = control.latched.observe(now, kept_out, seen);
-        let since_ms = since.map_or(NOT, |since| since.as_millis() as u64);
-        self.latched_since_ms.store(since_ms, Ordering::Relaxed);
-    }
-
-    /// For how long nobody could be admitted for want of memory, and nobody finished.
-    pub(crate) fn latched_for(&self) -> Duration {
-        match self.latched_since_ms.load(Ordering::Relaxed) {
-            NOT => Duration::ZERO,
-            since_ms => {
-                let now = self.sampler.tick();
-                now.saturating_sub(Duration::from_millis(since_ms))
-            }
-        }
+        self.state.shown.set_latched_since(since);
     }
 }
 

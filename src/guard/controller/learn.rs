@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Control, Controller, Notice};
 use crate::class::tag::Tag;
 use crate::forecast::{Evidence, Forecast};
+use crate::guard::state::allocated_bytes;
 use crate::limiter::OpenBodies;
 use crate::memory::{Detail, Sample};
 use crate::policy::limit_bytes;
@@ -39,12 +40,12 @@ impl Controller {
     }
 
     fn evidence(&self, control: &mut Control, now: Duration, active: u32) -> Evidence {
-        let staged = match self.accounted {
+        let staged = match self.state.is_accounted() {
             true => OpenBodies::default(),
-            false => self.limiter.staged(),
+            false => self.state.limiter.staged(),
         };
-        let allocated_bytes = match self.accounted {
-            true => self.allocated_bytes(),
+        let allocated_bytes = match self.state.is_accounted() {
+            true => allocated_bytes(),
             false => self.ask_allocator(control, now),
         };
         Evidence {
@@ -52,28 +53,46 @@ impl Controller {
             usage_bytes: control.own_bytes,
             process_bytes: control.process_usage_bytes(),
             allocated_bytes,
-            polls_tell: !self.accounted && crate::memory::release::tells_quickly(),
+            polls_tell: !self.state.is_accounted() && crate::memory::release::tells_quickly(),
             anonymous_bytes: self.anonymous_bytes(),
             grown_bytes: self.grown_before.load(Ordering::Relaxed),
             own_in_flight: active.saturating_sub(staged.requests),
-            all_in_flight: (self.limiter.all_in_flight()).saturating_sub(staged.requests),
+            all_in_flight: (self.state.limiter.all_in_flight()).saturating_sub(staged.requests),
             body_bytes: staged.read_bytes,
-            waiting: self.limiter.waiting() as u32,
+            waiting: self.state.limiter.waiting() as u32,
             completed: control.completed,
         }
     }
 
     /// What requests ask for from here on.
     pub(super) fn publish_estimates(&self, forecast: &Forecast) {
+        let bounds = &self.state.bounds;
         for (key, bytes, low_bytes) in forecast.by_kind() {
-            self.bounds.set_estimate(key, kib(bytes), low_bytes / 1024);
+            bounds.set_estimate(key, kib(bytes), low_bytes / 1024);
         }
         let (bytes, low_bytes) = forecast.of_unknown_kind();
-        self.bounds.set_unknown(kib(bytes), low_bytes / 1024);
-        if !self.accounted {
+        bounds.set_unknown(kib(bytes), low_bytes / 1024);
+        if !self.state.is_accounted() {
             // No kinds are told apart: the first is found sooner.
-            self.bounds
-                .set_estimate(Tag::NONE.key, kib(bytes), low_bytes / 1024);
+            bounds.set_estimate(Tag::NONE.key, kib(bytes), low_bytes / 1024);
         }
+    }
+
+    /// What the next request of each class needs, and the least that is known of it, in bytes;
+    /// and whether it is for requests with a cost hint: then for one of 16 MiB. Without
+    /// accounting no classes are told apart.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn class_needs(&self) -> Vec<(String, bool, u64, u64)> {
+        let control = self.control();
+        let kinds = control.forecast.by_kind();
+        let needs = kinds.map(|(key, bytes, least_bytes)| {
+            let class = self.state.labels.name(key).to_owned();
+            (class, key.is_hinted(), bytes, least_bytes)
+        });
+        let mut needs: Vec<_> = needs.collect();
+        if needs.is_empty() {
+            needs.push((String::new(), false, control.request_bytes, 0));
+        }
+        needs
     }
 }

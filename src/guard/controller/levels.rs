@@ -1,10 +1,8 @@
 //! Which memory counts, and up to which limit.
 
-use std::sync::atomic::Ordering;
-
 use super::{Control, Controller, Notice};
 use crate::memory::{MemoryLevel, Sample};
-use crate::policy::{end_bytes, kill_bytes, limit_bytes};
+use crate::policy::{end_bytes, limit_bytes};
 
 impl Controller {
     /// What counts here: the sampled levels, with one's own limit and share.
@@ -15,7 +13,7 @@ impl Controller {
         if let Some(bytes) = sample.process_bytes {
             control.process_bytes = bytes;
         }
-        let config = self.config();
+        let config = self.state.config();
         let share = config.share_fraction;
         if let Some(own) = control.levels.first_mut() {
             own.limit_bytes = [own.limit_bytes, config.memory_limit_bytes]
@@ -41,7 +39,7 @@ impl Controller {
         let after = limit_bytes(&control.levels);
         if before != after {
             // Quotas are fractions of it.
-            self.limiter.unpark_all();
+            self.state.limiter.unpark_all();
         }
         match (before, after) {
             (Some(from), Some(to)) if from != to && !sample.limit_drifts => {
@@ -53,10 +51,7 @@ impl Controller {
             }
             _ => {}
         }
-        self.limit_bytes
-            .store(after.unwrap_or(u64::MAX), Ordering::Relaxed);
-        let kill_bytes = kill_bytes(&control.levels).unwrap_or(u64::MAX);
-        self.kill_bytes.store(kill_bytes, Ordering::Relaxed);
+        self.state.shown.set_levels(&control.levels);
         if before != after && !sample.limit_drifts {
             control.new_limit = Some(after);
             control.cancellations.wall.forget();

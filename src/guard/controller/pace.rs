@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::{Control, Controller};
 use crate::class::tag::Tag;
+use crate::guard::state::WAITING_INTERVAL;
 use crate::limiter::{Need, TenantAccount};
 use crate::memory::Subscriber;
 
 /// Shortest time between samples.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
-/// Longest time between samples while somebody waits, or memory cannot be read.
-pub(crate) const WAITING_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest time between samples while memory cannot be read.
 const BLIND_INTERVAL: Duration = Duration::from_secs(1);
 /// Half of each tenant's rejections are forgotten this often.
 const FORGIVES_EVERY: Duration = Duration::from_secs(10);
@@ -22,28 +22,26 @@ const IDLE_RATE: f64 = (1u64 << 25) as f64;
 
 impl Controller {
     /// Tenants' rejections count less as time goes by.
-    pub(super) fn forgive(&self, now: Duration) {
-        let due_ms = self.forgives_at_ms.load(Ordering::Relaxed);
-        let now_ms = now.as_millis() as u64;
-        if now_ms >= due_ms && self.config().retry_budget.is_some() {
-            let next_ms = now_ms + FORGIVES_EVERY.as_millis() as u64;
-            self.forgives_at_ms.store(next_ms, Ordering::Relaxed);
-            self.bounds.tenants().all().for_each(TenantAccount::forgive);
+    pub(super) fn forgive(&self, control: &mut Control, now: Duration) {
+        if now >= control.forgives_at && self.state.config().retry_budget.is_some() {
+            control.forgives_at = now + FORGIVES_EVERY;
+            let tenants = self.state.bounds.tenants().all();
+            tenants.for_each(TenantAccount::forgive);
         }
     }
 
     /// Serves the newest first where callers of the oldest give up.
     pub(super) fn order(&self, control: &mut Control) {
-        let config = self.config();
+        let config = self.state.config();
         if config.newest_first_after.is_some() {
             return;
         }
-        let given_up = self.counters.outcomes.all_given_up();
-        let waited = self.oldest_wait().as_secs_f64() / config.wait_timeout.as_secs_f64();
+        let given_up = self.state.counters.outcomes.all_given_up();
+        let waited = self.state.oldest_wait().as_secs_f64() / config.wait_timeout.as_secs_f64();
         let patience = &mut control.patience;
         let newest_first = patience.observe(given_up, control.completed, waited);
-        let newest_after = newest_first.then_some(config.wait_timeout / 4);
-        self.bounds.set_order(config.wait_timeout, newest_after);
+        let newest_first_after = newest_first.then_some(config.wait_timeout / 4);
+        (self.state.bounds).set_order(config.wait_timeout, newest_first_after);
     }
 
     /// Keeps the mean time between completions, for `Retry-After`.
@@ -53,23 +51,19 @@ impl Controller {
         let finished = completed.saturating_sub(control.last.completed);
         let elapsed = now.saturating_sub(control.last.counted_at).as_nanos() as u64;
         if let Some(latest) = elapsed.checked_div(finished) {
-            let known = self.drain_ns.load(Ordering::Relaxed);
-            let smoothed = if known == 0 {
-                latest
-            } else {
-                (known / 8) * 7 + latest / 8
+            control.drain_ns = match control.drain_ns {
+                0 => latest,
+                known => (known / 8) * 7 + latest / 8,
             };
-            self.drain_ns.store(smoothed, Ordering::Relaxed);
             control.last.completed = completed;
         }
         // While nothing runs, time says nothing about completions.
-        if finished > 0 || self.limiter.in_flight(&self.bounds) == 0 {
+        if finished > 0 || self.state.limiter.in_flight(&self.state.bounds) == 0 {
             control.last.counted_at = now;
         }
         let need = Need::Estimated(Tag::NONE);
-        let expected = self.limiter.expected_wait(&self.bounds, need);
-        let backlog_ms = expected.map_or(u64::MAX, |wait| wait.as_millis() as u64);
-        self.backlog_ms.store(backlog_ms, Ordering::Relaxed);
+        let expected = self.state.limiter.expected_wait(&self.state.bounds, need);
+        self.state.shown.set_backlog(control.drain_ns, expected);
         finished > 0
     }
 
@@ -86,18 +80,18 @@ impl Controller {
         self.was_idle.store(!busy, Ordering::Relaxed);
         let floor = if busy { BUSY_RATE } else { IDLE_RATE };
         let free = control.decision.free_bytes.min(1 << 50) as f64;
-        let mut longest = self.config().check_interval;
+        let mut longest = self.state.config().check_interval;
         if control.blind {
             longest = longest.min(BLIND_INTERVAL);
-        } else if self.limiter.waiting() > 0 {
+        } else if self.state.limiter.waiting() > 0 {
             // Each look at requests makes the forecast sharper.
-            longest = longest.min(if self.accounted {
+            longest = longest.min(if self.state.is_accounted() {
                 SHORTEST_INTERVAL
             } else {
                 WAITING_INTERVAL
             });
         }
-        if self.brake.paused() > 0 {
+        if self.state.brake.paused() > 0 {
             longest = longest.min(SHORTEST_INTERVAL);
         }
         // A quarter of the time it would take.

@@ -3,18 +3,18 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Controller;
+use super::{Control, Controller};
 use crate::policy::levels::thresholds;
 use crate::telemetry::metrics::{Report, Sort};
 use crate::telemetry::tally::Entry;
 
 impl Controller {
     pub(super) fn publish_metrics(&self, now: Duration) {
-        let stats = self.stats();
-        let entries = self.sorts();
+        let stats = self.state.stats();
+        let entries = self.state.sorts();
         let paused_ms = self.paused_ms(&entries);
         let sorts = entries.into_iter().map(|entry| Sort {
-            class: self.labels.class_name(entry.class),
+            class: self.state.labels.class_name(entry.class),
             priority: entry.priority,
             admitted: entry.admitted,
             rejected: entry.rejected,
@@ -30,14 +30,14 @@ impl Controller {
                 estimates,
             )
         };
-        let counters = &self.counters;
+        let counters = &self.state.counters;
         Report {
-            name: self.name.as_deref(),
+            name: self.state.name.as_deref(),
             stats,
             sorts: sorts.collect(),
             paused_ms,
             estimates,
-            thresholds: thresholds(&self.config()).map(|(level, at)| (level.as_str(), at)),
+            thresholds: thresholds(&self.state.config()).map(|(level, at)| (level.as_str(), at)),
             samples,
             sensor_errors,
             sample_age_seconds: now.saturating_sub(good_at).as_secs_f64(),
@@ -56,9 +56,25 @@ impl Controller {
         // Entries of a class follow one another.
         classes.dedup();
         let paused_ms = |class| {
-            let name = self.labels.class_name(class);
-            (name, self.counters.tally.paused_ms(class))
+            let name = self.state.labels.class_name(class);
+            (name, self.state.counters.tally.paused_ms(class))
         };
         classes.into_iter().map(paused_ms).collect()
+    }
+
+    /// What the next request of each class needs, in bytes: its mean, with its part of
+    /// the margin. Without accounting no classes are told apart.
+    fn class_estimates(&self, control: &Control) -> Vec<(&str, u64)> {
+        let plain = control
+            .forecast
+            .by_kind()
+            .filter(|(key, ..)| !key.is_hinted());
+        let mut estimates: Vec<_> = plain
+            .map(|(key, bytes, _)| (self.state.labels.name(key), bytes))
+            .collect();
+        if estimates.is_empty() {
+            estimates.push(("", control.request_bytes));
+        }
+        estimates
     }
 }

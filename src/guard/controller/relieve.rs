@@ -1,11 +1,13 @@
 //! When memory is short: have some given back.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Control, Controller};
 use crate::forecast::BeforeTrim;
+use crate::guard::state::allocated_bytes;
 use crate::memory::release::{self, PressureContext, Shortage, USEFUL_BYTES};
 use crate::policy::worst_end_fraction;
 use crate::telemetry::recent::EventKind;
@@ -18,7 +20,7 @@ const URGENT_BYTES: u64 = 2 << 20;
 impl Controller {
     /// Acts on what a full sample showed.
     pub(super) fn relieve(&'static self, now: Duration) {
-        if self.only_observes() {
+        if self.state.only_observes() {
             return;
         }
         let (short, level, victims) = {
@@ -48,7 +50,7 @@ impl Controller {
 
     /// Bytes to be freed for the next request to be admitted.
     fn wanted_bytes(&self, control: &Control) -> u64 {
-        let reserved_bytes = self.limiter.reserved().kib() * 1024;
+        let reserved_bytes = self.state.limiter.reserved().kib() * 1024;
         let needed_bytes = reserved_bytes.saturating_add(control.next_bytes);
         needed_bytes.saturating_sub(control.decision.allowance_bytes)
     }
@@ -66,7 +68,7 @@ impl Controller {
 
     /// Bytes in use, by a full sample.
     fn usage_now(&self) -> u64 {
-        self.sampler.sample_now();
+        self.state.sampler.sample_now();
         self.control().own_bytes
     }
 
@@ -79,6 +81,7 @@ impl Controller {
             let took = hook.call(&self.pressure_context());
             let freed_bytes = before_bytes.saturating_sub(self.usage_now());
             self.note_freed("a hook", freed_bytes);
+            self.state.counters.released(freed_bytes);
             self.release.hook_gave_back(&hook, took, freed_bytes);
         }
         let due = shortage > Shortage::None && self.release.may_trim(now);
@@ -95,6 +98,9 @@ impl Controller {
         let meanwhile_bytes = self.trimmed(before, after_bytes);
         let freed_bytes = before_bytes.saturating_sub(after_bytes);
         self.note_freed("the allocator", freed_bytes);
+        let counters = &self.state.counters;
+        counters.released(freed_bytes);
+        (counters.longest_release_us).fetch_max(took.as_micros() as u64, Ordering::Relaxed);
         self.release
             .trim_gave_back(took, freed_bytes, meanwhile_bytes);
     }
@@ -102,14 +108,14 @@ impl Controller {
     fn note_freed(&self, who: &str, freed_bytes: u64) {
         if freed_bytes >= USEFUL_BYTES {
             let text = format!("{who} gave back {:.0} MiB", mib(freed_bytes));
-            self.note(EventKind::Released, text, 0);
+            self.state.note(EventKind::Released, text, 0);
         }
     }
 
     /// The allocators have given back what they kept, and so much is in use. Says how
     /// much was freed meanwhile, as far as it is known.
     fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) -> u64 {
-        let allocated_bytes = self.allocated_bytes();
+        let allocated_bytes = allocated_bytes();
         let Some(allocated_bytes) = allocated_bytes.or_else(release::allocated_bytes) else {
             return 0;
         };

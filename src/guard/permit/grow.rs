@@ -24,7 +24,7 @@ impl Permit {
         if missing_kib == 0 {
             return;
         }
-        match holder.controller.force_more(missing_kib, holder.tag) {
+        match holder.state.force_more(missing_kib, holder.tag) {
             // More than the ledger's word can count.
             0 => slot.unclaim(missing_kib),
             _ => slot.has_grown(),
@@ -43,10 +43,10 @@ impl Permit {
     /// limit is less. What was reserved stays.
     pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
         let holder = self.holder();
-        let controller = holder.controller;
+        let state = holder.state;
         let total_bytes = self.bytes().saturating_add(bytes);
-        if total_bytes > controller.kill_bytes() {
-            return Err(controller.rejection(Reason::NeverFits));
+        if total_bytes > state.shown.kill_bytes() {
+            return Err(state.rejection(Reason::NeverFits));
         }
         let grown = holder
             .slot_or_take()
@@ -54,18 +54,18 @@ impl Permit {
         match grown {
             true => Ok(()),
             // The work goes on: nobody was turned away.
-            false => Err(controller.rejection(Reason::NoRoom)),
+            false => Err(state.rejection(Reason::NoRoom)),
         }
     }
 
     fn grow(&self, slot: &Slot, kib: u64) -> bool {
         let grow = |attempt| {
             let growth = Operation::Growth;
-            (self.controller).reserve_more(kib, self.tag, growth, attempt)
+            (self.state).reserve_more(kib, self.tag, growth, attempt)
         };
-        let grown = match self.controller.only_observes() {
+        let grown = match self.state.only_observes() {
             true => grow(Attempt::PastBounds).is_ok(),
-            false => self.controller.resampling(grow).is_ok(),
+            false => self.state.resampling(grow).is_ok(),
         };
         if grown {
             slot.grow(kib);

@@ -18,13 +18,13 @@ impl Permit {
 
     /// It is turned away, although it was admitted.
     pub(crate) fn turn_away(&self) {
-        self.controller.counters.outcomes.turned_away_late();
+        self.state.counters.outcomes.turned_away_late();
         self.mark(Outcome::TurnedAway);
     }
 
     /// What its caller is told once it was cancelled.
     pub(crate) fn reject_cancelled(&self) -> Rejected {
         self.turn_away();
-        self.controller.reject(Reason::Cancelled, self.tag)
+        self.state.reject(Reason::Cancelled, self.tag)
     }
 }

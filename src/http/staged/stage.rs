@@ -55,7 +55,7 @@ fn begin_staged<B>(permit: &mut Permit, entry: Entry, request: &mut Request<B>) 
     let Some(work) = StagedWork::begin(permit, entry) else {
         return;
     };
-    let config = permit.controller().config();
+    let config = permit.state().config();
     let left = deadline::of_caller(request.headers(), &config.deadline_headers);
     let stage = Stage {
         work,

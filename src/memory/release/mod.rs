@@ -10,7 +10,7 @@ mod ask;
 mod ffi;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -180,9 +180,6 @@ pub(crate) struct Release {
     state: Mutex<State>,
     /// Asked for, and not done yet.
     under_way: AtomicBool,
-    attempts: AtomicU64,
-    freed_bytes: AtomicU64,
-    longest_us: AtomicU64,
 }
 
 struct State {
@@ -198,9 +195,6 @@ impl Release {
                 hooks: Vec::new(),
             }),
             under_way: AtomicBool::new(false),
-            attempts: AtomicU64::new(0),
-            freed_bytes: AtomicU64::new(0),
-            longest_us: AtomicU64::new(0),
         }
     }
 
@@ -218,9 +212,6 @@ impl Release {
         let old = std::mem::replace(&mut *self.state(), fresh);
         // Unlocked: hooks are the user's, and so is what they drop.
         foreign::call(Code::Hook, || drop(old));
-        for count in [&self.attempts, &self.freed_bytes, &self.longest_us] {
-            count.store(0, Ordering::Relaxed);
-        }
     }
 
     pub(crate) fn add_hook(&self, level: Pressure, call: Arc<Call>) {
@@ -284,7 +275,6 @@ impl Release {
 
     /// So much did a hook give back, in so long.
     pub(crate) fn hook_gave_back(&self, hook: &DueHook, took: Duration, freed_bytes: u64) {
-        self.count(freed_bytes);
         let rest = &mut self.state().hooks[hook.index].rest;
         rest.after(took, freed_bytes, Instant::now());
     }
@@ -292,40 +282,16 @@ impl Release {
     /// So much did the allocators give back, in so long. What was freed meanwhile is there
     /// for the next one.
     pub(crate) fn trim_gave_back(&self, took: Duration, freed_bytes: u64, meanwhile_bytes: u64) {
-        self.count(freed_bytes);
-        self.longest_us
-            .fetch_max(took.as_micros() as u64, Ordering::Relaxed);
         let rest = &mut self.state().trim;
         let useful_bytes = freed_bytes.max(meanwhile_bytes);
         rest.after(took, useful_bytes, Instant::now());
-    }
-
-    fn count(&self, freed_bytes: u64) {
-        self.attempts.fetch_add(1, Ordering::Relaxed);
-        self.freed_bytes.fetch_add(freed_bytes, Ordering::Relaxed);
-    }
-
-    /// How often something was tried.
-    pub(crate) fn attempts(&self) -> u64 {
-        self.attempts.load(Ordering::Relaxed)
-    }
-
-    /// What all of that brought.
-    pub(crate) fn freed_bytes(&self) -> u64 {
-        self.freed_bytes.load(Ordering::Relaxed)
-    }
-
-    /// The longest that the allocators took.
-    pub(crate) fn longest(&self) -> Duration {
-        Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
     }
 }
 
 impl fmt::Debug for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Release")
-            .field("attempts", &self.attempts)
-            .field("freed_bytes", &self.freed_bytes)
+            .field("is_idle", &self.is_idle())
             .finish_non_exhaustive()
     }
 }

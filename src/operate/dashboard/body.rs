@@ -67,8 +67,8 @@ impl Body for DashboardBody {
             }
         }
         // The last one says that it closes.
-        *ended = guard.controller.is_closed();
-        let event = format!("data: {}\n\n", snapshot(guard.controller));
+        *ended = guard.state().is_closed();
+        let event = format!("data: {}\n\n", snapshot(guard));
         Poll::Ready(Some(Ok(Frame::data(event.into()))))
     }
 

@@ -15,7 +15,6 @@ use tower_service::Service;
 pub use body::DashboardBody;
 use snapshot::Snapshot;
 
-use crate::guard::controller::Controller;
 use crate::guard::handle::Guard;
 use crate::http::reply::answer_to;
 
@@ -67,9 +66,9 @@ impl Guard {
 }
 
 /// One snapshot as JSON.
-fn snapshot(controller: &Controller) -> String {
+fn snapshot(guard: &Guard) -> String {
     // Numbers and strings only: nothing that could not be written.
-    serde_json::to_string(&Snapshot::take(controller)).unwrap_or_default()
+    serde_json::to_string(&Snapshot::take(guard)).unwrap_or_default()
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Bytes> {
@@ -107,7 +106,6 @@ impl<B> Service<Request<B>> for Dashboard {
             refused.headers_mut().insert(ALLOW, get);
             return ready(Ok(refused.map(DashboardBody::whole)));
         }
-        let controller = self.guard.controller;
         let path = request.uri().path();
         let (kind, body) = match path.rsplit('/').next().unwrap_or_default() {
             "events" => {
@@ -117,7 +115,7 @@ impl<B> Service<Request<B>> for Dashboard {
                     _ => DashboardBody::events(self.guard.clone()),
                 })));
             }
-            "snapshot.json" => ("application/json", snapshot(controller).into()),
+            "snapshot.json" => ("application/json", snapshot(&self.guard).into()),
             // Mounted at any path, with a slash behind it or without.
             _ => (
                 "text/html; charset=utf-8",

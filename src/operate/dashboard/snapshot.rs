@@ -1,14 +1,13 @@
 //! What the page shows, at one moment: the contents of `snapshot.json`.
 
-use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::config::Mode;
 use crate::error::Reason;
-use crate::guard::controller::Controller;
-use crate::guard::handle::LATCHED_AFTER;
+use crate::guard::handle::{Guard, LATCHED_AFTER};
+use crate::guard::state::State;
 use crate::policy::levels::thresholds;
 use crate::pressure::Pressure;
 use crate::telemetry::recent::Event;
@@ -130,9 +129,9 @@ fn bytes(mib: f64) -> u64 {
 }
 
 impl<'a> Snapshot<'a> {
-    pub(super) fn take(controller: &'a Controller) -> Self {
-        let stats = controller.stats();
-        let config = controller.config();
+    pub(super) fn take(guard: &'a Guard) -> Self {
+        let (state, config) = (guard.state(), guard.config());
+        let stats = state.stats();
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let mode = match (config.enabled, config.mode) {
             (false, _) => "disabled",
@@ -144,15 +143,15 @@ impl<'a> Snapshot<'a> {
             percent: fraction * 100.0,
         });
         Self {
-            name: controller.name.as_deref(),
+            name: state.name(),
             version: env!("CARGO_PKG_VERSION"),
             at_unix_ms: since.map_or(0, |since| since.as_millis() as u64),
             mode,
             policy: config.decided_policy().as_str(),
-            source: controller.source_name(),
-            accounted: controller.is_accounted(),
-            closed: controller.is_closed(),
-            ready: controller.unready(LATCHED_AFTER).is_none(),
+            source: guard.source(),
+            accounted: state.is_accounted(),
+            closed: state.is_closed(),
+            ready: state.unready(LATCHED_AFTER).is_none(),
             level: stats.level,
             sensor_ok: stats.sensor_ok,
             latched_seconds: stats.latched_seconds,
@@ -171,19 +170,19 @@ impl<'a> Snapshot<'a> {
             },
             paused: Paused {
                 tasks: stats.paused_tasks,
-                longest_ms: longest_paused(controller),
+                longest_ms: state.longest_paused().as_secs_f64() * 1e3,
             },
-            totals: Totals::of(&stats, controller),
-            rejected: rejected(controller),
-            classes: classes(controller),
-            estimates: estimates(controller),
+            totals: Totals::of(&stats, state),
+            rejected: rejected(state),
+            classes: classes(state),
+            estimates: estimates(guard),
             forecasts: Forecasts {
                 checked: stats.checked_forecasts,
                 exceeded: stats.exceeded_forecasts,
                 estimate_error_ratio: stats.estimate_error_ratio,
                 margin_deviations: stats.margin_deviations,
             },
-            decisions: controller.recent.all(),
+            decisions: state.recent(),
         }
     }
 }
@@ -202,10 +201,10 @@ impl Memory {
 }
 
 impl Totals {
-    fn of(stats: &Stats, controller: &Controller) -> Self {
+    fn of(stats: &Stats, state: &State) -> Self {
         Self {
             came: stats.total_requests,
-            admitted: controller.ever_admitted(),
+            admitted: state.ever_admitted(),
             completed: stats.completed_requests,
             failed: stats.failed_requests,
             abandoned: stats.abandoned_requests,
@@ -213,7 +212,7 @@ impl Totals {
             rejected: stats.rejected_requests,
             queued: stats.queued_requests,
             observed: stats.observed_requests,
-            cancelled: controller.counters.cancelled.load(Ordering::Relaxed),
+            cancelled: stats.cancelled_requests,
             stalled: stats.stalled_responses,
             pauses: stats.pauses,
             paused_ms: stats.paused_seconds_total * 1e3,
@@ -224,22 +223,17 @@ impl Totals {
     }
 }
 
-fn longest_paused(controller: &Controller) -> f64 {
-    let now = controller.sampler.now();
-    controller.brake.longest_paused(now).as_secs_f64() * 1e3
-}
-
-fn rejected(controller: &Controller) -> serde_json::Map<String, serde_json::Value> {
+fn rejected(state: &State) -> serde_json::Map<String, serde_json::Value> {
     let counts = Reason::ALL.into_iter().map(|reason| {
-        let count = controller.counters.rejected(reason);
+        let count = state.rejected_for(reason);
         (reason.as_str().to_owned(), count.into())
     });
     counts.collect()
 }
 
-fn classes(controller: &Controller) -> Vec<Class<'_>> {
-    let sorts = controller.sorts().into_iter().map(|sort| Class {
-        class: controller.labels.class_name(sort.class),
+fn classes(state: &State) -> Vec<Class<'_>> {
+    let sorts = state.sorts().into_iter().map(|sort| Class {
+        class: state.labels().class_name(sort.class),
         priority: sort.priority.as_str(),
         admitted: sort.admitted,
         rejected: sort.rejected.iter().sum(),
@@ -247,8 +241,8 @@ fn classes(controller: &Controller) -> Vec<Class<'_>> {
     sorts.collect()
 }
 
-fn estimates(controller: &Controller) -> Vec<Estimate> {
-    let needs = controller.class_needs().into_iter();
+fn estimates(guard: &Guard) -> Vec<Estimate> {
+    let needs = guard.class_needs().into_iter();
     let needs = needs.map(|(class, hinted, expected_bytes, least_bytes)| Estimate {
         class,
         hinted,

@@ -2,16 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Controller, strategy};
+use super::State;
 use crate::config::OnSensorFailure;
 use crate::limiter::Caps;
+use crate::policy;
 use crate::pressure::Pressure;
 use crate::units::MAX_KIB;
 
-impl Controller {
+impl State {
     /// Says whether the bounds are others because it turned out that the process was forked.
     #[cold]
-    pub(crate) fn look_for_fork(&self) -> bool {
+    pub(in crate::guard) fn look_for_fork(&self) -> bool {
         if !self.sampler.in_background() || !self.sampler.is_old() {
             return false;
         }
@@ -28,12 +29,11 @@ impl Controller {
     fn go_by_failure_policy(&self) {
         let config = self.config();
         let closed = config.on_sensor_failure == OnSensorFailure::Closed;
-        let most = strategy(&config, self.accounted).blind_concurrency();
-        let pressure = match closed {
+        let most = policy::of(&config, self.accounted).blind_concurrency();
+        self.shown.set_pressure(match closed {
             true => Pressure::Critical,
             false => Pressure::Normal,
-        };
-        self.pressure.store(pressure as u8, Ordering::Relaxed);
+        });
         self.bounds.set_probes(0);
         let gate = closed || self.is_closed();
         self.bounds

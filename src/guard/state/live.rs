@@ -1,15 +1,11 @@
-//! The settings in force, and their change while the guard runs.
+//! [`Live`]: the settings in force.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::{Controller, strategy};
 use crate::config::{Config, Mode};
-use crate::error::ConfigError;
 use crate::pressure::Pressure;
-use crate::telemetry::recent::EventKind;
-use crate::units::MAX_KIB;
 
 /// Low work is never shed.
 const NEVER: u8 = u8::MAX;
@@ -24,8 +20,6 @@ pub(crate) struct Live {
     max_pause_ms: AtomicU64,
     permit_in_extensions: AtomicBool,
     sheds_low_at: AtomicU8,
-    /// It has been put into force once.
-    is_sampled: AtomicBool,
 }
 
 impl Live {
@@ -37,7 +31,6 @@ impl Live {
             max_pause_ms: AtomicU64::new(0),
             permit_in_extensions: AtomicBool::new(false),
             sheds_low_at: AtomicU8::new(NEVER),
-            is_sampled: AtomicBool::new(false),
         };
         live.spread(&live.get());
         live
@@ -49,7 +42,8 @@ impl Live {
         Arc::clone(&config)
     }
 
-    fn set(&self, config: Config) {
+    /// Puts other settings into force.
+    pub(crate) fn set(&self, config: Config) {
         let config = Arc::new(config);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
         self.spread(&config);
@@ -100,74 +94,5 @@ impl Live {
     /// Work of low priority is turned away at this level.
     pub(crate) fn sheds_low_at(&self, level: Pressure) -> bool {
         level as u8 >= self.sheds_low_at.load(Ordering::Relaxed)
-    }
-
-    /// A guard begins with these.
-    pub(super) fn renew(&self, config: Config) {
-        self.set(config);
-        self.is_sampled.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether memory has been sampled for this guard before now.
-    pub(super) fn begins_to_be_sampled(&self) -> bool {
-        !self.is_sampled.swap(true, Ordering::Relaxed)
-    }
-}
-
-impl Controller {
-    /// The settings in force.
-    pub(crate) fn config(&self) -> Arc<Config> {
-        self.live.get()
-    }
-
-    /// Puts other settings into force.
-    pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
-        let old = self.config();
-        let config = config.checked(&old)?;
-        if *old == config {
-            return Ok(());
-        }
-        {
-            let mut control = self.control();
-            control.strategy = strategy(&config, self.accounted);
-            control
-                .forecast
-                .set_prior(config.estimated_bytes_per_request);
-            control.forecast.set_target(config.exceedance_target);
-            control.forecast.set_pausing_target(config.pausing_target);
-            self.live.set(config.clone());
-            control.forecast.set_brakes(self.live.may_pause());
-            // Granted by the policy that was.
-            control.probes = 0;
-            self.bounds.set_probes(0);
-            self.show(&control);
-        }
-        self.begin(&config);
-        if !self.live.may_pause() {
-            // Nobody stays paused.
-            self.sweep(self.sampler.now());
-        }
-        if self.live.only_observes() {
-            self.let_all_in();
-        }
-        self.note(EventKind::Reloaded, "other settings are in force".into(), 0);
-        self.log_settings("memory guard reloaded");
-        Ok(())
-    }
-
-    /// Nobody waits who would not have had to.
-    pub(super) fn let_all_in(&self) {
-        while self.limiter.probe_oldest(&self.bounds, MAX_KIB) {}
-    }
-
-    /// What follows from settings, at the start and after a change.
-    pub(super) fn begin(&'static self, config: &Config) {
-        self.bounds
-            .set_order(config.wait_timeout, config.newest_first_after);
-        if config.enabled && self.live.begins_to_be_sampled() {
-            self.sampler.subscribe(self, self.source);
-        } else if config.enabled {
-            self.sampler.sample_now();
-        }
     }
 }

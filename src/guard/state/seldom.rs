@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::report::REPORT_INTERVAL;
+/// Shortest time between two publications of metrics, and two log lines of one kind.
+pub(in crate::guard) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// At most one a second, with a count of those in between.
 #[derive(Debug, Default)]

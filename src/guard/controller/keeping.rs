@@ -30,8 +30,8 @@ impl Controller {
         let keeper = self.keeper.as_ref()?;
         if let Some(state) = learned {
             let forecast = &mut self.control().forecast;
-            forecast.load(&state.estimates, &self.labels);
-            forecast.learn_cut_off(&state.running, &self.labels);
+            forecast.load(&state.estimates, &self.state.labels);
+            forecast.learn_cut_off(&state.running, &self.state.labels);
         }
         let begun = keeper.run(|| self.keep());
         begun
@@ -51,7 +51,7 @@ impl Controller {
         let Some(keeper) = &self.keeper else {
             return false;
         };
-        if self.is_closed() {
+        if self.state.is_closed() {
             // Nobody has closed it who would have kept what was learned last.
             self.keep_last();
             return false;
@@ -76,12 +76,12 @@ impl Controller {
 
     /// The largest requests in flight.
     fn at_least(&self) -> Vec<AtLeast> {
-        if !self.accounted {
+        if !self.state.is_accounted() {
             return Vec::new();
         }
-        let peaks = self.running.peaks(MOST_RUNNING).into_iter();
+        let peaks = self.state.running.peaks(MOST_RUNNING).into_iter();
         let requests = peaks.map(|(key, peak_bytes)| AtLeast {
-            class: self.labels.name(key).to_owned(),
+            class: self.state.labels.name(key).to_owned(),
             hinted: key.is_hinted(),
             bytes: peak_bytes as f64,
         });
@@ -97,11 +97,11 @@ impl Controller {
             logs::warnings(&[format!("estimates that were given are ignored: {problem}")]);
             return;
         }
-        self.control().forecast.load(estimates, &self.labels);
-        self.sampler.sample_now();
+        self.control().forecast.load(estimates, &self.state.labels);
+        self.state.sampler.sample_now();
     }
 
     pub(crate) fn estimates(&self) -> Estimates {
-        self.control().forecast.save(&self.labels)
+        self.control().forecast.save(&self.state.labels)
     }
 }

@@ -1,0 +1,56 @@
+//! Other settings, while the guard runs.
+
+use std::sync::atomic::Ordering;
+
+use super::Controller;
+use crate::config::Config;
+use crate::error::ConfigError;
+use crate::policy;
+use crate::telemetry::recent::EventKind;
+
+impl Controller {
+    /// Puts other settings into force.
+    pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
+        let state = &self.state;
+        let old = state.config();
+        let config = config.checked(&old)?;
+        if *old == config {
+            return Ok(());
+        }
+        {
+            let mut control = self.control();
+            control.strategy = policy::of(&config, state.is_accounted());
+            let forecast = &mut control.forecast;
+            forecast.set_prior(config.estimated_bytes_per_request);
+            forecast.set_target(config.exceedance_target);
+            forecast.set_pausing_target(config.pausing_target);
+            state.live.set(config.clone());
+            forecast.set_brakes(state.live.may_pause());
+            // Granted by the policy that was.
+            control.probes = 0;
+            state.bounds.set_probes(0);
+            state.shown.set_summary(control.summary());
+        }
+        self.begin(&config);
+        if !state.live.may_pause() {
+            // Nobody stays paused.
+            self.sweep(state.sampler.now());
+        }
+        if state.only_observes() {
+            state.let_all_in();
+        }
+        state.note(EventKind::Reloaded, "other settings are in force".into(), 0);
+        self.log_settings("memory guard reloaded");
+        Ok(())
+    }
+
+    /// What follows from settings, at the start and after a change.
+    pub(super) fn begin(&'static self, config: &Config) {
+        (self.state.bounds).set_order(config.wait_timeout, config.newest_first_after);
+        if config.enabled && !self.is_sampled.swap(true, Ordering::Relaxed) {
+            self.state.sampler.subscribe(self, self.source);
+        } else if config.enabled {
+            self.state.sampler.sample_now();
+        }
+    }
+}

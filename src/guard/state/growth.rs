@@ -1,0 +1,110 @@
+//! Who may grow, asked before polls and told after them.
+
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use super::State;
+use crate::class::Priority;
+use crate::limiter::TenantAccount;
+use crate::running::Slot;
+use crate::running::brake::Taken;
+
+impl State {
+    /// Requests may be paused.
+    pub(in crate::guard) fn brakes(&self) -> bool {
+        self.live.may_pause() && !self.is_closed()
+    }
+
+    /// Says where each in flight stands, unless that is its priority's place alone.
+    pub(in crate::guard) fn rank(&self, now: Duration) {
+        let tenants = self.bounds.tenants();
+        if tenants.all().next().is_some() || self.has_seen(Priority::Low) {
+            let weight = |tenant| tenants.get(tenant).map_or(1, TenantAccount::weight);
+            let ages_after = Duration::from_millis(self.bounds.ages_after_ms());
+            self.running.rank(ages_after, now, weight);
+        }
+    }
+
+    /// What a poll may add, taken from the headroom; `None`: not now.
+    pub(in crate::guard) fn may_grow(
+        &'static self,
+        slot: &Slot,
+        priority: Priority,
+        forced: bool,
+    ) -> Option<Taken> {
+        slot.polled(self.sampler.tick().as_millis() as u32);
+        let jump_bytes = self.running.jump_bytes(slot);
+        let passes = forced || priority == Priority::Critical || slot.is_cancelled();
+        // The brake may be on for another guard.
+        if passes || !self.brakes() {
+            return Some(self.brake.take_anyway(jump_bytes));
+        }
+        if let Some(taken) = self.take_headroom(slot) {
+            return Some(taken);
+        }
+        if !self.brake.is_held(slot) {
+            // Headroom is as old as the last sample: look again.
+            self.sampler.refresh();
+            if let Some(taken) = self.take_headroom(slot) {
+                return Some(taken);
+            }
+        }
+        if self.only_observes() {
+            self.counters.would_pause.fetch_add(1, Ordering::Relaxed);
+            return Some(self.brake.take_anyway(jump_bytes));
+        }
+        None
+    }
+
+    /// What its next poll may add, as said last, if it is there.
+    fn take_headroom(&self, slot: &Slot) -> Option<Taken> {
+        let alone = self.is_one_alone();
+        let most_bytes = alone.then(|| self.brake.headroom_bytes());
+        self.brake.take(slot, slot.jump_within(most_bytes))
+    }
+
+    /// There is nobody else in flight whose end it could wait for.
+    pub(in crate::guard) fn is_one_alone(&self) -> bool {
+        self.limiter.all_in_flight() <= 1
+    }
+
+    /// Somebody is paused, or is so again: it is looked after at once. By a thread that
+    /// samples, often from the first time on.
+    pub(in crate::guard) fn pauses(&self, again: bool) {
+        if !self.sampler.in_background() {
+            // Room may have come back since it asked. SeqCst: see there.
+            fence(Ordering::SeqCst);
+            self.limiter.meet_ends();
+            self.sampler.request_sample();
+        } else if !again {
+            self.sampler.request_sample();
+        }
+    }
+
+    /// A request is over and its bytes are given back. Where no thread samples, nobody else
+    /// would see that those that are paused have room now.
+    #[inline(always)]
+    pub(in crate::guard) fn has_ended(&self) {
+        // Relaxed: giving the bytes back has met those that are paused.
+        if self.brake.paused() > 0 {
+            self.sample_without_thread();
+        }
+    }
+
+    /// The same for a poll that is over while the brake is on.
+    pub(in crate::guard) fn has_polled(&self) {
+        if !self.sampler.in_background() {
+            // SeqCst, here and where one is paused: either this sees that it is, or it sees
+            // the room.
+            fence(Ordering::SeqCst);
+            self.has_ended();
+        }
+    }
+
+    #[cold]
+    fn sample_without_thread(&self) {
+        if !self.sampler.in_background() {
+            self.sampler.request_sample();
+        }
+    }
+}

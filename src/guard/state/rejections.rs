@@ -1,0 +1,150 @@
+//! Whoever is turned away, or was paused for long: counted, said, and told when to come back.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::State;
+use crate::class::tag::Tag;
+use crate::error::{Reason, Rejected};
+use crate::limiter::Refusal;
+use crate::running::Slot;
+use crate::telemetry::logs::{self, LongPause};
+use crate::telemetry::outcome::Outcome;
+use crate::telemetry::recent::EventKind;
+
+/// The most that a tenant's Retry-After is doubled.
+const MOST_DOUBLINGS: u32 = 4;
+/// A request that was paused for longer is worth a line.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+impl State {
+    /// Counts a rejection, logs it (at most once a second), and says when to come back.
+    pub(crate) fn reject(&self, reason: Reason, tag: Tag) -> Rejected {
+        self.reject_for(reason, tag, None)
+    }
+
+    /// [`reject`](Self::reject) for what would have waited for so long.
+    pub(crate) fn reject_for(
+        &self,
+        reason: Reason,
+        tag: Tag,
+        expected: Option<Duration>,
+    ) -> Rejected {
+        self.counters.reject(reason, tag);
+        let mut rejected = self.rejection(reason);
+        if let Some(at_once) = &mut rejected.retry_after {
+            let wait = expected.unwrap_or_else(|| self.time_to_retry(reason));
+            *at_once = self.retry_after(tag, wait);
+        }
+        self.log_rejection(&rejected);
+        rejected
+    }
+
+    /// Counts and says that a request is turned away.
+    #[cold]
+    pub(crate) fn tell(&self, refusal: Refusal, tag: Tag) -> Rejected {
+        self.reject_for(refusal.reason, tag, refusal.expected)
+    }
+
+    /// A rejection that is neither counted nor logged.
+    pub(crate) fn rejection(&self, reason: Reason) -> Rejected {
+        let retry_after = || self.jittered(self.time_to_retry(reason));
+        Rejected {
+            reason,
+            pressure: self.pressure(),
+            memory_percent: self.shown.memory_percent(),
+            retry_after: (!reason.is_permanent()).then(retry_after),
+        }
+    }
+
+    fn log_rejection(&self, rejected: &Rejected) {
+        let reason = rejected.reason.as_str();
+        logs::decided(reason);
+        if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.tick()) {
+            self.note(EventKind::Rejected, reason.to_owned(), suppressed);
+            let name = self.name.as_deref();
+            logs::rejected(rejected, &self.stats(), suppressed, name);
+        }
+    }
+
+    /// In observe mode: a request passes that would not have.
+    pub(crate) fn observe(&self, would: &'static str) {
+        if !self.config().enabled {
+            return;
+        }
+        self.counters.observed.fetch_add(1, Relaxed);
+        logs::decided(would);
+        if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.tick()) {
+            self.note(EventKind::Observed, would.to_owned(), suppressed);
+            let name = self.name.as_deref();
+            logs::observed(would, &self.stats(), suppressed, name);
+        }
+    }
+
+    /// A request ends that was paused: says so, at most once a second, if it was for long.
+    #[cold]
+    pub(crate) fn tell_pauses(&self, slot: &Slot, tag: Tag, outcome: Outcome) {
+        let paused = slot.paused(self.sampler.now());
+        if paused <= LONG_PAUSE {
+            return;
+        }
+        let Some(suppressed) = self.pause_lines.may_say(self.sampler.tick()) else {
+            return;
+        };
+        let class = self.labels.name(tag.key);
+        let outcome = outcome.as_str();
+        let text = format!("for {:.1} s, then {outcome}", paused.as_secs_f64());
+        let of_class = if class.is_empty() { "" } else { " " };
+        self.note(
+            EventKind::Paused,
+            format!("{class}{of_class}{text}"),
+            suppressed,
+        );
+        // No statistics: whoever ends a request may hold a lock.
+        logs::paused(&LongPause {
+            paused,
+            class,
+            outcome,
+            level: self.pressure(),
+            memory_percent: self.shown.memory_percent(),
+            paused_tasks: self.brake.paused(),
+            suppressed,
+            name: self.name.as_deref(),
+        });
+    }
+
+    /// When to come back: later and later, if the tenant is over its retry budget.
+    fn retry_after(&self, tag: Tag, wait: Duration) -> Duration {
+        let retry_after = self.jittered(wait);
+        let Some(account) = self.bounds.tenants().get(tag.tenant) else {
+            return retry_after;
+        };
+        let Some(budget) = self.config().retry_budget else {
+            return retry_after;
+        };
+        let doublings = (account.strike() / budget.max(1)).min(MOST_DOUBLINGS);
+        retry_after * (1 << doublings)
+    }
+
+    /// When what was turned away may expect to be admitted.
+    fn time_to_retry(&self, reason: Reason) -> Duration {
+        match reason {
+            Reason::CriticalPressure => self.shown.critical(),
+            _ => self.shown.backlog(self.limiter.waiting()),
+        }
+    }
+
+    /// With up to half of it added at random, so that those who were turned away
+    /// together do not return together.
+    fn jittered(&self, wait: Duration) -> Duration {
+        let jittered = wait.as_secs_f64().max(1.0) * (1.0 + fastrand::f64() / 2.0);
+        Duration::from_secs(jittered.ceil().clamp(1.0, 60.0) as u64)
+    }
+
+    /// Keeps a decision for whoever asks.
+    pub(crate) fn note(&self, kind: EventKind, text: String, suppressed: u64) {
+        let percent = self.shown.memory_percent();
+        let level = self.pressure();
+        self.recent.push(kind, text, level, percent, suppressed);
+    }
+}

@@ -1,0 +1,185 @@
+//! [`Shown`]: what samples leave for whoever asks, so that nobody waits for the next.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::forecast::Outstanding;
+use crate::memory::MemoryLevel;
+use crate::policy;
+use crate::pressure::Pressure;
+use crate::sync::optional::AtomicOption;
+
+/// What the last decision says of memory, and of what may be admitted: for statistics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) concurrency: u32,
+    pub(crate) base_concurrency: u32,
+    pub(crate) usage_bytes: u64,
+    pub(crate) process_bytes: u64,
+    /// What a request reserves, on average.
+    pub(crate) request_bytes: u64,
+    pub(crate) blind: bool,
+    /// Memory leaves no room for the next in line.
+    pub(crate) kept_out: bool,
+    pub(crate) outstanding: Option<Outstanding>,
+    pub(crate) error_ratio: Option<f64>,
+    pub(crate) margin_deviations: Option<f64>,
+    /// Forecasts that were checked, and those of them that were exceeded.
+    pub(crate) checked: (u64, u64),
+}
+
+/// How loaded the process is: memory as of the last sample, the rest as of the last
+/// full one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Loads {
+    /// Memory in use, as a share of the limit.
+    pub(crate) memory: f64,
+    /// What is admitted, as a share of what may be.
+    pub(crate) utilisation: f64,
+    /// What would be in use if everybody could be served, over what may be.
+    pub(crate) demand: f64,
+    /// For each second, of requests that were finished and that were turned away.
+    pub(crate) completed: f64,
+    pub(crate) turned_away: f64,
+}
+
+/// A share or a rate.
+#[derive(Debug, Default)]
+struct Number(AtomicU64);
+
+impl Number {
+    fn set(&self, value: f64) {
+        self.0.store(value.to_bits(), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// What is left for statistics, under a lock, and for requests, which take none.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    summary: Mutex<Summary>,
+    pressure: AtomicU8,
+    limit_bytes: AtomicOption,
+    kill_bytes: AtomicOption,
+    backlog_ms: AtomicOption,
+    latched_since_ms: AtomicOption,
+    memory: Number,
+    utilisation: Number,
+    demand: Number,
+    completed: Number,
+    turned_away: Number,
+    drain_ns: AtomicU64,
+    critical_ms: AtomicU64,
+}
+
+impl Shown {
+    /// As if nothing had been seen so far.
+    pub(super) fn forget(&self) {
+        self.set_levels(&[]);
+        self.set_latched_since(None);
+        self.set_backlog(0, None);
+        self.set_critical(Duration::ZERO);
+        self.set_pressure(Pressure::Normal);
+        self.set_loads([0.0; 4]);
+    }
+
+    /// Its lock is held for a copy alone.
+    pub(super) fn summary(&self) -> Summary {
+        *self.summary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A decision is made.
+    pub(crate) fn set_summary(&self, summary: Summary) {
+        *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
+    }
+
+    pub(super) fn pressure(&self) -> Pressure {
+        Pressure::from_index(self.pressure.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_pressure(&self, pressure: Pressure) {
+        self.pressure.store(pressure as u8, Ordering::Relaxed);
+    }
+
+    /// Where memory ends, as far as that is known.
+    pub(crate) fn limit_bytes(&self) -> Option<u64> {
+        self.limit_bytes.get()
+    }
+
+    /// What is larger never fits; `u64::MAX` where nothing is killed.
+    pub(crate) fn kill_bytes(&self) -> u64 {
+        self.kill_bytes.get().unwrap_or(u64::MAX)
+    }
+
+    /// Memory in use, in percent of the limit, at the fullest level.
+    pub(super) fn memory_percent(&self) -> f64 {
+        self.memory.get() * 100.0
+    }
+
+    /// Memory was seen.
+    pub(crate) fn set_levels(&self, levels: &[MemoryLevel]) {
+        self.limit_bytes.set(policy::limit_bytes(levels));
+        self.kill_bytes.set(policy::kill_bytes(levels));
+        self.memory.set(policy::worst_fraction(levels));
+    }
+
+    pub(super) fn loads(&self) -> Loads {
+        Loads {
+            memory: self.memory.get(),
+            utilisation: self.utilisation.get(),
+            demand: self.demand.get(),
+            completed: self.completed.get(),
+            turned_away: self.turned_away.get(),
+        }
+    }
+
+    /// The [`Loads`] but for memory, in their order.
+    pub(crate) fn set_loads(&self, [utilisation, demand, completed, turned_away]: [f64; 4]) {
+        self.utilisation.set(utilisation);
+        self.demand.set(demand);
+        self.completed.set(completed);
+        self.turned_away.set(turned_away);
+    }
+
+    /// Since when nobody could be admitted for want of memory, and nobody finished.
+    pub(super) fn latched_since(&self) -> Option<Duration> {
+        self.latched_since_ms.get().map(Duration::from_millis)
+    }
+
+    pub(crate) fn set_latched_since(&self, since: Option<Duration>) {
+        let since_ms = since.map(|since| since.as_millis() as u64);
+        self.latched_since_ms.set(since_ms);
+    }
+
+    /// How much longer CRITICAL may last, or would.
+    pub(super) fn critical(&self) -> Duration {
+        Duration::from_millis(self.critical_ms.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_critical(&self, left: Duration) {
+        let left_ms = left.as_millis() as u64;
+        self.critical_ms.store(left_ms, Ordering::Relaxed);
+    }
+
+    /// What one more waiter, behind so many, may expect to wait.
+    pub(super) fn backlog(&self, waiting: usize) -> Duration {
+        match self.backlog_ms.get() {
+            None => {
+                let drain = Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed));
+                drain.saturating_mul(waiting as u32 + 1)
+            }
+            Some(wait_ms) => Duration::from_millis(wait_ms),
+        }
+    }
+
+    /// The mean time between two completions, and what the queue says of the next wait.
+    pub(crate) fn set_backlog(&self, drain_ns: u64, expected: Option<Duration>) {
+        let backlog_ms = expected.map(|wait| wait.as_millis() as u64);
+        self.drain_ns.store(drain_ns, Ordering::Relaxed);
+        self.backlog_ms.set(backlog_ms);
+    }
+}

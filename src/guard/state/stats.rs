@@ -1,0 +1,159 @@
+//! What statistics, metrics and the dashboard say of a guard.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Loads, State, Summary, allocated_bytes};
+#[cfg(feature = "dashboard")]
+use crate::error::Reason;
+use crate::sync::foreign;
+#[cfg(feature = "dashboard")]
+use crate::telemetry::recent::Event;
+use crate::telemetry::stats::{Stats, bound};
+use crate::units::{MAX_KIB, mib};
+
+impl State {
+    /// Waits for no sample: a rejection is logged with it.
+    pub(crate) fn stats(&self) -> Stats {
+        self.look_for_fork();
+        let shown = self.shown.summary();
+        let waits = self.limiter.waits();
+        let rejected = self.counters.all_rejected();
+        let ready = self.ready.count();
+        let active = u64::from(self.limiter.in_flight(&self.bounds));
+        let (waiting, unheard) = (
+            self.limiter.waiting_for(&self.bounds),
+            self.limiter.unheard(&self.bounds),
+        );
+        let waiting = (waiting + unheard) as u64;
+        // What has ended before what is in flight: one that ends in between is missed, and
+        // not counted twice.
+        let ended = self.counters.outcomes.totals();
+        // Twice among those that are active or wait, or there and no requests so far.
+        let need_more = self.limiter.need_more(&self.bounds) as u64;
+        let beside = ready + self.counters.not_yet.load(Ordering::Relaxed) + need_more;
+        Stats {
+            total_requests: ended.sum(rejected) + (active + waiting).saturating_sub(beside),
+            rejected_requests: rejected,
+            completed_requests: ended.answered,
+            failed_requests: ended.failed,
+            abandoned_requests: ended.abandoned,
+            abandoned_waiting_requests: ended.abandoned_waiting,
+            active_tasks: active,
+            queued_requests: self.counters.queued.load(Ordering::Relaxed),
+            waiting_requests: waiting,
+            current_concurrency: bound(shown.concurrency),
+            base_concurrency: bound(shown.base_concurrency),
+            memory_percent: self.shown.memory_percent(),
+            memory_alloc_mib: mib(allocated_bytes().unwrap_or(shown.process_bytes)),
+            memory_sys_mib: mib(shown.usage_bytes),
+            memory_limit_mib: self.shown.limit_bytes().map(mib),
+            reserved_mib: mib(self.limiter.reserved().kib() * 1024),
+            estimated_mem_per_req_mib: mib(shown.request_bytes),
+            level: self.pressure(),
+            sensor_ok: !shown.blind,
+            expected_wait_ms: self.expected_wait(&shown).as_secs_f64() * 1e3,
+            oldest_waiter_ms: self.oldest_wait().as_secs_f64() * 1e3,
+            estimate_error_ratio: shown.error_ratio,
+            demand_ratio: self.loads().demand,
+            latched_seconds: self.latched_for().as_secs_f64(),
+            wait_error_ms: waits.error.as_secs_f64() * 1e3,
+            checked_waits: waits.checked,
+            observed_requests: self.counters.observed.load(Ordering::Relaxed),
+            stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
+            outstanding_mib: self.outstanding_bytes(&shown) as f64 / f64::from(1 << 20),
+            margin_deviations: shown.margin_deviations,
+            checked_forecasts: shown.checked.0,
+            exceeded_forecasts: shown.checked.1,
+            paused_tasks: u64::from(self.brake.paused()),
+            pauses: self.brake.pauses.load(Ordering::Relaxed),
+            paused_seconds_total: self.brake.paused_ms.load(Ordering::Relaxed) as f64 / 1e3,
+            observed_pauses: self.counters.would_pause.load(Ordering::Relaxed),
+            cancelled_requests: self.counters.cancelled.load(Ordering::Relaxed),
+            releases: self.counters.releases.load(Ordering::Relaxed),
+            released_mib: mib(self.counters.released_bytes.load(Ordering::Relaxed)),
+            caught_panics: foreign::caught(),
+            longest_release_ms: self.counters.longest_release_us.load(Ordering::Relaxed) as f64
+                / 1e3,
+        }
+    }
+
+    fn outstanding_bytes(&self, shown: &Summary) -> i64 {
+        // What is forecast for requests that are over is nobody's.
+        if self.limiter.all_in_flight() == 0 {
+            return 0;
+        }
+        let reserved_bytes = self.limiter.reserved().kib() * 1024;
+        (shown.outstanding).map_or(0, |outstanding| outstanding.bytes(reserved_bytes))
+    }
+
+    pub(in crate::guard) fn oldest_wait(&self) -> Duration {
+        self.limiter.oldest_wait(&self.bounds)
+    }
+
+    /// The expected wait of one more request: none, where it would be admitted.
+    fn expected_wait(&self, shown: &Summary) -> Duration {
+        let has_place = self.limiter.in_flight(&self.bounds) < shown.concurrency;
+        match self.limiter.waiting() == 0 && has_place && !shown.kept_out {
+            true => Duration::ZERO,
+            false => self.shown.backlog(self.limiter.waiting()),
+        }
+    }
+
+    /// How much of what may be admitted is: of the bytes, or of the count if that is more.
+    /// Never more than all: where nothing may be admitted, whatever is there is all.
+    pub(in crate::guard) fn utilisation(&self) -> f64 {
+        let caps = self.bounds.caps();
+        let share = |used: u64, of: u64| (used as f64 / of.max(1) as f64).min(1.0);
+        let count = share(
+            self.limiter.in_flight(&self.bounds).into(),
+            caps.count().into(),
+        );
+        match caps.kib() {
+            MAX_KIB => count,
+            kib => count.max(share(self.limiter.reserved().kib(), kib)),
+        }
+    }
+
+    /// Requests that were admitted, ever.
+    #[cfg(any(feature = "metrics", feature = "dashboard"))]
+    pub(crate) fn ever_admitted(&self) -> u64 {
+        // In this order: one that ends in between is not counted twice.
+        let ended = self.counters.outcomes.all_ended();
+        let ready = self.ready.count();
+        let active = u64::from(self.limiter.in_flight(&self.bounds));
+        ended + active.saturating_sub(ready)
+    }
+
+    /// Counts by class and priority, those of plain requests first.
+    #[cfg(any(feature = "metrics", feature = "dashboard"))]
+    pub(crate) fn sorts(&self) -> Vec<crate::telemetry::tally::Entry> {
+        self.counters.tally.entries(self.ever_admitted())
+    }
+
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn rejected_for(&self, reason: Reason) -> u64 {
+        self.counters.rejected(reason)
+    }
+
+    /// Of those that are paused now, for how long the first has been.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn longest_paused(&self) -> Duration {
+        self.brake.longest_paused(self.sampler.now())
+    }
+
+    /// What was decided last.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn recent(&self) -> Vec<Event> {
+        self.recent.all()
+    }
+
+    pub(crate) fn loads(&self) -> Loads {
+        self.shown.loads()
+    }
+}

@@ -1,0 +1,164 @@
+//! What is reserved for work, until it ends.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use super::State;
+use crate::class::tag::Tag;
+use crate::error::Reason;
+use crate::limiter::{Ask, Attempt, Operation, Refused};
+use crate::memory::Moment;
+use crate::running::Slot;
+use crate::telemetry::outcome::Outcome;
+use crate::units::MAX_KIB;
+
+impl State {
+    /// Within the bounds, or past them.
+    pub(in crate::guard) fn reserve(
+        &self,
+        ask: Ask,
+        operation: Operation,
+        attempt: Attempt,
+    ) -> Result<bool, Refused> {
+        let (limiter, bounds) = (&self.limiter, &self.bounds);
+        limiter.try_reserve(bounds, ask, operation, attempt)
+    }
+
+    /// Reserves so many KiB more, all of which are needed, for a request that has some.
+    pub(in crate::guard) fn reserve_more(
+        &self,
+        kib: u64,
+        tag: Tag,
+        operation: Operation,
+        attempt: Attempt,
+    ) -> Result<(), Refused> {
+        let ask = Ask {
+            kib,
+            low_kib: kib,
+            tag,
+        };
+        self.reserve(ask, operation, attempt).map(drop)
+    }
+
+    /// Reserves more for a request that goes on in any case; how much.
+    pub(in crate::guard) fn force_more(&self, kib: u64, tag: Tag) -> u64 {
+        match self.reserve_more(kib, tag, Operation::Growth, Attempt::PastBounds) {
+            Ok(()) => kib,
+            // More than the ledger's word can count.
+            Err(_) => 0,
+        }
+    }
+
+    /// An attempt, and another one on a new sample if the last one is too old for it.
+    pub(in crate::guard) fn resampling<T>(
+        &self,
+        attempt: impl Fn(Attempt) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        match attempt(Attempt::First) {
+            Err(Refused::Stale) => {
+                self.sampler.refresh();
+                attempt(Attempt::Resampled)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Keeps track of work for which so much is reserved.
+    #[inline]
+    pub(in crate::guard) fn track(&self, kib: u64, tag: Tag) -> Option<&Slot> {
+        self.running.take(kib, tag, self.sampler.tick())
+    }
+
+    /// Nobody waits who would not have had to.
+    pub(in crate::guard) fn let_all_in(&self) {
+        while self.limiter.probe_oldest(&self.bounds, MAX_KIB) {}
+    }
+
+    /// Lets so many in past the bounds, for each of whom so much is free.
+    pub(in crate::guard) fn let_probes_in(&self, probes: u32, free_kib: u64) {
+        if probes > 0 {
+            let used = (0..probes)
+                .take_while(|_| self.limiter.probe_oldest(&self.bounds, free_kib))
+                .count();
+            self.bounds.set_probes(probes - used as u32);
+        }
+    }
+
+    /// After a full sample: takes back what nobody has come for, and ends what has stalled.
+    pub(in crate::guard) fn tidy_up(&self, now: Duration) {
+        // Somebody may have joined the queue while it was closed and emptied.
+        if self.is_closed() {
+            self.limiter.refuse_all(&self.bounds, Reason::Closed);
+        } else if self.only_observes() {
+            self.let_all_in();
+        }
+        self.limiter.pass_on_unclaimed(now);
+        for kib in self.ready.take_back(now) {
+            self.release(kib);
+        }
+        if let Some(timeout) = self.config().body_timeout {
+            self.counters
+                .stalled(self.deliveries.end_stalled(timeout, now));
+        }
+    }
+
+    /// Gives back what was never used, and nobody classified.
+    #[inline]
+    pub(crate) fn release(&self, kib: u64) {
+        self.limiter.cancel(&self.bounds, kib, Tag::NONE);
+    }
+
+    /// The work is over, and its memory free unless the allocator keeps it.
+    #[inline]
+    pub(in crate::guard) fn finish(
+        &self,
+        own_kib: Option<NonZeroU64>,
+        tag: Tag,
+        granted_at: Moment,
+        slot: Option<&Slot>,
+        outcome: Outcome,
+    ) {
+        if self.counters.outcomes.ended(outcome) {
+            self.look_for_fork();
+        }
+        let kib = own_kib.map_or(0, NonZeroU64::get);
+        let mut held_kib = kib;
+        if granted_at != Moment::NONE {
+            self.charge_actual(kib, tag, granted_at);
+        }
+        if let Some(slot) = slot {
+            if slot.was_paused() {
+                self.tell_pauses(slot, tag, outcome);
+            }
+            // It may have grown.
+            held_kib = slot.reserved_kib();
+            self.running.end(slot);
+        }
+        if own_kib.is_none() {
+            self.limiter.end_nested(&self.bounds, tag);
+            self.has_ended();
+        } else if self.limiter.complete(&self.bounds, held_kib, tag) {
+            self.sampler.request_sample();
+        } else {
+            self.has_ended();
+        }
+    }
+
+    /// Now, if its tenant is to pay for the time that it takes.
+    pub(in crate::guard) fn granted_at(&self, tag: Tag) -> Moment {
+        match self.bounds.tenants().get(tag.tenant) {
+            Some(_) => self.sampler.moment(),
+            None => Moment::NONE,
+        }
+    }
+
+    /// Its tenant pays for the time that it took.
+    #[cold]
+    fn charge_actual(&self, kib: u64, tag: Tag, granted_at: Moment) {
+        let tenants = self.bounds.tenants();
+        if tenants.get(tag.tenant).is_some() {
+            let elapsed = granted_at.until(self.sampler.moment());
+            tenants.charge_actual(tag.tenant, kib, elapsed);
+        }
+    }
+}
