@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::admission::{Admission, no_deadline};
-use super::controller::Controller;
 use super::cost::{Cost, Request};
 use super::permit::Permit;
+use super::regulator::Regulator;
 use super::state::State;
 use crate::class::Class;
 use crate::class::tag::Tag;
@@ -58,13 +58,13 @@ static FROM_ENV: Mutex<Option<(Config, Guard)>> = Mutex::new(None);
 /// # }
 /// ```
 pub struct Guard {
-    pub(super) controller: &'static Controller,
+    pub(super) regulator: &'static Regulator,
 }
 
 impl Guard {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> Self {
         Self {
-            controller: Controller::start(config, source),
+            regulator: Regulator::start(config, source),
         }
     }
 
@@ -90,18 +90,18 @@ impl Guard {
     /// What its requests touch.
     #[inline]
     pub(crate) fn state(&self) -> &'static State {
-        &self.controller.state
+        &self.regulator.state
     }
 
     /// Starts from what another process has learned, unless a file said more.
     pub(crate) fn learn_from(&self, estimates: &Estimates) {
-        self.controller.learn_from(estimates);
+        self.regulator.learn_from(estimates);
     }
 
-    /// See [`Controller::class_needs`].
+    /// See [`Regulator::class_needs`].
     #[cfg(feature = "dashboard")]
     pub(crate) fn class_needs(&self) -> Vec<(String, bool, u64, u64)> {
-        self.controller.class_needs()
+        self.regulator.class_needs()
     }
 
     /// What the guard is doing now.
@@ -147,14 +147,14 @@ impl Guard {
     /// # Ok::<(), tower_memory_guard::ConfigError>(())
     /// ```
     pub fn reload(&self, config: Config) -> Result<(), ConfigError> {
-        self.controller.reload(config)
+        self.regulator.reload(config)
     }
 
     /// What memory is measured by, such as `cgroup v2 at /sys/fs/cgroup`: for people and
     /// logs. The words may change with any version, and those of one's own
     /// [`MemorySource`] are its [`name`](MemorySource::name); do not parse them.
     pub fn source(&self) -> String {
-        self.controller.source_name()
+        self.regulator.source_name()
     }
 
     /// The policy that decides: [`Policy::Ladder`] or [`Policy::Predictive`].
@@ -170,14 +170,14 @@ impl Guard {
     /// A receiver that always has the newest pressure level, and is told when it
     /// changes; changes in between may be missed.
     pub fn subscribe(&self) -> watch::Receiver<Pressure> {
-        self.controller.levels.subscribe()
+        self.regulator.levels.subscribe()
     }
 
     /// A receiver that always has the tightest limit in bytes (`memory.high` where nothing
     /// is killed; `None`: no limit is known), and is told when it changes: a container that is resized while it runs.
     /// The guard itself follows such changes, and logs them.
     pub fn subscribe_limit(&self) -> watch::Receiver<Option<u64>> {
-        self.controller.limits.subscribe()
+        self.regulator.limits.subscribe()
     }
 
     /// Has `hook` called when memory pressure is at `level` or above: for caches
@@ -205,12 +205,12 @@ impl Guard {
         level: Pressure,
         hook: impl Fn(&PressureContext) + Send + Sync + 'static,
     ) {
-        self.controller.release.add_hook(level, Arc::new(hook));
+        self.regulator.release.add_hook(level, Arc::new(hook));
     }
 
     /// What has been learned of requests so far, for the next process.
     pub fn estimates(&self) -> Estimates {
-        self.controller.estimates()
+        self.regulator.estimates()
     }
 
     /// Takes a full sample now and acts on it.
@@ -292,7 +292,7 @@ impl Guard {
     /// [`Reason::Closed`], what is active finishes. For a graceful shutdown; it
     /// cannot be opened again.
     pub fn close(&self) {
-        self.controller.close();
+        self.regulator.close();
     }
 
     /// A rejection because a result is too large, counted and logged like every other.
@@ -318,7 +318,7 @@ impl Clone for Guard {
     fn clone(&self) -> Self {
         self.state().handles.made();
         Self {
-            controller: self.controller,
+            regulator: self.regulator,
         }
     }
 }

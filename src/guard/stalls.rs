@@ -1,7 +1,7 @@
 //! Responses whose peers may stall.
 //!
 //! Nothing polls a body whose peer does not read, so no timer of its own would
-//! fire: the controller looks through all of them at each sample.
+//! fire: all of them are looked through at each full sample.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};

@@ -1,7 +1,7 @@
 //! From a sample to what may be admitted: pure functions of their arguments.
 //!
 //! A [`Strategy`] opens no file and reads no clock. It is given what was
-//! observed, and answers with a [`Decision`] that the controller publishes to
+//! observed, and answers with a [`Decision`] that the guard publishes to
 //! the limiter.
 
 mod ladder;

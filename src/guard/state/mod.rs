@@ -1,7 +1,7 @@
 //! What requests touch: all that an admission, a wait and a permit need of their guard.
 //!
 //! Samples drive the other half, which knows this one and publishes here what follows from
-//! them. Whoever is here does not know it: requests have the sampler look.
+//! them. This one does not know it: who needs it has the sampler take a sample.
 
 mod forked;
 mod growth;
@@ -56,7 +56,7 @@ pub(crate) struct State {
     pub(super) brake: &'static Brake,
     pub(super) labels: Labels,
     pub(super) running: Running,
-    pub(super) ready: Ready,
+    ready: Ready,
     pub(super) deliveries: Deliveries,
     pub(super) counters: Counters,
     pub(super) handles: Handles,

@@ -2,13 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Controller;
+use super::Regulator;
 use crate::config::Config;
 use crate::error::ConfigError;
 use crate::policy;
 use crate::telemetry::recent::EventKind;
 
-impl Controller {
+impl Regulator {
     /// Puts other settings into force.
     pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
         let state = &self.state;

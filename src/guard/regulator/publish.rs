@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Control, Controller};
+use super::{Control, Regulator};
 use crate::policy::levels::thresholds;
 use crate::telemetry::metrics::{Report, Sort};
 use crate::telemetry::tally::Entry;
 
-impl Controller {
+impl Regulator {
     pub(super) fn publish_metrics(&self, now: Duration) {
         let stats = self.state.stats();
         let entries = self.state.sorts();

@@ -1,10 +1,10 @@
 //! Which memory counts, and up to which limit.
 
-use super::{Control, Controller, Notice};
+use super::{Control, Notice, Regulator};
 use crate::memory::{MemoryLevel, Sample};
 use crate::policy::{end_bytes, limit_bytes};
 
-impl Controller {
+impl Regulator {
     /// What counts here: the sampled levels, with one's own limit and share.
     pub(super) fn take_levels(&self, sample: &Sample, control: &mut Control) {
         let before = limit_bytes(&control.levels);

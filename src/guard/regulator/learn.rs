@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Control, Controller, Notice};
+use super::{Control, Notice, Regulator};
 use crate::class::tag::Tag;
 use crate::forecast::{Evidence, Forecast};
 use crate::guard::state::allocated_bytes;
@@ -12,7 +12,7 @@ use crate::memory::{Detail, Sample};
 use crate::policy::limit_bytes;
 use crate::units::kib;
 
-impl Controller {
+impl Regulator {
     /// `active`: its own requests in flight.
     pub(super) fn learn(
         &self,

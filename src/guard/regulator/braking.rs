@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Control, Controller};
+use super::{Control, Regulator};
 use crate::policy::bound_bytes;
 use crate::running::brake::{Running, Trust};
 use crate::telemetry::logs;
@@ -96,7 +96,7 @@ impl Control {
     }
 }
 
-impl Controller {
+impl Regulator {
     /// Publishes how far requests may grow from what had been counted before usage was
     /// read. `full_at`: of a full sample, its time.
     pub(super) fn set_headroom(

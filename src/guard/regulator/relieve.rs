@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Control, Controller};
+use super::{Control, Regulator};
 use crate::forecast::BeforeTrim;
 use crate::guard::state::allocated_bytes;
 use crate::memory::release::{self, PressureContext, Shortage, USEFUL_BYTES};
@@ -17,7 +17,7 @@ use crate::units::mib;
 /// is needed.
 const URGENT_AT: f64 = 0.92;
 const URGENT_BYTES: u64 = 2 << 20;
-impl Controller {
+impl Regulator {
     /// Acts on what a full sample showed.
     pub(super) fn relieve(&'static self, now: Duration) {
         if self.state.only_observes() {

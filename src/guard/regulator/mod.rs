@@ -51,11 +51,11 @@ use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
 use crate::units::kib;
 
-/// One guard: what samples drive, and around it what requests touch.
-/// [`renew`](Self::renew) makes it another's.
+/// A guard: the half that samples drive, with the other one in it. [`renew`](Self::renew)
+/// makes it another's.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Controller {
+pub(crate) struct Regulator {
     /// First: handles then refer to it, too.
     pub(super) state: State,
     board: Arc<Board>,
@@ -155,27 +155,27 @@ impl std::fmt::Debug for Control {
     }
 }
 
-impl Controller {
+impl Regulator {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
         gone::look();
         let (keeper, learned, mut warnings) = keeping::found(config.state.as_deref());
-        let controller = match Self::again(&config, source) {
+        let regulator = match Self::again(&config, source) {
             Ok(gone) => gone,
             Err(shared) => Box::leak(Box::new(Self::new(shared, &config, keeper))),
         };
-        controller.renew(config);
-        let state = &controller.state;
+        regulator.renew(config);
+        let state = &regulator.state;
         // The caller's: without any it would be gone again.
         state.handles.made();
         let config = state.config();
         let first_kib = kib(config.estimated_bytes_per_request);
         state.bounds.set_unknown(first_kib, 0);
-        warnings.extend(controller.begin_to_keep(learned));
-        controller.begin(&config);
-        controller.is_known();
-        controller.log_settings("memory guard initialised");
+        warnings.extend(regulator.begin_to_keep(learned));
+        regulator.begin(&config);
+        regulator.is_known();
+        regulator.log_settings("memory guard initialised");
         logs::warnings(&warnings);
-        controller
+        regulator
     }
 
     /// Of no guard yet.

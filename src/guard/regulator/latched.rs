@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Control, Controller};
+use super::{Control, Regulator};
 
 /// Changes with every admission and every end, of this guard's or another's on its
 /// ledger: what others hold is a reason to wait, too.
@@ -33,7 +33,7 @@ impl Latched {
     }
 }
 
-impl Controller {
+impl Regulator {
     /// After a full sample's decision.
     pub(super) fn observe_latched(&self, control: &mut Control, now: Duration) {
         // A probe that waits for a taker would be admitted.

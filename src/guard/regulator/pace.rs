@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Control, Controller};
+use super::{Control, Regulator};
 use crate::class::tag::Tag;
 use crate::guard::state::WAITING_INTERVAL;
 use crate::limiter::{Need, TenantAccount};
@@ -20,7 +20,7 @@ const FORGIVES_EVERY: Duration = Duration::from_secs(10);
 const BUSY_RATE: f64 = (1u64 << 30) as f64;
 const IDLE_RATE: f64 = (1u64 << 25) as f64;
 
-impl Controller {
+impl Regulator {
     /// Tenants' rejections count less as time goes by.
     pub(super) fn forgive(&self, control: &mut Control, now: Duration) {
         if now >= control.forgives_at && self.state.config().retry_budget.is_some() {

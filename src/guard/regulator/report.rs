@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Controller, Notice};
+use super::{Notice, Regulator};
 use crate::config::OnSensorFailure;
 use crate::limiter::MAX_COUNT;
 use crate::pressure::Pressure;
@@ -12,7 +12,7 @@ use crate::telemetry::recent::EventKind;
 use crate::telemetry::stats::bound;
 use crate::units::mib;
 
-impl Controller {
+impl Regulator {
     pub(super) fn report(&self, notices: Vec<Notice>, publish_metrics: bool, now: Duration) {
         for notice in notices {
             self.say(notice);

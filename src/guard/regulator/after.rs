@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Control, Controller, Notice};
+use super::{Control, Notice, Regulator};
 use crate::guard::state::REPORT_INTERVAL;
 use crate::sync::foreign::{self, Code};
 
@@ -18,7 +18,7 @@ pub(super) struct News {
     interval: Duration,
 }
 
-impl Controller {
+impl Regulator {
     pub(super) fn take_news(&self, control: &mut Control, full: bool, now: Duration) -> News {
         let notices = std::mem::take(&mut control.notices);
         let due = (control.last.published).is_none_or(|at| now >= at + REPORT_INTERVAL);

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Control, Controller, Notice};
+use super::{Control, Notice, Regulator};
 use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::limiter::Caps;
@@ -13,7 +13,7 @@ use crate::policy::{Decision, Observation};
 use crate::pressure::Pressure;
 use crate::units::MAX_KIB;
 
-impl Controller {
+impl Regulator {
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
         let closed = self.state.is_closed();
         let mut allowance_kib = (decision.allowance_bytes / 1024).min(MAX_KIB);
@@ -171,7 +171,7 @@ impl Controller {
     }
 }
 
-impl Subscriber for Controller {
+impl Subscriber for Regulator {
     fn before_sample(&'static self, detail: Detail, now: Duration) {
         // What is given back from here on, this sample may not show.
         self.ended_kib
@@ -282,7 +282,7 @@ mod tests {
     /// Whether a request is admitted while somebody holds what samples act on: as a sample
     /// does that looks at all requests in flight, or who saves what was learned.
     fn answered_beside_one_who_decides(guard: &Guard) -> (bool, Stats) {
-        let deciding = guard.controller.control();
+        let deciding = guard.regulator.control();
         let (done, answered) = channel();
         let caller = guard.clone();
         std::thread::spawn(move || {

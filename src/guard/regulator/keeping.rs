@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Controller;
+use super::Regulator;
 use crate::forecast::Estimates;
 use crate::forecast::state::{AtLeast, State};
 use crate::guard::keeper::{self, Keeper, Opened};
@@ -23,7 +23,7 @@ pub(super) fn found(path: Option<&Path>) -> (Option<Keeper>, Option<State>, Vec<
     }
 }
 
-impl Controller {
+impl Regulator {
     /// Before the first request: starts from what was found, and keeps from here on.
     /// Says what is in the way of it.
     pub(super) fn begin_to_keep(&'static self, learned: Option<State>) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Control, Controller};
+use super::{Control, Regulator};
 
 /// Rates are averaged over about so long: autoscalers look every 15 s.
 const AVERAGED_OVER: Duration = Duration::from_secs(15);
@@ -92,7 +92,7 @@ impl Demand {
     }
 }
 
-impl Controller {
+impl Regulator {
     /// After a full sample's decision.
     pub(super) fn observe_demand(&self, control: &mut Control, now: Duration) {
         let load = self.load(control, now);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Control, Controller};
+use super::{Control, Regulator};
 use crate::config::Config;
 use crate::guard::pool::{self, Shared};
 use crate::memory::{MemorySource, Sampler};
@@ -18,8 +18,8 @@ use crate::memory::{MemorySource, Sampler};
 #[derive(Default)]
 struct Known {
     /// Or not found to be gone yet, those that were looked at last at the end.
-    living: VecDeque<&'static Controller>,
-    gone: Vec<&'static Controller>,
+    living: VecDeque<&'static Regulator>,
+    gone: Vec<&'static Regulator>,
 }
 
 static KNOWN: Mutex<Known> = Mutex::new(Known {
@@ -53,9 +53,9 @@ pub(super) fn look() {
 }
 
 /// One that is gone, and like what begins.
-fn take(config: &Config, is_like: impl Fn(&Controller) -> bool) -> Option<&'static Controller> {
+fn take(config: &Config, is_like: impl Fn(&Regulator) -> bool) -> Option<&'static Regulator> {
     let mut known = known();
-    let suits = |one: &&'static Controller| {
+    let suits = |one: &&'static Regulator| {
         // Last: then it is taken.
         one.suits(config) && is_like(one) && one.state.limiter.join_again(&one.state.bounds)
     };
@@ -63,7 +63,7 @@ fn take(config: &Config, is_like: impl Fn(&Controller) -> bool) -> Option<&'stat
     Some(known.gone.swap_remove(place))
 }
 
-impl Controller {
+impl Regulator {
     /// In the place of one that is gone, or else what a new one joins.
     pub(super) fn again(
         config: &Config,

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::braking::LAST_BYTES;
-use super::{Control, Controller};
+use super::{Control, Regulator};
 use crate::policy::wall::{Seen, Wall};
 use crate::policy::{free_to_kill_bytes, worst_kill_fraction};
 use crate::running::Slot;
@@ -122,7 +122,7 @@ impl Cancellations {
     }
 }
 
-impl Controller {
+impl Regulator {
     /// Before a sample.
     pub(super) fn note_let_grow(&self) {
         let (bytes, under_way_bytes) = self.state.brake.let_grow_bytes();
