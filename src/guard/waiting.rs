@@ -25,8 +25,8 @@ pub(crate) struct Waiting {
     since: Instant,
     sleep: Pin<Box<Sleep>>,
     state: &'static State,
-    counts: Counts,
-    over: bool,
+    /// `None`: it is over.
+    counts: Option<Counts>,
 }
 
 /// What a wait is in the totals, where it is given up.
@@ -58,14 +58,13 @@ impl Waiting {
             since: Instant::now(),
             sleep: Box::pin(tokio::time::sleep(deadline)),
             state,
-            counts,
-            over: false,
+            counts: Some(counts),
         }
     }
 
     /// A wait of a service that becomes ready.
     pub(crate) fn not_yet(mut self) -> Self {
-        self.counts = Counts::NotYet;
+        self.counts = Some(Counts::NotYet);
         let not_yet = &self.state.counters.not_yet;
         not_yet.fetch_add(1, Ordering::Relaxed);
         self
@@ -101,25 +100,21 @@ impl Waiting {
         counters.waited_then_rejected.add(self.since.elapsed());
         Poll::Ready(Err(reason))
     }
-}
 
-impl Waiting {
-    fn ends(&mut self) {
-        self.over = true;
-        if self.counts == Counts::NotYet {
+    fn ends(&mut self) -> Option<Counts> {
+        let counts = self.counts.take();
+        if counts == Some(Counts::NotYet) {
             let not_yet = &self.state.counters.not_yet;
             not_yet.fetch_sub(1, Ordering::Relaxed);
         }
+        counts
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.over {
-            self.ends();
-            if self.counts != Counts::Admitted {
-                self.state.counters.outcomes.abandoned_waiting();
-            }
+        if let Some(Counts::AsRequest | Counts::NotYet) = self.ends() {
+            self.state.counters.outcomes.abandoned_waiting();
         }
         self.state.handles.dropped();
     }
