@@ -99,28 +99,18 @@ impl State {
     }
 
     #[inline]
-    fn permit(&'static self, ask: Ask, first: bool) -> Permit {
+    fn admitted(&'static self, ask: Ask, first: bool) -> Admission {
         if first {
             // Work begins: the sampler must not doze through it.
             self.sampler.kick();
         }
-        Permit::new(self, ask.kib, ask.tag)
-    }
-
-    #[inline]
-    fn admitted(&'static self, ask: Ask, first: bool) -> Admission {
-        Admission::Admitted(self.permit(ask, first))
+        Admission::Admitted(Permit::new(self, ask.kib, ask.tag))
     }
 
     /// What is reserved, if there is room now.
     #[cold]
     pub(crate) fn reserve_now(&'static self, request: Request) -> Option<Permit> {
-        let ask = request.need.ask(&self.bounds);
-        let refused = match self.reserve(ask, Operation::Newcomer, Attempt::First) {
-            Ok(first) => return Some(self.permit(ask, first)),
-            Err(refused) => refused,
-        };
-        match self.admit_at_once(ask, Operation::Newcomer, refused) {
+        match self.admit_newcomer(request.need.ask(&self.bounds)) {
             Some(Admission::Admitted(permit)) => Some(permit),
             _ => None,
         }
@@ -133,11 +123,7 @@ impl State {
         if self.sheds(tag) {
             return Err(self.reject(Reason::LowPriority, tag));
         }
-        let refused = match self.reserve(ask, Operation::Newcomer, Attempt::First) {
-            Ok(first) => return Ok(self.permit(ask, first)),
-            Err(refused) => refused,
-        };
-        match self.admit_at_once(ask, Operation::Newcomer, refused) {
+        match self.admit_newcomer(ask) {
             Some(Admission::Admitted(permit)) => return Ok(permit),
             Some(Admission::Rejected(refusal)) => return Err(self.tell(refusal, tag)),
             _ => {}
@@ -164,6 +150,14 @@ impl State {
     ) -> Admission {
         self.admit_at_once(ask, request.need.operation(), refused)
             .unwrap_or_else(|| self.wait(request, callers))
+    }
+
+    /// A newcomer, off the fast path. `None`: it has to wait.
+    fn admit_newcomer(&'static self, ask: Ask) -> Option<Admission> {
+        match self.reserve(ask, Operation::Newcomer, Attempt::First) {
+            Ok(first) => Some(self.admitted(ask, first)),
+            Err(refused) => self.admit_at_once(ask, Operation::Newcomer, refused),
+        }
     }
 
     /// What can be said without waiting. `None`: it has to wait.
