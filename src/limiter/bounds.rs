@@ -92,7 +92,7 @@ impl Need {
 /// Kinds of which there is an estimate from the beginning: of no class and of the first three.
 const FIRST_KINDS: usize = 8;
 
-/// What one guard may reserve; written by its controller at every sample.
+/// What one guard may reserve; written by its regulator at every sample.
 #[derive(Debug)]
 pub(crate) struct Bounds {
     /// Gate flag, most requests in flight, most KiB reserved.

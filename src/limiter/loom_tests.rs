@@ -19,7 +19,7 @@ const ASK: Ask = Ask {
     tag: Tag::NONE,
 };
 
-/// What a controller does after a sample.
+/// What a regulator does after a sample.
 fn publish(limiter: &Limiter, bounds: &Bounds, caps: Caps, refresh_kib: u64, free_kib: u64) {
     bounds.publish(caps, refresh_kib, free_kib);
     limiter.pump();

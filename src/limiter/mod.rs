@@ -4,7 +4,7 @@
 //! that watch it. It knows nothing of HTTP, of files or of time. Its hot part,
 //! the [`Ledger`](ledger::Ledger), is lock-free; the queue behind it has a
 //! lock, taken only by those who wait, by releases while somebody waits, and
-//! by the controller after it has published new bounds.
+//! by the regulator after it has published new bounds.
 //!
 //! Lock rule: no waker is woken, cloned away or dropped, and no user code
 //! runs, while the queue is locked. Each operation collects the wakers and

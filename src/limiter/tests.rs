@@ -31,7 +31,7 @@ pub(super) fn limiter(count: u32, kib: u64) -> (Arc<Limiter>, Arc<Bounds>) {
     (limiter, bounds)
 }
 
-/// What a controller does after a sample.
+/// What a regulator does after a sample.
 pub(super) fn publish(
     limiter: &Limiter,
     bounds: &Bounds,

@@ -3,7 +3,7 @@
 //! Slots live as long as their guard and are used again and again, so that a
 //! request allocates nothing. A thread takes slots of its own shard: no other
 //! thread writes there while it does, and admissions share no cache line. The
-//! controller looks through all slots at each full sample.
+//! regulator looks through all slots at each full sample.
 
 pub(crate) mod bins;
 pub(crate) mod brake;
@@ -42,7 +42,7 @@ use bins::BINS;
 use slots::Shard;
 
 /// Peaks of requests that no look found in flight, counted by the threads that
-/// ended them. Counts only rise; the controller takes differences.
+/// ended them. Counts only rise; the regulator takes differences.
 #[derive(Debug)]
 struct Finished([AtomicU32; BINS]);
 
@@ -144,7 +144,7 @@ impl Running {
             drop(slot.waker.take());
         }
         // NEW → LEAVING → FREE, unless a look came in between: then SEEN → ENDED,
-        // and the controller frees it once it has taken note.
+        // and the regulator frees it once it has taken note.
         let unseen = slot
             .state
             .compare_exchange(NEW, LEAVING, Ordering::AcqRel, Ordering::Relaxed);
@@ -230,7 +230,7 @@ impl Running {
     }
 
     /// Looks at every request in flight, and at those that ended since the look
-    /// before. Only the controller does, one look at a time.
+    /// before. Only the regulator does, one look at a time.
     pub(crate) fn look<'a>(&'a self, mut visit: impl FnMut(Look<'a>)) {
         for (number, shard) in self.shards.all() {
             for (index, slot) in shard.taken() {

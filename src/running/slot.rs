@@ -25,9 +25,9 @@ const MOST_REPORTED_BYTES: u64 = 1 << 46;
 pub(super) const FREE: u8 = 0;
 /// Taken, and no look has found it yet.
 pub(super) const NEW: u8 = 1;
-/// Taken, and known to the controller.
+/// Taken, and known to the regulator.
 pub(super) const SEEN: u8 = 2;
-/// Over; the controller has not taken note yet.
+/// Over; the regulator has not taken note yet.
 pub(super) const ENDED: u8 = 3;
 /// Over, and about to be free.
 pub(super) const LEAVING: u8 = 4;
