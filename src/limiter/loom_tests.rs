@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
 use super::*;
 use crate::units::MAX_KIB;
@@ -19,153 +19,142 @@ const ASK: Ask = Ask {
     tag: Tag::NONE,
 };
 
-/// What a regulator does after a sample.
-fn publish(limiter: &Limiter, bounds: &Bounds, caps: Caps, refresh_kib: u64, free_kib: u64) {
-    bounds.publish(caps, refresh_kib, free_kib);
-    limiter.pump();
+/// A guard, and its ledger.
+#[derive(Clone)]
+struct Bed {
+    limiter: Arc<Limiter>,
+    bounds: Arc<Bounds>,
 }
 
-/// Room for one request at a time.
-fn room_for_one() -> (Arc<Limiter>, Arc<Bounds>) {
-    let limiter = Arc::new(Limiter::new());
-    let bounds = limiter.join(Arc::default());
-    publish(&limiter, &bounds, Caps::new(false, 1, 10), MAX_KIB, 0);
-    (limiter, bounds)
+impl Bed {
+    fn new(count: u32, kib: u64) -> Self {
+        Self::on(Arc::new(Limiter::new()), count, kib)
+    }
+
+    fn on(limiter: Arc<Limiter>, count: u32, kib: u64) -> Self {
+        let bounds = limiter.join(Arc::default());
+        let bed = Self { limiter, bounds };
+        bed.publish(count, kib);
+        bed
+    }
+
+    /// What a regulator does after a sample.
+    fn publish(&self, count: u32, kib: u64) {
+        let caps = Caps::new(false, count, kib);
+        self.bounds.publish(caps, MAX_KIB, 0);
+        self.limiter.pump();
+    }
+
+    fn reserve(&self, ask: Ask) -> Result<bool, Refused> {
+        self.limiter
+            .try_reserve(&self.bounds, ask, Operation::Newcomer, Attempt::First)
+    }
+
+    fn cancel(&self, ask: Ask) {
+        self.limiter.cancel(&self.bounds, ask.kib, ask.tag);
+    }
+
+    fn join(&self, ask: Ask) -> Ticket {
+        Ticket::join(&self.limiter, &self.bounds, Need::Known(ask), TERMS).unwrap()
+    }
+
+    fn spawn<T>(&self, work: impl FnOnce(&Self) -> T + 'static) -> JoinHandle<T>
+    where
+        T: 'static,
+    {
+        let bed = self.clone();
+        thread::spawn(move || work(&bed))
+    }
+
+    /// Who waits is let in, and ends; then nothing is left.
+    fn serve_last(&self, mut ticket: Ticket, ask: Ask) {
+        let granted = ticket.poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(granted, Poll::Ready(Ok(10)));
+        self.cancel(ask);
+        drop(ticket);
+        self.assert_empty();
+    }
+
+    fn assert_empty(&self) {
+        let reserved = self.limiter.reserved();
+        assert_eq!(
+            (reserved.count(), reserved.kib(), reserved.has_waiters()),
+            (0, 0, false)
+        );
+        assert_eq!(self.limiter.waiting(), 0);
+    }
 }
 
-fn poll(ticket: &mut Ticket) -> Poll<Result<u64, Reason>> {
-    ticket.poll(&mut Context::from_waker(Waker::noop()))
+/// Somebody begins to wait meanwhile, who is let in whatever is seen first.
+fn is_never_lost(bed: &Bed, ask: Ask, meanwhile: fn(&Bed, Ask)) {
+    let other = bed.spawn(move |bed| meanwhile(bed, ask));
+    let ticket = bed.join(ask);
+    other.join().unwrap();
+    bed.serve_last(ticket, ask);
 }
 
-fn assert_empty(limiter: &Limiter) {
-    let reserved = limiter.reserved();
-    assert_eq!(
-        (reserved.count(), reserved.kib(), reserved.has_waiters()),
-        (0, 0, false)
-    );
-    assert_eq!(limiter.waiting(), 0);
+fn try_too_much(bed: &Bed, ask: Ask) {
+    assert!(bed.reserve(Ask { kib: 11, ..ask }).is_err());
 }
 
 #[test]
 fn a_release_is_never_lost_to_somebody_who_begins_to_wait() {
     loom::model(|| {
-        let (limiter, bounds) = room_for_one();
-        limiter
-            .try_reserve(&bounds, ASK, Operation::Newcomer, Attempt::First)
-            .unwrap();
-        let other = {
-            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.cancel(&bounds, ASK.kib, Tag::NONE))
-        };
-        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
-        other.join().unwrap();
-        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
-        drop(ticket);
-        assert_empty(&limiter);
+        let bed = Bed::new(1, 10);
+        bed.reserve(ASK).unwrap();
+        is_never_lost(&bed, ASK, Bed::cancel);
     });
 }
 
 #[test]
 fn two_newcomers_never_both_get_the_last_place() {
     loom::model(|| {
-        let (limiter, bounds) = room_for_one();
-        let other = {
-            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || {
-                limiter
-                    .try_reserve(&bounds, ASK, Operation::Newcomer, Attempt::First)
-                    .is_ok()
-            })
-        };
-        let here = limiter
-            .try_reserve(&bounds, ASK, Operation::Newcomer, Attempt::First)
-            .is_ok();
+        let bed = Bed::new(1, 10);
+        let other = bed.spawn(|bed| bed.reserve(ASK).is_ok());
+        let here = bed.reserve(ASK).is_ok();
         let there = other.join().unwrap();
         assert!(here ^ there, "exactly one gets it");
-        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
-        assert_empty(&limiter);
+        bed.cancel(ASK);
+        bed.assert_empty();
     });
 }
 
 #[test]
 fn a_grant_that_races_with_giving_up_goes_to_the_next() {
     loom::model(|| {
-        let (limiter, bounds) = room_for_one();
-        limiter
-            .try_reserve(&bounds, ASK, Operation::Newcomer, Attempt::First)
-            .unwrap();
-        let first = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
-        let mut second = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
-        let other = {
-            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || limiter.cancel(&bounds, ASK.kib, Tag::NONE))
-        };
+        let bed = Bed::new(1, 10);
+        bed.reserve(ASK).unwrap();
+        let (first, second) = (bed.join(ASK), bed.join(ASK));
+        let other = bed.spawn(|bed| bed.cancel(ASK));
         drop(first);
         other.join().unwrap();
-        assert_eq!(poll(&mut second), Poll::Ready(Ok(10)));
-        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
-        drop(second);
-        assert_empty(&limiter);
+        bed.serve_last(second, ASK);
     });
 }
 
 #[test]
 fn bounds_that_widen_reach_somebody_who_begins_to_wait() {
     loom::model(|| {
-        let limiter = Arc::new(Limiter::new());
-        let bounds = limiter.join(Arc::default());
-        publish(&limiter, &bounds, Caps::new(false, 1, 0), MAX_KIB, 0);
-        let other = {
-            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || {
-                publish(&limiter, &bounds, Caps::new(false, 1, 10), MAX_KIB, 0);
-            })
-        };
-        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
-        other.join().unwrap();
-        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
-        drop(ticket);
-        assert_empty(&limiter);
+        let bed = Bed::new(1, 0);
+        is_never_lost(&bed, ASK, |bed, _| bed.publish(1, 10));
     });
 }
 
 #[test]
 fn a_count_that_was_raised_for_a_moment_keeps_nobody_waiting() {
     loom::model(|| {
-        let limiter = Arc::new(Limiter::new());
-        let _first = limiter.join(Arc::default());
+        let first = Bed::new(1, 10);
         // Its count is its own.
-        let bounds = limiter.join(Arc::default());
-        publish(&limiter, &bounds, Caps::new(false, 1, 10), MAX_KIB, 0);
-        let other = {
-            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || {
-                let large = Ask { kib: 11, ..ASK };
-                assert!(
-                    limiter
-                        .try_reserve(&bounds, large, Operation::Newcomer, Attempt::First)
-                        .is_err()
-                );
-            })
-        };
-        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ASK), TERMS).unwrap();
-        other.join().unwrap();
-        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.cancel(&bounds, ASK.kib, Tag::NONE);
-        drop(ticket);
-        assert_empty(&limiter);
+        let bed = Bed::on(Arc::clone(&first.limiter), 1, 10);
+        is_never_lost(&bed, ASK, try_too_much);
     });
 }
 
 #[test]
 fn a_quota_that_was_used_for_a_moment_keeps_nobody_waiting() {
     loom::model(|| {
-        let limiter = Arc::new(Limiter::new());
-        let bounds = limiter.join(Arc::default());
-        publish(&limiter, &bounds, Caps::new(false, 9, 10), MAX_KIB, 0);
-        bounds.tenants.make(1).entitle(Quota {
+        let bed = Bed::new(9, 10);
+        bed.bounds.tenants.make(1).entitle(Quota {
             max_in_flight: 1,
             ..Quota::default()
         });
@@ -173,45 +162,17 @@ fn a_quota_that_was_used_for_a_moment_keeps_nobody_waiting() {
             tenant: 1,
             ..Tag::NONE
         };
-        let ask = Ask { tag, ..ASK };
-        let other = {
-            let (limiter, bounds) = (Arc::clone(&limiter), Arc::clone(&bounds));
-            thread::spawn(move || {
-                let large = Ask { kib: 11, ..ask };
-                assert!(
-                    limiter
-                        .try_reserve(&bounds, large, Operation::Newcomer, Attempt::First)
-                        .is_err()
-                );
-            })
-        };
-        let mut ticket = Ticket::join(&limiter, &bounds, Need::Known(ask), TERMS).unwrap();
-        other.join().unwrap();
-        assert_eq!(poll(&mut ticket), Poll::Ready(Ok(10)));
-        limiter.cancel(&bounds, ask.kib, tag);
-        drop(ticket);
-        assert_empty(&limiter);
+        is_never_lost(&bed, Ask { tag, ..ASK }, try_too_much);
     });
 }
 
 #[test]
 fn of_two_guards_whose_work_begins_at_once_one_gets_the_sampler_up() {
     loom::model(|| {
-        let limiter = Arc::new(Limiter::new());
-        let guards = [limiter.join(Arc::default()), limiter.join(Arc::default())];
-        for bounds in &guards {
-            bounds.publish(Caps::new(false, 1, 100), MAX_KIB, 0);
-        }
-        let [first, second] = guards;
-        let other = {
-            let limiter = Arc::clone(&limiter);
-            thread::spawn(move || {
-                limiter.try_reserve(&second, ASK, Operation::Newcomer, Attempt::First)
-            })
-        };
-        let here = limiter
-            .try_reserve(&first, ASK, Operation::Newcomer, Attempt::First)
-            .unwrap();
+        let first = Bed::new(1, 100);
+        let second = Bed::on(Arc::clone(&first.limiter), 1, 100);
+        let other = second.spawn(|bed| bed.reserve(ASK));
+        let here = first.reserve(ASK).unwrap();
         let there = other.join().unwrap().unwrap();
         assert!(here || there);
     });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::tests::publish;
 use super::{
     Ask, Attempt, Bounds, Caps, InUse, Limiter, Need, Operation, Quota, Refusal, Refused, TENANTS,
-    Terms, Ticket,
+    TenantAccount, Terms, Ticket,
 };
 use crate::class::Priority;
 use crate::class::tag::Tag;
@@ -40,6 +40,19 @@ impl Bed {
         bed
     }
 
+    fn tenant(&self, tenant: u16) -> &TenantAccount {
+        self.bounds.tenants.make(tenant)
+    }
+
+    /// Tenants have accounts from here on, which are alike.
+    fn make_tenants(&self) {
+        self.tenant(1);
+    }
+
+    fn cancel(&self, kib: u64, tag: Tag) {
+        self.limiter.cancel(&self.bounds, kib, tag);
+    }
+
     fn allow(&self, kib: u64) {
         let caps = Caps::new(false, 1000, kib);
         publish(&self.limiter, &self.bounds, caps, MAX_KIB, 0);
@@ -66,7 +79,7 @@ impl Bed {
 
     /// Frees `kib` of what nobody's permit holds, and says who got it.
     fn free(&self, kib: u64, waiters: &mut Vec<(&'static str, Ticket)>) -> Vec<&'static str> {
-        self.limiter.cancel(&self.bounds, kib, Tag::NONE);
+        self.cancel(kib, Tag::NONE);
         granted(waiters)
     }
 
@@ -186,9 +199,7 @@ fn who_needs_more_than_it_has_goes_before_newcomers() {
 #[test]
 fn a_tenants_turn_in_one_lane_counts_in_the_others() {
     let bed = Bed::full(100);
-    for tenant in [1, 2] {
-        bed.bounds.tenants.make(tenant).entitle(Quota::default());
-    }
+    bed.make_tenants();
     let mut waiters = vec![
         ("first", bed.join(tag(Priority::Normal, 1), 10)),
         ("other", bed.join(tag(Priority::Normal, 2), 10)),
@@ -210,7 +221,7 @@ fn nobody_starves_behind_a_higher_priority() {
     let mut high = bed.join(tag(Priority::High, 0), 10);
     for round in 0..40 {
         let next = bed.join(tag(Priority::High, 0), 10);
-        bed.limiter.cancel(&bed.bounds, 10, Tag::NONE);
+        bed.cancel(10, Tag::NONE);
         assert!(granted(&mut waiters).is_empty(), "not before it has aged");
         assert!(is_granted(&mut high), "round {round}");
         high = next;
@@ -218,7 +229,7 @@ fn nobody_starves_behind_a_higher_priority() {
     bed.tick(2.0);
     while granted(&mut waiters).is_empty() {
         let next = bed.join(tag(Priority::High, 0), 10);
-        bed.limiter.cancel(&bed.bounds, 10, Tag::NONE);
+        bed.cancel(10, Tag::NONE);
         if is_granted(&mut high) {
             high = next;
         }
@@ -232,9 +243,7 @@ fn an_old_queue_of_a_higher_priority_does_not_take_the_turn_of_those_behind() {
     let bed = Bed::full(1000);
     bed.bounds.set_order(Duration::from_secs(4), None);
     let join = |name, priority, tenant| (name, bed.join(tag(priority, tenant), 10));
-    for tenant in [1, 2] {
-        bed.bounds.tenants.make(tenant).entitle(Quota::default());
-    }
+    bed.make_tenants();
     let mut waiters: Vec<_> = (0..10).map(|_| join("one", Priority::Normal, 1)).collect();
     waiters.extend((0..10).map(|_| join("two", Priority::Normal, 2)));
     waiters.push(join("low", Priority::Low, 0));
@@ -270,9 +279,9 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     assert_eq!(bed.reserve(Tag::NONE, 1), Err(Refused::Gate));
     assert!(bed.reserve(critical, 15).is_ok());
     assert_eq!(bed.reserve(critical, 10), Err(Refused::Bytes));
-    bed.limiter.cancel(&bed.bounds, 15, critical);
+    bed.cancel(15, critical);
     assert!(bed.reserve(critical, 10).is_ok());
-    bed.limiter.cancel(&bed.bounds, 10, critical);
+    bed.cancel(10, critical);
     // And what others leave, beside it.
     bed.allow(105);
     assert_eq!(bed.reserve(critical, 26), Err(Refused::Bytes));
@@ -289,7 +298,7 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
 fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
     let bed = Bed::empty(100);
     for (tenant, weight) in [1, 2].into_iter().zip(weights) {
-        bed.bounds.tenants.make(tenant).entitle(Quota {
+        bed.tenant(tenant).entitle(Quota {
             weight,
             ..Quota::default()
         });
@@ -304,7 +313,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
             waiting.push((tenant, bed.join(tag, kib)));
         }
     }
-    bed.limiter.cancel(&bed.bounds, full, Tag::NONE);
+    bed.cancel(full, Tag::NONE);
     let mut running: Vec<(usize, u32)> = Vec::new();
     let mut had = [0.0; 2];
     for step in 0..4_000_u32 {
@@ -322,7 +331,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
                 let (tag, kib) = of(tenant);
                 let elapsed = Duration::from_millis(100) * (step - began);
                 bed.bounds.tenants.charge_actual(tag.tenant, kib, elapsed);
-                bed.limiter.cancel(&bed.bounds, kib, tag);
+                bed.cancel(kib, tag);
                 waiting.push((tenant, bed.join(tag, kib)));
             }
             !over
@@ -351,9 +360,7 @@ fn tenants_get_bytes_and_time_by_their_weights() {
 #[test]
 fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
     let bed = Bed::full(100);
-    for tenant in [1, 2] {
-        bed.bounds.tenants.make(tenant).entitle(Quota::default());
-    }
+    bed.make_tenants();
     let mut waiters: Vec<_> = (0..20)
         .map(|_| ("early", bed.join(tag(Priority::Normal, 1), 10)))
         .collect();
@@ -364,8 +371,7 @@ fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
     waiters.extend((0..10).map(|_| ("late", bed.join(tag(Priority::Normal, 2), 10))));
     let mut order = Vec::new();
     for _ in 0..8 {
-        bed.limiter
-            .cancel(&bed.bounds, 10, tag(Priority::Normal, 1));
+        bed.cancel(10, tag(Priority::Normal, 1));
         order.extend(granted(&mut waiters));
     }
     let late = order.iter().filter(|&&name| name == "late").count();
@@ -376,11 +382,11 @@ fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
 fn a_tenant_at_its_quota_waits_and_others_pass() {
     let bed = Bed::empty(100);
     bed.bounds.set_limit(100);
-    bed.bounds.tenants.make(1).entitle(Quota {
+    bed.tenant(1).entitle(Quota {
         max_in_flight: 1,
         ..Quota::default()
     });
-    bed.bounds.tenants.make(2).entitle(Quota {
+    bed.tenant(2).entitle(Quota {
         max_share: 0.3,
         ..Quota::default()
     });
@@ -394,26 +400,26 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     // Somebody else may pass them.
     let mut other = bed.join(Tag::NONE, 10);
     assert!(is_granted(&mut other));
-    bed.limiter.cancel(&bed.bounds, 10, one);
+    bed.cancel(10, one);
     assert_eq!(granted(&mut waiters), ["one"]);
-    bed.limiter.cancel(&bed.bounds, 20, two);
+    bed.cancel(20, two);
     assert_eq!(granted(&mut waiters), ["two"]);
     // Or its quota is raised.
     waiters.push(("one", bed.join(one, 10)));
     assert!(granted(&mut waiters).is_empty());
-    bed.bounds.tenants.make(1).entitle(Quota::default());
+    bed.tenant(1).entitle(Quota::default());
     bed.limiter.unpark_all();
     bed.limiter.pump();
     assert_eq!(granted(&mut waiters), ["one"]);
     // What it goes on holding counts, whoever has waited for some of it.
-    bed.bounds.tenants.make(1).entitle(Quota {
+    bed.tenant(1).entitle(Quota {
         max_in_flight: 2,
         ..Quota::default()
     });
     waiters.push(("one", bed.join(one, 10)));
-    bed.limiter.cancel(&bed.bounds, 10, one);
+    bed.cancel(10, one);
     assert_eq!(granted(&mut waiters), ["one"]);
-    let held = bed.bounds.tenants.make(1).held();
+    let held = bed.tenant(1).held();
     assert_eq!((held.count(), held.kib()), (2, 20));
 }
 
@@ -421,7 +427,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
 fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
     let bed = Bed::empty(100);
     bed.bounds.set_limit(100);
-    bed.bounds.tenants.make(1).entitle(Quota {
+    bed.tenant(1).entitle(Quota {
         max_share: 0.3,
         ..Quota::default()
     });
@@ -437,9 +443,7 @@ fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
 #[test]
 fn a_full_queue_makes_room_at_the_expense_of_who_fills_it() {
     let bed = Bed::full(100);
-    for tenant in [1, 2] {
-        bed.bounds.tenants.make(tenant).entitle(Quota::default());
-    }
+    bed.make_tenants();
     let terms = Terms {
         most_waiting: 4,
         ..TERMS
@@ -477,7 +481,7 @@ fn displaced(floods: &[Flood], comes: Tag) -> Result<Option<u16>, Reason> {
     let bed = Bed::full(100);
     let mut waiters = Vec::new();
     for &(tenant, priority, waiting, weight) in floods {
-        bed.bounds.tenants.make(tenant).entitle(Quota {
+        bed.tenant(tenant).entitle(Quota {
             weight,
             ..Quota::default()
         });
@@ -566,7 +570,7 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     assert!(high.is_ok());
     drop(high);
     // Nor does a tenant of a greater weight: it has three of four parts of the rate.
-    bed.bounds.tenants.make(1).entitle(Quota {
+    bed.tenant(1).entitle(Quota {
         weight: 3,
         ..Quota::default()
     });
@@ -596,7 +600,7 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
 #[test]
 fn a_tenant_is_charged_for_as_long_as_its_requests_took_of_late() {
     let bed = Bed::empty(100);
-    let account = bed.bounds.tenants.make(1);
+    let account = bed.tenant(1);
     account.charge(16);
     let at_first = account.served();
     assert!(at_first > 0);
@@ -614,15 +618,14 @@ fn a_tenant_whose_request_took_long_lets_others_go_first() {
     let bed = Bed::full(100);
     let mut waiters = Vec::new();
     for (name, tenant) in [("one", 1), ("two", 2)] {
-        bed.bounds.tenants.make(tenant).entitle(Quota::default());
+        bed.tenant(tenant);
         waiters.extend((0..3).map(|_| (name, bed.join(tag(Priority::Normal, tenant), 10))));
     }
     assert_eq!(bed.free(10, &mut waiters), ["one"]);
     bed.bounds
         .tenants
         .charge_actual(1, 10, Duration::from_secs(10));
-    bed.limiter
-        .cancel(&bed.bounds, 10, tag(Priority::Normal, 1));
+    bed.cancel(10, tag(Priority::Normal, 1));
     let mut order = granted(&mut waiters);
     for _ in 0..4 {
         order.extend(bed.free(10, &mut waiters));
