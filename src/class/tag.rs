@@ -100,6 +100,16 @@ impl Tag {
 }
 
 #[cfg(test)]
+impl Tag {
+    pub(crate) const fn of_tenant(tenant: u16) -> Self {
+        Self {
+            tenant,
+            ..Self::NONE
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -262,23 +262,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_all_before_goes_on_in_proportion() {
-        let mut courses = Courses::default();
-        for _ in 0..20 {
-            courses.learn(course(20.0, 1000));
+    fn what_is_larger_or_smaller_than_all_before_goes_on_in_proportion() {
+        for (of_all, of_it, grown) in [(20.0, 12.0, 40.0..56.0), (80.0, 2.0, 4.0..10.0)] {
+            let mut courses = Courses::default();
+            for _ in 0..20 {
+                courses.learn(course(of_all, 1000));
+            }
+            let rest = (of_all - of_it) * MIB;
+            let growth = courses.growth(Duration::from_millis(100), of_it * MIB, rest);
+            assert!(grown.contains(&at(&growth, 0.5)), "{growth:?}");
         }
-        let growth = courses.growth(Duration::from_millis(100), 12.0 * MIB, 8.0 * MIB);
-        assert!((40.0..56.0).contains(&at(&growth, 0.5)), "{growth:?}");
-    }
-
-    #[test]
-    fn what_is_smaller_than_all_before_goes_on_in_proportion() {
-        let mut courses = Courses::default();
-        for _ in 0..20 {
-            courses.learn(course(80.0, 1000));
-        }
-        let growth = courses.growth(Duration::from_millis(100), 2.0 * MIB, 78.0 * MIB);
-        assert!((4.0..10.0).contains(&at(&growth, 0.5)), "{growth:?}");
     }
 
     #[test]

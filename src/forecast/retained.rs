@@ -141,6 +141,16 @@ mod tests {
 
     const MIB: f64 = (1u64 << 20) as f64;
 
+    /// All was given back when it was asked for.
+    fn trimmed() -> Retained {
+        let mut retained = Retained {
+            effect: Some(1.0),
+            ..Retained::default()
+        };
+        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        retained
+    }
+
     #[test]
     fn what_trims_gave_back_before_is_counted_on() {
         let mut retained = Retained::default();
@@ -161,11 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_freed_while_memory_is_trimmed_is_still_the_allocators() {
-        let mut retained = Retained {
-            effect: Some(1.0),
-            ..Retained::default()
-        };
-        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        let mut retained = trimmed();
         retained.observe(Duration::ZERO, 410.0 * MIB, 400.0 * MIB);
         let before = retained.before_trim();
         // All of it, behind the trim: usage still shows it.
@@ -200,11 +206,7 @@ mod tests {
 
     #[test]
     fn memory_that_was_never_allocated_is_not_the_allocators() {
-        let mut retained = Retained {
-            effect: Some(1.0),
-            ..Retained::default()
-        };
-        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        let mut retained = trimmed();
         // Mapped, not allocated.
         retained.observe(Duration::ZERO, 400.0 * MIB, 12.0 * MIB);
         assert_eq!(retained.bytes(), 0.0);
@@ -212,11 +214,7 @@ mod tests {
 
     #[test]
     fn an_allocator_that_gives_nothing_back_is_not_counted_on() {
-        let mut retained = Retained {
-            effect: Some(1.0),
-            ..Retained::default()
-        };
-        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        let mut retained = trimmed();
         for _ in 0..6 {
             retained.observe(Duration::ZERO, 400.0 * MIB, 390.0 * MIB);
             retained.observe(Duration::ZERO, 400.0 * MIB, 10.0 * MIB);

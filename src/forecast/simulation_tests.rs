@@ -99,14 +99,10 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
             usage_bytes: usage as u64,
             process_bytes: usage as u64,
             allocated_bytes: Some(usage as u64),
-            polls_tell: false,
-            anonymous_bytes: None,
-            grown_bytes: 0,
             own_in_flight: requests.len() as u32,
             all_in_flight: requests.len() as u32,
-            waiting: 0,
-            body_bytes: 0,
             completed,
+            ..Evidence::default()
         });
         let allowance = (reserved_kib * 1024) as f64 + LIMIT * THETA
             - usage

@@ -47,11 +47,7 @@ impl From<Cost> for Request {
         let need = match cost {
             Cost::Estimated => Need::Estimated(tag),
             // A declared cost is known, so it is also the least.
-            Cost::Bytes(bytes) => Need::Known(Ask {
-                kib: kib(bytes),
-                low_kib: kib(bytes),
-                tag,
-            }),
+            Cost::Bytes(bytes) => Need::Known(Ask::exactly(kib(bytes), tag)),
         };
         Self {
             need,

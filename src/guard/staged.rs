@@ -28,11 +28,7 @@ impl Request {
         match entry.body_kib {
             None => entry.into(),
             Some(kib) => Self {
-                need: Need::Known(Ask {
-                    kib: kib.get(),
-                    low_kib: kib.get(),
-                    tag: entry.tag,
-                }),
+                need: Need::Known(Ask::exactly(kib.get(), entry.tag)),
                 deadline: entry.deadline,
             },
         }

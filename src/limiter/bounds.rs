@@ -29,6 +29,15 @@ pub(crate) struct Ask {
     pub(crate) tag: Tag,
 }
 
+impl Ask {
+    /// Nothing less than all of it.
+    #[inline(always)]
+    pub(crate) const fn exactly(kib: u64, tag: Tag) -> Self {
+        let low_kib = kib;
+        Self { kib, low_kib, tag }
+    }
+}
+
 /// What a waiter needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Need {
@@ -52,11 +61,7 @@ impl Need {
         match self {
             Need::Estimated(tag) => bounds.estimate(tag),
             Need::Known(ask) => ask,
-            Need::Nested(tag) => Ask {
-                kib: 0,
-                low_kib: 0,
-                tag,
-            },
+            Need::Nested(tag) => Ask::exactly(0, tag),
             Need::More { tag, held_kib } => {
                 let whole = bounds.estimate(tag);
                 Ask {
@@ -251,11 +256,7 @@ impl Bounds {
                 tag,
             },
             (None, _) => Ask { kib, low_kib, tag },
-            (Some(hint_kib), _) => Ask {
-                kib: u64::from(hint_kib.get()),
-                low_kib: u64::from(hint_kib.get()),
-                tag,
-            },
+            (Some(hint_kib), _) => Ask::exactly(hint_kib.get().into(), tag),
         }
     }
 

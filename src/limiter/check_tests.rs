@@ -59,10 +59,7 @@ impl Bed {
     fn new(operation: Operation) -> Self {
         let (limiter, bounds) = limiter(100, 1000);
         bounds.set_limit(1000);
-        let tag = Tag {
-            tenant: 1,
-            ..Tag::NONE
-        };
+        let tag = Tag::of_tenant(1);
         let bed = Self {
             limiter,
             bounds,
@@ -105,11 +102,7 @@ impl Bed {
             "gate" => self.publish(Caps::new(true, 100, 1000), MAX_KIB, 0),
             "waiters" => {
                 self.publish(full, MAX_KIB, 0);
-                let need = Need::Known(Ask {
-                    kib: 100,
-                    low_kib: 100,
-                    tag: Tag::NONE,
-                });
+                let need = Need::Known(Ask::exactly(100, Tag::NONE));
                 let terms = Terms {
                     most_waiting: 1,
                     deadline: std::time::Duration::MAX,
@@ -124,11 +117,10 @@ impl Bed {
             "quota" => {
                 // It is not alone, and has all that its tenant may have.
                 self.reserve(HELD_KIB, Operation::Newcomer).unwrap();
-                self.bounds.tenants.make(1).entitle(Quota {
-                    max_share: 0.02,
-                    max_in_flight: 2,
-                    ..Quota::default()
-                });
+                self.bounds
+                    .tenants
+                    .make(1)
+                    .entitle(Quota::up_to(0.02).at_most(2));
             }
             "bytes" => self.publish(full, MAX_KIB, 0),
             "slice" => {
@@ -244,11 +236,10 @@ fn a_body_may_grow_until_all_that_is_reserved_is_the_limit() {
 #[test]
 fn who_has_its_bytes_elsewhere_is_not_held_by_those_of_its_tenant() {
     let bed = Bed::new(Operation::Nested);
-    bed.bounds.tenants.make(1).entitle(Quota {
-        max_share: 0.001,
-        max_in_flight: 2,
-        ..Quota::default()
-    });
+    bed.bounds
+        .tenants
+        .make(1)
+        .entitle(Quota::up_to(0.001).at_most(2));
     assert_eq!(bed.reserve(1, Operation::Newcomer), Err(Refused::Quota));
     bed.reserve(0, Operation::Nested).unwrap();
     assert_eq!(bed.reserve(0, Operation::Nested), Err(Refused::Quota));
@@ -257,14 +248,7 @@ fn who_has_its_bytes_elsewhere_is_not_held_by_those_of_its_tenant() {
 #[test]
 fn a_reservation_that_is_larger_than_its_class_needs_becomes_smaller() {
     let bed = Bed::new(Operation::Growth);
-    let ask = |kib| Ask {
-        kib,
-        low_kib: kib,
-        tag: Tag {
-            tenant: 2,
-            ..Tag::NONE
-        },
-    };
+    let ask = |kib| Ask::exactly(kib, Tag::of_tenant(2));
     bed.bounds.tenants.make(2);
     let retag = |held_kib, kib| {
         let (limiter, bounds) = (&bed.limiter, &bed.bounds);

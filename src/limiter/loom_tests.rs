@@ -13,11 +13,7 @@ const TERMS: Terms = Terms {
     deadline: Duration::from_secs(10),
 };
 
-const ASK: Ask = Ask {
-    kib: 10,
-    low_kib: 10,
-    tag: Tag::NONE,
-};
+const ASK: Ask = Ask::exactly(10, Tag::NONE);
 
 /// A guard, and its ledger.
 #[derive(Clone)]
@@ -154,14 +150,11 @@ fn a_count_that_was_raised_for_a_moment_keeps_nobody_waiting() {
 fn a_quota_that_was_used_for_a_moment_keeps_nobody_waiting() {
     loom::model(|| {
         let bed = Bed::new(9, 10);
-        bed.bounds.tenants.make(1).entitle(Quota {
-            max_in_flight: 1,
-            ..Quota::default()
-        });
-        let tag = Tag {
-            tenant: 1,
-            ..Tag::NONE
-        };
+        bed.bounds
+            .tenants
+            .make(1)
+            .entitle(Quota::default().at_most(1));
+        let tag = Tag::of_tenant(1);
         is_never_lost(&bed, Ask { tag, ..ASK }, try_too_much);
     });
 }

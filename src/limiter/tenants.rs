@@ -303,6 +303,27 @@ impl std::fmt::Debug for TenantTable {
     }
 }
 
+#[cfg(test)]
+#[cfg_attr(memory_guard_loom, allow(dead_code))]
+impl Quota {
+    pub(super) fn weighing(weight: u32) -> Self {
+        let all = Self::default();
+        Self { weight, ..all }
+    }
+
+    pub(super) fn up_to(max_share: f64) -> Self {
+        let all = Self::default();
+        Self { max_share, ..all }
+    }
+
+    pub(super) fn at_most(self, max_in_flight: u32) -> Self {
+        Self {
+            max_in_flight,
+            ..self
+        }
+    }
+}
+
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests {
     use super::*;
@@ -311,11 +332,7 @@ mod tests {
     fn a_quota_binds_unless_the_request_is_alone() {
         let tenants = TenantTable::default();
         tenants.set_limit(1000);
-        tenants.make(1).entitle(Quota {
-            max_share: 0.5,
-            max_in_flight: 3,
-            ..Quota::default()
-        });
+        tenants.make(1).entitle(Quota::up_to(0.5).at_most(3));
         assert!(
             tenants.reserve(1, 1, 800, false),
             "alone, whatever it needs"
@@ -332,10 +349,7 @@ mod tests {
     #[test]
     fn what_lasts_longer_than_expected_is_paid_for_later() {
         let account = TenantAccount::new();
-        account.entitle(Quota {
-            weight: 2,
-            ..Quota::default()
-        });
+        account.entitle(Quota::weighing(2));
         account.charge(10);
         let expected = 10 * FIRST_HOLD_MS as i64 * SERVICE_PARTS / 2;
         assert_eq!(account.served(), expected);

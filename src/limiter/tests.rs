@@ -17,11 +17,7 @@ const fn most(most_waiting: usize) -> Terms {
 }
 
 fn ask(kib: u64) -> Ask {
-    Ask {
-        kib,
-        low_kib: kib,
-        tag: Tag::NONE,
-    }
+    Ask::exactly(kib, Tag::NONE)
 }
 
 pub(super) fn limiter(count: u32, kib: u64) -> (Arc<Limiter>, Arc<Bounds>) {
@@ -102,16 +98,11 @@ impl Waiter {
 
 #[test]
 fn the_word_holds_its_greatest_values_side_by_side() {
-    let word = Caps::new(true, MAX_COUNT, MAX_KIB);
-    assert_eq!(
-        (word.is_shut(), word.count(), word.kib()),
-        (true, MAX_COUNT, MAX_KIB)
-    );
+    let parts = |word: Caps| (word.is_shut(), word.count(), word.kib());
+    let greatest = Caps::new(true, MAX_COUNT, MAX_KIB);
+    assert_eq!(parts(greatest), (true, MAX_COUNT, MAX_KIB));
     let clamped = Caps::new(false, u32::MAX, u64::MAX);
-    assert_eq!(
-        (clamped.is_shut(), clamped.count(), clamped.kib()),
-        (false, MAX_COUNT, MAX_KIB)
-    );
+    assert_eq!(parts(clamped), (false, MAX_COUNT, MAX_KIB));
 }
 
 #[test]
@@ -131,10 +122,7 @@ fn what_the_word_cannot_count_is_refused_where_nothing_is_bounded() {
     let (limiter, bounds) = limiter(MAX_COUNT, MAX_KIB);
     bounds.tenants.make(1);
     let of_tenant = |kib| Ask {
-        tag: Tag {
-            tenant: 1,
-            ..Tag::NONE
-        },
+        tag: Tag::of_tenant(1),
         ..ask(kib)
     };
     let force = |kib| {
@@ -152,29 +140,17 @@ fn what_the_word_cannot_count_is_refused_where_nothing_is_bounded() {
 fn with_nothing_in_flight_the_least_need_is_enough() {
     let (limiter, bounds) = limiter(10, 100);
     publish(&limiter, &bounds, Caps::new(false, 10, 100), MAX_KIB, 50);
-    let large = Ask {
-        kib: 300,
-        low_kib: 50,
-        tag: Tag::NONE,
+    let admit = |low_kib| {
+        let ask = Ask {
+            low_kib,
+            ..ask(300)
+        };
+        limiter.try_reserve(&bounds, ask, Operation::Newcomer, Attempt::First)
     };
-    assert_eq!(
-        limiter.try_reserve(&bounds, large, Operation::Newcomer, Attempt::First),
-        Ok(true)
-    );
-    assert_eq!(
-        limiter.try_reserve(&bounds, large, Operation::Newcomer, Attempt::First),
-        Err(Refused::Bytes)
-    );
+    assert_eq!(admit(50), Ok(true));
+    assert_eq!(admit(50), Err(Refused::Bytes));
     limiter.cancel(&bounds, 300, Tag::NONE);
-    let too_large = Ask {
-        kib: 300,
-        low_kib: 51,
-        tag: Tag::NONE,
-    };
-    assert_eq!(
-        limiter.try_reserve(&bounds, too_large, Operation::Newcomer, Attempt::First),
-        Err(Refused::Bytes)
-    );
+    assert_eq!(admit(51), Err(Refused::Bytes));
 }
 
 #[test]
@@ -310,12 +286,8 @@ fn the_queue_is_bounded() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
     let _one = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), most(1)).unwrap();
-    assert_eq!(
-        Ticket::join(&limiter, &bounds, Need::Known(ask(10)), most(1))
-            .unwrap_err()
-            .reason,
-        Reason::QueueFull
-    );
+    let full = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), most(1));
+    assert_eq!(full.unwrap_err().reason, Reason::QueueFull);
 }
 
 #[test]
@@ -443,10 +415,7 @@ fn a_reservation_grows_within_the_bounds_or_by_force() {
     assert!(grow(50, Tag::NONE, Attempt::PastBounds).is_ok());
     assert_eq!(limiter.reserved(), InUse::new(false, 1, 150));
     let tenant = bounds.tenants.make(1);
-    let tag = Tag {
-        tenant: 1,
-        ..Tag::NONE
-    };
+    let tag = Tag::of_tenant(1);
     assert!(grow(10, tag, Attempt::PastBounds).is_ok());
     assert_eq!(tenant.held().kib(), 10, "its tenant's, too");
     limiter.complete(&bounds, 160, Tag::NONE);
@@ -474,15 +443,9 @@ fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
     let (limiter, bounds) = limiter(9, 100);
     bounds.set_limit(100);
     let tenant = bounds.tenants.make(1);
-    tenant.entitle(Quota {
-        max_share: 0.9,
-        ..Quota::default()
-    });
+    tenant.entitle(Quota::up_to(0.9));
     let ask = |kib| Ask {
-        tag: Tag {
-            tenant: 1,
-            ..Tag::NONE
-        },
+        tag: Tag::of_tenant(1),
         ..ask(kib)
     };
     let reserved = || (limiter.reserved().kib(), tenant.held().kib());

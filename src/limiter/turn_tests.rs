@@ -90,11 +90,7 @@ impl Bed {
 }
 
 fn ask(tag: Tag, kib: u64) -> Ask {
-    Ask {
-        kib,
-        low_kib: kib,
-        tag,
-    }
+    Ask::exactly(kib, tag)
 }
 
 fn tag(priority: Priority, tenant: u16) -> Tag {
@@ -298,10 +294,7 @@ fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
 fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
     let bed = Bed::empty(100);
     for (tenant, weight) in [1, 2].into_iter().zip(weights) {
-        bed.tenant(tenant).entitle(Quota {
-            weight,
-            ..Quota::default()
-        });
+        bed.tenant(tenant).entitle(Quota::weighing(weight));
     }
     let of = |tenant: usize| (tag(Priority::Normal, tenant as u16 + 1), kib[tenant]);
     let full: u64 = 100;
@@ -382,14 +375,8 @@ fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
 fn a_tenant_at_its_quota_waits_and_others_pass() {
     let bed = Bed::empty(100);
     bed.bounds.set_limit(100);
-    bed.tenant(1).entitle(Quota {
-        max_in_flight: 1,
-        ..Quota::default()
-    });
-    bed.tenant(2).entitle(Quota {
-        max_share: 0.3,
-        ..Quota::default()
-    });
+    bed.tenant(1).entitle(Quota::default().at_most(1));
+    bed.tenant(2).entitle(Quota::up_to(0.3));
     let (one, two) = (tag(Priority::Normal, 1), tag(Priority::Normal, 2));
     bed.reserve(one, 10).unwrap();
     assert_eq!(bed.reserve(one, 10), Err(Refused::Quota));
@@ -412,10 +399,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     bed.limiter.pump();
     assert_eq!(granted(&mut waiters), ["one"]);
     // What it goes on holding counts, whoever has waited for some of it.
-    bed.tenant(1).entitle(Quota {
-        max_in_flight: 2,
-        ..Quota::default()
-    });
+    bed.tenant(1).entitle(Quota::default().at_most(2));
     waiters.push(("one", bed.join(one, 10)));
     bed.cancel(10, one);
     assert_eq!(granted(&mut waiters), ["one"]);
@@ -427,10 +411,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
 fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
     let bed = Bed::empty(100);
     bed.bounds.set_limit(100);
-    bed.tenant(1).entitle(Quota {
-        max_share: 0.3,
-        ..Quota::default()
-    });
+    bed.tenant(1).entitle(Quota::up_to(0.3));
     let tag = tag(Priority::Normal, 1);
     bed.reserve(tag, 20).unwrap();
     let large = bed.join(tag, 20);
@@ -481,10 +462,7 @@ fn displaced(floods: &[Flood], comes: Tag) -> Result<Option<u16>, Reason> {
     let bed = Bed::full(100);
     let mut waiters = Vec::new();
     for &(tenant, priority, waiting, weight) in floods {
-        bed.tenant(tenant).entitle(Quota {
-            weight,
-            ..Quota::default()
-        });
+        bed.tenant(tenant).entitle(Quota::weighing(weight));
         waiters.extend((0..waiting).map(|_| (tenant, bed.join(tag(priority, tenant), 10))));
     }
     // Who has gone gives no place.
@@ -570,10 +548,7 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     assert!(high.is_ok());
     drop(high);
     // Nor does a tenant of a greater weight: it has three of four parts of the rate.
-    bed.tenant(1).entitle(Quota {
-        weight: 3,
-        ..Quota::default()
-    });
+    bed.tenant(1).entitle(Quota::weighing(3));
     let expected_ms = |tag| {
         let told = bed.join_on(tag, 10, within(0)).err().unwrap();
         told.expected.unwrap().as_millis()

@@ -230,11 +230,9 @@ fn a_plan_goes_by_the_shares_of_tenants() {
     brake.publish(0, 20 * MIB, 0);
     let running = Box::leak(Box::new(Running::new()));
     let slots = [1, 1, 1, 2].map(|tenant| {
-        let tag = Tag {
-            tenant,
-            ..Tag::NONE
-        };
-        running.take(16 << 10, tag, Duration::ZERO).unwrap()
+        running
+            .take(16 << 10, Tag::of_tenant(tenant), Duration::ZERO)
+            .unwrap()
     });
     running.rank(Duration::MAX, Duration::ZERO, |_| 1);
     brake.tell(GUARD, slots.map(|slot| in_flight(slot, 15.0)).into());

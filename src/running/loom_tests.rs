@@ -66,11 +66,7 @@ fn one_in_flight() -> (Arc<Limiter>, Arc<Bounds>) {
     let limiter = Arc::new(Limiter::new());
     let bounds = limiter.join(Arc::default());
     bounds.publish(Caps::new(false, 9, 9), 9, 9);
-    let ask = Ask {
-        kib: 4,
-        low_kib: 4,
-        tag: Tag::NONE,
-    };
+    let ask = Ask::exactly(4, Tag::NONE);
     limiter
         .try_reserve(&bounds, ask, Operation::Newcomer, Attempt::First)
         .unwrap();

@@ -159,10 +159,7 @@ mod tests {
             key: ClassKey::new(2, true),
             ..report
         };
-        let of_a_tenant = Tag {
-            tenant: 7,
-            ..Tag::NONE
-        };
+        let of_a_tenant = Tag::of_tenant(7);
         for tag in [report, report, sized, of_a_tenant, Tag::NONE] {
             tally.admitted(tag);
         }

@@ -32,11 +32,7 @@ impl State {
         operation: Operation,
         attempt: Attempt,
     ) -> Result<(), Refused> {
-        let ask = Ask {
-            kib,
-            low_kib: kib,
-            tag,
-        };
+        let ask = Ask::exactly(kib, tag);
         self.reserve(ask, operation, attempt).map(drop)
     }
 

@@ -201,21 +201,14 @@ mod tests {
     fn what_is_not_used_is_given_back_and_the_request_goes_on() {
         let tenants = Arc::new(TenantTable::default());
         tenants.set_limit(1000);
-        tenants.make(1).entitle(Quota {
-            max_share: 0.5,
-            ..Quota::default()
-        });
+        tenants.make(1).entitle(Quota::up_to(0.5));
         let (ledger, bounds) = (Ledger::new(), Bounds::new(GuardCount::InWord, tenants));
         let tag = Tag {
             tenant: 1,
             priority: Priority::Critical,
             ..Tag::NONE
         };
-        let ask = |kib| Ask {
-            kib,
-            low_kib: kib,
-            tag,
-        };
+        let ask = |kib| Ask::exactly(kib, tag);
         let need = Need::More { tag, held_kib: 100 };
         let held = |count, kib| {
             let of_tenant = bounds.tenants.make(1).held();
