@@ -9,6 +9,7 @@ mod outlook;
 mod outstanding;
 mod pausing;
 mod saved;
+mod unexplained;
 
 use std::time::Duration;
 
@@ -25,10 +26,6 @@ use kept::Told;
 pub(crate) use outstanding::Outstanding;
 use pausing::Pausing;
 
-/// What accounting does not explain counts above this many bytes for each
-/// request, and above this share of what it does.
-const UNEXPLAINED_BYTES: f64 = (2u64 << 20) as f64;
-const UNEXPLAINED_SHARE: f64 = 0.5;
 /// Without accounting, an estimate that rises counts for requests in flight up to
 /// so many times what was reserved for them: their need may have been declared.
 const MOST_OUTDATED: f64 = 1.5;
@@ -85,6 +82,8 @@ pub(crate) struct Forecast {
     polls_tell: bool,
     /// What requests hold, for each byte that they are seen to touch.
     reuse: f64,
+    /// With accounting: the share of requests that hold nothing, as far as their accounts show.
+    quiet: f64,
     /// What is allocated beside requests.
     beside_allocated: f64,
     /// Requests hold what polls do not show.
@@ -124,6 +123,7 @@ impl Forecast {
             safe_bytes: 0.0,
             polls_tell: false,
             reuse: 1.0,
+            quiet: 0.0,
             beside_allocated: f64::MAX,
             hidden_until: Duration::ZERO,
             touched_growth: [0.0; STEPS],
@@ -140,6 +140,7 @@ impl Forecast {
         if let Some(book) = &mut self.book {
             book.kinds_mut().set_hidden(hidden_bytes);
             book.look(running, now);
+            self.see_quiet();
         }
         if self.book.is_none() && self.brakes && running.has_begun() {
             let (prior_bytes, target) = self.configured;
@@ -250,21 +251,6 @@ impl Forecast {
         let margin_bytes =
             needs.margin_bytes(self.margin_deviations().unwrap_or(0.0)) * self.trusted();
         margin_bytes.hypot(self.slack_bytes) - self.slack_bytes
-    }
-
-    /// What each request holds that its account does not show: mapped files, wasm,
-    /// children. 0 where accounting explains enough.
-    fn unexplained_bytes(&self) -> f64 {
-        let Some(book) = &self.book else {
-            return 0.0;
-        };
-        let unexplained = self.usage.request_bytes() as f64;
-        let explained = book.kinds().peak_bytes();
-        if unexplained > UNEXPLAINED_BYTES.max(explained * UNEXPLAINED_SHARE) {
-            unexplained
-        } else {
-            0.0
-        }
     }
 
     /// What a request of a kind that was never seen is to reserve, and is known to need

@@ -97,3 +97,58 @@ fn what_polls_do_not_show_is_learned_from_usage() {
     let elsewhere = expected_mib(0);
     assert!((45..80).contains(&elsewhere), "{elsewhere}");
 }
+
+/// After a dozen rounds of five requests of 48 MiB, of which the last grows where no account
+/// shows it: `on_a_thread`, or not.
+fn after_five_at_a_time(on_a_thread: bool) -> Forecast {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_brakes(true);
+    forecast.set_slack(0, 1024 * MIB);
+    let running: &'static Running = Box::leak(Box::new(Running::new()));
+    let mut now = Duration::ZERO;
+    let mut sample = |in_flight: u32, held_mib: u64, completed: u64| {
+        now += Duration::from_millis(50);
+        forecast.look(running, now);
+        let bytes = (20 + held_mib) * MIB;
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: bytes,
+            process_bytes: bytes,
+            allocated_bytes: Some(bytes),
+            own_in_flight: in_flight,
+            all_in_flight: in_flight,
+            completed,
+            ..Evidence::default()
+        });
+    };
+    sample(0, 0, 0);
+    for round in 0..12 {
+        let tag = crate::class::tag::Tag::NONE;
+        let five = [(); 5].map(|()| running.take(48 << 10, tag, Duration::ZERO).unwrap());
+        let shown = if on_a_thread { &five[..4] } else { &five[..] };
+        five.iter().for_each(|slot| slot.charge(1 << 10, 1));
+        for step in 1..=12 {
+            shown.iter().for_each(|slot| slot.charge(4 * MIB as i64, 1));
+            sample(5, 5 * 4 * step, round * 5);
+        }
+        for _ in 0..12 {
+            sample(5, 5 * 48, round * 5);
+        }
+        five.iter().for_each(|slot| running.end(slot));
+        sample(0, 0, round * 5 + 5);
+    }
+    forecast
+}
+
+#[test]
+fn work_that_no_account_shows_counts_if_it_is_little_of_all() {
+    let all_shown = after_five_at_a_time(false);
+    assert_eq!(all_shown.unexplained_bytes(), 0.0);
+    let hidden = after_five_at_a_time(true);
+    let hidden_mib = hidden.unexplained_bytes() / MIB as f64;
+    assert!((8.0..16.0).contains(&hidden_mib), "{hidden_mib}");
+    // When it comes is not known: all at once.
+    let at_once = |forecast: &Forecast| forecast.outlook(0).next_share[0];
+    let more = at_once(&hidden) - at_once(&all_shown);
+    assert!(more > 0.15, "{more}");
+}

@@ -8,8 +8,9 @@ use crate::running::order::STEPS;
 pub(in crate::forecast) struct Sums {
     /// What they hold.
     pub(crate) held_bytes: f64,
-    /// Those in the midst of a poll.
+    /// Those in the midst of a poll, and those that wait for something and hold nothing.
     pub(crate) in_polls: u32,
+    pub(crate) quiet: u32,
     /// What they will add to that: Σ max(0, rᵢ − mᵢ).
     pub(crate) growth_bytes: f64,
     /// What they need at their peaks: Σ max(rᵢ, mᵢ).

@@ -14,6 +14,8 @@ use crate::running::{Look, Running as Requests};
 
 /// Work that has not allocated anything for so long does so elsewhere.
 const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
+/// Work that holds less than this after that may do so elsewhere: nothing, to speak of.
+const QUIET_BYTES: u64 = 64 << 10;
 /// The need of one request that is rarely exceeded: one in a hundred normal ones does.
 const MOST_DEVIATIONS: f64 = 2.33;
 /// A peak is foreseen up to so many times what is held.
@@ -50,7 +52,6 @@ impl Book {
         let mut track = known.unwrap_or_else(|| Track::begin(kind, now));
         sums.reserved_kib += look.held.reserved_kib;
         sums.held_bytes += look.held.held_bytes as f64;
-        sums.in_polls += u32::from(look.slot.is_polled());
         if std::mem::replace(&mut track.staged, look.is_staged()) && !track.staged {
             // Its age counts from where its work begins.
             track.first_seen = now;
@@ -59,6 +60,10 @@ impl Book {
         // A pause is no time in which it could have grown.
         let now_unpaused = now.saturating_sub(look.slot.paused(now));
         let age = now_unpaused.saturating_sub(track.first_seen);
+        let in_poll = look.slot.is_polled();
+        let is_quiet = !in_poll && age >= INVISIBLE_AFTER && look.held.peak_bytes < QUIET_BYTES;
+        sums.in_polls += u32::from(in_poll);
+        sums.quiet += u32::from(is_quiet);
         let is_known = !self.polled_alone || look.slot.was_polled();
         if !(look.is_visible() && is_known) || look.is_declared() || track.staged {
             sums.add_promised(look, age);

@@ -219,14 +219,16 @@ impl Forecast {
         if !self.are_pausable(book, reserved_bytes) {
             return [1.0; STEPS];
         }
+        // When the next comes to hold what no account shows is not known.
+        let hidden_bytes = self.unexplained_bytes();
         let (mut shares, mut reserved) = ([0.0; STEPS], 0.0);
         for (_, kind, share) in book.kinds().mix() {
             let weight = kind.scale() * share;
             let next_bytes = kind.profile.next().bytes;
-            reserved += next_bytes * weight;
+            reserved += (next_bytes + hidden_bytes) * weight;
             let known = kind.profile.next_share().unwrap_or([1.0; STEPS]);
             for (sum, share) in shares.iter_mut().zip(known) {
-                *sum += next_bytes * weight * f64::from(share);
+                *sum += (next_bytes * f64::from(share) + hidden_bytes) * weight;
             }
         }
         match reserved > 0.0 {

@@ -1,0 +1,47 @@
+//! What requests hold that their accounts do not show: mapped files, wasm, children, work
+//! on threads that nobody counts for them.
+
+use super::Forecast;
+
+/// It counts above this many bytes for each request, and above this share of what accounts
+/// explain: the allocator's rounding and what it keeps are of nobody's doing.
+const LEAST_BYTES: f64 = (2u64 << 20) as f64;
+const LEAST_SHARE: f64 = 0.5;
+/// Above this share where many hold nothing by their accounts and yet are not done:
+/// so many of those in flight.
+const LEAST_SHARE_OF_QUIET: f64 = 0.15;
+const MANY: f64 = 0.1;
+/// What the newest look at these counts.
+const STEP: f64 = 0.1;
+
+impl Forecast {
+    /// For each request. 0 where accounting explains enough.
+    pub(super) fn unexplained_bytes(&self) -> f64 {
+        let Some(book) = &self.book else {
+            return 0.0;
+        };
+        let least_share = match self.quiet > MANY {
+            true => LEAST_SHARE_OF_QUIET,
+            false => LEAST_SHARE,
+        };
+        let unexplained = self.usage.request_bytes() as f64;
+        let explained = book.kinds().peak_bytes();
+        if unexplained > LEAST_BYTES.max(explained * least_share) {
+            unexplained
+        } else {
+            0.0
+        }
+    }
+
+    /// After a look at requests.
+    pub(super) fn see_quiet(&mut self) {
+        let Some(book) = &self.book else {
+            return;
+        };
+        let in_flight = book.in_flight();
+        if in_flight > 0 {
+            let share = f64::from(book.sums().quiet) / in_flight as f64;
+            self.quiet += (share - self.quiet) * STEP;
+        }
+    }
+}
