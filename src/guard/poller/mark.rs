@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::shared::{self, Part};
+use crate::memory::release::Teller;
 
 thread_local! {
     /// What polls of this thread were found to have added, ever: a poll within another
@@ -29,26 +30,10 @@ enum Meter {
     /// The process's allocator or else the kernel, which tell the sum of all threads.
     Poll(Part),
     /// The same, less what polls are found to have added meanwhile.
-    BesidePolls,
+    BesidePolls(Teller),
     /// Page faults: what this thread was the first to touch. Less than it adds where it
     /// lives in what others left behind.
     Faults,
-}
-
-/// What the process has allocated, if there is time to ask; or of an allocator that does
-/// not tell, what the kernel knows.
-fn sum_in_time() -> Option<u64> {
-    match crate::memory::release::tells() {
-        true => crate::memory::release::allocated_bytes_in_time(),
-        false => crate::memory::anonymous_bytes(),
-    }
-}
-
-/// The same, whatever time it takes. It does not cease to tell.
-fn sum_bytes() -> i64 {
-    let allocated_bytes = crate::memory::release::allocated_bytes();
-    let bytes = allocated_bytes.or_else(crate::memory::anonymous_bytes);
-    bytes.unwrap_or(0) as i64
 }
 
 impl Meter {
@@ -57,14 +42,16 @@ impl Meter {
             #[cfg(feature = "account")]
             Meter::Account => crate::running::charge::thread_bytes(),
             Meter::Thread => crate::memory::release::thread_bytes().unwrap_or(0),
-            Meter::Poll(_) | Meter::BesidePolls => sum_bytes(),
+            // Its part knows.
+            Meter::Poll(_) => 0,
+            Meter::BesidePolls(teller) => teller.bytes(),
             Meter::Faults => crate::memory::touched_bytes(),
         }
     }
 
     fn counted_bytes(self) -> i64 {
         match self {
-            Meter::BesidePolls => shared::attributed_bytes(),
+            Meter::BesidePolls(_) => shared::attributed_bytes(),
             _ => COUNTED.get(),
         }
     }
@@ -89,7 +76,7 @@ impl Mark {
         if let Some(mark) = Self::of_thread() {
             return mark;
         }
-        match Part::begin(sum_in_time) {
+        match Part::begin() {
             Some(part) => Self {
                 meter: Meter::Poll(part),
                 from_bytes: 0,
@@ -115,8 +102,9 @@ impl Mark {
         if let Some(mark) = Self::of_thread() {
             return mark;
         }
-        match sum_in_time() {
-            Some(_) => Meter::BesidePolls.mark(),
+        let teller = Teller::now();
+        match teller.bytes_in_time() {
+            Some(_) => Meter::BesidePolls(teller).mark(),
             None => Meter::Faults.mark(),
         }
     }
@@ -125,7 +113,7 @@ impl Mark {
     /// freed. From here on it is counted. To be called once.
     pub(crate) fn count(&self) -> i64 {
         if let Meter::Poll(part) = self.meter {
-            return part.end(sum_bytes);
+            return part.end();
         }
         let within = (self.meter.counted_bytes()).wrapping_sub(self.counted_bytes);
         let all = self.meter.bytes().wrapping_sub(self.from_bytes);

@@ -13,6 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use slab::Slab;
 
+use crate::memory::release::Teller;
+
 thread_local! {
     /// The innermost poll under way on this thread.
     static INNERMOST: Cell<Option<usize>> = const { Cell::new(None) };
@@ -22,14 +24,16 @@ thread_local! {
 const LEAST_TOLD_BYTES: i64 = 256 << 10;
 
 static SUM: Mutex<Sum> = Mutex::new(Sum {
+    teller: Teller::Allocator,
     bytes: 0,
     attributed_bytes: 0,
     under_way: Slab::new(),
 });
 
 struct Sum {
-    /// As it was read last.
+    /// As it was read last, and of whom.
     bytes: i64,
+    teller: Teller,
     /// What polls were found to have added, ever.
     attributed_bytes: i64,
     under_way: Slab<Share>,
@@ -55,13 +59,15 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// A poll begins on this thread. `allocated`: what the process has allocated, read
-    /// while nobody else does, since an older figure would look as if some had been freed.
-    /// `None`: that takes too long to tell.
-    pub(super) fn begin(allocated: fn() -> Option<u64>) -> Option<Self> {
+    /// A poll begins on this thread. The sum is read while nobody else does, since an older
+    /// figure would look as if some had been freed. `None`: that takes too long to tell.
+    pub(super) fn begin() -> Option<Self> {
         let touched_before = crate::memory::touched_bytes();
         let mut sum = sum();
-        sum.share(allocated()? as i64, None);
+        let teller = Teller::now();
+        let bytes = teller.bytes_in_time()?;
+        sum.is_told_by(teller, bytes as i64);
+        sum.share(bytes as i64, None);
         let number = sum.under_way.insert(Share::default());
         let outer = INNERMOST.replace(Some(number));
         sum.set_holds_another(outer, true);
@@ -73,10 +79,13 @@ impl Part {
     }
 
     /// It is over. Says what it has added; less than nothing if it freed some.
-    pub(super) fn end(self, allocated: fn() -> i64) -> i64 {
+    pub(super) fn end(self) -> i64 {
         let touched_bytes = crate::memory::touched_bytes().wrapping_sub(self.touched_before);
         let mut sum = sum();
-        sum.share(allocated(), Some((self.number, touched_bytes)));
+        let teller = Teller::now();
+        let bytes = teller.bytes();
+        sum.is_told_by(teller, bytes);
+        sum.share(bytes, Some((self.number, touched_bytes)));
         INNERMOST.set(self.outer);
         sum.set_holds_another(self.outer, false);
         let share = sum.under_way.try_remove(self.number);
@@ -94,6 +103,15 @@ fn sum() -> MutexGuard<'static, Sum> {
 }
 
 impl Sum {
+    /// Of what another one tells, the difference says nothing.
+    fn is_told_by(&mut self, teller: Teller, bytes: i64) {
+        if std::mem::replace(&mut self.teller, teller) != teller {
+            self.bytes = bytes;
+            let shares = self.under_way.iter_mut().map(|(_, share)| share);
+            shares.for_each(|share| share.is_unclear = true);
+        }
+    }
+
     /// So much is allocated now. `ends`: a poll that is over, and what it has touched.
     fn share(&mut self, bytes: i64, ends: Option<(usize, i64)>) {
         let added_bytes = bytes.wrapping_sub(self.bytes);
@@ -165,6 +183,7 @@ mod tests {
     fn under_way(count: usize) -> Sum {
         let mut sum = Sum {
             bytes: 100,
+            teller: Teller::Allocator,
             attributed_bytes: 0,
             under_way: Slab::new(),
         };
@@ -218,6 +237,16 @@ mod tests {
         assert_eq!(shares_at_end(&mut sum, 50, 0), [0, 0]);
         assert_eq!(shares_at_end(&mut sum, 50, 30), [30, 0]);
         assert_eq!(sum.attributed_bytes, 30);
+    }
+
+    #[test]
+    fn what_another_one_tells_was_not_added() {
+        let mut sum = under_way(1);
+        sum.is_told_by(Teller::Kernel, 500 * MIB);
+        assert_eq!(shares(&mut sum, 500 * MIB + 40), [40]);
+        sum.is_told_by(Teller::Allocator, MIB);
+        // Meanwhile it has touched more.
+        assert_eq!(shares_at_end(&mut sum, MIB, MIB), [MIB]);
     }
 
     #[test]

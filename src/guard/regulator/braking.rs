@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Control, Regulator};
-use crate::policy::bound_bytes;
+use crate::memory::release::{Teller, see_allocated};
+use crate::policy::{bound_bytes, limit_bytes};
 use crate::running::brake::{Running, Trust};
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
@@ -154,6 +155,9 @@ impl Regulator {
         }
         let started = Instant::now();
         let allocated_bytes = crate::memory::release::allocated_bytes();
+        if let (Some(bytes), Some(limit)) = (allocated_bytes, limit_bytes(&control.levels)) {
+            see_allocated(bytes, limit, now);
+        }
         control.braking.asks_at = now + started.elapsed() * 50;
         allocated_bytes
     }
@@ -162,7 +166,7 @@ impl Regulator {
     pub(super) fn anonymous_bytes(&self) -> Option<u64> {
         let asks = !self.state.is_accounted()
             && self.state.brake.is_on()
-            && !crate::memory::release::tells();
+            && Teller::now() == Teller::Kernel;
         asks.then(crate::memory::anonymous_bytes).flatten()
     }
 

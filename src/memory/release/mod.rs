@@ -8,6 +8,7 @@
 
 mod ask;
 mod ffi;
+mod teller;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
+pub(crate) use teller::{Teller, see_allocated};
 
 /// After each attempt, so many times its duration pass before the next.
 const REST: u32 = 49;
@@ -148,24 +150,14 @@ pub(crate) fn allocated_bytes() -> Option<u64> {
     ffi::allocated_bytes()
 }
 
-/// The same, if there is time to ask: it may have to look through much.
-pub(crate) fn allocated_bytes_in_time() -> Option<u64> {
-    ask::in_time(ffi::allocated_bytes)
-}
-
 /// What this thread has allocated less what it has freed, where the allocator can tell.
 pub(crate) fn thread_bytes() -> Option<i64> {
     ffi::thread_bytes()
 }
 
-/// The process's allocator can tell.
-pub(crate) fn tells() -> bool {
-    ffi::tells()
-}
-
 /// Polls are told what is allocated.
 pub(crate) fn tells_quickly() -> bool {
-    thread_bytes().is_some() || (ask::has_time() && tells())
+    thread_bytes().is_some() || (ask::has_time() && Teller::now() == Teller::Allocator)
 }
 
 /// Asks the allocators to give back what they keep. Says how long it took.
