@@ -173,6 +173,13 @@ impl Brake {
         (self.grown_bytes() - unheld, under_way.max(0))
     }
 
+    /// What polls have added from `grown_bytes` on, and those under way may add.
+    pub(crate) fn added_since(&self, grown_bytes: i64) -> u64 {
+        let ongoing = self.ongoing.load(Ordering::Acquire);
+        let added_bytes = self.grown_bytes() + ongoing - grown_bytes;
+        added_bytes.max(0) as u64
+    }
+
     /// From `grown_bytes` on, so many bytes may be added; and more by those that are about
     /// to end.
     pub(crate) fn publish(&self, grown_bytes: i64, room_bytes: i64, for_ending_bytes: i64) {

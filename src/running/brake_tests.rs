@@ -114,6 +114,22 @@ fn where_nobody_gets_on_one_that_can_end_does() {
 }
 
 #[test]
+fn nobody_is_stuck_once_one_has_gone_on() {
+    let brake = brake();
+    brake.publish(0, -MIB, 0);
+    let paused = [15.0, 20.0].map(|need_mib| {
+        let mut one = needy(need_mib);
+        one.runner.paused = true;
+        (one, park(brake, one.slot, GUARD))
+    });
+    brake.tell(GUARD, paused.map(|(one, _)| one).into());
+    assert!(brake.sweep(-MIB, None, false).stuck);
+    // Since they were looked at.
+    brake.unpark(paused[0].1, Duration::ZERO);
+    assert!(!brake.sweep(-MIB, None, false).stuck);
+}
+
+#[test]
 fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
     let brake = brake();
     brake.publish(0, -MIB, 0);
@@ -241,4 +257,16 @@ fn a_plan_goes_by_the_shares_of_tenants() {
         slots.map(|slot| brake.is_held(slot)),
         [true, true, true, false]
     );
+}
+
+#[test]
+fn what_has_been_added_since_is_not_left() {
+    let brake = brake();
+    brake.publish(0, 10 * MIB, 0);
+    let before = brake.grown_bytes();
+    let taken = brake.take_anyway(6 << 20);
+    assert_eq!(brake.added_since(before), 6 << 20);
+    taken.charge(4 * MIB);
+    assert_eq!(brake.added_since(before), 4 << 20);
+    assert_eq!(brake.added_since(brake.grown_bytes()), 0);
 }

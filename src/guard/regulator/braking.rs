@@ -55,7 +55,7 @@ pub(super) struct Braking {
     /// There is room for so much of what is expected.
     pub(super) room_bytes: f64,
     stuck_since: Option<Duration>,
-    /// What was left when it began.
+    /// What others could take when it began.
     left_bytes: u64,
     /// Polls that had found room.
     passed: u64,
@@ -225,7 +225,7 @@ impl Regulator {
                 braking.stuck_since = None;
                 Duration::ZERO
             } else {
-                let left_bytes = control.left_bytes();
+                let left_bytes = self.left_for_others(&control);
                 let braking = &mut control.braking;
                 let since = *braking.stuck_since.get_or_insert_with(|| {
                     braking.left_bytes = left_bytes;
@@ -242,13 +242,16 @@ impl Regulator {
     /// Nobody gets on: the first goes on in the reserve, as far as that goes. The wall
     /// outranks everything: behind it all are lost.
     fn unstick(&self, stuck_for: Duration, paused: u32, now: Duration) {
-        let left_bytes = self.control().left_bytes();
         let gives_up = stuck_for >= GIVES_UP_AFTER;
         let trust = Trust {
             guesses: gives_up,
             anybody: gives_up && self.state.is_one_alone(),
-            endings: self.is_taken_by_others(left_bytes),
+            endings: self.is_taken_by_others(),
         };
+        // Who went on since the last sample takes of what that found.
+        let grown_bytes = self.grown_before.load(Ordering::Relaxed);
+        let added_bytes = self.state.brake.added_since(grown_bytes);
+        let left_bytes = self.control().left_bytes().saturating_sub(added_bytes);
         let forced = self.state.brake.force_first(left_bytes, trust);
         let mut control = self.control();
         let said = &mut control.braking.said_stuck;
@@ -267,11 +270,17 @@ impl Regulator {
         }
     }
 
+    /// What is free, and what polls have added: less only if others take it.
+    fn left_for_others(&self, control: &Control) -> u64 {
+        let grown_bytes = self.grown_before.load(Ordering::Relaxed);
+        control.left_bytes().saturating_add_signed(grown_bytes)
+    }
+
     /// Nobody gets on, and there is less left all the same: others take it, until it is
     /// gone.
-    fn is_taken_by_others(&self, left_bytes: u64) -> bool {
-        let left_before = self.control().braking.left_bytes;
-        left_bytes + TAKEN_BYTES <= left_before
+    fn is_taken_by_others(&self) -> bool {
+        let control = self.control();
+        self.left_for_others(&control) + TAKEN_BYTES <= control.braking.left_bytes
     }
 
     /// Nobody in flight has got on for a while.

@@ -55,7 +55,12 @@ impl Brake {
         let mut all: Vec<&Running> = runners.iter().flat_map(|(_, some)| some).collect();
         all.sort_unstable_by_key(|running| running.place);
         all.retain(|running| running.slot.generation() == running.generation);
-        let known: Vec<Runner> = all.iter().map(|running| running.runner).collect();
+        // Since they were looked at one may have gone on.
+        let now = |running: &&Running| Runner {
+            paused: running.slot.is_paused(),
+            ..running.runner
+        };
+        let known: Vec<Runner> = all.iter().map(now).collect();
         let front = front_slot.and_then(|(slot, generation)| {
             let same =
                 |one: &&Running| std::ptr::eq(one.slot, slot) && one.generation == generation;
