@@ -97,20 +97,27 @@ fn what_is_only_guessed_holds_nobody_for_ever() {
 }
 
 #[test]
-fn where_nobody_gets_on_one_that_can_end_does() {
+fn where_nobody_gets_on_who_has_come_furthest_does() {
     let brake = brake();
     brake.publish(0, MIB, 0);
     let running = Box::leak(Box::new(Running::new()));
-    let places = [40, 10].map(|need_mib| {
+    // What each holds and is expected to hold, and what its polls have added.
+    let places = [(2, 50, 3), (50, 51, 8), (100, 400, 12), (2, 50, 3)];
+    let places = places.map(|(held, need, jump)| {
         let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
-        slot.grew(4 << 20);
+        slot.charge(held * MIB, 1);
+        slot.expect((need * MIB) as f64);
+        (0..3).for_each(|_| slot.grew((jump * MIB) as u64));
         running.jump_bytes(slot);
-        slot.expect(f64::from(need_mib) * MIB as f64);
         park(brake, slot, GUARD)
     });
-    assert!(brake.force_first(16 << 20, Trust::default()));
-    let forced = places.map(|place| brake.is_forced(place));
-    assert_eq!(forced, [false, true]);
+    let forced = || places.map(|place| brake.is_forced(place));
+    assert!(brake.force_first(24 << 20, Trust::default()));
+    assert_eq!(forced(), [false, false, true, false]);
+    // Where it cannot, large ones would use up what is left, whatever they are expected
+    // to need.
+    assert!(brake.force_first(10 << 20, Trust::default()));
+    assert_eq!(forced(), [true, false, true, false]);
 }
 
 #[test]

@@ -104,29 +104,32 @@ impl Brake {
     }
 
     /// One of those who are paused goes on, whatever the headroom is: who is about to end,
-    /// or who can with what there is, or else whom all others leave what it needs; if what
-    /// it may add is no more than there is. Behind all those, one of whom nothing is known
-    /// for sure, as far as that is to be trusted.
+    /// or who holds most and so has come furthest; if what it may add is no more than there
+    /// is. If that is too little for it, who adds least, and leaves most to the others.
+    /// Behind all those, one of whom nothing is known for sure, as far as that is to be
+    /// trusted.
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
-        let State { pausing, front, .. } = &mut *state;
-        let is_too_much = |slot: &Slot| slot.jump_within(None) > left_bytes;
+        let pausing = &mut state.pausing;
+        let held_bytes = |one: &Pausing| one.slot.look().held_bytes;
+        let most_bytes = pausing.iter().map(|(_, one)| held_bytes(one)).max();
+        let jump_bytes = |one: &Pausing| one.slot.jump_at_worst();
         let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
             let may_guess = trust.guesses && one.slot.is_guess();
             let may_go_on = left_bytes > 0 && (may_guess || trust.anybody);
             let may_end = trust.endings && one.slot.ends();
-            may_go_on || may_end || !is_too_much(one.slot)
+            may_go_on || may_end || jump_bytes(one) <= left_bytes
         });
         let first = waiting.min_by_key(|one| {
-            let is_front = front.is_some_and(|(slot, generation)| one.is_of(slot, generation));
-            let rank = match is_front {
-                _ if one.slot.ends() => 0,
+            let rank = match () {
+                () if one.slot.ends() => 0,
                 // Anybody else would use it up, and still hold all that it has.
-                _ if one.slot.rest_bytes() <= left_bytes => 1,
-                true => 2,
-                false => 3,
+                () if Some(held_bytes(one)) == most_bytes => 1,
+                () => 2,
             };
-            (is_too_much(one.slot), rank, one.slot.place())
+            // Of those that are too much for what there is, what they may add says nothing.
+            let fits = Some(jump_bytes(one)).filter(|&bytes| bytes <= left_bytes);
+            (fits.is_none(), rank, fits, one.slot.place())
         });
         let waker = first.map(|one| {
             one.forced = true;

@@ -152,6 +152,13 @@ impl Slot {
         }
     }
 
+    /// The same where a mistake would be the end of all: what its polls have added one may add
+    /// again, whatever it is expected to need.
+    pub(in crate::running) fn jump_at_worst(&self) -> u64 {
+        let shown_kib = self.later_kib.load(Ordering::Relaxed);
+        self.jump_within(None).max(u64::from(shown_kib) << 10)
+    }
+
     /// Nobody has seen what a poll of such a request adds.
     pub(in crate::running) fn is_guess(&self) -> bool {
         self.is_guess.load(Ordering::Relaxed)
@@ -172,14 +179,6 @@ impl Slot {
     pub(in crate::running) fn is_within_need(&self) -> bool {
         let need_kib = u64::from(self.need_kib.load(Ordering::Relaxed));
         self.look().held_bytes / 1024 <= need_kib
-    }
-
-    /// What it may still need; all there is as long as nobody has said.
-    pub(in crate::running) fn rest_bytes(&self) -> u64 {
-        match self.need_kib.load(Ordering::Relaxed) {
-            0 => u64::MAX,
-            need_kib => (u64::from(need_kib) << 10).saturating_sub(self.look().held_bytes),
-        }
     }
 
     /// It is polled.
