@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use loom::thread;
 
+use super::bins::BINS;
 use super::brake::{Brake, Running as InFlight, Taken};
 use super::order::{Runner, STEPS};
-use super::{JumpOfKind, Slot};
+use super::{JumpOfKind, Running, Slot};
 use crate::class::tag::Tag;
 use crate::limiter::{Ask, Attempt, Bounds, Caps, Limiter, Operation};
 use crate::sync::{AtomicU32, Ordering};
@@ -294,7 +295,7 @@ fn is_not_done_to_the_next(
         assert!(first.poll(&woken).is_pending());
         let other = thread::spawn(move || act(brake, slot, generation));
         drop(first);
-        slot.clear();
+        slot.end().expect("no look came by");
         begin(slot);
         let woken = Woken::new();
         let mut next = Poller::new(brake, slot);
@@ -367,7 +368,7 @@ fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
         let now = Duration::from_millis(10);
         let place = brake.park(None, slot, GUARD, Waker::noop(), Duration::ZERO);
         let other = thread::spawn(move || brake.unpark(place, now));
-        slot.clear();
+        slot.end().expect("no look came by");
         begin(slot);
         let place = brake.park(None, slot, GUARD, Waker::noop(), now);
         other.join().unwrap();
@@ -376,5 +377,55 @@ fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
         assert_eq!(slot.paused(later), now);
         brake.unpark(place, later);
         assert_eq!((brake.paused(), slot.is_paused()), (0, false));
+    });
+}
+
+#[test]
+fn who_was_told_to_stop_in_time_is_seen_to_be_cut_short() {
+    loom::model(|| {
+        let running: &Running = Box::leak(Box::new(Running::new()));
+        let slot = running.take(4096, Tag::NONE, Duration::ZERO).unwrap();
+        slot.charge(5 * MIB, 1);
+        let generation = slot.generation();
+        let other = thread::spawn(move || slot.cancel(generation));
+        running.end(slot);
+        let was_told = other.join().unwrap();
+        let counted = running.finished(Tag::NONE.key, &mut [0; BINS]);
+        assert_eq!(counted, !was_told);
+        assert!(!slot.is_cancelled(), "by what was said of the one before");
+    });
+}
+
+#[test]
+fn who_ends_while_a_look_comes_by_is_noted_once() {
+    loom::model(|| {
+        let running: &Running = Box::leak(Box::new(Running::new()));
+        let slot = running.take(4096, Tag::NONE, Duration::ZERO).unwrap();
+        slot.charge(5 * MIB, 1);
+        let generation = slot.generation();
+        let other = thread::spawn(move || running.end(slot));
+        let mut noted = 0;
+        let mut look = || running.look(|look| noted += u32::from(look.ended));
+        look();
+        other.join().unwrap();
+        look();
+        look();
+        let counted = running.finished(Tag::NONE.key, &mut [0; BINS]);
+        assert_eq!(noted + u32::from(counted), 1);
+        assert_eq!(slot.generation(), generation + 1);
+    });
+}
+
+#[test]
+fn what_is_said_while_a_look_comes_by_is_not_lost() {
+    loom::model(|| {
+        let running: &Running = Box::leak(Box::new(Running::new()));
+        let slot = running.take(4096, Tag::NONE, Duration::ZERO).unwrap();
+        let other = thread::spawn(move || slot.stage());
+        running.look(|_| {});
+        other.join().unwrap();
+        let mut found = Vec::new();
+        running.look(|look| found.push((look.is_new, look.is_staged())));
+        assert_eq!(found, [(false, true)]);
     });
 }

@@ -29,11 +29,8 @@ use std::time::Duration;
 
 #[cfg(feature = "account")]
 pub(crate) use slot::Elsewhere;
-use slot::{
-    ABANDONED, CANCELLED, DECLARED, ENDED, FREE, GROWN, JumpOfKind, LEAVING, NEW, SEEN, STAGED,
-    WATCHED,
-};
 pub(crate) use slot::{Account, Holdings, Jump, Slot};
+use slot::{Fact, JumpOfKind, Status};
 
 use crate::class::Priority;
 use crate::class::tag::{ClassKey, Tag};
@@ -139,30 +136,20 @@ impl Running {
     #[inline]
     pub(crate) fn end(&self, slot: &Slot) {
         let peak_bytes = slot.peak_bytes();
-        let flags = slot.flags.load(Ordering::Relaxed);
-        if flags & WATCHED != 0 {
-            drop(slot.waker.take());
+        let Some(unseen) = slot.end() else {
+            // The next look takes note, and frees it.
+            return;
+        };
+        // Work that no account shows would look as if it needed nothing.
+        if !(unseen.was_cut_short() || unseen.says_nothing()) && peak_bytes > 0 {
+            // As it would be with the unit for its hint.
+            let unscaled = (peak_bytes as f64 / slot.scale()) as u64;
+            self.count(slot.class_key(), unscaled);
         }
-        // NEW → LEAVING → FREE, unless a look came in between: then SEEN → ENDED,
-        // and the regulator frees it once it has taken note.
-        let unseen = slot
-            .state
-            .compare_exchange(NEW, LEAVING, Ordering::AcqRel, Ordering::Relaxed);
-        if unseen.is_ok() {
-            // Work that no account shows would look as if it needed nothing.
-            if flags & (CANCELLED | ABANDONED | DECLARED | STAGED) == 0 && peak_bytes > 0 {
-                // As it would be with the unit for its hint.
-                let unscaled = (peak_bytes as f64 / slot.scale()) as u64;
-                self.count(slot.class_key(), unscaled);
-            }
-            self.free(slot);
-        } else {
-            slot.state.store(ENDED, Ordering::Release);
-        }
+        self.free(slot);
     }
 
     fn free(&self, slot: &Slot) {
-        slot.clear();
         self.shards
             .of(usize::from(slot.shard))
             .free(slot.index as usize);
@@ -234,28 +221,19 @@ impl Running {
     pub(crate) fn look<'a>(&'a self, mut visit: impl FnMut(Look<'a>)) {
         for (number, shard) in self.shards.all() {
             for (index, slot) in shard.taken() {
-                let state = slot.state.load(Ordering::Acquire);
-                if state == FREE || state == LEAVING {
+                let Some(life) = slot.life.found() else {
                     continue;
-                }
-                let is_new = state == NEW
-                    && slot
-                        .state
-                        .compare_exchange(NEW, SEEN, Ordering::AcqRel, Ordering::Acquire)
-                        .is_ok();
-                if state == NEW && !is_new {
-                    // It ended just now.
-                    continue;
-                }
-                let ended = state == ENDED;
+                };
                 visit(Look {
                     key: (number, index),
                     slot,
                     held: slot.look(),
-                    is_new,
-                    ended,
+                    life,
+                    is_new: life.is_new(),
+                    ended: life.has_ended(),
                 });
-                if ended {
+                if life.has_ended() {
+                    slot.free();
                     self.free(slot);
                 }
             }
@@ -269,6 +247,7 @@ pub(crate) struct Look<'a> {
     pub(crate) key: (usize, usize),
     pub(crate) slot: &'a Slot,
     pub(crate) held: Holdings,
+    life: Status,
     /// No look has found it before.
     pub(crate) is_new: bool,
     /// It is over; no look will find it again.
@@ -278,7 +257,7 @@ pub(crate) struct Look<'a> {
 impl Look<'_> {
     /// The work itself asked for more than was estimated.
     pub(crate) fn has_grown(&self) -> bool {
-        self.slot.is(GROWN)
+        self.life.is(Fact::Grown)
     }
 
     /// An account shows what it does.
@@ -288,16 +267,16 @@ impl Look<'_> {
 
     /// Its need was declared, not estimated.
     pub(crate) fn is_declared(&self) -> bool {
-        self.slot.is(DECLARED)
+        self.life.is(Fact::Declared)
     }
 
     /// Its work has not begun: only its body is there.
     pub(crate) fn is_staged(&self) -> bool {
-        self.slot.is_staged()
+        self.life.is(Fact::Staged)
     }
 
     /// It ended before its time.
     pub(crate) fn was_cut_short(&self) -> bool {
-        self.slot.is(CANCELLED) || self.slot.is(ABANDONED)
+        self.life.was_cut_short()
     }
 }

@@ -1,9 +1,7 @@
 //! The largest requests in flight, for whoever comes after a kill.
 
-use std::sync::atomic::Ordering;
-
 use super::Running;
-use super::slot::{DECLARED, NEW, SEEN, Slot};
+use super::slot::Slot;
 use crate::class::tag::ClassKey;
 
 impl Running {
@@ -24,9 +22,9 @@ impl Running {
 impl Slot {
     /// The request's peak; and its kind, with the peak for the unit.
     fn peak(&self) -> Option<(u64, (ClassKey, u64))> {
-        let state = self.state.load(Ordering::Acquire);
+        let life = self.life.get();
         let (key, scale, peak_bytes) = (self.class_key(), self.scale(), self.peak_bytes());
-        let counts = matches!(state, NEW | SEEN) && !self.is(DECLARED) && !self.is_staged();
+        let counts = life.is_in_flight() && !life.says_nothing();
         // Another request may have come meanwhile: of another kind, it would be told wrong.
         let same = key == self.class_key();
         let unscaled = (peak_bytes as f64 / scale) as u64;

@@ -8,10 +8,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::place::rank;
-use super::slot::{NEW, SEEN};
 use super::{Running, Slot};
 use crate::class::Priority;
-use crate::sync::Ordering;
 
 /// A tenant is beyond its share if it has so much more: reservations of requests that are
 /// alike differ by what was estimated when they came.
@@ -48,9 +46,7 @@ impl Running {
 
     pub(super) fn in_flight(&self) -> impl Iterator<Item = &Slot> {
         let taken = self.shards.all().flat_map(|(_, shard)| shard.taken());
-        taken.map(|(_, slot)| slot).filter(|slot| {
-            let state = slot.state.load(Ordering::Acquire);
-            state == NEW || state == SEEN
-        })
+        let slots = taken.map(|(_, slot)| slot);
+        slots.filter(|slot| slot.life.get().is_in_flight())
     }
 }

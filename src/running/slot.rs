@@ -2,6 +2,7 @@
 
 mod growth;
 mod holding;
+mod life;
 
 pub(crate) use growth::Jump;
 pub(super) use growth::JumpOfKind;
@@ -9,12 +10,14 @@ pub(crate) use holding::Account;
 #[cfg(feature = "account")]
 pub(crate) use holding::Elsewhere;
 use holding::Holding;
+use life::Life;
+pub(super) use life::{Fact, Status};
 
 use std::task::Waker;
 
 use crate::class::tag::{ClassKey, HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
-use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 
 /// In the place of what must stay free: nobody has said yet.
 pub(super) const UNKNOWN: u32 = u32::MAX;
@@ -22,40 +25,11 @@ pub(super) const UNKNOWN: u32 = u32::MAX;
 /// No machine has more memory, and many of them can be added up.
 const MOST_REPORTED_BYTES: u64 = 1 << 46;
 
-pub(super) const FREE: u8 = 0;
-/// Taken, and no look has found it yet.
-pub(super) const NEW: u8 = 1;
-/// Taken, and known to the regulator.
-pub(super) const SEEN: u8 = 2;
-/// Over; the regulator has not taken note yet.
-pub(super) const ENDED: u8 = 3;
-/// Over, and about to be free.
-pub(super) const LEAVING: u8 = 4;
-
-/// What is to be done with a request, and what was.
-pub(super) const CANCELLED: u64 = 1;
-pub(super) const ANSWERED: u64 = 2;
-pub(super) const ABANDONED: u64 = 4;
-pub(super) const WATCHED: u64 = 8;
-pub(super) const DECLARED: u64 = 16;
-pub(super) const GROWN: u64 = 32;
-pub(super) const STAGED: u64 = 64;
-pub(super) const PAUSED: u64 = 128;
-pub(super) const CHECKED: u64 = 256;
-
-/// The generation that stands above the flags.
-pub(super) fn generation_of(flags: u64) -> u32 {
-    (flags >> 32) as u32
-}
-
 /// One request in flight.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Slot {
-    pub(super) state: AtomicU8,
-    /// Its flags, and above them its generation: counts the requests that had the slot, so
-    /// that who means one of them does not hit another.
-    pub(super) flags: AtomicU64,
+    pub(super) life: Life,
     pub(super) shard: u8,
     pub(super) index: u32,
     /// What is known of the request: its tag's bits.
@@ -118,8 +92,7 @@ pub(crate) struct Holdings {
 impl Slot {
     pub(super) fn new(shard: usize, index: usize) -> Self {
         Self {
-            state: AtomicU8::new(FREE),
-            flags: AtomicU64::new(0),
+            life: Life::default(),
             shard: shard as u8,
             index: index as u32,
             tag: AtomicU64::new(0),
@@ -156,16 +129,35 @@ impl Slot {
         self.tag.store(tag.bits(), Ordering::Relaxed);
         self.reserved_kib.store(reserved_kib, Ordering::Relaxed);
         self.began_ms.store(now_ms, Ordering::Relaxed);
-        self.state.store(NEW, Ordering::Release);
+        self.life.begin();
     }
 
-    /// Makes it ready for the next request.
-    pub(super) fn clear(&self) {
-        // From here on nobody hits it who means the request that is over.
-        let next = self.generation().wrapping_add(1);
-        self.flags.swap(u64::from(next) << 32, Ordering::Relaxed);
+    /// The request is over. As it was, if no look has found it: then the slot is ready for the
+    /// next one.
+    #[inline]
+    pub(super) fn end(&self) -> Option<Status> {
+        let mut life = self.life.get();
+        if life.is(Fact::Watched) {
+            drop(self.waker.take());
+            life = self.life.get();
+        }
+        let unseen = self.life.end(life);
+        if let Some(unseen) = unseen {
+            self.clear(unseen.next());
+        }
+        unseen
+    }
+
+    /// A look has taken note of its end: the slot is ready for the next one.
+    pub(super) fn free(&self) {
+        self.clear(self.life.free());
+    }
+
+    /// Whose it is already: nobody hits it any more who means the one that is over.
+    #[inline]
+    fn clear(&self, next: Status) {
         self.reserved_kib.store(0, Ordering::Relaxed);
-        self.held.clear(next);
+        self.held.clear(next.generation());
         self.reported_bytes.store(0, Ordering::Relaxed);
         self.peak_bytes.store(0, Ordering::Relaxed);
         self.allocations.store(0, Ordering::Relaxed);
@@ -182,7 +174,6 @@ impl Slot {
         ] {
             word.store(0, Ordering::Relaxed);
         }
-        self.state.store(FREE, Ordering::Release);
     }
 
     /// Adds to what the work holds. Memory of others that it frees does not
@@ -248,7 +239,7 @@ impl Slot {
     /// More is reserved for it than was.
     pub(crate) fn grow(&self, kib: u64) {
         self.reserved_kib.fetch_add(kib, Ordering::Relaxed);
-        self.flag(GROWN);
+        self.life.say(Fact::Grown);
     }
 
     /// At least so much is to be reserved for it: what of that is missing, which the
@@ -265,7 +256,7 @@ impl Slot {
 
     /// What was claimed, beyond what was foreseen, is reserved.
     pub(crate) fn has_grown(&self) {
-        self.flag(GROWN);
+        self.life.say(Fact::Grown);
     }
 
     /// More is reserved for it, as was foreseen.
@@ -289,68 +280,54 @@ impl Slot {
         }
     }
 
-    fn flag(&self, flag: u64) {
-        self.flags.fetch_or(flag, Ordering::AcqRel);
-    }
-
-    pub(super) fn is(&self, flag: u64) -> bool {
-        self.flags.load(Ordering::Acquire) & flag != 0
-    }
-
     /// Asks the work of one of the requests that had the slot to stop, and has it polled.
     /// `false`: it is over, or its response has begun.
     pub(crate) fn cancel(&self, generation: u32) -> bool {
-        let if_in_time = |flags| {
-            let in_time = generation_of(flags) == generation && flags & ANSWERED == 0;
-            in_time.then_some(flags | CANCELLED)
-        };
-        let set = self
-            .flags
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, if_in_time);
-        if set.is_ok() {
+        let in_time = self.life.cancel(generation);
+        if in_time {
             // Another one that has the slot by now is polled once for nothing.
             self.wake();
         }
-        set.is_ok()
+        in_time
     }
 
     /// Asked to stop before its response began.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & (CANCELLED | ANSWERED) == CANCELLED
+        self.life.get().is_cancelled()
     }
 
     /// To be woken when it is cancelled.
     pub(crate) fn register(&self, waker: &Waker) {
-        if !self.is(WATCHED) {
-            self.flag(WATCHED);
+        if !self.life.get().is(Fact::Watched) {
+            self.life.say(Fact::Watched);
         }
         self.waker.register(waker);
     }
 
     /// Its response has begun: too late to cancel it.
     pub(crate) fn answered(&self) {
-        self.flag(ANSWERED);
+        self.life.say(Fact::Answered);
     }
 
     /// Until its body is there, its memory says nothing about others.
     pub(crate) fn stage(&self) {
-        self.flag(STAGED);
+        self.life.say(Fact::Staged);
     }
 
     /// It comes to a checkpoint, which tells it to stop.
     pub(crate) fn checks(&self) {
-        if !self.is(CHECKED) {
-            self.flag(CHECKED);
+        if !self.life.get().is(Fact::Checked) {
+            self.life.say(Fact::Checked);
         }
     }
 
     /// Its work begins.
     pub(crate) fn unstage(&self) {
-        self.flags.fetch_and(!STAGED, Ordering::AcqRel);
+        self.life.unsay(Fact::Staged);
     }
 
     pub(crate) fn is_staged(&self) -> bool {
-        self.is(STAGED)
+        self.life.get().is(Fact::Staged)
     }
 
     /// Has the response future polled, if it has been before.
@@ -360,11 +337,11 @@ impl Slot {
 
     /// Its need was declared: it says nothing about others.
     pub(crate) fn declare(&self) {
-        self.flag(DECLARED);
+        self.life.say(Fact::Declared);
     }
 
     /// It ends before its time, so its peak says little.
     pub(crate) fn abandon(&self) {
-        self.flag(ABANDONED);
+        self.life.say(Fact::Abandoned);
     }
 }

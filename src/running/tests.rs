@@ -56,6 +56,16 @@ fn a_request_that_a_look_found_is_found_once_more_at_its_end() {
 }
 
 #[test]
+fn who_is_over_is_not_told_to_stop() {
+    let running = Running::new();
+    let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
+    running.look(|_| {});
+    running.end(slot);
+    assert!(!slot.cancel(slot.generation()));
+    running.look(|look| assert!(look.ended && !look.was_cut_short()));
+}
+
+#[test]
 fn freeing_the_memory_of_others_hides_no_peak() {
     let running = Running::new();
     let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();

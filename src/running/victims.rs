@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::place::CRITICAL;
-use super::slot::{ANSWERED, CANCELLED, CHECKED, NEW, SEEN, WATCHED, generation_of};
+use super::slot::Fact;
 use super::{Running, Slot};
-use crate::sync::Ordering;
 
 /// Accounts are exact to so much.
 const LEAST_BYTES: u64 = 64 << 10;
@@ -84,14 +83,11 @@ impl Running {
 
 impl Slot {
     fn as_victim(&'static self, accounted: bool, now_ms: u32) -> Option<Victim> {
-        let state = self.state.load(Ordering::Acquire);
-        let in_flight = state == NEW || state == SEEN;
-        let flags = self.flags.load(Ordering::Acquire);
-        let may_be_told = flags & (CANCELLED | ANSWERED | WATCHED) == WATCHED;
+        let life = self.life.get();
         let place = self.place();
         // A checkpoint tells it to stop.
-        let goes_on = self.works_elsewhere() && flags & CHECKED == 0;
-        if !in_flight || !may_be_told || goes_on || place.rank == CRITICAL {
+        let goes_on = self.works_elsewhere() && !life.is(Fact::Checked);
+        if !life.may_be_told() || goes_on || place.rank == CRITICAL {
             return None;
         }
         let reserved_bytes = self.reserved_kib() << 10;
@@ -102,7 +98,7 @@ impl Slot {
         };
         (bytes >= LEAST_BYTES).then(|| Victim {
             slot: self,
-            generation: generation_of(flags),
+            generation: life.generation(),
             gives: Gives {
                 bytes,
                 reserved_bytes,

@@ -14,13 +14,13 @@ pub(crate) use atomic_waker::AtomicWaker;
 #[cfg(not(all(test, memory_guard_loom)))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 #[cfg(all(test, memory_guard_loom))]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 /// What `atomic_waker` does, in a way that loom sees.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{PAUSED, Slot, UNKNOWN, generation_of};
+use super::{Fact, Slot, UNKNOWN};
 use crate::running::place::{FRONT, Place, rank};
 use crate::sync::{AtomicU32, AtomicU64};
 
@@ -44,6 +44,10 @@ pub(in crate::running) struct JumpOfKind {
     pub(in crate::running) later_kib: Option<u32>,
 }
 
+fn generation_of(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
 /// Says something of one of the requests that had the slot.
 fn say(word: &AtomicU64, generation: u32, what: u32) {
     word.store(
@@ -55,7 +59,7 @@ fn say(word: &AtomicU64, generation: u32, what: u32) {
 impl Slot {
     /// Which of the requests that had the slot this is.
     pub(crate) fn generation(&self) -> u32 {
-        generation_of(self.flags.load(Ordering::Relaxed))
+        self.life.get().generation()
     }
 
     /// What must stay free of the headroom when it takes some, as was said last.
@@ -275,7 +279,7 @@ impl Slot {
             self.pause_ms.store(before | since, Ordering::Relaxed);
             if !was_paused {
                 self.told_ms.store(0, Ordering::Relaxed);
-                self.flag(PAUSED);
+                self.life.say(Fact::Paused);
             }
         }
         self.set_pausing(generation, pausing + 1);
@@ -329,7 +333,7 @@ impl Slot {
     /// It is paused, or has been.
     #[inline]
     pub(crate) fn was_paused(&self) -> bool {
-        self.is(PAUSED)
+        self.life.get().is(Fact::Paused)
     }
 
     /// For how long it was paused, in all pauses that are over, if that is more than was

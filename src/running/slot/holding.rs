@@ -1,6 +1,6 @@
 //! What a request holds, and whose it was.
 
-use super::{Slot, generation_of};
+use super::Slot;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Of the word: bytes. Above them stand the lower bits of the generation.
@@ -68,9 +68,8 @@ pub(crate) struct Account {
 impl Account {
     /// That many bytes are no longer the work's. Changes nothing once that is over.
     pub(crate) fn take_off(self, bytes: usize) {
-        let flags = self.slot.flags.load(Ordering::Relaxed);
         // All of it first: the word has only a part.
-        if generation_of(flags) == self.generation {
+        if self.slot.generation() == self.generation {
             self.slot.held.take_off(self.generation, bytes as u64);
         }
     }
