@@ -15,9 +15,8 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::Slot;
-use super::order::Runner;
+use super::order::{Runner, Turn};
 use super::place::Place;
-use super::slot::UNKNOWN;
 use crate::sync::foreign::{self, Code};
 use crate::sync::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock,
@@ -28,12 +27,6 @@ mod sweep;
 mod taken;
 
 pub(crate) use taken::Taken;
-
-/// In its place: no growth at all.
-const HOLD: u32 = u32::MAX - 1;
-/// And it needs nothing more; and it is about to end.
-const FREE: u32 = u32::MAX - 2;
-const ENDS: u32 = u32::MAX - 3;
 
 /// Who may grow, on one ledger.
 #[derive(Debug, Default)]
@@ -52,8 +45,8 @@ pub(crate) struct Brake {
     /// What of the reserve, which is beyond the headroom, is for those that are about to
     /// end.
     for_ending: AtomicI64,
-    /// What must stay free when a request takes some that no sweep has seen yet.
-    newcomer_keep_kib: AtomicU32,
+    /// What is to be done with a request that no sweep has seen yet: a turn's bits.
+    newcomer: AtomicU32,
     paused: AtomicU32,
     /// Polls that found room.
     passed: AtomicU64,
@@ -199,18 +192,19 @@ impl Brake {
 
     /// What must stay free when this request takes some.
     fn keep_bytes(&self, slot: &Slot) -> Option<i64> {
-        let keep_kib = match slot.keep_kib() {
-            UNKNOWN if slot.place().is_front() => 0,
-            UNKNOWN => self.newcomer_keep_kib.load(Ordering::Relaxed),
-            known => known,
-        };
-        match keep_kib {
-            HOLD => None,
+        let turn = slot
+            .turn()
+            .unwrap_or_else(|| match slot.place().is_front() {
+                true => Turn::Keep(0.0),
+                false => Turn::of_bits(self.newcomer.load(Ordering::Relaxed)),
+            });
+        match turn {
+            Turn::Hold => None,
             // As long as it holds no more than was expected.
-            FREE if slot.is_within_need() => Some(i64::MIN),
+            Turn::Free if slot.is_within_need() => Some(i64::MIN),
             // They may go into a part of the reserve: who ends gives more back.
-            FREE | ENDS => Some(-self.for_ending.load(Ordering::Relaxed)),
-            kib => Some(i64::from(kib) << 10),
+            Turn::Free | Turn::Ends => Some(-self.for_ending.load(Ordering::Relaxed)),
+            Turn::Keep(bytes) => Some(bytes as i64),
         }
     }
 
@@ -333,7 +327,7 @@ impl Brake {
     pub(crate) fn bring_forward(&self, guard: usize, longest: Duration, now: Duration) {
         let state = self.state();
         let paused = state.pausing.iter().map(|(_, one)| one);
-        let unknown = paused.filter(|one| one.guard == guard && one.slot.keep_kib() == UNKNOWN);
+        let unknown = paused.filter(|one| one.guard == guard && one.slot.turn().is_none());
         let first = unknown.min_by_key(|one| one.slot.place());
         if let Some(first) = first.filter(|one| one.slot.paused(now) >= longest) {
             first.slot.to_the_front();

@@ -56,6 +56,33 @@ pub(crate) enum Turn {
     Hold,
 }
 
+impl Turn {
+    /// No number of bytes has these bits.
+    const FREE: u32 = u32::MAX;
+    const ENDS: u32 = u32::MAX - 1;
+    const HOLD: u32 = u32::MAX - 2;
+
+    /// To be kept in a word.
+    pub(super) fn bits(self) -> u32 {
+        match self {
+            Turn::Keep(bytes) => bytes.to_bits(),
+            Turn::Free => Self::FREE,
+            Turn::Ends => Self::ENDS,
+            Turn::Hold => Self::HOLD,
+        }
+    }
+
+    /// What [`bits`](Self::bits) are of.
+    pub(super) fn of_bits(bits: u32) -> Self {
+        match bits {
+            Self::FREE => Turn::Free,
+            Self::ENDS => Turn::Ends,
+            Self::HOLD => Turn::Hold,
+            bytes => Turn::Keep(f32::from_bits(bytes)),
+        }
+    }
+}
+
 /// Who may grow, of all that run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {

@@ -10,8 +10,8 @@ pub(crate) use holding::Account;
 #[cfg(feature = "account")]
 pub(crate) use holding::Elsewhere;
 use holding::Holding;
-use life::Life;
 pub(super) use life::{Fact, Status};
+use life::{ForGeneration, Life};
 
 use std::task::Waker;
 
@@ -19,14 +19,11 @@ use crate::class::tag::{ClassKey, HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 
-/// In the place of what must stay free: nobody has said yet.
-pub(super) const UNKNOWN: u32 = u32::MAX;
-
 /// No machine has more memory, and many of them can be added up.
 const MOST_REPORTED_BYTES: u64 = 1 << 46;
 
 /// One request in flight.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Slot {
     pub(super) life: Life,
@@ -45,12 +42,10 @@ pub(crate) struct Slot {
     peak_bytes: AtomicU64,
     allocations: AtomicU64,
     pub(super) waker: AtomicWaker,
-    /// Where it stands by its priority and its tenant's share, as was said last, and above it
-    /// the generation that is meant.
-    rank: AtomicU64,
-    /// What must stay free of the headroom when it takes some, and above it the generation
-    /// that is meant.
-    keep: AtomicU64,
+    /// Where it stands by its priority and its tenant's share, as was said last.
+    rank: ForGeneration,
+    /// What is to be done with it, as was said last.
+    turn: ForGeneration,
     /// What it is expected to hold at most; 0: nobody has said yet.
     need_kib: AtomicU32,
     /// What its next poll may add, as said last.
@@ -72,10 +67,10 @@ pub(crate) struct Slot {
     /// aside.
     grew_ms: AtomicU32,
     growth_gap_ms: AtomicU32,
-    /// Its pollers that are paused, and above them the generation that is meant: a poller may
-    /// stay behind its request. Since when, one millisecond on, or 0, and above that for how
-    /// long some were before, if it was paused at all. Both written under the brake's lock.
-    pausing: AtomicU64,
+    /// Its pollers that are paused: one may stay behind its request. Since when, one
+    /// millisecond on, or 0, and above that for how long some were before, if it was paused
+    /// at all. Both written under the brake's lock.
+    pausing: ForGeneration,
     pause_ms: AtomicU64,
     /// For how long it was paused, as its span was told.
     told_ms: AtomicU32,
@@ -92,34 +87,9 @@ pub(crate) struct Holdings {
 impl Slot {
     pub(super) fn new(shard: usize, index: usize) -> Self {
         Self {
-            life: Life::default(),
             shard: shard as u8,
             index: index as u32,
-            tag: AtomicU64::new(0),
-            began_ms: AtomicU32::new(0),
-            reserved_kib: AtomicU64::new(0),
-            held: Holding::new(),
-            reported_bytes: AtomicU64::new(0),
-            elsewhere: AtomicU32::new(0),
-            peak_bytes: AtomicU64::new(0),
-            allocations: AtomicU64::new(0),
-            waker: AtomicWaker::new(),
-            rank: AtomicU64::new(UNKNOWN.into()),
-            keep: AtomicU64::new(UNKNOWN.into()),
-            need_kib: AtomicU32::new(0),
-            jump_kib: AtomicU32::new(0),
-            is_guess: AtomicBool::new(false),
-            largest_kib: AtomicU32::new(0),
-            grew: AtomicU32::new(0),
-            later_kib: AtomicU32::new(0),
-            polls: AtomicU32::new(0),
-            polled_ms: AtomicU32::new(0),
-            gap_ms: AtomicU32::new(0),
-            grew_ms: AtomicU32::new(0),
-            growth_gap_ms: AtomicU32::new(0),
-            pausing: AtomicU64::new(0),
-            pause_ms: AtomicU64::new(0),
-            told_ms: AtomicU32::new(0),
+            ..Self::default()
         }
     }
 

@@ -27,7 +27,7 @@ impl Brake {
             unheld,
             ceiling,
             for_ending,
-            newcomer_keep_kib,
+            newcomer,
             passed,
             state,
             pauses,
@@ -40,6 +40,6 @@ impl Brake {
         for count in [passed, pauses, paused_ms] {
             count.store(0, Ordering::Relaxed);
         }
-        newcomer_keep_kib.store(0, Ordering::Relaxed);
+        newcomer.store(0, Ordering::Relaxed);
     }
 }

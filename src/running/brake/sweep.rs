@@ -3,27 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use super::{Brake, ENDS, FREE, HOLD, Pausing, Running, State, Swept, Trust};
+use super::{Brake, Pausing, Running, State, Swept, Trust};
 use crate::running::Slot;
 use crate::running::order::{self, Runner, Turn};
 use crate::running::place::CRITICAL;
 use crate::sync::foreign;
-
-fn keep_kib(turn: Turn) -> u32 {
-    match turn {
-        Turn::Keep(bytes) => ((bytes / 1024.0) as u32).min(ENDS - 1),
-        Turn::Free => FREE,
-        Turn::Ends => ENDS,
-        Turn::Hold => HOLD,
-    }
-}
-
-impl Slot {
-    /// As far as can be told it gives back soon what it holds.
-    pub(in crate::running) fn ends(&self) -> bool {
-        matches!(self.keep_kib(), FREE | ENDS)
-    }
-}
 
 impl Brake {
     /// Says who may grow, and wakes those for whom there is room.
@@ -71,15 +55,14 @@ impl Brake {
             .front
             .map(|index| (all[index].slot, all[index].generation));
         for (running, &turn) in all.iter().zip(&plan.turns) {
-            let keep_kib = match running.place.rank {
-                CRITICAL => 0,
-                _ => keep_kib(turn),
+            let turn = match running.place.rank {
+                CRITICAL => Turn::Keep(0.0),
+                _ => turn,
             };
             // It may end meanwhile, and another one have its slot.
-            running.slot.set_keep(running.generation, keep_kib);
+            running.slot.set_turn(running.generation, turn);
         }
-        self.newcomer_keep_kib
-            .store(keep_kib(plan.newcomer), Ordering::Relaxed);
+        self.newcomer.store(plan.newcomer.bits(), Ordering::Relaxed);
         let mut headroom = self.headroom_bytes();
         let mut waiting: Vec<(usize, &mut Pausing)> = pausing.iter_mut().collect();
         waiting.sort_unstable_by_key(|(place, one)| (one.slot.place(), *place));

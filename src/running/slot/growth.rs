@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Fact, Slot, UNKNOWN};
+use super::{Fact, Slot};
+use crate::running::order::Turn;
 use crate::running::place::{FRONT, Place, rank};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::AtomicU32;
 
 /// A poll that adds less has added nothing.
 const LEAST_GROWTH_BYTES: u64 = 4 << 10;
@@ -44,41 +45,25 @@ pub(in crate::running) struct JumpOfKind {
     pub(in crate::running) later_kib: Option<u32>,
 }
 
-fn generation_of(word: u64) -> u32 {
-    (word >> 32) as u32
-}
-
-/// Says something of one of the requests that had the slot.
-fn say(word: &AtomicU64, generation: u32, what: u32) {
-    word.store(
-        u64::from(generation) << 32 | u64::from(what),
-        Ordering::Relaxed,
-    );
-}
-
 impl Slot {
     /// Which of the requests that had the slot this is.
     pub(crate) fn generation(&self) -> u32 {
         self.life.get().generation()
     }
 
-    /// What must stay free of the headroom when it takes some, as was said last.
-    pub(in crate::running) fn keep_kib(&self) -> u32 {
-        self.said(&self.keep)
+    /// What is to be done with it, if anybody has said.
+    pub(in crate::running) fn turn(&self) -> Option<Turn> {
+        self.turn.get(self.generation()).map(Turn::of_bits)
     }
 
-    /// What must stay free when one of the requests that had the slot takes some.
-    pub(in crate::running) fn set_keep(&self, generation: u32, kib: u32) {
-        say(&self.keep, generation, kib);
+    /// What is to be done with one of the requests that had the slot.
+    pub(in crate::running) fn set_turn(&self, generation: u32, turn: Turn) {
+        self.turn.set(generation, turn.bits());
     }
 
-    /// What was said of this request, if anything.
-    fn said(&self, word: &AtomicU64) -> u32 {
-        let said = word.load(Ordering::Relaxed);
-        match generation_of(said) == self.generation() {
-            true => said as u32,
-            false => UNKNOWN,
-        }
+    /// As far as can be told it gives back soon what it holds.
+    pub(in crate::running) fn ends(&self) -> bool {
+        matches!(self.turn(), Some(Turn::Free | Turn::Ends))
     }
 
     /// Where it stands among those that may grow.
@@ -92,23 +77,23 @@ impl Slot {
     }
 
     fn rank(&self) -> u8 {
-        match self.said(&self.rank) {
-            UNKNOWN => rank(self.tag().priority, false),
-            said => said as u8,
+        match self.rank.get(self.generation()) {
+            None => rank(self.tag().priority, false),
+            Some(said) => said as u8,
         }
     }
 
     /// Where one of the requests that had the slot stands, unless it is at the front.
     pub(in crate::running) fn set_rank(&self, generation: u32, rank: u8) {
         if self.rank() != FRONT {
-            say(&self.rank, generation, rank.into());
+            self.rank.set(generation, rank.into());
         }
     }
 
     /// It has been paused for as long as it may be: it goes before all others.
     pub(crate) fn to_the_front(&self) {
         let rank = self.rank().min(FRONT);
-        say(&self.rank, self.generation(), rank.into());
+        self.rank.set(self.generation(), rank.into());
     }
 
     /// What it is expected to hold at most.
@@ -267,7 +252,7 @@ impl Slot {
         self.polled_ms.store(0, Ordering::Relaxed);
         self.grew_ms.store(0, Ordering::Relaxed);
         let generation = self.generation();
-        let pausing = self.pausing(generation).unwrap_or(0);
+        let pausing = self.pausing.get(generation).unwrap_or(0);
         if pausing == 0 {
             let was_paused = self.was_paused();
             let before = match was_paused {
@@ -282,17 +267,17 @@ impl Slot {
                 self.life.say(Fact::Paused);
             }
         }
-        self.set_pausing(generation, pausing + 1);
+        self.pausing.set(generation, pausing + 1);
     }
 
     /// One of the pollers of a request that had the slot goes on, or is gone. Says for how
     /// long that was paused, if it is not any more.
     pub(in crate::running) fn resume(&self, generation: u32, now: Duration) -> u64 {
         // Else the next one in the slot has been paused meanwhile.
-        let Some(pausing @ 1..) = self.pausing(generation) else {
+        let Some(pausing @ 1..) = self.pausing.get(generation) else {
             return 0;
         };
-        self.set_pausing(generation, pausing - 1);
+        self.pausing.set(generation, pausing - 1);
         if pausing > 1 {
             return 0;
         }
@@ -300,18 +285,6 @@ impl Slot {
         let all_ms = u64::from(before_ms.saturating_add(ms));
         self.pause_ms.store(all_ms << 32, Ordering::Relaxed);
         u64::from(ms)
-    }
-
-    /// How many pollers are paused of this request, if it is the last that was paused of those
-    /// that had the slot.
-    fn pausing(&self, generation: u32) -> Option<u32> {
-        let pausing = self.pausing.load(Ordering::Acquire);
-        (generation_of(pausing) == generation).then_some(pausing as u32)
-    }
-
-    fn set_pausing(&self, generation: u32, pausing: u32) {
-        let pausing = u64::from(generation) << 32 | u64::from(pausing);
-        self.pausing.store(pausing, Ordering::Release);
     }
 
     /// For how long it had been paused before, and since when it is.
@@ -326,8 +299,8 @@ impl Slot {
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.pausing(self.generation())
-            .is_some_and(|pausing| pausing > 0)
+        let pausing = self.pausing.get(self.generation());
+        pausing.is_some_and(|pausing| pausing > 0)
     }
 
     /// It is paused, or has been.

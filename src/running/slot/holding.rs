@@ -12,14 +12,10 @@ fn whose(generation: u32) -> u64 {
 
 /// Bytes that the work has allocated and not freed, and of which of the requests that had
 /// the slot: in one word, so that who means one of them does not hit another.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Holding(AtomicU64);
 
 impl Holding {
-    pub(super) fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     /// Nothing, of the next request.
     pub(super) fn clear(&self, generation: u32) {
         self.0.store(whose(generation), Ordering::Relaxed);

@@ -176,3 +176,28 @@ impl Status {
         self.0 & (Fact::Declared as u64 | Fact::Staged as u64) != 0
     }
 }
+
+/// A number that is said of one of the requests that had the slot, and of which: whoever has
+/// it next is told nothing.
+#[derive(Debug)]
+pub(super) struct ForGeneration(AtomicU64);
+
+impl Default for ForGeneration {
+    /// Of the last generation there is.
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl ForGeneration {
+    pub(super) fn set(&self, generation: u32, number: u32) {
+        let word = u64::from(generation) << 32 | u64::from(number);
+        self.0.store(word, Ordering::Release);
+    }
+
+    /// What was said last, if it was of this one.
+    pub(super) fn get(&self, generation: u32) -> Option<u32> {
+        let word = self.0.load(Ordering::Acquire);
+        (word >> 32 == u64::from(generation)).then_some(word as u32)
+    }
+}
