@@ -123,7 +123,7 @@ impl Drop for Poller {
 
 /// What the next poll may add: all that is reserved.
 fn slot_jump(slot: &Slot) -> u64 {
-    slot.jump_bytes(JumpOfKind::default())
+    slot.jump_bytes(&JumpOfKind::default())
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub(crate) mod brake;
 mod brake_tests;
 #[cfg(feature = "account")]
 pub(crate) mod charge;
+mod known;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
 pub(crate) mod order;
@@ -46,14 +47,6 @@ struct Finished([AtomicU32; BINS]);
 /// The same, by kind of request.
 type ByKind = Box<[OnceLock<Box<Finished>>]>;
 
-/// What one poll of a kind of requests may add, in KiB; 0: not known.
-#[derive(Debug, Default)]
-struct Jumps {
-    largest: AtomicU32,
-    /// After one that is about as large, one KiB on.
-    later: AtomicU32,
-}
-
 /// The requests of one guard in flight.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -62,7 +55,7 @@ pub(crate) struct Running {
     /// A bit for each kind that had critical requests.
     critical: [AtomicU64; ClassKey::COUNT / 64],
     /// By kind of request; made when the first is known.
-    jumps: OnceLock<Box<[Jumps]>>,
+    jumps: OnceLock<Box<[JumpOfKind]>>,
 }
 
 impl Running {
@@ -96,34 +89,28 @@ impl Running {
     /// is about as large, if that is known.
     pub(crate) fn set_jump(&self, key: ClassKey, bytes: f64, later_bytes: Option<f64>) {
         let kib = |bytes: f64| (bytes / 1024.0).max(1.0) as u32;
-        let made = || (0..ClassKey::COUNT).map(|_| Jumps::default()).collect();
+        let made = || {
+            (0..ClassKey::COUNT)
+                .map(|_| JumpOfKind::default())
+                .collect()
+        };
         let jumps = &self.jumps.get_or_init(made)[key.index()];
-        jumps.largest.store(kib(bytes), Ordering::Relaxed);
-        let later_kib = later_bytes.map_or(0, |bytes| kib(bytes).saturating_add(1));
-        jumps.later.store(later_kib, Ordering::Relaxed);
+        jumps.largest_kib.set(Some(kib(bytes)));
+        jumps.later_kib.set(later_bytes.map(kib));
     }
 
     /// The most that a poll of any kind of requests is seen to add.
     pub(crate) fn largest_jump_bytes(&self) -> u64 {
         let jumps = self.jumps.get().into_iter().flatten();
-        let largest_kib = jumps.map(|jumps| jumps.largest.load(Ordering::Relaxed));
-        u64::from(largest_kib.max().unwrap_or(0)) << 10
+        let largest_kib = jumps.filter_map(|jumps| jumps.largest_kib.get()).max();
+        u64::from(largest_kib.unwrap_or(0)) << 10
     }
 
     /// What the next poll of a request may add.
     pub(crate) fn jump_bytes(&self, slot: &Slot) -> u64 {
-        let Some(jumps) = self.jumps.get() else {
-            return slot.jump_bytes(JumpOfKind::default());
-        };
-        let jumps = &jumps[slot.class_key().index()];
-        let known = |kib: &AtomicU32| match kib.load(Ordering::Relaxed) {
-            0 => None,
-            kib => Some(kib),
-        };
-        slot.jump_bytes(JumpOfKind {
-            largest_kib: known(&jumps.largest),
-            later_kib: known(&jumps.later).map(|kib| kib - 1),
-        })
+        let jumps = self.jumps.get();
+        let of_kind = jumps.map(|jumps| &jumps[slot.class_key().index()]);
+        slot.jump_bytes(of_kind.unwrap_or(&JumpOfKind::default()))
     }
 
     /// Of this kind there were critical requests.
@@ -180,12 +167,11 @@ impl Running {
     /// How many requests of one kind ended unseen so far, by the bin of their peak.
     /// `false`: none ever did.
     pub(crate) fn finished(&self, key: ClassKey, totals: &mut [u32; BINS]) -> bool {
-        let by_kind = self
-            .shards
-            .all()
-            .filter_map(|(_, shard)| shard.finished.get());
         let mut any = false;
-        for finished in by_kind.filter_map(|by_kind| by_kind[key.index()].get()) {
+        for finished in self
+            .by_kind()
+            .filter_map(|by_kind| by_kind[key.index()].get())
+        {
             if !std::mem::replace(&mut any, true) {
                 totals.fill(0);
             }
@@ -196,20 +182,21 @@ impl Running {
         any
     }
 
+    fn by_kind(&self) -> impl Iterator<Item = &ByKind> {
+        let shards = self.shards.all();
+        shards.filter_map(|(_, shard)| shard.finished.get())
+    }
+
     /// None is in flight: as if none had ever been.
     pub(crate) fn forget(&self) {
         self.look(|_| {});
         let zero = |count: &AtomicU32| count.store(0, Ordering::Relaxed);
-        let by_kind = self
-            .shards
-            .all()
-            .filter_map(|(_, shard)| shard.finished.get());
-        for finished in by_kind.flatten().filter_map(OnceLock::get) {
+        for finished in self.by_kind().flatten().filter_map(OnceLock::get) {
             finished.0.iter().for_each(zero);
         }
         for jumps in self.jumps.get().into_iter().flatten() {
-            zero(&jumps.largest);
-            zero(&jumps.later);
+            jumps.largest_kib.set(None);
+            jumps.later_kib.set(None);
         }
         for critical in &self.critical {
             critical.store(0, Ordering::Relaxed);

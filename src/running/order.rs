@@ -57,29 +57,21 @@ pub(crate) enum Turn {
 }
 
 impl Turn {
-    /// No number of bytes has these bits.
-    const FREE: u32 = u32::MAX;
-    const ENDS: u32 = u32::MAX - 1;
-    const HOLD: u32 = u32::MAX - 2;
+    /// They are the last numbers there are as bits, which no number of bytes has.
+    const WITHOUT_KEEP: [Self; 3] = [Self::Free, Self::Ends, Self::Hold];
 
-    /// To be kept in a word.
+    /// To be kept in a word; 0: nothing has to stay free.
     pub(super) fn bits(self) -> u32 {
-        match self {
-            Turn::Keep(bytes) => bytes.to_bits(),
-            Turn::Free => Self::FREE,
-            Turn::Ends => Self::ENDS,
-            Turn::Hold => Self::HOLD,
+        match (self, Self::WITHOUT_KEEP.iter().position(|&one| one == self)) {
+            (Self::Keep(bytes), _) => bytes.to_bits(),
+            (_, place) => u32::MAX - place.unwrap_or_default() as u32,
         }
     }
 
     /// What [`bits`](Self::bits) are of.
     pub(super) fn of_bits(bits: u32) -> Self {
-        match bits {
-            Self::FREE => Turn::Free,
-            Self::ENDS => Turn::Ends,
-            Self::HOLD => Turn::Hold,
-            bytes => Turn::Keep(f32::from_bits(bytes)),
-        }
+        let without = Self::WITHOUT_KEEP.get((u32::MAX - bits) as usize);
+        without.copied().unwrap_or(Self::Keep(f32::from_bits(bits)))
     }
 }
 

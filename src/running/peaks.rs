@@ -11,8 +11,7 @@ impl Running {
     /// Not those whose need was declared or whose work has not begun: they say nothing
     /// about others.
     pub(crate) fn peaks(&self, most: usize) -> Vec<(ClassKey, u64)> {
-        let slots = self.shards.all().flat_map(|(_, shard)| shard.taken());
-        let mut peaks: Vec<_> = slots.filter_map(|(_, slot)| slot.peak()).collect();
+        let mut peaks: Vec<_> = self.in_flight().filter_map(Slot::peak).collect();
         peaks.sort_unstable_by_key(|&(peak_bytes, _)| std::cmp::Reverse(peak_bytes));
         peaks.truncate(most);
         peaks.into_iter().map(|(_, unscaled)| unscaled).collect()

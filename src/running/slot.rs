@@ -4,6 +4,7 @@ mod growth;
 mod holding;
 mod life;
 
+use growth::Gaps;
 pub(crate) use growth::Jump;
 pub(super) use growth::JumpOfKind;
 pub(crate) use holding::Account;
@@ -15,6 +16,7 @@ use life::{ForGeneration, Life};
 
 use std::task::Waker;
 
+use super::known::Known;
 use crate::class::tag::{ClassKey, HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
@@ -46,8 +48,8 @@ pub(crate) struct Slot {
     rank: ForGeneration,
     /// What is to be done with it, as was said last.
     turn: ForGeneration,
-    /// What it is expected to hold at most; 0: nobody has said yet.
-    need_kib: AtomicU32,
+    /// What it is expected to hold at most.
+    need_kib: Known,
     /// What its next poll may add, as said last.
     jump_kib: AtomicU32,
     /// That is what was reserved: no poll, of it or of its kind, has added anything yet.
@@ -59,14 +61,9 @@ pub(crate) struct Slot {
     later_kib: AtomicU32,
     /// Polls of it that are under way, of those that began with the brake on.
     polls: AtomicU32,
-    /// By the sampler's tick; 0: not while the brake was on.
-    polled_ms: AtomicU32,
-    /// The longest time between two polls, pauses aside.
-    gap_ms: AtomicU32,
-    /// When a poll added something, and the longest time between two that did, pauses
-    /// aside.
-    grew_ms: AtomicU32,
-    growth_gap_ms: AtomicU32,
+    /// When it was polled, while the brake was on, and when a poll added something.
+    polled: Gaps,
+    grown: Gaps,
     /// Its pollers that are paused: one may stay behind its request. Since when, one
     /// millisecond on, or 0, and above that for how long some were before, if it was paused
     /// at all. Both written under the brake's lock.
@@ -123,6 +120,11 @@ impl Slot {
         self.clear(self.life.free());
     }
 
+    /// Which of the requests that had the slot this is.
+    pub(crate) fn generation(&self) -> u32 {
+        self.life.get().generation()
+    }
+
     /// Whose it is already: nobody hits it any more who means the one that is over.
     #[inline]
     fn clear(&self, next: Status) {
@@ -132,18 +134,16 @@ impl Slot {
         self.peak_bytes.store(0, Ordering::Relaxed);
         self.allocations.store(0, Ordering::Relaxed);
         for word in [
-            &self.need_kib,
             &self.jump_kib,
             &self.largest_kib,
             &self.grew,
             &self.later_kib,
-            &self.polled_ms,
-            &self.gap_ms,
-            &self.grew_ms,
-            &self.growth_gap_ms,
         ] {
             word.store(0, Ordering::Relaxed);
         }
+        self.need_kib.set(None);
+        self.polled.clear();
+        self.grown.clear();
     }
 
     /// Adds to what the work holds. Memory of others that it frees does not

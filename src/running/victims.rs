@@ -75,9 +75,10 @@ impl Running {
     /// `accounted`: what they hold is known; else as much as was reserved is taken for it.
     pub(crate) fn victims(&'static self, accounted: bool, now: Duration) -> Vec<Victim> {
         let now_ms = now.as_millis() as u32;
-        let taken = self.shards.all().flat_map(|(_, shard)| shard.taken());
-        let may_be = taken.filter_map(|(_, slot)| slot.as_victim(accounted, now_ms));
-        may_be.collect()
+        let may_be = self.in_flight();
+        may_be
+            .filter_map(|slot| slot.as_victim(accounted, now_ms))
+            .collect()
     }
 }
 

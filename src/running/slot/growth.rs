@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Fact, Slot};
+use crate::running::known::Known;
 use crate::running::order::Turn;
 use crate::running::place::{FRONT, Place, rank};
 use crate::sync::AtomicU32;
@@ -37,20 +38,43 @@ impl Jump {
     }
 }
 
-/// The same of its kind, as far as it is known.
-#[derive(Clone, Copy, Debug, Default)]
+/// What one poll of a kind of requests may add, as far as it is known.
+#[derive(Debug, Default)]
 pub(in crate::running) struct JumpOfKind {
-    pub(in crate::running) largest_kib: Option<u32>,
+    pub(in crate::running) largest_kib: Known,
     /// After one that is about as large.
-    pub(in crate::running) later_kib: Option<u32>,
+    pub(in crate::running) later_kib: Known,
+}
+
+/// When something was done last, by the sampler's tick, and the longest time between two
+/// such, pauses aside.
+#[derive(Debug, Default)]
+pub(super) struct Gaps {
+    last_ms: Known,
+    longest_ms: AtomicU32,
+}
+
+impl Gaps {
+    /// Two at once may count as one: they are as far from the one before.
+    fn next(&self, now_ms: Option<u32>) {
+        if let Some((now_ms, last_ms)) = now_ms.zip(self.last_ms.get()) {
+            let gap_ms = now_ms.saturating_sub(last_ms);
+            self.longest_ms.fetch_max(gap_ms, Ordering::Relaxed);
+        }
+        self.last_ms.set(now_ms);
+    }
+
+    fn longest_ms(&self) -> u32 {
+        self.longest_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn clear(&self) {
+        self.last_ms.set(None);
+        self.longest_ms.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Slot {
-    /// Which of the requests that had the slot this is.
-    pub(crate) fn generation(&self) -> u32 {
-        self.life.get().generation()
-    }
-
     /// What is to be done with it, if anybody has said.
     pub(in crate::running) fn turn(&self) -> Option<Turn> {
         self.turn.get(self.generation()).map(Turn::of_bits)
@@ -98,35 +122,32 @@ impl Slot {
 
     /// What it is expected to hold at most.
     pub(crate) fn expect(&self, need_bytes: f64) {
-        let kib = (need_bytes / 1024.0).max(1.0) as u32;
-        self.need_kib.store(kib, Ordering::Relaxed);
+        self.need_kib.set(Some((need_bytes / 1024.0) as u32));
     }
 
     /// What its next poll may add: the most that one has, or one of its kind has while
     /// it has shown little, up to what it is expected to need. Beyond that nobody knows.
     /// After one that was as large as any, no more than others then did.
-    pub(in crate::running) fn jump_bytes(&self, of_kind: JumpOfKind) -> u64 {
+    pub(in crate::running) fn jump_bytes(&self, of_kind: &JumpOfKind) -> u64 {
         let largest_kib = self.largest_kib.load(Ordering::Relaxed);
-        let is_guess = largest_kib == 0 && of_kind.largest_kib.is_none();
+        let of_kind_kib = of_kind.largest_kib.get();
+        let is_guess = largest_kib == 0 && of_kind_kib.is_none();
         self.is_guess.store(is_guess, Ordering::Relaxed);
-        let is_large = largest_kib > 0 && largest_kib >= of_kind.largest_kib.unwrap_or(0) / 2;
-        let kib = match (self.grew.load(Ordering::Relaxed), of_kind.later_kib) {
-            (_, Some(of_kind_kib)) if is_large => {
+        let is_large = largest_kib > 0 && largest_kib >= of_kind_kib.unwrap_or(0) / 2;
+        let kib = match (self.grew.load(Ordering::Relaxed), of_kind.later_kib.get()) {
+            (_, Some(of_others_kib)) if is_large => {
                 let later_kib = self.later_kib.load(Ordering::Relaxed);
-                of_kind_kib.max(later_kib + later_kib / 8)
+                of_others_kib.max(later_kib + later_kib / 8)
             }
             (0..SHOWN, _) => {
                 let unknown = || self.reserved_kib().min(u64::from(u32::MAX)) as u32;
                 let shown = (largest_kib > 0).then_some(largest_kib * 4);
-                largest_kib.max(of_kind.largest_kib.or(shown).unwrap_or_else(unknown))
+                largest_kib.max(of_kind_kib.or(shown).unwrap_or_else(unknown))
             }
             _ => largest_kib + largest_kib / 8,
         };
         let held_kib = (self.look().held_bytes / 1024) as u32;
-        let left_kib = self
-            .need_kib
-            .load(Ordering::Relaxed)
-            .saturating_sub(held_kib);
+        let left_kib = self.need_kib.get().unwrap_or(0).saturating_sub(held_kib);
         let kib = if left_kib > 0 { kib.min(left_kib) } else { kib };
         self.jump_kib.store(kib, Ordering::Relaxed);
         u64::from(kib) << 10
@@ -155,8 +176,8 @@ impl Slot {
 
     /// Somebody polls it, or would if it were not paused.
     pub(crate) fn was_polled(&self) -> bool {
-        let polled = self.polled_ms.load(Ordering::Relaxed) > 0;
-        polled || self.grew.load(Ordering::Relaxed) > 0 || self.is_paused()
+        let polled = self.polled.last_ms.get();
+        polled.is_some() || self.grew.load(Ordering::Relaxed) > 0 || self.is_paused()
     }
 
     /// It is known by how it grew.
@@ -166,17 +187,13 @@ impl Slot {
 
     /// It holds no more than it was expected to.
     pub(in crate::running) fn is_within_need(&self) -> bool {
-        let need_kib = u64::from(self.need_kib.load(Ordering::Relaxed));
-        self.look().held_bytes / 1024 <= need_kib
+        let need_kib = self.need_kib.get().unwrap_or(0);
+        self.look().held_bytes / 1024 <= u64::from(need_kib)
     }
 
     /// It is polled.
     pub(crate) fn polled(&self, tick_ms: u32) {
-        let before_ms = self.polled_ms.swap(tick_ms, Ordering::Relaxed);
-        if before_ms > 0 {
-            let gap_ms = tick_ms.saturating_sub(before_ms);
-            self.gap_ms.fetch_max(gap_ms, Ordering::Relaxed);
-        }
+        self.polled.next(Some(tick_ms));
     }
 
     /// A poll begins, with the brake on.
@@ -208,28 +225,23 @@ impl Slot {
 
     /// The longest time between two polls that added something, pauses aside.
     pub(crate) fn growth_gap_ms(&self) -> u32 {
-        self.growth_gap_ms.load(Ordering::Relaxed)
+        self.grown.longest_ms()
     }
 
     /// For how long nobody has polled it, or since when it could have been while the
     /// brake was on; and the longest time between two polls so far.
     pub(crate) fn unpolled_ms(&self, now_ms: u32) -> (u32, u32) {
-        let polled_ms = self.polled_ms.load(Ordering::Relaxed);
-        let since_ms = polled_ms.max(self.began_ms.load(Ordering::Relaxed));
-        let gap_ms = self.gap_ms.load(Ordering::Relaxed);
-        (now_ms.saturating_sub(since_ms), gap_ms)
+        let began_ms = self.began_ms.load(Ordering::Relaxed);
+        let polled_ms = self.polled.last_ms.get();
+        let since_ms = polled_ms.map_or(began_ms, |polled_ms| polled_ms.max(began_ms));
+        (now_ms.saturating_sub(since_ms), self.polled.longest_ms())
     }
 
     /// A poll added so much.
     pub(crate) fn grew(&self, bytes: u64) {
         if bytes >= LEAST_GROWTH_BYTES {
             let is_first = self.grew.fetch_add(1, Ordering::Relaxed) == 0;
-            let now_ms = self.polled_ms.load(Ordering::Relaxed);
-            let before_ms = self.grew_ms.swap(now_ms, Ordering::Relaxed);
-            if before_ms > 0 {
-                let gap_ms = now_ms.saturating_sub(before_ms);
-                self.growth_gap_ms.fetch_max(gap_ms, Ordering::Relaxed);
-            }
+            self.grown.next(self.polled.last_ms.get());
             let kib = (bytes / 1024) as u32;
             self.largest_kib.fetch_max(kib, Ordering::Relaxed);
             if !is_first {
@@ -249,8 +261,8 @@ impl Slot {
 
     /// One of its pollers is paused. Under the brake's lock, as where it goes on.
     pub(in crate::running) fn pause(&self, now: Duration) {
-        self.polled_ms.store(0, Ordering::Relaxed);
-        self.grew_ms.store(0, Ordering::Relaxed);
+        self.polled.last_ms.set(None);
+        self.grown.last_ms.set(None);
         let generation = self.generation();
         let pausing = self.pausing.get(generation).unwrap_or(0);
         if pausing == 0 {
