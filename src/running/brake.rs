@@ -52,8 +52,8 @@ pub(crate) struct Brake {
     passed: AtomicU64,
     state: Mutex<State>,
     /// Of all requests, ever.
-    pub(crate) pauses: AtomicU64,
-    pub(crate) paused_ms: AtomicU64,
+    pauses: AtomicU64,
+    paused_ms: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +149,16 @@ impl Brake {
     #[inline]
     pub(crate) fn paused(&self) -> u32 {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    /// How often pollers were paused so far.
+    pub(crate) fn pauses(&self) -> u64 {
+        self.pauses.load(Ordering::Relaxed)
+    }
+
+    /// For how long requests were, all pauses that are over together.
+    pub(crate) fn paused_for(&self) -> Duration {
+        Duration::from_millis(self.paused_ms.load(Ordering::Relaxed))
     }
 
     /// What polls have added so far: to be read before usage is.

@@ -24,8 +24,8 @@ impl Slot {
         let life = self.life.get();
         let (key, scale, peak_bytes) = (self.class_key(), self.scale(), self.peak_bytes());
         let counts = life.is_in_flight() && !life.says_nothing();
-        // Another request may have come meanwhile: of another kind, it would be told wrong.
-        let same = key == self.class_key();
+        // Otherwise another one has come meanwhile, and it would be told wrong.
+        let same = life.generation() == self.generation();
         let unscaled = (peak_bytes as f64 / scale) as u64;
         (counts && same && unscaled > 0).then_some((peak_bytes, (key, unscaled)))
     }

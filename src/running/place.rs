@@ -7,10 +7,10 @@ use crate::class::Priority;
 pub(crate) struct Place {
     /// Priority and its tenant's share, or before all if it has been paused for as long as
     /// it may be.
-    pub(crate) rank: u8,
-    pub(crate) began_ms: u32,
-    pub(crate) shard: u8,
-    pub(crate) index: u32,
+    pub(super) rank: u8,
+    pub(super) began_ms: u32,
+    pub(super) shard: u8,
+    pub(super) index: u32,
 }
 
 impl Place {

@@ -34,7 +34,7 @@ pub(crate) struct Slot {
     /// What is known of the request: its tag's bits.
     tag: AtomicU64,
     /// When it began, by the sampler's last tick.
-    pub(super) began_ms: AtomicU32,
+    began_ms: AtomicU32,
     reserved_kib: AtomicU64,
     held: Holding,
     /// Bytes that the allocator does not see, as the work says.
@@ -43,7 +43,7 @@ pub(crate) struct Slot {
     elsewhere: AtomicU32,
     peak_bytes: AtomicU64,
     allocations: AtomicU64,
-    pub(super) waker: AtomicWaker,
+    waker: AtomicWaker,
     /// Where it stands by its priority and its tenant's share, as was said last.
     rank: ForGeneration,
     /// What is to be done with it, as was said last.
