@@ -1,7 +1,7 @@
 //! Whether settings can be used, however they were given.
 
 use super::kinds::{AT_LEAST_ONE, FRACTION, WEIGHT};
-use super::table::SETTINGS;
+use super::variables::SETTINGS;
 use super::{Config, MemoryGuardBuilder, Policy, Settings};
 use crate::class::Tier;
 use crate::error::{ConfigError, Problem};

@@ -1,26 +1,26 @@
 //! Validated settings, from the environment or from a builder.
 //!
-//! All of them are rows of one [`table`]. The environment and the builder fill the same
+//! All of them are rows of one [`variables`]. The environment and the builder fill the same
 //! [`Settings`], which are checked before they become a [`Config`].
 
 mod builder;
 mod check;
-mod decided;
-mod env;
-#[cfg(test)]
-mod env_tests;
 mod kinds;
 #[cfg(feature = "tracing")]
 mod logged;
-mod table;
+mod read;
 #[cfg(test)]
-mod table_tests;
+mod read_tests;
+mod thresholds;
+mod variables;
+#[cfg(test)]
+mod variables_tests;
 
 use crate::error::Problem;
 
 pub use builder::MemoryGuardBuilder;
-pub use table::Config;
-pub(crate) use table::log_settings;
+pub use variables::Config;
+pub(crate) use variables::log_settings;
 
 /// How much is admitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

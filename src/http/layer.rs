@@ -37,7 +37,7 @@ impl MemoryGuardLayer {
 
     /// A guard with the settings of the environment.
     ///
-    /// <!-- Made from src/config/table.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib config -->
+    /// <!-- Made from src/config/variables.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib config -->
     ///
     /// | variable | default | meaning |
     /// |---|---|---|

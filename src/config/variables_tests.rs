@@ -1,11 +1,10 @@
 //! What pages say of settings is what the table says.
 
-use super::table::{Config, SETTINGS, Setting};
+use super::variables::{Config, SETTINGS, Setting};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const OUT_OF_DATE: &str = "is out of date: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib config";
-const BEGIN: &str =
-    "<!-- Made from src/config/table.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib config -->\n";
+const BEGIN: &str = "<!-- Made from src/config/variables.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib config -->\n";
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{ROOT}/{path}")).unwrap()

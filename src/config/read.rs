@@ -1,7 +1,7 @@
 //! The settings of the environment.
 
 use super::Settings;
-use super::table::SETTINGS;
+use super::variables::SETTINGS;
 
 /// What Kubernetes injects for a Service that is called `memory-guard`.
 const INJECTED: &[&str] = &["MEMORY_GUARD_PORT", "MEMORY_GUARD_SERVICE_"];
