@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::{Brake, Pausing, Running, State, Swept, Trust};
-use crate::running::Slot;
 use crate::running::order::{self, Runner, Turn};
 use crate::running::place::CRITICAL;
 use crate::sync::foreign;
@@ -31,7 +30,6 @@ impl Brake {
     ) -> Swept {
         let mut state = self.state();
         let State {
-            pausing,
             runners,
             front: front_slot,
             ..
@@ -63,8 +61,25 @@ impl Brake {
             running.slot.set_turn(running.generation, turn);
         }
         self.newcomer.store(plan.newcomer.bits(), Ordering::Relaxed);
+        self.let_go(&mut state, freed, alone, wakers);
+        Swept {
+            paused: self.paused(),
+            safe_bytes: f64::from(plan.safe_bytes),
+            stuck: plan.stuck,
+            passed: self.passed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Those for whom there is room, one after another.
+    fn let_go(
+        &self,
+        state: &mut State,
+        freed: Option<usize>,
+        alone: bool,
+        wakers: &mut Vec<Waker>,
+    ) {
         let mut headroom = self.headroom_bytes();
-        let mut waiting: Vec<(usize, &mut Pausing)> = pausing.iter_mut().collect();
+        let mut waiting: Vec<(usize, &mut Pausing)> = state.pausing.iter_mut().collect();
         waiting.sort_unstable_by_key(|(place, one)| (one.slot.place(), *place));
         for (_, one) in waiting {
             let jump_bytes = one.slot.jump_within(alone.then_some(headroom)) as i64;
@@ -77,12 +92,6 @@ impl Brake {
                     wakers.push(one.waker.clone());
                 }
             }
-        }
-        Swept {
-            paused: self.paused(),
-            safe_bytes: f64::from(plan.safe_bytes),
-            stuck: plan.stuck,
-            passed: self.passed.load(Ordering::Relaxed),
         }
     }
 
