@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Control, Regulator};
-use crate::memory::release::{Teller, see_allocated};
+use crate::memory::release::{Teller, see_mapped};
 use crate::policy::{bound_bytes, limit_bytes};
 use crate::running::brake::{Running, Trust};
 use crate::telemetry::logs;
@@ -155,8 +155,8 @@ impl Regulator {
         }
         let started = Instant::now();
         let allocated_bytes = crate::memory::release::allocated_bytes();
-        if let (Some(bytes), Some(limit)) = (allocated_bytes, limit_bytes(&control.levels)) {
-            see_allocated(bytes, limit, now);
+        if let Some(limit) = limit_bytes(&control.levels) {
+            see_mapped(limit, now);
         }
         control.braking.asks_at = now + started.elapsed() * 50;
         allocated_bytes

@@ -13,6 +13,18 @@ pub(super) fn allocated_bytes() -> Option<u64> {
     None
 }
 
+/// What the process's allocator has of the system, in use or not; `None`: it does not say.
+pub(super) fn obtained_bytes() -> Option<u64> {
+    #[cfg(feature = "jemalloc")]
+    if jemalloc::is_used() {
+        return None;
+    }
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    return glibc::obtained_bytes();
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    None
+}
+
 /// It says.
 pub(super) fn tells() -> bool {
     #[cfg(feature = "jemalloc")]
@@ -77,6 +89,13 @@ mod glibc {
         ask().map(in_use)
     }
 
+    pub(in crate::memory::release) fn obtained_bytes() -> Option<u64> {
+        ask().map(|ask| {
+            let info = info(ask);
+            (info.arena + info.hblkhd) as u64
+        })
+    }
+
     pub(in crate::memory::release) fn tells() -> bool {
         ask().is_some()
     }
@@ -94,9 +113,13 @@ mod glibc {
     }
 
     fn in_use(ask: Ask) -> u64 {
-        // SAFETY: may be called at any time from any thread.
-        let info = unsafe { ask() };
+        let info = info(ask);
         (info.uordblks + info.hblkhd) as u64
+    }
+
+    fn info(ask: Ask) -> MallInfo {
+        // SAFETY: may be called at any time from any thread.
+        unsafe { ask() }
     }
 }
 

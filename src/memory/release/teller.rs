@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Above this share of the limit, and above so many bytes, what is resident and was never
-/// allocated is mapped: threads' stacks and the allocator's own take some.
+/// Above this share of the limit, and above so many bytes, what is resident beside what the
+/// allocator has from the system counts: threads' stacks take some.
 const LEAST_MAPPED: u64 = 8;
 const LEAST_MAPPED_BYTES: u64 = 32 << 20;
 /// The allocator is not gone by for so long after that was seen last.
@@ -50,16 +50,20 @@ impl Teller {
     }
 }
 
-/// The allocator says that so much is allocated: whether that is what there is.
-pub(crate) fn see_allocated(allocated_bytes: u64, limit_bytes: u64, now: Duration) {
-    let anonymous_bytes = crate::memory::anonymous_bytes().unwrap_or(0);
-    WATCH.see(allocated_bytes, anonymous_bytes, limit_bytes, now);
+/// The allocator tells what there is, or it does not, as of now.
+pub(crate) fn see_mapped(limit_bytes: u64, now: Duration) {
+    // What it has from the system may be resident, allocated or free, and not more.
+    if let (Some(obtained_bytes), Some(anonymous_bytes)) = (
+        super::ffi::obtained_bytes(),
+        crate::memory::anonymous_bytes(),
+    ) {
+        let mapped_bytes = anonymous_bytes.saturating_sub(obtained_bytes);
+        WATCH.see(mapped_bytes, limit_bytes, now);
+    }
 }
 
-/// What was allocated may be resident when it is free again, but not more.
+/// Whether much is mapped past the allocator.
 struct Watch {
-    /// The most that ever was.
-    most_bytes: AtomicU64,
     mapped_at_ms: AtomicU64,
     maps: AtomicBool,
 }
@@ -67,19 +71,13 @@ struct Watch {
 impl Watch {
     const fn new() -> Self {
         Self {
-            most_bytes: AtomicU64::new(0),
             mapped_at_ms: AtomicU64::new(0),
             maps: AtomicBool::new(false),
         }
     }
 
-    fn see(&self, allocated_bytes: u64, anonymous_bytes: u64, limit_bytes: u64, now: Duration) {
+    fn see(&self, mapped_bytes: u64, limit_bytes: u64, now: Duration) {
         let now_ms = now.as_millis() as u64;
-        let before_bytes = self
-            .most_bytes
-            .fetch_max(allocated_bytes, Ordering::Relaxed);
-        let most_bytes = before_bytes.max(allocated_bytes);
-        let mapped_bytes = anonymous_bytes.saturating_sub(most_bytes);
         if mapped_bytes > LEAST_MAPPED_BYTES.max(limit_bytes / LEAST_MAPPED) {
             self.mapped_at_ms.store(now_ms, Ordering::Relaxed);
             self.maps.store(true, Ordering::Relaxed);
@@ -96,24 +94,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_never_allocated_is_mapped_for_a_while() {
+    fn where_much_is_mapped_the_kernel_tells_for_a_while() {
         let watch = Watch::new();
-        let maps = |allocated_mib: u64, anonymous_mib: u64, seconds: u64| {
-            let (allocated, anonymous) = (allocated_mib << 20, anonymous_mib << 20);
-            watch.see(
-                allocated,
-                anonymous,
-                512 << 20,
-                Duration::from_secs(seconds),
-            );
+        let maps = |mapped_mib: u64, limit_mib: u64, seconds: u64| {
+            let now = Duration::from_secs(seconds);
+            watch.see(mapped_mib << 20, limit_mib << 20, now);
             watch.maps.load(Ordering::Relaxed)
         };
-        assert!(!maps(100, 160, 1));
-        assert!(maps(100, 170, 2));
-        assert!(maps(100, 110, 31));
-        assert!(!maps(100, 110, 32));
-        // What the allocator keeps of it is not.
-        assert!(!maps(400, 410, 33));
-        assert!(!maps(10, 410, 34));
+        assert!(!maps(64, 512, 1));
+        assert!(maps(65, 512, 2));
+        assert!(maps(10, 512, 31));
+        assert!(!maps(10, 512, 32));
+        // Of a small limit, too, some are stacks and the allocator's own.
+        assert!(!maps(32, 100, 33));
+        assert!(maps(33, 100, 34));
+    }
+
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn what_is_allocated_is_had_from_the_system() {
+        let block = std::hint::black_box(vec![1_u8; 8 << 20]);
+        let allocated = crate::memory::release::allocated_bytes();
+        assert!(crate::memory::release::ffi::obtained_bytes() >= allocated);
+        drop(block);
     }
 }
