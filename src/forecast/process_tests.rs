@@ -48,8 +48,8 @@ fn bodies_of_work_that_has_not_begun_are_not_what_requests_need() {
 }
 
 /// What the next request is taken to need after a dozen pairs of them that came to hold
-/// 48 MiB each, of which their polls showed so much.
-fn expected_mib(in_polls_mib: u64) -> u64 {
+/// so much each, of which their polls showed so much, while so many others waited.
+fn expected_mib(each_mib: u64, in_polls_mib: u64, waiting: u32) -> u64 {
     let mut forecast = Forecast::new(200 * MIB, 0.001, false);
     forecast.set_brakes(true);
     forecast.set_slack(0, 512 * MIB);
@@ -58,6 +58,8 @@ fn expected_mib(in_polls_mib: u64) -> u64 {
     let mut sample = |in_flight: u32, held_mib: u64, completed: u64| {
         now += Duration::from_millis(200);
         forecast.look(running, now);
+        let waiting = if in_flight > 0 { waiting } else { 0 };
+        let held_mib = held_mib + u64::from(waiting) * 30 / 1024;
         forecast.observe(Evidence {
             now,
             usage_bytes: (20 + held_mib) * MIB,
@@ -65,6 +67,7 @@ fn expected_mib(in_polls_mib: u64) -> u64 {
             allocated_bytes: Some((10 + held_mib) * MIB),
             own_in_flight: in_flight,
             all_in_flight: in_flight,
+            waiting,
             completed,
             ..Evidence::default()
         });
@@ -80,9 +83,9 @@ fn expected_mib(in_polls_mib: u64) -> u64 {
         for step in 1..=4 {
             pair.iter()
                 .for_each(|slot| slot.charge((in_polls_mib * MIB) as i64 / 4, 1));
-            sample(2, 24 * step, round * 2);
+            sample(2, each_mib * step / 2, round * 2);
         }
-        expected_mib = sample(2, 96, round * 2);
+        expected_mib = sample(2, each_mib * 2, round * 2);
         pair.iter().for_each(|slot| running.end(slot));
         sample(0, 0, round * 2 + 2);
     }
@@ -91,11 +94,14 @@ fn expected_mib(in_polls_mib: u64) -> u64 {
 
 #[test]
 fn what_polls_do_not_show_is_learned_from_usage() {
-    let by_polls = expected_mib(48);
+    let by_polls = expected_mib(48, 48, 0);
     assert!((40..60).contains(&by_polls), "{by_polls}");
     // On a thread that may block, say.
-    let elsewhere = expected_mib(0);
+    let elsewhere = expected_mib(48, 0, 0);
     assert!((45..80).contains(&elsewhere), "{elsewhere}");
+    // What connections of those that wait take is not such.
+    let beside_waiters = expected_mib(2, 2, 1024);
+    assert!((1..10).contains(&beside_waiters), "{beside_waiters}");
 }
 
 /// After a dozen rounds of five requests of 48 MiB, of which the last grows where no account

@@ -18,7 +18,7 @@ const UNCLEAR_HALF_LIFE: Duration = Duration::from_secs(300);
 /// An average that rose in this time is taken to go on rising.
 const TREND: Duration = Duration::from_secs(2);
 /// What a connection takes whose request waits (measured with hyper: 26 KiB).
-const WAITER_BYTES: f64 = 32.0 * 1024.0;
+pub(super) const WAITER_BYTES: f64 = 32.0 * 1024.0;
 /// What a process grows by without any request's doing, when it begins to work.
 const NOISE_BYTES: f64 = (2u64 << 20) as f64;
 /// What a request leaves behind is at most so much above the average.

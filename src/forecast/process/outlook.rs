@@ -6,6 +6,7 @@ use super::Forecast;
 use crate::forecast::Evidence;
 use crate::forecast::book::Book;
 use crate::forecast::outlook::Outlook;
+use crate::forecast::usage::WAITER_BYTES;
 use crate::running::brake;
 use crate::running::order::STEPS;
 
@@ -104,8 +105,10 @@ impl Forecast {
         let all_seen = book.in_flight() + 1 >= evidence.all_in_flight as usize;
         let least = self.limit_bytes * LEAST_HIDDEN;
         let least = least.max(f64::from(evidence.all_in_flight) * LEAST_HIDDEN_EACH);
+        let waiting = f64::from(evidence.waiting) * WAITER_BYTES;
+        let hidden = held - waiting - touched * MOST_REUSE;
         // What a poll under way touches shows when it is over.
-        if all_seen && sums.in_polls == 0 && held - touched * MOST_REUSE > least {
+        if all_seen && sums.in_polls == 0 && hidden > least {
             self.hidden_until = evidence.now + HIDDEN_FOR;
         }
         if self.polls_tell {
