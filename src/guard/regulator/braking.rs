@@ -37,6 +37,9 @@ const KEPT_AT_MOST: f64 = 2.0;
 const STUCK_FOR: Duration = Duration::from_millis(50);
 /// And for so long, an operator is told.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
+/// While so much of the limit is left, who is about to end then goes on, though others of
+/// its kind have added more than that at once.
+const MUCH_LEFT: u64 = 8;
 const SAYS_EVERY: Duration = Duration::from_secs(10);
 /// What is in use varies by less while nobody takes any.
 const TAKEN_BYTES: u64 = 1 << 20;
@@ -243,15 +246,23 @@ impl Regulator {
     /// outranks everything: behind it all are lost.
     fn unstick(&self, stuck_for: Duration, paused: u32, now: Duration) {
         let gives_up = stuck_for >= GIVES_UP_AFTER;
-        let trust = Trust {
-            guesses: gives_up,
-            anybody: gives_up && self.state.is_one_alone(),
-            endings: self.is_taken_by_others(),
-        };
         // Who went on since the last sample takes of what that found.
         let grown_bytes = self.grown_before.load(Ordering::Relaxed);
         let added_bytes = self.state.brake.added_since(grown_bytes);
-        let left_bytes = self.control().left_bytes().saturating_sub(added_bytes);
+        let (left_bytes, limit_bytes) = {
+            let control = self.control();
+            let limit_bytes = limit_bytes(&control.levels).unwrap_or(u64::MAX);
+            (
+                control.left_bytes().saturating_sub(added_bytes),
+                limit_bytes,
+            )
+        };
+        let trust = Trust {
+            endings: self.is_taken_by_others()
+                || may_end_all_the_same(stuck_for, left_bytes, limit_bytes),
+            guesses: gives_up,
+            anybody: gives_up && self.state.is_one_alone(),
+        };
         let forced = self.state.brake.force_first(left_bytes, trust);
         let mut control = self.control();
         let said = &mut control.braking.said_stuck;
@@ -287,5 +298,28 @@ impl Regulator {
     pub(super) fn is_stuck(control: &Control, now: Duration) -> bool {
         let since = control.braking.stuck_since;
         since.is_some_and(|since| now.saturating_sub(since) >= STUCK_FOR)
+    }
+}
+
+/// With so much left, who is about to end goes on, whatever others of its kind have added.
+fn may_end_all_the_same(stuck_for: Duration, left_bytes: u64, limit_bytes: u64) -> bool {
+    stuck_for >= GIVES_UP_AFTER && left_bytes >= limit_bytes / MUCH_LEFT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_about_to_end_does_not_wait_for_half_of_the_limit() {
+        const MIB: u64 = 1 << 20;
+        let may_end = |stuck_ms, left_mib| {
+            let stuck_for = Duration::from_millis(stuck_ms);
+            may_end_all_the_same(stuck_for, left_mib * MIB, 512 * MIB)
+        };
+        assert!(may_end(1000, 249));
+        assert!(!may_end(999, 249));
+        // The wall is near.
+        assert!(!may_end(10_000, 63));
     }
 }
