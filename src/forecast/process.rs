@@ -258,10 +258,14 @@ impl Forecast {
     pub(crate) fn of_unknown_kind(&self) -> (u64, u64) {
         match &self.book {
             None => {
-                let bytes = self.usage.request_bytes();
-                let touched = self.touched();
+                let by_usage = self.usage.request_bytes();
+                let touched = self.touched_if_known();
                 let touched = touched.map(|book| (book.next_bytes() * self.reuse) as u64);
-                (touched.unwrap_or(bytes), self.usage.low_bytes())
+                let bytes = match self.all_is_seen() {
+                    true => touched.unwrap_or(by_usage),
+                    false => by_usage.max(touched.unwrap_or(0)),
+                };
+                (bytes, self.usage.low_bytes())
             }
             Some(book) => {
                 let next = Moments {

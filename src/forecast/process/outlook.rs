@@ -124,10 +124,17 @@ impl Forecast {
     /// What requests touch has been seen of enough of them, and none hold much that their
     /// polls do not touch: on threads that may block, say.
     pub(super) fn touched(&self) -> Option<&Book> {
-        let all_is_seen = self.now >= self.hidden_until;
-        self.touched
-            .as_deref()
-            .filter(|book| self.brakes && all_is_seen && book.knows())
+        self.touched_if_known().filter(|_| self.all_is_seen())
+    }
+
+    pub(super) fn touched_if_known(&self) -> Option<&Book> {
+        let touched = self.touched.as_deref();
+        touched.filter(|book| self.brakes && book.knows())
+    }
+
+    /// Nothing of what requests hold is hidden, as far as was seen lately.
+    pub(super) fn all_is_seen(&self) -> bool {
+        self.now >= self.hidden_until
     }
 
     /// By how much usage may rise at most, as far as is known, without another request.
