@@ -103,13 +103,9 @@ impl Forecast {
         let held = allocated - self.beside_allocated;
         // Of those that no sweep has seen nothing is known.
         let all_seen = book.in_flight() + 1 >= evidence.all_in_flight as usize;
-        let least = self.limit_bytes * LEAST_HIDDEN;
-        let least = least.max(f64::from(evidence.all_in_flight) * LEAST_HIDDEN_EACH);
-        let waiting = f64::from(evidence.waiting) * WAITER_BYTES;
-        let hidden = held - waiting - touched * MOST_REUSE;
         // What a poll under way touches shows when it is over.
-        if all_seen && sums.in_polls == 0 && hidden > least {
-            self.hidden_until = evidence.now + HIDDEN_FOR;
+        if all_seen && sums.in_polls == 0 {
+            self.see_hidden(evidence, held - touched * MOST_REUSE);
         }
         if self.polls_tell {
             self.reuse = 1.0;
@@ -118,6 +114,15 @@ impl Forecast {
         if touched > LEAST_TOUCHED_BYTES && all_seen {
             let ratio = (held / touched).clamp(1.0, MOST_REUSE);
             self.reuse += (ratio - self.reuse) * REUSE_STEP;
+        }
+    }
+
+    /// So much is allocated beyond what those in flight may hold by what they touch.
+    fn see_hidden(&mut self, evidence: &Evidence, beyond_bytes: f64) {
+        let waiting = f64::from(evidence.waiting) * WAITER_BYTES;
+        let each = f64::from(evidence.all_in_flight) * LEAST_HIDDEN_EACH;
+        if beyond_bytes - waiting > each.max(self.limit_bytes * LEAST_HIDDEN) {
+            self.hidden_until = evidence.now + HIDDEN_FOR;
         }
     }
 

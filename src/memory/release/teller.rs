@@ -13,10 +13,9 @@ const MAPPED_FOR: Duration = Duration::from_secs(30);
 static WATCH: Watch = Watch::new();
 
 /// Who tells the sum of what all threads hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Teller {
     /// What is allocated and not freed.
-    #[default]
     Allocator,
     /// What is resident and stands in no file: the allocator does not tell, or much is
     /// mapped past it, by an interpreter or for WebAssembly, say.
