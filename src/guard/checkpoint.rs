@@ -61,7 +61,7 @@ impl Part {
         if !std::ptr::eq(part.slot, slot) || part.generation != slot.generation() {
             return;
         }
-        let added_bytes = part.from.count();
+        let added_bytes = part.from.count().bytes;
         if !is_charged(permit, slot) {
             slot.charge(added_bytes, 1);
         }

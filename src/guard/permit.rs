@@ -155,7 +155,8 @@ impl Permit {
 
     /// The most that the work has held so far: allocated while it was polled
     /// (with the `account` feature's allocator installed), and
-    /// [`report`](Self::report)ed. Exact to 64 KiB for each thread that works for it.
+    /// [`report`](Self::report)ed. Exact to 64 KiB for each thread that works for it, but
+    /// for what is mapped past the allocator.
     pub fn peak_bytes(&self) -> u64 {
         self.slot().map_or(0, Slot::peak_bytes)
     }

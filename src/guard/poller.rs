@@ -222,12 +222,14 @@ impl Growth {
 
 impl Drop for Growth {
     fn drop(&mut self) {
-        let added_bytes = self.from.count();
-        let grown_bytes = added_bytes.max(0);
+        let added = self.from.count();
+        let grown_bytes = added.bytes.max(0);
         self.slot.grew(grown_bytes as u64);
         self.slot.end_poll();
-        if !self.state.is_accounted() {
-            self.slot.charge(added_bytes, 1);
+        // Who says what it maps is not charged for that twice.
+        let says = self.state.is_accounted() && self.slot.reported_bytes() > 0;
+        if let Some(bytes) = added.uncharged_bytes.filter(|_| !says) {
+            self.slot.charge(bytes, 1);
         }
         if let Some(taken) = self.taken.take() {
             taken.charge(grown_bytes);

@@ -4,6 +4,8 @@ use std::cell::Cell;
 
 use super::shared::{self, Part};
 use crate::memory::release::Teller;
+#[cfg(feature = "account")]
+use crate::memory::release::is_mapped;
 
 thread_local! {
     /// What polls of this thread were found to have added, ever: a poll within another
@@ -19,12 +21,22 @@ pub(crate) struct Mark {
     counted_bytes: i64,
 }
 
+/// What was added; less than nothing if some was freed.
+pub(crate) struct Added {
+    pub(crate) bytes: i64,
+    /// What of it no account shows; `None`: accounts show all.
+    pub(crate) uncharged_bytes: Option<i64>,
+}
+
 /// What tells how much that is.
 #[derive(Clone, Copy)]
 enum Meter {
     /// This crate's allocator: what this thread has allocated and not freed.
     #[cfg(feature = "account")]
     Account,
+    /// The same, and what is mapped past the allocator.
+    #[cfg(feature = "account")]
+    Mapped(Part),
     /// The process's allocator, which tells the same.
     Thread,
     /// The process's allocator or else the kernel, which tell the sum of all threads.
@@ -40,7 +52,7 @@ impl Meter {
     fn bytes(self) -> i64 {
         match self {
             #[cfg(feature = "account")]
-            Meter::Account => crate::running::charge::thread_bytes(),
+            Meter::Account | Meter::Mapped(_) => crate::running::charge::thread_bytes(),
             Meter::Thread => crate::memory::release::thread_bytes().unwrap_or(0),
             // Its part knows.
             Meter::Poll(_) => 0,
@@ -70,13 +82,13 @@ impl Mark {
     pub(crate) fn of_poll(accounted: bool) -> Self {
         #[cfg(feature = "account")]
         if accounted {
-            return Meter::Account.mark();
+            let mapped = is_mapped().then(|| Part::begin(true)).flatten();
+            return mapped.map_or(Meter::Account, Meter::Mapped).mark();
         }
-        let _ = accounted;
         if let Some(mark) = Self::of_thread() {
             return mark;
         }
-        match Part::begin() {
+        match Part::begin(accounted) {
             Some(part) => Self {
                 meter: Meter::Poll(part),
                 from_bytes: 0,
@@ -111,14 +123,38 @@ impl Mark {
 
     /// What was added that no poll within has counted; less than nothing if some was
     /// freed. From here on it is counted. To be called once.
-    pub(crate) fn count(&self) -> i64 {
+    pub(crate) fn count(&self) -> Added {
         if let Meter::Poll(part) = self.meter {
-            return part.end();
+            return Added::uncharged(part.end(0));
         }
         let within = (self.meter.counted_bytes()).wrapping_sub(self.counted_bytes);
         let all = self.meter.bytes().wrapping_sub(self.from_bytes);
         let added_bytes = all.wrapping_sub(within);
         COUNTED.set(COUNTED.get().wrapping_add(added_bytes));
-        added_bytes
+        match self.meter {
+            #[cfg(feature = "account")]
+            Meter::Account => Added {
+                bytes: added_bytes,
+                uncharged_bytes: None,
+            },
+            #[cfg(feature = "account")]
+            Meter::Mapped(part) => {
+                let mapped_bytes = part.end(all);
+                Added {
+                    bytes: added_bytes.wrapping_add(mapped_bytes),
+                    uncharged_bytes: Some(mapped_bytes),
+                }
+            }
+            _ => Added::uncharged(added_bytes),
+        }
+    }
+}
+
+impl Added {
+    fn uncharged(bytes: i64) -> Self {
+        Self {
+            bytes,
+            uncharged_bytes: Some(bytes),
+        }
     }
 }

@@ -56,15 +56,16 @@ pub(super) struct Part {
     outer: Option<usize>,
     /// What this thread had touched before.
     touched_before: i64,
+    accounted: bool,
 }
 
 impl Part {
     /// A poll begins on this thread. The sum is read while nobody else does, since an older
     /// figure would look as if some had been freed. `None`: that takes too long to tell.
-    pub(super) fn begin() -> Option<Self> {
+    pub(super) fn begin(accounted: bool) -> Option<Self> {
         let touched_before = crate::memory::touched_bytes();
         let mut sum = sum();
-        let teller = Teller::now();
+        let teller = teller(accounted);
         let bytes = teller.bytes_in_time()?;
         sum.is_told_by(teller, bytes as i64);
         sum.share(bytes as i64, None);
@@ -75,14 +76,17 @@ impl Part {
             number,
             outer,
             touched_before,
+            accounted,
         })
     }
 
-    /// It is over. Says what it has added; less than nothing if it freed some.
-    pub(super) fn end(self) -> i64 {
+    /// It is over, and accounts show so much. Says what else it has added; less than
+    /// nothing if it freed some.
+    pub(super) fn end(self, accounted_bytes: i64) -> i64 {
         let touched_bytes = crate::memory::touched_bytes().wrapping_sub(self.touched_before);
+        let touched_bytes = touched_bytes - accounted_bytes.max(0);
         let mut sum = sum();
-        let teller = Teller::now();
+        let teller = teller(self.accounted);
         let bytes = teller.bytes();
         sum.is_told_by(teller, bytes);
         sum.share(bytes, Some((self.number, touched_bytes)));
@@ -96,6 +100,13 @@ impl Part {
 /// What polls were found to have added, ever, of all that is allocated.
 pub(super) fn attributed_bytes() -> i64 {
     sum().attributed_bytes
+}
+
+fn teller(accounted: bool) -> Teller {
+    match accounted {
+        true => Teller::BesideAllocator,
+        false => Teller::now(),
+    }
 }
 
 fn sum() -> MutexGuard<'static, Sum> {

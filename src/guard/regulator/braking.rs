@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Control, Regulator};
-use crate::memory::release::{Teller, see_mapped};
+use crate::guard::state::allocated_bytes;
+use crate::memory::release::{Teller, is_mapped, see_mapped};
 use crate::policy::{bound_bytes, limit_bytes};
 use crate::running::brake::{Running, Trust};
 use crate::telemetry::logs;
@@ -145,7 +146,8 @@ impl Regulator {
                     || free < (bound as f64 * ON_BELOW).max(step_bytes * ON_BELOW_STEPS)
                     || brake.paused() > 0
                     || self.state.limiter.waiting() > 0
-                    || !control.forecast.knows_jumps());
+                    || !control.forecast.knows_jumps()
+                    || (self.state.is_accounted() && is_mapped()));
             brake.set_on(self.state.board_key(), on);
         }
     }
@@ -158,11 +160,27 @@ impl Regulator {
         }
         let started = Instant::now();
         let allocated_bytes = crate::memory::release::allocated_bytes();
-        if let Some(limit) = limit_bytes(&control.levels) {
-            see_mapped(limit, now);
-        }
+        Self::see_mapped(control, allocated_bytes, now);
         control.braking.asks_at = now + started.elapsed() * 50;
         allocated_bytes
+    }
+
+    /// What accounts say that is allocated. The allocator may have to tell what it has of
+    /// what is resident beyond that.
+    pub(super) fn ask_accounts(&self, control: &mut Control, now: Duration) -> Option<u64> {
+        let allocated_bytes = allocated_bytes();
+        if now >= control.braking.asks_at {
+            let started = Instant::now();
+            Self::see_mapped(control, allocated_bytes, now);
+            control.braking.asks_at = now + started.elapsed() * 50;
+        }
+        allocated_bytes
+    }
+
+    fn see_mapped(control: &Control, allocated_bytes: Option<u64>, now: Duration) {
+        if let Some((allocated, limit)) = allocated_bytes.zip(limit_bytes(&control.levels)) {
+            see_mapped(allocated, limit, now);
+        }
     }
 
     /// What is resident where the allocator does not tell what is allocated.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::{Control, Notice, Regulator};
 use crate::class::tag::Tag;
 use crate::forecast::{Evidence, Forecast};
-use crate::guard::state::allocated_bytes;
 use crate::limiter::OpenBodies;
 use crate::memory::{Detail, Sample};
 use crate::policy::limit_bytes;
@@ -45,7 +44,7 @@ impl Regulator {
             false => self.state.limiter.staged(),
         };
         let allocated_bytes = match self.state.is_accounted() {
-            true => allocated_bytes(),
+            true => self.ask_accounts(control, now),
             false => self.ask_allocator(control, now),
         };
         Evidence {

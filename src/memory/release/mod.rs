@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
-pub(crate) use teller::{Teller, see_mapped};
+pub(crate) use teller::{Teller, is_mapped, see_mapped};
 
 /// After each attempt, so many times its duration pass before the next.
 const REST: u32 = 49;

@@ -20,12 +20,15 @@ pub(crate) enum Teller {
     /// What is resident and stands in no file: the allocator does not tell, or much is
     /// mapped past it, by an interpreter or for WebAssembly, say.
     Kernel,
+    /// What is resident beyond all that the allocator has: beside accounts, which show
+    /// the rest.
+    BesideAllocator,
 }
 
 impl Teller {
     /// At the moment.
     pub(crate) fn now() -> Self {
-        match super::ffi::tells() && !WATCH.maps.load(Ordering::Relaxed) {
+        match super::ffi::tells() && !is_mapped() {
             true => Teller::Allocator,
             false => Teller::Kernel,
         }
@@ -36,6 +39,7 @@ impl Teller {
         match self {
             Teller::Allocator => super::ask::in_time(super::ffi::allocated_bytes),
             Teller::Kernel => crate::memory::anonymous_bytes(),
+            Teller::BesideAllocator => super::ask::in_time(mapped_bytes),
         }
     }
 
@@ -44,21 +48,41 @@ impl Teller {
         let bytes = match self {
             Teller::Allocator => super::ffi::allocated_bytes(),
             Teller::Kernel => crate::memory::anonymous_bytes(),
+            Teller::BesideAllocator => mapped_bytes(),
         };
         bytes.unwrap_or(0) as i64
     }
 }
 
-/// The allocator tells what there is, or it does not, as of now.
-pub(crate) fn see_mapped(limit_bytes: u64, now: Duration) {
-    // What it has from the system may be resident, allocated or free, and not more.
-    if let (Some(obtained_bytes), Some(anonymous_bytes)) = (
-        super::ffi::obtained_bytes(),
-        crate::memory::anonymous_bytes(),
-    ) {
-        let mapped_bytes = anonymous_bytes.saturating_sub(obtained_bytes);
+/// Much is mapped past the allocator, or was lately.
+pub(crate) fn is_mapped() -> bool {
+    WATCH.maps.load(Ordering::Relaxed)
+}
+
+/// The allocator tells what there is, or it does not, as of now. So much is known to be
+/// allocated.
+pub(crate) fn see_mapped(allocated_bytes: u64, limit_bytes: u64, now: Duration) {
+    let Some(anonymous_bytes) = crate::memory::anonymous_bytes() else {
+        return;
+    };
+    let most_bytes = anonymous_bytes.saturating_sub(allocated_bytes);
+    let mapped_bytes = match is_much(most_bytes, limit_bytes) {
+        true => mapped_bytes(),
+        false => Some(most_bytes),
+    };
+    if let Some(mapped_bytes) = mapped_bytes {
         WATCH.see(mapped_bytes, limit_bytes, now);
     }
+}
+
+fn is_much(mapped_bytes: u64, limit_bytes: u64) -> bool {
+    mapped_bytes > LEAST_MAPPED_BYTES.max(limit_bytes / LEAST_MAPPED)
+}
+
+/// What the allocator has from the system may be resident, allocated or free, and not more.
+fn mapped_bytes() -> Option<u64> {
+    let obtained_bytes = super::ffi::obtained_bytes()?;
+    Some(crate::memory::anonymous_bytes()?.saturating_sub(obtained_bytes))
 }
 
 /// Whether much is mapped past the allocator.
@@ -77,7 +101,7 @@ impl Watch {
 
     fn see(&self, mapped_bytes: u64, limit_bytes: u64, now: Duration) {
         let now_ms = now.as_millis() as u64;
-        if mapped_bytes > LEAST_MAPPED_BYTES.max(limit_bytes / LEAST_MAPPED) {
+        if is_much(mapped_bytes, limit_bytes) {
             self.mapped_at_ms.store(now_ms, Ordering::Relaxed);
             self.maps.store(true, Ordering::Relaxed);
         } else if self.maps.load(Ordering::Relaxed) {
