@@ -10,7 +10,7 @@ use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::classify::labels::Entry;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Ask, Attempt, Need, Operation, Refusal, Refused, Terms, Ticket};
+use crate::limiter::{Ask, Attempt, Need, Operation, Refusal, Refused};
 use crate::pressure::Pressure;
 
 use super::cost::Request;
@@ -128,13 +128,8 @@ impl State {
             Some(Admission::Rejected(refusal)) => return Err(self.tell(refusal, tag)),
             _ => {}
         }
-        // Those who wait may all be another guard's: only the queue knows.
-        let terms = Terms {
-            most_waiting: usize::MAX,
-            deadline: Duration::MAX,
-        };
-        let ticket = Ticket::join(&self.limiter, &self.bounds, Need::Known(ask), terms);
-        match ticket.ok().and_then(Ticket::claim) {
+        let need = Need::Known(ask);
+        match self.limiter.reserve_in_turn(&self.bounds, need) {
             Some(kib) => Ok(Permit::queued(self, kib, tag)),
             None => Err(self.reject(Reason::NoRoom, tag)),
         }
@@ -252,15 +247,11 @@ impl State {
     pub(crate) fn wait(&'static self, request: Request, callers: CallersDeadline<'_>) -> Admission {
         let Request { need, .. } = request;
         let deadline = self.deadline(&request, callers());
-        let terms = Terms {
-            most_waiting: self.config().max_waiting,
-            deadline,
-        };
-        match Ticket::join(&self.limiter, &self.bounds, need, terms) {
-            Ok(ticket) => {
+        match self.limiter.wait(&self.bounds, need, Some(deadline)) {
+            Ok(key) => {
                 self.counters.queued.fetch_add(1, Ordering::Relaxed);
                 self.sampler.wake_if_older(WAITING_INTERVAL);
-                let waiting = Waiting::new(self, ticket, need, deadline);
+                let waiting = Waiting::new(self, key, need, deadline);
                 Admission::Waiting(waiting)
             }
             Err(refusal) => Admission::Rejected(refusal),

@@ -12,7 +12,7 @@ use super::permit::Permit;
 use super::state::State;
 use crate::class::tag::Tag;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Need, Ticket};
+use crate::limiter::Need;
 use crate::telemetry::logs;
 
 /// A request in the queue, with its deadline.
@@ -20,11 +20,11 @@ use crate::telemetry::logs;
 /// Cancel safety: dropping it leaves the queue.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    ticket: Ticket,
     tag: Tag,
     since: Instant,
     sleep: Pin<Box<Sleep>>,
     state: &'static State,
+    key: usize,
     /// `None`: it is over.
     counts: Option<Counts>,
 }
@@ -32,7 +32,6 @@ pub(crate) struct Waiting {
 /// What a wait is in the totals, where it is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counts {
-    /// A request that came.
     AsRequest,
     /// A request that was admitted for its body, and is active.
     Admitted,
@@ -41,23 +40,18 @@ enum Counts {
 }
 
 impl Waiting {
-    pub(crate) fn new(
-        state: &'static State,
-        ticket: Ticket,
-        need: Need,
-        deadline: Duration,
-    ) -> Self {
+    pub(crate) fn new(state: &'static State, key: usize, need: Need, deadline: Duration) -> Self {
         state.handles.made();
         let counts = match need {
             Need::More { .. } => Counts::Admitted,
             _ => Counts::AsRequest,
         };
         Self {
-            ticket,
             tag: need.tag(),
             since: Instant::now(),
             sleep: Box::pin(tokio::time::sleep(deadline)),
             state,
+            key,
             counts: Some(counts),
         }
     }
@@ -79,7 +73,8 @@ impl Waiting {
 
     /// [`poll_kib`](Self::poll_kib), without counting and saying why there was no room.
     pub(crate) fn poll_reason(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Reason>> {
-        let reason = match self.ticket.poll(cx) {
+        let limiter = &self.state.limiter;
+        let reason = match limiter.poll_wait(self.key, cx) {
             Poll::Ready(Ok(kib)) => {
                 self.ends();
                 let waited = self.since.elapsed();
@@ -88,11 +83,18 @@ impl Waiting {
                 return Poll::Ready(Ok(kib));
             }
             Poll::Ready(Err(reason)) => reason,
-            // A grant that passed on since: nobody might be left to answer.
-            Poll::Pending if self.state.is_closed() => Reason::Closed,
             Poll::Pending => {
-                ready!(self.sleep.as_mut().poll(cx));
-                Reason::WaitTimeout
+                // A grant that passed on since: nobody might be left to answer.
+                let is_closed = self.state.is_closed();
+                if !is_closed {
+                    ready!(self.sleep.as_mut().poll(cx));
+                }
+                limiter.stop_waiting(self.key);
+                if is_closed {
+                    Reason::Closed
+                } else {
+                    Reason::WaitTimeout
+                }
             }
         };
         self.ends();
@@ -113,8 +115,11 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if let Some(Counts::AsRequest | Counts::NotYet) = self.ends() {
-            self.state.counters.outcomes.abandoned_waiting();
+        if let Some(counts) = self.ends() {
+            if counts != Counts::Admitted {
+                self.state.counters.outcomes.abandoned_waiting();
+            }
+            self.state.limiter.stop_waiting(self.key);
         }
         self.state.handles.dropped();
     }

@@ -128,7 +128,8 @@ pub(crate) struct Bounds {
     /// How many of all these are in flight already, and wait for more. Written under the
     /// queue's lock.
     pub(super) need_more: AtomicUsize,
-    /// How long its waiters wait at most.
+    /// How many may wait for the guard, and how long at most.
+    most_waiting: AtomicUsize,
     patience_ms: Counter,
     /// Once the oldest has waited for so long, the newest goes first.
     pub(super) newest_after_ms: AtomicOption,
@@ -161,6 +162,7 @@ impl Bounds {
             waiting: AtomicUsize::new(0),
             unheard: AtomicUsize::new(0),
             need_more: AtomicUsize::new(0),
+            most_waiting: AtomicUsize::new(usize::MAX),
             patience_ms: Counter::new(u64::MAX),
             newest_after_ms: AtomicOption::none(),
             probes: AtomicU32::new(0),
@@ -194,6 +196,16 @@ impl Bounds {
         self.refresh_kib.store(refresh_kib, Ordering::Relaxed);
         self.free_kib.store(free_kib, Ordering::Relaxed);
         self.caps.store(caps.bits(), Ordering::Release);
+    }
+
+    /// The queue's bound.
+    pub(crate) fn set_most_waiting(&self, most: usize) {
+        self.most_waiting.store(most, Ordering::Relaxed);
+    }
+
+    /// The queue is beyond its bound.
+    pub(super) fn has_too_many_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > self.most_waiting.load(Ordering::Relaxed)
     }
 
     /// How long waiters wait at most, and after how long the newest goes first, if ever.

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::tests::{limiter, publish};
-use super::{
-    Ask, Attempt, Bounds, Caps, InUse, Limiter, Need, Operation, Quota, Refused, Terms, Ticket,
-};
+use super::ticket_tests::{IN_TIME, Ticket};
+use super::{Ask, Attempt, Bounds, Caps, InUse, Limiter, Need, Operation, Quota, Refused};
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::error::Reason;
@@ -103,11 +102,7 @@ impl Bed {
             "waiters" => {
                 self.publish(full, MAX_KIB, 0);
                 let need = Need::Known(Ask::exactly(100, Tag::NONE));
-                let terms = Terms {
-                    most_waiting: 1,
-                    deadline: std::time::Duration::MAX,
-                };
-                let waits = Ticket::join(&self.limiter, &self.bounds, need, terms).unwrap();
+                let waits = Ticket::join(&self.limiter, &self.bounds, need, IN_TIME).unwrap();
                 // Not pumped: they wait for their turn.
                 self.bounds.publish(open, MAX_KIB, 0);
                 return vec![waits];

@@ -5,13 +5,9 @@ use std::task::{Context, Poll, Waker};
 
 use loom::thread::{self, JoinHandle};
 
+use super::ticket_tests::{IN_TIME, Ticket};
 use super::*;
 use crate::units::MAX_KIB;
-
-const TERMS: Terms = Terms {
-    most_waiting: 8,
-    deadline: Duration::from_secs(10),
-};
 
 const ASK: Ask = Ask::exactly(10, Tag::NONE);
 
@@ -51,7 +47,7 @@ impl Bed {
     }
 
     fn join(&self, ask: Ask) -> Ticket {
-        Ticket::join(&self.limiter, &self.bounds, Need::Known(ask), TERMS).unwrap()
+        Ticket::join(&self.limiter, &self.bounds, Need::Known(ask), IN_TIME).unwrap()
     }
 
     fn spawn<T>(&self, work: impl FnOnce(&Self) -> T + 'static) -> JoinHandle<T>

@@ -30,6 +30,8 @@ mod staged;
 mod tenants;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
+#[cfg(test)]
+mod ticket_tests;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod turn_tests;
 mod turns;
@@ -41,7 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::time::Duration;
 
-pub(crate) use acquire::{Refusal, Terms, Ticket};
+pub(crate) use acquire::Refusal;
 pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use checks::{Attempt, Operation};
 pub(crate) use ledger::{OpenBodies, Refused};

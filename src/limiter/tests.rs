@@ -2,19 +2,11 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use super::ticket_tests::{IN_TIME, Ticket};
 use super::*;
 use crate::class::Priority;
 use crate::class::tag::ClassKey;
 use crate::units::MAX_KIB;
-
-const MANY: Terms = most(1 << 20);
-
-const fn most(most_waiting: usize) -> Terms {
-    Terms {
-        most_waiting,
-        deadline: Duration::from_secs(10),
-    }
-}
 
 fn ask(kib: u64) -> Ask {
     Ask::exactly(kib, Tag::NONE)
@@ -70,7 +62,7 @@ impl Waiter {
     }
 
     fn with(limiter: &Arc<Limiter>, bounds: &Arc<Bounds>, need: Need) -> Self {
-        let ticket = Ticket::join(limiter, bounds, need, MANY).unwrap();
+        let ticket = Ticket::join(limiter, bounds, need, IN_TIME).unwrap();
         let woken = Arc::default();
         let mut waiter = Self {
             ticket,
@@ -241,7 +233,7 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
     let (limiter, bounds) = limiter(10, 100);
     bounds.set_unknown(80, 80);
     admit(&limiter, &bounds, 80).unwrap();
-    let join = || Ticket::join(&limiter, &bounds, Need::Estimated(Tag::NONE), MANY).unwrap();
+    let join = || Ticket::join(&limiter, &bounds, Need::Estimated(Tag::NONE), IN_TIME).unwrap();
     let (_first, _second) = (join(), join());
     // Requests turn out to be smaller.
     bounds.set_estimate(Tag::NONE.key, 10, 10);
@@ -285,8 +277,9 @@ fn each_probe_is_for_one_request_that_surely_fits() {
 fn the_queue_is_bounded() {
     let (limiter, bounds) = limiter(1, 100);
     admit(&limiter, &bounds, 10).unwrap();
-    let _one = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), most(1)).unwrap();
-    let full = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), most(1));
+    bounds.set_most_waiting(1);
+    let _one = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), IN_TIME).unwrap();
+    let full = Ticket::join(&limiter, &bounds, Need::Known(ask(10)), IN_TIME);
     assert_eq!(full.unwrap_err().reason, Reason::QueueFull);
 }
 
@@ -358,8 +351,9 @@ fn waiters_of_one_guard_do_not_make_another_full() {
     let mut held_up = Waiter::join(&limiter, &first, 10);
     assert_eq!(admit(&limiter, &second, 10), Err(Refused::Waiters));
     // Even where nobody may wait.
-    let ticket = Ticket::join(&limiter, &second, Need::Known(ask(10)), most(0)).unwrap();
-    assert_eq!(ticket.claim(), Some(10));
+    second.set_most_waiting(0);
+    let reserved = limiter.reserve_in_turn(&second, Need::Known(ask(10)));
+    assert_eq!(reserved, Some(10));
     assert_eq!(held_up.poll(), Poll::Pending);
 }
 

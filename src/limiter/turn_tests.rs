@@ -5,19 +5,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::tests::publish;
+use super::ticket_tests::{IN_TIME, Ticket};
 use super::{
     Ask, Attempt, Bounds, Caps, InUse, Limiter, Need, Operation, Quota, Refusal, Refused, TENANTS,
-    TenantAccount, Terms, Ticket,
+    TenantAccount,
 };
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::error::Reason;
 use crate::units::MAX_KIB;
-
-const TERMS: Terms = Terms {
-    most_waiting: 1 << 20,
-    deadline: Duration::from_secs(10),
-};
 
 struct Bed {
     limiter: Arc<Limiter>,
@@ -65,16 +61,18 @@ impl Bed {
     }
 
     fn join(&self, tag: Tag, kib: u64) -> Ticket {
-        self.join_on(tag, kib, TERMS).unwrap()
+        self.join_within(tag, kib, IN_TIME).unwrap()
     }
 
-    fn join_on(&self, tag: Tag, kib: u64, terms: Terms) -> Result<Ticket, Refusal> {
-        Ticket::join(
-            &self.limiter,
-            &self.bounds,
-            Need::Known(ask(tag, kib)),
-            terms,
-        )
+    fn join_within(&self, tag: Tag, kib: u64, deadline: Duration) -> Result<Ticket, Refusal> {
+        let need = Need::Known(ask(tag, kib));
+        Ticket::join(&self.limiter, &self.bounds, need, deadline)
+    }
+
+    /// Into a queue that may be full.
+    fn try_join(&self, tag: Tag) -> Result<Ticket, Reason> {
+        self.join_within(tag, 10, IN_TIME)
+            .map_err(|told| told.reason)
     }
 
     /// Frees `kib` of what nobody's permit holds, and says who got it.
@@ -176,7 +174,7 @@ fn who_needs_more_than_it_has_goes_before_newcomers() {
         ("critical", known(Critical)),
     ]
     .map(|(name, need)| {
-        let ticket = Ticket::join(&bed.limiter, &bed.bounds, need, TERMS);
+        let ticket = Ticket::join(&bed.limiter, &bed.bounds, need, IN_TIME);
         (name, ticket.unwrap())
     })
     .into();
@@ -425,32 +423,21 @@ fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
 fn a_full_queue_makes_room_at_the_expense_of_who_fills_it() {
     let bed = Bed::full(100);
     bed.make_tenants();
-    let terms = Terms {
-        most_waiting: 4,
-        ..TERMS
-    };
+    bed.bounds.set_most_waiting(4);
     let flood = tag(Priority::Normal, 1);
-    let mut flooding: Vec<Ticket> = (0..4)
-        .map(|_| bed.join_on(flood, 10, terms).unwrap())
-        .collect();
-    let full = bed.join_on(flood, 10, terms).err();
-    assert_eq!(full.map(|told| told.reason), Some(Reason::QueueFull));
+    let mut flooding: Vec<Ticket> = (0..4).map(|_| bed.try_join(flood).unwrap()).collect();
+    assert_eq!(bed.try_join(flood).err(), Some(Reason::QueueFull));
     // Its tenant has nothing in the queue.
-    let _other = bed
-        .join_on(tag(Priority::Normal, 2), 10, terms)
-        .expect("a place");
+    let _other = bed.try_join(tag(Priority::Normal, 2)).expect("a place");
     let newest = flooding.last_mut().unwrap();
     let told = newest.poll(&mut Context::from_waker(Waker::noop()));
     assert_eq!(told, Poll::Ready(Err(Reason::QueueFull)));
     // And at the expense of those behind.
-    let _high = bed
-        .join_on(tag(Priority::High, 1), 10, terms)
-        .expect("a place");
-    let low = bed.join_on(tag(Priority::Low, 2), 10, terms);
-    assert_eq!(low.err().map(|told| told.reason), Some(Reason::QueueFull));
+    let _high = bed.try_join(tag(Priority::High, 1)).expect("a place");
+    let low = bed.try_join(tag(Priority::Low, 2));
+    assert_eq!(low.err(), Some(Reason::QueueFull));
     // Critical work is never turned away for want of a place.
-    let critical = bed.join_on(tag(Priority::Critical, 0), 10, terms);
-    assert!(critical.is_ok());
+    assert!(bed.try_join(tag(Priority::Critical, 0)).is_ok());
 }
 
 /// How many waiters of a tenant and a priority are in a queue, and the weight of the tenant.
@@ -467,12 +454,8 @@ fn displaced(floods: &[Flood], comes: Tag) -> Result<Option<u16>, Reason> {
     }
     // Who has gone gives no place.
     drop(bed.join(tag(Priority::Low, 9), 10));
-    let terms = Terms {
-        most_waiting: waiters.len(),
-        ..TERMS
-    };
-    let came = bed.join_on(comes, 10, terms);
-    let _came = came.map_err(|refused| refused.reason)?;
+    bed.bounds.set_most_waiting(waiters.len());
+    let _came = bed.try_join(comes)?;
     Ok(waiters.iter_mut().find_map(|(tenant, ticket)| {
         let polled = ticket.poll(&mut Context::from_waker(Waker::noop()));
         (polled == Poll::Ready(Err(Reason::QueueFull))).then_some(*tenant)
@@ -534,23 +517,20 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
         waiting.retain_mut(|ticket| !is_granted(ticket));
     }
     assert_eq!(waiting.len(), 100);
-    let within = |millis| Terms {
-        deadline: Duration::from_millis(millis),
-        ..TERMS
-    };
-    let told = bed.join_on(Tag::NONE, 10, within(100)).err().unwrap();
+    let within = Duration::from_millis;
+    let told = bed.join_within(Tag::NONE, 10, within(100)).err().unwrap();
     assert_eq!(told.reason, Reason::WaitTooLong);
     let expected = told.expected.unwrap().as_secs_f64();
     assert!((0.8..1.2).contains(&expected), "{expected}");
-    assert!(bed.join_on(Tag::NONE, 10, within(3000)).is_ok());
+    assert!(bed.join_within(Tag::NONE, 10, within(3000)).is_ok());
     // A higher priority does not wait behind them.
-    let high = bed.join_on(tag(Priority::High, 0), 10, within(100));
+    let high = bed.join_within(tag(Priority::High, 0), 10, within(100));
     assert!(high.is_ok());
     drop(high);
     // Nor does a tenant of a greater weight: it has three of four parts of the rate.
     bed.tenant(1).entitle(Quota::weighing(3));
     let expected_ms = |tag| {
-        let told = bed.join_on(tag, 10, within(0)).err().unwrap();
+        let told = bed.join_within(tag, 10, within(0)).err().unwrap();
         told.expected.unwrap().as_millis()
     };
     let of_tenant = tag(Priority::Normal, 1);
@@ -569,7 +549,7 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     // And where the newest goes first it is not known how long.
     bed.bounds
         .set_order(Duration::from_secs(10), Some(Duration::from_millis(500)));
-    assert!(bed.join_on(Tag::NONE, 10, within(0)).is_ok());
+    assert!(bed.join_within(Tag::NONE, 10, within(0)).is_ok());
 }
 
 #[test]

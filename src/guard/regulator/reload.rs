@@ -46,7 +46,9 @@ impl Regulator {
 
     /// What follows from settings, at the start and after a change.
     pub(super) fn begin(&'static self, config: &Config) {
-        (self.state.bounds).set_order(config.wait_timeout, config.newest_first_after);
+        let bounds = &self.state.bounds;
+        bounds.set_most_waiting(config.max_waiting);
+        bounds.set_order(config.wait_timeout, config.newest_first_after);
         if config.enabled && !self.is_sampled.swap(true, Ordering::Relaxed) {
             self.state.sampler.subscribe(self, self.source);
         } else if config.enabled {
