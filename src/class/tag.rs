@@ -100,18 +100,17 @@ impl Tag {
 }
 
 #[cfg(test)]
-impl Tag {
-    pub(crate) const fn of_tenant(tenant: u16) -> Self {
-        Self {
-            tenant,
-            ..Self::NONE
-        }
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Tag {
+        pub(crate) const fn of_tenant(tenant: u16) -> Self {
+            Self {
+                tenant,
+                ..Self::NONE
+            }
+        }
+    }
 
     #[test]
     fn a_tag_comes_back_from_its_bits() {

@@ -55,7 +55,10 @@ impl State {
             return Self::rejected(Reason::LowPriority);
         }
         let ask = request.need.ask(&self.bounds);
-        match self.limiter.try_admit(&self.bounds, ask) {
+        match self
+            .limiter
+            .try_reserve(&self.bounds, ask, Operation::Newcomer, Attempt::First)
+        {
             Ok(first) => self.admitted(ask, first),
             Err(refused) => self.admit_slowly(request, ask, refused, callers),
         }

@@ -57,7 +57,7 @@ impl Holdings {
     fn new(sampler: Arc<Sampler>) -> Arc<Self> {
         Arc::new(Self {
             sampler,
-            limiter: Arc::new(Limiter::new()),
+            limiter: Arc::<Limiter>::default(),
             board: Arc::default(),
             brake: Box::leak(Box::default()),
         })

@@ -98,7 +98,7 @@ impl Need {
 const FIRST_KINDS: usize = 8;
 
 /// What one guard may reserve; written by its regulator at every sample.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Bounds {
     /// Gate flag, most requests in flight, most KiB reserved.
     caps: AtomicU64,
@@ -148,32 +148,20 @@ struct Estimate {
 
 impl Bounds {
     pub(crate) fn new(count: GuardCount, tenants: Arc<TenantTable>) -> Self {
-        Self {
-            caps: AtomicU64::new(Caps::new(false, MAX_COUNT, MAX_KIB).bits()),
-            refresh_kib: AtomicU64::new(MAX_KIB),
-            free_kib: AtomicU64::new(MAX_KIB),
-            estimates: Default::default(),
-            more_estimates: OnceLock::new(),
-            unknown: Estimate::default(),
-            slice_kib: Counter::new(0),
-            critical_kib: Counter::new(0),
+        let bounds = Self {
             tenants,
-            flows: [const { AtomicUsize::new(0) }; LANES],
-            waiting: AtomicUsize::new(0),
-            unheard: AtomicUsize::new(0),
-            need_more: AtomicUsize::new(0),
+            count,
             most_waiting: AtomicUsize::new(usize::MAX),
             patience_ms: Counter::new(u64::MAX),
-            newest_after_ms: AtomicOption::none(),
-            probes: AtomicU32::new(0),
-            count,
-        }
+            ..Self::default()
+        };
+        bounds.publish(Caps::new(false, MAX_COUNT, MAX_KIB), MAX_KIB, MAX_KIB);
+        bounds
     }
 
     /// The guard is gone, and another begins with its bounds.
     pub(super) fn forget(&self) {
-        let unbounded = Caps::new(false, MAX_COUNT, MAX_KIB);
-        self.publish(unbounded, MAX_KIB, MAX_KIB);
+        self.publish(Caps::new(false, MAX_COUNT, MAX_KIB), MAX_KIB, MAX_KIB);
         self.set_slice(0);
         self.set_limit(0);
         self.set_unknown(0, 0);
@@ -198,6 +186,22 @@ impl Bounds {
         self.caps.store(caps.bits(), Ordering::Release);
     }
 
+    /// How many wait for the guard.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many have waited for it, and have not been polled since that was over, or since a
+    /// grant of theirs passed on.
+    pub(crate) fn unheard(&self) -> usize {
+        self.unheard.load(Ordering::Relaxed)
+    }
+
+    /// How many of all these are in flight already, and wait for more.
+    pub(crate) fn need_more(&self) -> usize {
+        self.need_more.load(Ordering::Relaxed)
+    }
+
     /// The queue's bound.
     pub(crate) fn set_most_waiting(&self, most: usize) {
         self.most_waiting.store(most, Ordering::Relaxed);
@@ -205,7 +209,7 @@ impl Bounds {
 
     /// The queue is beyond its bound.
     pub(super) fn has_too_many_waiters(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > self.most_waiting.load(Ordering::Relaxed)
+        self.waiting() > self.most_waiting.load(Ordering::Relaxed)
     }
 
     /// How long waiters wait at most, and after how long the newest goes first, if ever.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::tests::{limiter, publish};
 use super::ticket_tests::{IN_TIME, Ticket};
-use super::{Ask, Attempt, Bounds, Caps, InUse, Limiter, Need, Operation, Quota, Refused};
+use super::word::InUse;
+use super::{Ask, Attempt, Bounds, Caps, Limiter, Need, Operation, Quota, Refused};
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::error::Reason;

@@ -4,10 +4,11 @@ use super::word::{InUse, ONE};
 use crate::sync::{AtomicU32, Ordering};
 
 /// How many requests of one guard are in flight.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) enum GuardCount {
     /// In the ledger's word: those of the first guard on it, which saves that a second shared
     /// counter.
+    #[default]
     InWord,
     /// Beside the word.
     Beside(AtomicU32),

@@ -10,7 +10,6 @@ pub(super) const AGEING_ONE_IN: u64 = 8;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) key: usize,
-    pub(super) lane: usize,
     pub(super) flow: usize,
     /// The oldest of a lane behind.
     pub(super) aged: bool,

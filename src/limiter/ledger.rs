@@ -24,6 +24,7 @@ use super::word::{FLAG, InUse, ONE};
 use crate::class::tag::Tag;
 use crate::sync::sharded::ShardedCounter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::units::MAX_KIB;
 pub(crate) use staged::OpenBodies;
 
 /// Why a reservation was not made.
@@ -72,7 +73,7 @@ impl Counted {
 }
 
 /// The reservations of all guards that watch one source.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Ledger {
     word: AtomicU64,
     /// KiB whose work is over, ever, and how many of them are off the word. The rest
@@ -89,17 +90,6 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new() -> Self {
-        Self {
-            word: AtomicU64::new(0),
-            ended_kib: ShardedCounter::default(),
-            freed_kib: Counter::new(0),
-            beside: AtomicU32::new(0),
-            nested: AtomicU32::new(0),
-            staged: staged::Counts::default(),
-        }
-    }
-
     /// Requests of all guards in flight, each once.
     pub(crate) fn all_in_flight(&self) -> u32 {
         let admissions = self.load().count() + self.beside.load(Ordering::Relaxed);
@@ -119,12 +109,12 @@ impl Ledger {
         word.count() == 0 && self.beside.load(Ordering::Acquire) == own
     }
 
-    pub(crate) fn load(&self) -> InUse {
+    pub(super) fn load(&self) -> InUse {
         InUse::of(self.word.load(Ordering::Acquire))
     }
 
     /// How many requests of the guard with these bounds are in flight.
-    pub(crate) fn count(&self, bounds: &Bounds) -> u32 {
+    pub(crate) fn in_flight(&self, bounds: &Bounds) -> u32 {
         bounds.count.of(self.load())
     }
 
@@ -156,39 +146,50 @@ impl Ledger {
 
     /// Gives a reservation back. Says who waits: the caller pumps the queue.
     #[inline]
-    pub(crate) fn cancel(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
+    pub(super) fn cancel(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         self.count_out(bounds);
+        self.give_back(bounds, 1, kib, tag, bounds.count.unit() + kib)
+    }
+
+    /// Gives back what a tenant's requests had, and of that so much from the word.
+    #[inline(always)]
+    fn give_back(
+        &self,
+        bounds: &Bounds,
+        requests: u32,
+        kib: u64,
+        tag: Tag,
+        from_word: u64,
+    ) -> Released {
         bounds.take_off_critical(tag, kib);
-        let of_tenant = bounds.tenants.give_back(tag.tenant, 1, kib);
+        let of_tenant = bounds.tenants.give_back(tag.tenant, requests, kib);
         // AcqRel: releases what this request did, and sees a flag set before.
-        let before = self
-            .word
-            .fetch_sub(bounds.count.unit() + kib, Ordering::AcqRel);
+        let before = InUse::of(self.word.fetch_sub(from_word, Ordering::AcqRel));
         debug_assert!(
-            InUse::of(before).kib() >= kib,
+            before.kib() >= from_word & MAX_KIB,
             "released more than reserved"
         );
         Released {
-            somebody_waits: InUse::of(before).has_waiters(),
+            somebody_waits: before.has_waiters(),
             of_tenant,
         }
     }
 
     /// [`cancel`](Self::cancel) of a request whose bytes another guard has.
-    pub(crate) fn end_nested(&self, bounds: &Bounds, tag: Tag) -> Released {
+    pub(super) fn end_nested(&self, bounds: &Bounds, tag: Tag) -> Released {
         self.nested.fetch_sub(1, Ordering::Relaxed);
         self.cancel(bounds, 0, tag)
     }
 
     /// Says that somebody waits. Only under the queue's lock.
-    pub(crate) fn set_waiters(&self) {
+    pub(super) fn set_waiters(&self) {
         // AcqRel: whoever releases after this sees the flag; whatever was
         // released before it is seen by the attempt that follows.
         self.word.fetch_or(FLAG, Ordering::AcqRel);
     }
 
     /// Says that nobody waits. Only under the queue's lock.
-    pub(crate) fn clear_waiters(&self) {
+    pub(super) fn clear_waiters(&self) {
         self.word.fetch_and(!FLAG, Ordering::AcqRel);
     }
 }

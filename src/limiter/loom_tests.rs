@@ -20,7 +20,7 @@ struct Bed {
 
 impl Bed {
     fn new(count: u32, kib: u64) -> Self {
-        Self::on(Arc::new(Limiter::new()), count, kib)
+        Self::on(Arc::<Limiter>::default(), count, kib)
     }
 
     fn on(limiter: Arc<Limiter>, count: u32, kib: u64) -> Self {

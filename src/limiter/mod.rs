@@ -16,7 +16,6 @@ mod bounds;
 mod check_tests;
 mod checks;
 mod count;
-mod guards;
 mod lanes;
 mod ledger;
 mod list;
@@ -26,7 +25,6 @@ mod loom_tests;
 mod property_tests;
 mod pump;
 mod queue;
-mod staged;
 mod tenants;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
@@ -39,6 +37,7 @@ mod wait;
 mod wakers;
 mod word;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
 use std::time::Duration;
@@ -48,7 +47,7 @@ pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use checks::{Attempt, Operation};
 pub(crate) use ledger::{OpenBodies, Refused};
 pub(crate) use tenants::{Quota, TENANTS, TenantAccount, TenantTable};
-pub(crate) use word::{Caps, InUse, MAX_COUNT};
+pub(crate) use word::{Caps, MAX_COUNT};
 
 use crate::class::tag::Tag;
 use crate::error::Reason;
@@ -62,7 +61,7 @@ use wakers::Wakers;
 const CLAIM_WITHIN: Duration = Duration::from_millis(500);
 
 /// The reservations of one source of memory, and the queue for them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Limiter {
     ledger: Ledger,
     waiting: AtomicU32,
@@ -76,41 +75,50 @@ pub(crate) struct Limiter {
     lacks_bytes: AtomicBool,
 }
 
-/// What is known of waits.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Waits {
-    /// How far forecasts were off lately, on average.
-    pub(crate) error: Duration,
-    /// Forecasts checked.
-    pub(crate) checked: u64,
+impl Deref for Limiter {
+    type Target = Ledger;
+
+    /// What its word says, and what is told to it past the queue.
+    fn deref(&self) -> &Ledger {
+        &self.ledger
+    }
 }
 
 impl Limiter {
-    pub(crate) fn new() -> Self {
-        Self {
-            ledger: Ledger::new(),
-            waiting: AtomicU32::new(0),
-            guards: AtomicU32::new(0),
-            counts_in_word: AtomicU32::new(0),
-            queue: Mutex::new(Queue::default()),
-            now_ms: Counter::new(0),
-            lacks_bytes: AtomicBool::new(false),
+    /// Bounds for one more guard on this ledger.
+    pub(crate) fn join(&self, tenants: Arc<TenantTable>) -> Arc<Bounds> {
+        self.guards.fetch_add(1, Ordering::Relaxed);
+        let count = match self.counts_in_word.swap(1, Ordering::Relaxed) {
+            0 => GuardCount::InWord,
+            _ => GuardCount::beside(),
+        };
+        Arc::new(Bounds::new(count, tenants))
+    }
+
+    /// A guard is gone, and with it all that it had in flight.
+    pub(crate) fn leave(&self, bounds: &Bounds) {
+        self.guards.fetch_sub(1, Ordering::Relaxed);
+        if bounds.count.is_in_word() {
+            self.counts_in_word.store(0, Ordering::Relaxed);
         }
     }
 
-    /// All requests in flight, in all guards, and what they have reserved.
-    pub(crate) fn reserved(&self) -> InUse {
-        self.ledger.in_use()
+    /// Another guard begins with the bounds of one that is gone; `false`: yet another one
+    /// has its place by now.
+    pub(crate) fn join_again(&self, bounds: &Bounds) -> bool {
+        if bounds.count.is_in_word() && self.counts_in_word.swap(1, Ordering::Relaxed) != 0 {
+            return false;
+        }
+        self.guards.fetch_add(1, Ordering::Relaxed);
+        bounds.forget();
+        true
     }
 
-    /// Requests of all guards in flight.
-    pub(crate) fn all_in_flight(&self) -> u32 {
-        self.ledger.all_in_flight()
-    }
-
-    /// Requests of one guard in flight.
-    pub(crate) fn in_flight(&self, bounds: &Bounds) -> u32 {
-        self.ledger.count(bounds)
+    /// Nobody is in flight, nor waits: as if nobody had ever done so.
+    pub(crate) fn forget(&self) {
+        self.ledger.confirm_freed(self.ledger.ended_kib());
+        lock(&self.queue).forecast = Default::default();
+        self.now_ms.store(0, Ordering::Relaxed);
     }
 
     /// How many wait, over all guards.
@@ -118,34 +126,9 @@ impl Limiter {
         self.waiting.load(Ordering::Relaxed) as usize
     }
 
-    /// How many wait for one guard.
-    pub(crate) fn waiting_for(&self, bounds: &Bounds) -> usize {
-        bounds.waiting.load(Ordering::Relaxed)
-    }
-
-    /// How many have waited for one guard, and have not been polled since that was over,
-    /// or since a grant of theirs passed on.
-    pub(crate) fn unheard(&self, bounds: &Bounds) -> usize {
-        bounds.unheard.load(Ordering::Relaxed)
-    }
-
-    /// How many of all these are in flight already, and wait for more.
-    pub(crate) fn need_more(&self, bounds: &Bounds) -> usize {
-        bounds.need_more.load(Ordering::Relaxed)
-    }
-
-    /// [`try_reserve`](Self::try_reserve) for a newcomer, on the fast path.
+    /// `Ok(true)` if nothing was in flight before. Inlined, so that on the fast path, where it
+    /// is known what asks, the other questions go away.
     #[inline(always)]
-    pub(crate) fn try_admit(&self, bounds: &Bounds, ask: Ask) -> Result<bool, Refused> {
-        let (newcomer, first) = (Operation::Newcomer, Attempt::First);
-        let reserved = self.ledger.reserve_inline(bounds, ask, newcomer, first);
-        if reserved.is_err() {
-            self.took_for_a_moment(bounds, ask.tag);
-        }
-        reserved
-    }
-
-    /// `Ok(true)` if nothing was in flight before.
     pub(crate) fn try_reserve(
         &self,
         bounds: &Bounds,
@@ -242,22 +225,6 @@ impl Limiter {
         wakers.wake();
     }
 
-    /// What ended before this is seen after it, and who ends after this sees what was done
-    /// before it.
-    pub(crate) fn meet_ends(&self) {
-        self.ledger.meet_ends();
-    }
-
-    /// KiB that were ever given back after use.
-    pub(crate) fn ended_kib(&self) -> u64 {
-        self.ledger.ended_kib()
-    }
-
-    /// What had been given back after use when it was so much is free from now on.
-    pub(crate) fn confirm_freed(&self, ended_kib: u64) {
-        self.ledger.confirm_freed(ended_kib);
-    }
-
     /// Lets in everybody who fits, in their order.
     #[cold]
     pub(crate) fn pump(&self) {
@@ -288,7 +255,7 @@ impl Limiter {
 
     /// How long the oldest waiter of a guard has waited.
     pub(crate) fn oldest_wait(&self, bounds: &Arc<Bounds>) -> Duration {
-        if self.waiting_for(bounds) == 0 {
+        if bounds.waiting() == 0 {
             return Duration::ZERO;
         }
         let since_ms = lock(&self.queue).oldest_since_ms(bounds);
@@ -296,10 +263,9 @@ impl Limiter {
         Duration::from_millis(waited_ms.unwrap_or(0))
     }
 
-    /// How well waits are forecast.
-    pub(crate) fn waits(&self) -> Waits {
-        let (error, checked) = lock(&self.queue).forecast.errors();
-        Waits { error, checked }
+    /// How far forecasts of waits were off lately, on average, and how many were checked.
+    pub(crate) fn wait_errors(&self) -> (Duration, u64) {
+        lock(&self.queue).forecast.errors()
     }
 
     /// Quotas may have changed.

@@ -1,6 +1,6 @@
 //! Letting waiters in, in their turn.
 
-use super::bounds::Ask;
+use super::bounds::{Ask, Need};
 use super::checks::Attempt;
 use super::lanes::{CRITICAL, Candidate, LANES, NEED_MORE, NESTED};
 use super::ledger::Refused;
@@ -42,7 +42,7 @@ impl Limiter {
         let now_ms = self.now_ms();
         let mut next = queue.next_in(lane, now_ms);
         while let Some(candidate) = next {
-            let ask = queue.ask(candidate);
+            let ask = queue.waiters[candidate.key].ask();
             match self.try_waiter(queue, candidate, ask) {
                 Ok(_) => wakers.push(queue.grant(candidate, ask.kib, now_ms)),
                 Err(Refused::Quota) => queue.park(candidate),
@@ -51,7 +51,7 @@ impl Limiter {
                     queue.set_aside(candidate, aside);
                 }
                 // Too large even with nothing in flight: no release can help it.
-                Err(Refused::Bytes) if self.nothing_will_end(queue.need(candidate)) => {
+                Err(Refused::Bytes) if self.nothing_will_end(queue, candidate) => {
                     next = queue.behind(candidate);
                     if next.is_some() {
                         continue;
@@ -78,23 +78,30 @@ impl Limiter {
         ask: Ask,
         attempt: Attempt,
     ) -> Result<bool, Refused> {
-        let operation = queue.need(candidate).operation();
-        let bounds = queue.bounds(candidate);
-        self.ledger.reserve(bounds, ask, operation, attempt)
+        let waiter = &queue.waiters[candidate.key];
+        let operation = waiter.need.operation();
+        self.ledger.reserve(&waiter.bounds, ask, operation, attempt)
     }
 
     fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<bool, Refused> {
-        let bounds = queue.bounds(candidate);
         let attempt = || self.attempt(queue, candidate, ask, Attempt::FromQueue);
         match attempt() {
             Err(Refused::Quota) => {
                 // The flag first, then the attempt: what was given back before the flag
                 // is seen by the attempt, what is given back after it sees the flag.
+                let bounds = &queue.waiters[candidate.key].bounds;
                 bounds.tenants.park(ask.tag.tenant);
                 attempt()
             }
             outcome => outcome,
         }
+    }
+
+    /// No release can help somebody in the queue: nothing is in flight, or only others
+    /// that wait for the same.
+    fn nothing_will_end(&self, queue: &Queue, candidate: Candidate) -> bool {
+        let more = matches!(queue.waiters[candidate.key].need, Need::More { .. });
+        self.ledger.is_idle() || (more && self.ledger.only_staged())
     }
 
     /// Brings the count and the flag in the word in line with the queue.

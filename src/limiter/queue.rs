@@ -103,6 +103,13 @@ pub(super) struct Queue {
     pub(super) forecast: WaitForecast,
 }
 
+impl Waiter {
+    /// What it asks for now.
+    pub(super) fn ask(&self) -> Ask {
+        self.need.ask(&self.bounds)
+    }
+}
+
 impl Flow {
     pub(super) fn account(&self) -> Option<&TenantAccount> {
         self.bounds.tenants.get(self.tenant)
@@ -203,9 +210,8 @@ impl Queue {
 
     fn enqueue(&mut self, key: usize) {
         let waiter = &self.waiters[key];
-        let (need, number) = (waiter.need, waiter.number);
+        let (need, number, kib) = (waiter.need, waiter.number, waiter.ask().kib);
         let bounds = Arc::clone(&waiter.bounds);
-        let kib = need.ask(&bounds).kib;
         let (at, tenant) = (lane(need), need.tag().tenant);
         let flow = self.flow_of(&bounds, at, tenant).unwrap_or_else(|| {
             self.flows.push(Flow {
@@ -314,15 +320,14 @@ impl Queue {
 
     /// So many KiB are reserved for a waiter.
     pub(super) fn grant(&mut self, candidate: Candidate, kib: u64, now_ms: u64) -> Waker {
-        let Candidate {
-            key, lane, aged, ..
-        } = candidate;
+        let Candidate { key, aged, .. } = candidate;
         let waiter = &self.waiters[key];
         let waited_ms = now_ms.saturating_sub(waiter.since_ms);
         self.forecast.granted(waiter.expected_ms, waited_ms);
         waiter.bounds.has_waited(waiter.need);
         self.take_out(key);
-        let flow = &self.flows[self.waiters[key].flow];
+        let flow = &self.flows[candidate.flow];
+        let lane = flow.lane;
         if lane != NESTED {
             self.served = flow.served();
             if let Some(account) = flow.account() {
@@ -353,22 +358,6 @@ impl Queue {
     pub(super) fn forget_grant(&mut self, key: usize) {
         self.granted
             .remove(&mut self.waiters, key, |w| &mut w.in_flow);
-    }
-
-    /// Whose waiter it is.
-    pub(super) fn bounds(&self, candidate: Candidate) -> &Arc<Bounds> {
-        &self.waiters[candidate.key].bounds
-    }
-
-    /// What it waits for.
-    pub(super) fn need(&self, candidate: Candidate) -> Need {
-        self.waiters[candidate.key].need
-    }
-
-    /// What a waiter asks for now.
-    pub(super) fn ask(&self, candidate: Candidate) -> Ask {
-        let waiter = &self.waiters[candidate.key];
-        waiter.need.ask(&waiter.bounds)
     }
 
     /// When the oldest waiter of one guard began to wait.

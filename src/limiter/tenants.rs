@@ -48,7 +48,7 @@ pub(crate) struct TenantTable {
 }
 
 /// One tenant.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct TenantAccount {
     /// A flag (a flow of it waits until some of this is given back), requests in
     /// flight, KiB reserved.
@@ -75,17 +75,8 @@ pub(crate) struct TenantAccount {
 impl TenantAccount {
     fn new() -> Self {
         let account = Self {
-            held: AtomicU64::new(0),
-            weight: Number::new(1),
-            max_in_flight: Number::new(u32::MAX),
-            max_share_bits: Counter::new(0),
-            served: AtomicI64::new(0),
-            owed: AtomicI64::new(0),
             hold_parts: Counter::new(FIRST_HOLD_MS * HOLD_PARTS),
-            strikes: Number::new(0),
-            used: Number::new(0),
-            waiting: Number::new(0),
-            flows: [const { AtomicUsize::new(0) }; LANES],
+            ..Self::default()
         };
         account.entitle(Quota::default());
         account
@@ -300,27 +291,6 @@ impl TenantTable {
 impl std::fmt::Debug for TenantTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TenantTable").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-#[cfg_attr(memory_guard_loom, allow(dead_code))]
-impl Quota {
-    pub(super) fn weighing(weight: u32) -> Self {
-        let all = Self::default();
-        Self { weight, ..all }
-    }
-
-    pub(super) fn up_to(max_share: f64) -> Self {
-        let all = Self::default();
-        Self { max_share, ..all }
-    }
-
-    pub(super) fn at_most(self, max_in_flight: u32) -> Self {
-        Self {
-            max_in_flight,
-            ..self
-        }
     }
 }
 

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::ticket_tests::{IN_TIME, Ticket};
+use super::word::InUse;
 use super::*;
 use crate::class::Priority;
 use crate::class::tag::ClassKey;
@@ -13,7 +14,7 @@ fn ask(kib: u64) -> Ask {
 }
 
 pub(super) fn limiter(count: u32, kib: u64) -> (Arc<Limiter>, Arc<Bounds>) {
-    let limiter = Arc::new(Limiter::new());
+    let limiter = Arc::<Limiter>::default();
     let bounds = limiter.join(Arc::default());
     publish(&limiter, &bounds, Caps::new(false, count, kib), MAX_KIB, 0);
     (limiter, bounds)

@@ -1,10 +1,10 @@
-//! A wait as tests have it, which is left when it is dropped.
+//! What several of the tests have: a wait that is left when it is dropped, and quotas.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Bounds, Limiter, Need, Refusal};
+use super::{Bounds, Limiter, Need, Quota, Refusal};
 use crate::error::Reason;
 
 pub(super) const IN_TIME: Duration = Duration::from_secs(10);
@@ -40,6 +40,26 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(key) = self.key {
             self.limiter.stop_waiting(key);
+        }
+    }
+}
+
+#[cfg_attr(memory_guard_loom, allow(dead_code))]
+impl Quota {
+    pub(super) fn weighing(weight: u32) -> Self {
+        let all = Self::default();
+        Self { weight, ..all }
+    }
+
+    pub(super) fn up_to(max_share: f64) -> Self {
+        let all = Self::default();
+        Self { max_share, ..all }
+    }
+
+    pub(super) fn at_most(self, max_in_flight: u32) -> Self {
+        Self {
+            max_in_flight,
+            ..self
         }
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::tests::publish;
 use super::ticket_tests::{IN_TIME, Ticket};
+use super::word::InUse;
 use super::{
-    Ask, Attempt, Bounds, Caps, InUse, Limiter, Need, Operation, Quota, Refusal, Refused, TENANTS,
+    Ask, Attempt, Bounds, Caps, Limiter, Need, Operation, Quota, Refusal, Refused, TENANTS,
     TenantAccount,
 };
 use crate::class::Priority;
@@ -29,7 +30,7 @@ impl Bed {
     }
 
     fn empty(kib: u64) -> Self {
-        let limiter = Arc::new(Limiter::new());
+        let limiter = Arc::<Limiter>::default();
         let bounds = limiter.join(Arc::default());
         let bed = Self { limiter, bounds };
         bed.allow(kib);
@@ -178,14 +179,14 @@ fn who_needs_more_than_it_has_goes_before_newcomers() {
         (name, ticket.unwrap())
     })
     .into();
-    assert_eq!(bed.limiter.need_more(&bed.bounds), 3);
+    assert_eq!(bed.bounds.need_more(), 3);
     let order = [(); 7].map(|()| bed.free(10, &mut waiters)).concat();
     assert_eq!(
         order[..4],
         ["critical", "more high", "more normal", "more low"]
     );
     assert_eq!(order[4..], ["high", "normal", "low"]);
-    assert_eq!(bed.limiter.need_more(&bed.bounds), 0);
+    assert_eq!(bed.bounds.need_more(), 0);
     // Of seven that came in their place, three were counted already.
     assert_eq!(bed.limiter.reserved(), InUse::new(false, 7, 100));
 }
@@ -538,7 +539,7 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     let need = Need::Known(ask(of_tenant, 10));
     let also = bed.limiter.expected_wait(&bed.bounds, need);
     assert_eq!(also.map(|wait| wait.as_millis()), Some(13));
-    assert!(bed.limiter.waits().checked > 0);
+    assert!(bed.limiter.wait_errors().1 > 0);
     let mut backlog: Vec<Ticket> = (0..4).map(|_| bed.join(of_tenant, 10)).collect();
     backlog.pop();
     assert_eq!(expected_ms(of_tenant), 53, "30 KiB and its own");

@@ -66,7 +66,6 @@ impl Queue {
         let last = self.flows[flow].waiting.last().filter(|_| newest);
         Some(Candidate {
             key: last.unwrap_or(first),
-            lane: at,
             flow,
             aged: false,
             newest,
@@ -97,7 +96,6 @@ impl Queue {
         let aged = now_ms.saturating_sub(waiter.since_ms) >= waiter.bounds.ages_after_ms();
         (aged && flow.place.is_some()).then_some(Candidate {
             key,
-            lane: flow.lane,
             flow: waiter.flow,
             aged: true,
             newest: false,
@@ -159,7 +157,7 @@ impl Queue {
         let first = self.lanes.iter().find_map(|lane| lane.waiting.first())?;
         let first = &self.waiters[first];
         match Arc::ptr_eq(&first.bounds, bounds) {
-            true => Some(first.need.ask(bounds)),
+            true => Some(first.ask()),
             // Another guard's stands before it.
             false => self.oldest_of(bounds, MAX_KIB).map(|(_, ask)| ask),
         }
@@ -176,17 +174,17 @@ impl Queue {
         let theirs = flows.filter(|(_, flow)| Arc::ptr_eq(&flow.bounds, bounds));
         let firsts = theirs.filter_map(|(at, flow)| {
             let key = flow.waiting.first()?;
-            let ask = self.waiters[key].need.ask(bounds);
+            let ask = self.waiters[key].ask();
             let candidate = Candidate {
                 key,
-                lane: flow.lane,
                 flow: at,
                 aged: false,
                 newest: false,
             };
             (ask.low_kib <= most_kib).then_some((candidate, ask))
         });
-        firsts.min_by_key(|(first, _)| (first.lane, self.waiters[first.key].number))
+        firsts
+            .min_by_key(|(first, _)| (self.flows[first.flow].lane, self.waiters[first.key].number))
     }
 
     /// Whose place a waiter may take that comes to a full queue: the newest of the

@@ -64,7 +64,7 @@ fn begin(slot: &Slot) {
 
 /// A ledger with one request on it.
 fn one_in_flight() -> (Arc<Limiter>, Arc<Bounds>) {
-    let limiter = Arc::new(Limiter::new());
+    let limiter = Arc::<Limiter>::default();
     let bounds = limiter.join(Arc::default());
     bounds.publish(Caps::new(false, 9, 9), 9, 9);
     let ask = Ask::exactly(4, Tag::NONE);

@@ -252,7 +252,7 @@ impl Subscriber for Regulator {
     fn leaves(&self) -> bool {
         let idle = || {
             self.state.limiter.in_flight(&self.state.bounds) == 0
-                && self.state.limiter.waiting_for(&self.state.bounds) == 0
+                && self.state.bounds.waiting() == 0
         };
         let over = (self.state.is_closed() && idle()) || self.is_gone();
         if over {

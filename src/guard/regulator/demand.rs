@@ -112,7 +112,7 @@ impl Regulator {
             utilisation: self.state.utilisation(),
             turned_away: self.state.counters.rejected_for_memory(),
             completed: control.completed,
-            waiting: self.state.limiter.waiting_for(&self.state.bounds) as u64,
+            waiting: self.state.bounds.waiting() as u64,
             wait_timeout: self.state.config().wait_timeout,
         }
     }

@@ -99,7 +99,7 @@ impl Regulator {
         self.state.handles.are_gone()
             && self.state.sampler.is_here()
             && self.state.limiter.in_flight(&self.state.bounds) == 0
-            && self.state.limiter.waiting_for(&self.state.bounds) == 0
+            && self.state.bounds.waiting() == 0
             && self.levels.receiver_count() == 0
             && self.limits.receiver_count() == 0
             && self.state.deliveries.are_none()

@@ -17,20 +17,17 @@ impl State {
     pub(crate) fn stats(&self) -> Stats {
         self.look_for_fork();
         let shown = self.shown.summary();
-        let waits = self.limiter.waits();
+        let (wait_error, checked_waits) = self.limiter.wait_errors();
         let rejected = self.counters.all_rejected();
         let ready = self.ready.count();
         let active = u64::from(self.limiter.in_flight(&self.bounds));
-        let (waiting, unheard) = (
-            self.limiter.waiting_for(&self.bounds),
-            self.limiter.unheard(&self.bounds),
-        );
+        let (waiting, unheard) = (self.bounds.waiting(), self.bounds.unheard());
         let waiting = (waiting + unheard) as u64;
         // What has ended before what is in flight: one that ends in between is missed, and
         // not counted twice.
         let ended = self.counters.outcomes.totals();
         // Twice among those that are active or wait, or there and no requests so far.
-        let need_more = self.limiter.need_more(&self.bounds) as u64;
+        let need_more = self.bounds.need_more() as u64;
         let beside = ready + self.counters.not_yet.load(Ordering::Relaxed) + need_more;
         Stats {
             total_requests: ended.sum(rejected) + (active + waiting).saturating_sub(beside),
@@ -57,8 +54,8 @@ impl State {
             estimate_error_ratio: shown.error_ratio,
             demand_ratio: self.loads().demand,
             latched_seconds: self.latched_for().as_secs_f64(),
-            wait_error_ms: waits.error.as_secs_f64() * 1e3,
-            checked_waits: waits.checked,
+            wait_error_ms: wait_error.as_secs_f64() * 1e3,
+            checked_waits,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
             stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
             outstanding_mib: self.outstanding_bytes(&shown) as f64 / f64::from(1 << 20),

@@ -11,20 +11,14 @@ impl Ledger {
     /// that is [confirmed](Self::confirm_freed). Where no bytes are bounded, nothing needs to be
     /// confirmed.
     #[inline]
-    pub(crate) fn complete(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
+    pub(in crate::limiter) fn complete(&self, bounds: &Bounds, kib: u64, tag: Tag) -> Released {
         if !bounds.caps().bounds_kib() {
             return self.cancel(bounds, kib, tag);
         }
         self.count_out(bounds);
-        bounds.take_off_critical(tag, kib);
-        let of_tenant = bounds.tenants.give_back(tag.tenant, 1, kib);
         // Before the release: whoever sees the one sees the other.
         self.ended_kib.add(kib);
-        let before = self.word.fetch_sub(bounds.count.unit(), Ordering::AcqRel);
-        Released {
-            somebody_waits: InUse::of(before).has_waiters(),
-            of_tenant,
-        }
+        self.give_back(bounds, 1, kib, tag, bounds.count.unit())
     }
 
     /// What ended before this is seen after it, and who ends after this sees what was done
@@ -52,7 +46,7 @@ impl Ledger {
     }
 
     /// What is in flight, without what has ended and is not known to be free.
-    pub(crate) fn in_use(&self) -> InUse {
+    pub(crate) fn reserved(&self) -> InUse {
         self.unended(self.load())
     }
 

@@ -21,21 +21,10 @@ struct Asked<'a> {
 }
 
 impl Ledger {
-    /// Reserves what `ask` says. `Ok(true)` if nothing was in flight before.
-    pub(crate) fn reserve(
-        &self,
-        bounds: &Bounds,
-        ask: Ask,
-        operation: Operation,
-        attempt: Attempt,
-    ) -> Result<bool, Refused> {
-        self.reserve_inline(bounds, ask, operation, attempt)
-    }
-
-    /// [`reserve`](Self::reserve), for where it is known when it is compiled what asks: the
-    /// rest of the questions go away there.
+    /// Reserves what `ask` says. `Ok(true)` if nothing was in flight before. Where it is known
+    /// when it is compiled what asks, the rest of the questions go away.
     #[inline(always)]
-    pub(crate) fn reserve_inline(
+    pub(in crate::limiter) fn reserve(
         &self,
         bounds: &Bounds,
         ask: Ask,
@@ -172,7 +161,7 @@ impl Ledger {
 
     /// Makes a reservation of `held_kib`, made before it was known for what, one for `ask`.
     /// `Ok(true)`: it became smaller, and somebody waits.
-    pub(crate) fn retag(
+    pub(in crate::limiter) fn retag(
         &self,
         bounds: &Bounds,
         held_kib: u64,
@@ -202,7 +191,7 @@ mod tests {
         let tenants = Arc::new(TenantTable::default());
         tenants.set_limit(1000);
         tenants.make(1).entitle(Quota::up_to(0.5));
-        let (ledger, bounds) = (Ledger::new(), Bounds::new(GuardCount::InWord, tenants));
+        let (ledger, bounds) = (Ledger::default(), Bounds::new(GuardCount::InWord, tenants));
         let tag = Tag {
             tenant: 1,
             priority: Priority::Critical,

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::{Ledger, Released};
 use crate::limiter::bounds::{Bounds, Need};
-use crate::limiter::word::InUse;
 use crate::sync::Ordering;
 
 /// Requests whose work has not begun. Not model-checked: they hand nothing over.
@@ -48,25 +47,23 @@ impl Ledger {
     }
 
     /// No work has begun: all that is in flight are bodies.
-    pub(crate) fn only_staged(&self) -> bool {
+    pub(in crate::limiter) fn only_staged(&self) -> bool {
         self.all_in_flight() <= self.staged().requests
     }
 
     /// Gives back what was reserved for a need, and never used.
-    pub(crate) fn cancel_need(&self, bounds: &Bounds, kib: u64, need: Need) -> Released {
+    pub(in crate::limiter) fn cancel_need(
+        &self,
+        bounds: &Bounds,
+        kib: u64,
+        need: Need,
+    ) -> Released {
         let tag = need.tag();
         match need {
-            Need::More { .. } => {}
-            Need::Nested(_) => return self.end_nested(bounds, tag),
-            _ => return self.cancel(bounds, kib, tag),
-        }
-        // The request itself goes on.
-        bounds.take_off_critical(tag, kib);
-        let of_tenant = bounds.tenants.give_back(tag.tenant, 0, kib);
-        let before = self.word.fetch_sub(kib, Ordering::AcqRel);
-        Released {
-            somebody_waits: InUse::of(before).has_waiters(),
-            of_tenant,
+            // The request itself goes on.
+            Need::More { .. } => self.give_back(bounds, 0, kib, tag, kib),
+            Need::Nested(_) => self.end_nested(bounds, tag),
+            _ => self.cancel(bounds, kib, tag),
         }
     }
 }
