@@ -1,25 +1,49 @@
-//! From a request's class to numbers, which are all that admission sees of it.
+//! From a request's class to numbers and a [`Demand`], which are all that admission sees of it.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::names::Names;
 use super::tenants::Tenants;
 use crate::class::tag::{CLASSES, ClassKey, Tag};
 use crate::class::{Class, Priority};
+use crate::limiter::Need;
 
-/// A request's class as numbers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Entry {
-    pub(crate) tag: Tag,
+/// What a request asks for, and how long it may wait for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    pub(crate) need: Need,
     pub(crate) deadline: Option<Duration>,
-    /// What is reserved until its body has been read; `None`: all that it needs, at once.
-    pub(crate) body_kib: Option<NonZeroU64>,
+}
+
+impl Demand {
+    /// Of a request that nobody classified.
+    pub(crate) const NONE: Self = Self {
+        need: Need::Estimated(Tag::NONE),
+        deadline: None,
+    };
+
+    #[inline]
+    pub(crate) fn tag(&self) -> Tag {
+        self.need.tag()
+    }
+
+    /// It asks for what its body needs, and for the rest once that has been read.
+    #[inline]
+    pub(crate) fn is_for_body(&self) -> bool {
+        matches!(self.need, Need::Known(_))
+    }
+
+    /// All that it needs, without its body first.
+    pub(crate) fn at_once(self) -> Self {
+        let need = Need::Estimated(self.tag());
+        Self { need, ..self }
+    }
 }
 
 /// A class whose names may be a request's own.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct Classified<'a> {
     pub(crate) name: &'a str,
     pub(crate) priority: Priority,
     pub(crate) tenant: &'a str,
@@ -28,7 +52,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) deadline: Option<Duration>,
 }
 
-impl<'a> From<&'a Class> for Parts<'a> {
+impl<'a> From<&'a Class> for Classified<'a> {
     #[inline]
     fn from(class: &'a Class) -> Self {
         Self {
@@ -57,19 +81,19 @@ impl Labels {
         }
     }
 
-    /// The numbers of a class.
-    pub(crate) fn entry<'a>(&self, class: impl Into<Parts<'a>>) -> Entry {
+    /// What a request of a class asks for.
+    pub(crate) fn demand<'a>(&self, class: impl Into<Classified<'a>>) -> Demand {
         let class = class.into();
         let hint_kib = class.cost_bytes.and_then(hint_kib);
-        Entry {
-            tag: Tag {
-                key: self.key(class.name, hint_kib.is_some()),
-                priority: class.priority,
-                tenant: self.tenants.number(class.tenant, class.tier),
-                hint_kib,
-            },
+        let tag = Tag {
+            key: self.key(class.name, hint_kib.is_some()),
+            priority: class.priority,
+            tenant: self.tenants.number(class.tenant, class.tier),
+            hint_kib,
+        };
+        Demand {
+            need: Need::Estimated(tag),
             deadline: class.deadline,
-            body_kib: None,
         }
     }
 
@@ -105,17 +129,15 @@ mod tests {
     #[test]
     fn a_class_is_a_kind_with_a_hint_and_one_without() {
         let labels = Labels::new(Tenants::new(Vec::new()));
-        let plain = labels.entry(&Class::new("render"));
-        let sized = labels.entry(&Class::new("render").cost(1500));
-        assert_eq!(
-            (plain.tag.hint_kib, sized.tag.hint_kib),
-            (None, NonZeroU32::new(2))
-        );
-        assert!(sized.tag.key.is_hinted() && !plain.tag.key.is_hinted());
-        for key in [plain.tag.key, sized.tag.key] {
+        let tag = |class| labels.demand(&class).tag();
+        let plain = tag(Class::new("render"));
+        let sized = tag(Class::new("render").cost(1500));
+        assert_eq!((plain.hint_kib, sized.hint_kib), (None, NonZeroU32::new(2)));
+        assert!(sized.key.is_hinted() && !plain.key.is_hinted());
+        for key in [plain.key, sized.key] {
             assert_eq!(labels.name(key), "render");
         }
-        assert_eq!(labels.entry(&Class::default()).tag, Tag::NONE);
-        assert_eq!(labels.entry(&Class::new("").cost(0)).tag, Tag::NONE);
+        assert_eq!(tag(Class::default()), Tag::NONE);
+        assert_eq!(tag(Class::new("").cost(0)), Tag::NONE);
     }
 }

@@ -7,30 +7,29 @@ mod routes;
 pub(crate) mod tenants;
 mod unclassified;
 
-use std::num::NonZeroU64;
-
 use http::Request;
 use http::header::CONTENT_LENGTH;
 use http_body::Body;
 
 use crate::class::Class;
+use crate::limiter::{Ask, Need};
 use crate::sync::foreign::{self, Code};
 use crate::units::kib;
-use labels::{Entry, Labels};
-use sealed::Entries;
+use labels::{Demand, Labels};
+use sealed::Demands;
 
 pub use requests::{RequestClasses, RequestClassesBuilder};
 pub use unclassified::Unclassified;
 
 mod sealed {
-    use super::labels::{Entry, Labels};
+    use super::labels::{Demand, Labels};
 
     pub trait Sealed {}
 
     /// What [`Classify`](super::Classify) says, in the guard's own terms.
-    pub trait Entries<Req> {
+    pub trait Demands<Req> {
         /// `None`: the request passes by the guard, uncounted.
-        fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry>;
+        fn demand(&self, request: &Req, labels: &Labels) -> Option<Demand>;
     }
 }
 
@@ -38,9 +37,9 @@ mod sealed {
 ///
 /// Implemented by [`Uniform`], [`ByRequest`], [`RequestClasses`], [`Skip`] and [`Staged`];
 /// sealed, so that it can grow.
-pub trait Classify<Req>: sealed::Entries<Req> {}
+pub trait Classify<Req>: sealed::Demands<Req> {}
 
-impl<Req, C: Entries<Req>> Classify<Req> for C {}
+impl<Req, C: Demands<Req>> Classify<Req> for C {}
 
 /// All requests are alike: each is expected to need what the guard estimates.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,10 +47,10 @@ pub struct Uniform;
 
 impl sealed::Sealed for Uniform {}
 
-impl<Req> Entries<Req> for Uniform {
+impl<Req> Demands<Req> for Uniform {
     #[inline]
-    fn entry(&self, _: &Req, _: &Labels) -> Option<Entry> {
-        Some(Entry::default())
+    fn demand(&self, _: &Req, _: &Labels) -> Option<Demand> {
+        Some(Demand::NONE)
     }
 }
 
@@ -72,15 +71,15 @@ impl<F> std::fmt::Debug for ByRequest<F> {
     }
 }
 
-impl<Req, F> Entries<Req> for ByRequest<F>
+impl<Req, F> Demands<Req> for ByRequest<F>
 where
     F: Fn(&Req) -> Class,
 {
     #[inline]
-    fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry> {
+    fn demand(&self, request: &Req, labels: &Labels) -> Option<Demand> {
         // Who panics has not said: the request is as one that nobody classified.
         let class = foreign::call(Code::Classifier, || (self.0)(request));
-        Some(class.map_or_else(Entry::default, |class| labels.entry(&class)))
+        Some(class.map_or(Demand::NONE, |class| labels.demand(&class)))
     }
 }
 
@@ -108,18 +107,18 @@ impl<C: std::fmt::Debug, F> std::fmt::Debug for Skip<C, F> {
 
 impl<C: sealed::Sealed, F> sealed::Sealed for Skip<C, F> {}
 
-impl<Req, C, F> Entries<Req> for Skip<C, F>
+impl<Req, C, F> Demands<Req> for Skip<C, F>
 where
-    C: Entries<Req>,
+    C: Demands<Req>,
     F: Fn(&Req) -> bool,
 {
     #[inline]
-    fn entry(&self, request: &Req, labels: &Labels) -> Option<Entry> {
+    fn demand(&self, request: &Req, labels: &Labels) -> Option<Demand> {
         let skips = foreign::call(Code::Classifier, || (self.skips)(request));
         if skips == Some(true) {
             None
         } else {
-            self.rest.entry(request, labels)
+            self.rest.demand(request, labels)
         }
     }
 }
@@ -152,18 +151,21 @@ impl<C> Staged<C> {
 
 impl<C: sealed::Sealed> sealed::Sealed for Staged<C> {}
 
-impl<B, C> Entries<Request<B>> for Staged<C>
+impl<B, C> Demands<Request<B>> for Staged<C>
 where
     B: Body,
-    C: Entries<Request<B>>,
+    C: Demands<Request<B>>,
 {
     #[inline]
-    fn entry(&self, request: &Request<B>, labels: &Labels) -> Option<Entry> {
-        let mut entry = self.rest.entry(request, labels)?;
+    fn demand(&self, request: &Request<B>, labels: &Labels) -> Option<Demand> {
+        let mut demand = self.rest.demand(request, labels)?;
         // Without a body there is nothing to wait for.
         if !request.body().is_end_stream() {
-            entry.body_kib = NonZeroU64::new(kib(self.body_bytes(request)));
+            let body_kib = kib(self.body_bytes(request));
+            if body_kib > 0 {
+                demand.need = Need::Known(Ask::exactly(body_kib, demand.tag()));
+            }
         }
-        Some(entry)
+        Some(demand)
     }
 }

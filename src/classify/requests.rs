@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, Method, Request};
 
-use super::labels::{Entry, Labels, Parts};
+use super::labels::{Classified, Demand, Labels};
 use super::routes::Routes;
-use super::sealed::Entries;
+use super::sealed::Demands;
 use crate::class::{Class, Priority};
 use crate::error::{ConfigError, Problem};
 
@@ -54,19 +54,19 @@ impl RequestClasses {
     }
 }
 
-impl<B> Entries<Request<B>> for RequestClasses {
+impl<B> Demands<Request<B>> for RequestClasses {
     #[inline]
-    fn entry(&self, request: &Request<B>, labels: &Labels) -> Option<Entry> {
+    fn demand(&self, request: &Request<B>, labels: &Labels) -> Option<Demand> {
         let path = request.uri().path();
         let parts = self.0.parts(request.method(), path, request.headers());
-        Some(labels.entry(parts))
+        Some(labels.demand(parts))
     }
 }
 
 impl Rules {
-    fn parts<'a>(&'a self, method: &Method, path: &str, headers: &'a HeaderMap) -> Parts<'a> {
+    fn parts<'a>(&'a self, method: &Method, path: &str, headers: &'a HeaderMap) -> Classified<'a> {
         let class = self.routes.find(method, path).unwrap_or(&self.otherwise);
-        let mut parts = Parts::from(class);
+        let mut parts = Classified::from(class);
         if let Some(tenant) = text(headers, self.tenant_header.as_ref()) {
             parts.tenant = tenant;
         }
@@ -230,7 +230,11 @@ mod tests {
             .collect()
     }
 
-    fn parts<'a>(classes: &'a RequestClasses, path: &str, headers: &'a HeaderMap) -> Parts<'a> {
+    fn parts<'a>(
+        classes: &'a RequestClasses,
+        path: &str,
+        headers: &'a HeaderMap,
+    ) -> Classified<'a> {
         classes.0.parts(&Method::GET, path, headers)
     }
 

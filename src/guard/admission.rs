@@ -8,12 +8,10 @@ use super::state::{State, WAITING_INTERVAL};
 use super::waiting::Waiting;
 use crate::class::Priority;
 use crate::class::tag::Tag;
-use crate::classify::labels::Entry;
+use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Attempt, Need, Operation, Refusal, Refused};
 use crate::pressure::Pressure;
-
-use super::cost::Request;
 
 /// What became of a request.
 pub(crate) enum Admission {
@@ -45,22 +43,18 @@ impl State {
     /// Always inlined, so that the permit is made where it is to stay: moving it
     /// there cost more than the compare-and-swap.
     #[inline(always)]
-    pub(crate) fn admit(
-        &'static self,
-        request: Request,
-        callers: CallersDeadline<'_>,
-    ) -> Admission {
-        let tag = request.need.tag();
+    pub(crate) fn admit(&'static self, demand: Demand, callers: CallersDeadline<'_>) -> Admission {
+        let tag = demand.need.tag();
         if self.sheds(tag) {
             return Self::rejected(Reason::LowPriority);
         }
-        let ask = request.need.ask(&self.bounds);
+        let ask = demand.need.ask(&self.bounds);
         match self
             .limiter
             .try_reserve(&self.bounds, ask, Operation::Newcomer, Attempt::First)
         {
             Ok(first) => self.admitted(ask, first),
-            Err(refused) => self.admit_slowly(request, ask, refused, callers),
+            Err(refused) => self.admit_slowly(demand, ask, refused, callers),
         }
     }
 
@@ -72,33 +66,33 @@ impl State {
 
     /// Admission by this guard's count alone: another one on the same ledger
     /// holds the bytes.
-    pub(crate) fn admit_counted(&'static self, entry: Entry) -> Admission {
-        let tag = entry.tag;
+    pub(crate) fn admit_counted(&'static self, demand: Demand) -> Admission {
+        let tag = demand.tag();
         // The gate does not hold what another guard has admitted; closing does.
         if self.is_closed() {
             return Self::rejected(Reason::Closed);
         }
-        let request = Request {
-            need: Need::Nested(tag),
-            deadline: entry.deadline,
-        };
-        let ask = request.need.ask(&self.bounds);
+        let need = Need::Nested(tag);
+        let ask = need.ask(&self.bounds);
         match self.reserve(ask, Operation::Nested, Attempt::First) {
             Ok(first) => self.admitted(ask, first),
-            Err(refused) => self.admit_slowly(request, ask, refused, &no_deadline),
+            Err(refused) => {
+                let nested = Demand { need, ..demand };
+                self.admit_slowly(nested, ask, refused, &no_deadline)
+            }
         }
     }
 
     /// Makes what was reserved before the request was known fit the request.
-    pub(crate) fn admit_reserved(&'static self, kib: u64, entry: Entry) -> Admission {
-        let tag = entry.tag;
+    pub(crate) fn admit_reserved(&'static self, kib: u64, demand: Demand) -> Admission {
+        let tag = demand.tag();
         let ask = self.bounds.estimate(tag);
         let retag = |attempt| self.limiter.retag(&self.bounds, kib, ask, attempt);
         if !self.sheds(tag) && self.resampling(retag).is_ok() {
             return Admission::Admitted(Permit::new(self, ask.kib, tag));
         }
         self.release(kib);
-        self.admit(entry.into(), &no_deadline)
+        self.admit(demand, &no_deadline)
     }
 
     #[inline]
@@ -112,16 +106,16 @@ impl State {
 
     /// What is reserved, if there is room now.
     #[cold]
-    pub(crate) fn reserve_now(&'static self, request: Request) -> Option<Permit> {
-        match self.admit_newcomer(request.need.ask(&self.bounds)) {
+    pub(crate) fn reserve_now(&'static self, demand: Demand) -> Option<Permit> {
+        match self.admit_newcomer(demand.need.ask(&self.bounds)) {
             Some(Admission::Admitted(permit)) => Some(permit),
             _ => None,
         }
     }
 
     /// Admission, or a rejection in place of a wait.
-    pub(crate) fn admit_now(&'static self, request: Request) -> Result<Permit, Rejected> {
-        let ask = request.need.ask(&self.bounds);
+    pub(crate) fn admit_now(&'static self, demand: Demand) -> Result<Permit, Rejected> {
+        let ask = demand.need.ask(&self.bounds);
         let tag = ask.tag;
         if self.sheds(tag) {
             return Err(self.reject(Reason::LowPriority, tag));
@@ -141,13 +135,13 @@ impl State {
     #[cold]
     fn admit_slowly(
         &'static self,
-        request: Request,
+        demand: Demand,
         ask: Ask,
         refused: Refused,
         callers: CallersDeadline<'_>,
     ) -> Admission {
-        self.admit_at_once(ask, request.need.operation(), refused)
-            .unwrap_or_else(|| self.wait(request, callers))
+        self.admit_at_once(ask, demand.need.operation(), refused)
+            .unwrap_or_else(|| self.wait(demand, callers))
     }
 
     /// A newcomer, off the fast path. `None`: it has to wait.
@@ -234,11 +228,11 @@ impl State {
     }
 
     /// The least of what the guard, the request's class and its caller allow.
-    fn deadline(&self, request: &Request, callers: Option<Duration>) -> Duration {
-        let allowed = [request.deadline, callers].into_iter().flatten();
+    fn deadline(&self, demand: &Demand, callers: Option<Duration>) -> Duration {
+        let allowed = [demand.deadline, callers].into_iter().flatten();
         let config = self.config();
         let deadline = allowed.fold(config.wait_timeout, Duration::min);
-        let gives_way = request.need.tag().priority == Priority::Normal
+        let gives_way = demand.tag().priority == Priority::Normal
             && self.pressure() >= Pressure::High
             && self.has_seen(Priority::High);
         match gives_way {
@@ -247,9 +241,9 @@ impl State {
         }
     }
 
-    pub(crate) fn wait(&'static self, request: Request, callers: CallersDeadline<'_>) -> Admission {
-        let Request { need, .. } = request;
-        let deadline = self.deadline(&request, callers());
+    pub(crate) fn wait(&'static self, demand: Demand, callers: CallersDeadline<'_>) -> Admission {
+        let need = demand.need;
+        let deadline = self.deadline(&demand, callers());
         match self.limiter.wait(&self.bounds, need, Some(deadline)) {
             Ok(key) => {
                 self.counters.queued.fetch_add(1, Ordering::Relaxed);

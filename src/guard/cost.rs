@@ -1,9 +1,6 @@
-//! What a request asks for.
+//! [`Cost`]: what a piece of work asks for that is no request.
 
-use std::time::Duration;
-
-use crate::class::tag::Tag;
-use crate::classify::labels::Entry;
+use crate::classify::labels::Demand;
 use crate::limiter::{Ask, Need};
 use crate::units::kib;
 
@@ -24,34 +21,13 @@ impl From<u64> for Cost {
     }
 }
 
-/// What a request asks for, and how long it may wait for it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Request {
-    pub(crate) need: Need,
-    pub(crate) deadline: Option<Duration>,
-}
-
-impl From<Entry> for Request {
-    #[inline]
-    fn from(entry: Entry) -> Self {
-        Self {
-            need: Need::Estimated(entry.tag),
-            deadline: entry.deadline,
-        }
-    }
-}
-
-impl From<Cost> for Request {
+impl From<Cost> for Demand {
     fn from(cost: Cost) -> Self {
-        let tag = Tag::NONE;
-        let need = match cost {
-            Cost::Estimated => Need::Estimated(tag),
+        let mut demand = Self::NONE;
+        if let Cost::Bytes(bytes) = cost {
             // A declared cost is known, so it is also the least.
-            Cost::Bytes(bytes) => Need::Known(Ask::exactly(kib(bytes), tag)),
-        };
-        Self {
-            need,
-            deadline: None,
+            demand.need = Need::Known(Ask::exactly(kib(bytes), demand.tag()));
         }
+        demand
     }
 }

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::admission::{Admission, no_deadline};
-use super::cost::{Cost, Request};
+use super::cost::Cost;
 use super::permit::Permit;
 use super::regulator::Regulator;
 use super::state::State;
 use crate::class::Class;
 use crate::class::tag::Tag;
+use crate::classify::labels::Demand;
 use crate::config::{Config, Policy, Settings};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::forecast::Estimates;
@@ -244,9 +245,9 @@ impl Guard {
         Ok(permit.start_work(cost))
     }
 
-    async fn admit(&self, request: Request) -> Result<Permit, Rejected> {
-        let tag = request.need.tag();
-        match self.state().admit(request, &no_deadline) {
+    async fn admit(&self, demand: Demand) -> Result<Permit, Rejected> {
+        let tag = demand.tag();
+        match self.state().admit(demand, &no_deadline) {
             Admission::Admitted(permit) => Ok(permit),
             Admission::Waiting(waiting) => waiting.await,
             Admission::Rejected(refusal) => Err(self.state().tell(refusal, tag)),
@@ -271,8 +272,8 @@ impl Guard {
     /// # }
     /// ```
     pub async fn acquire_for(&self, class: &Class) -> Result<Permit, Rejected> {
-        let entry = self.state().labels.entry(class);
-        let mut permit = self.admit(entry.into()).await?;
+        let demand = self.state().labels.demand(class);
+        let mut permit = self.admit(demand).await?;
         permit.start();
         Ok(permit)
     }

@@ -4,14 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::admission::{Admission, Verdict};
-use super::cost::Request;
 use super::permit::Permit;
 use super::state::State;
 use super::waiting::Waiting;
 use crate::class::tag::Tag;
-use crate::classify::labels::Entry;
+use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Ask, Attempt, Need, Operation};
+use crate::limiter::{Attempt, Need, Operation};
 use crate::running::Slot;
 use crate::units::kib;
 
@@ -21,40 +20,26 @@ pub(crate) enum Remainder {
     Waiting(Waiting),
 }
 
-impl Request {
-    /// What a request asks for at first: all that it needs, or its body alone.
-    #[inline]
-    pub(crate) fn first(entry: Entry) -> Self {
-        match entry.body_kib {
-            None => entry.into(),
-            Some(kib) => Self {
-                need: Need::Known(Ask::exactly(kib.get(), entry.tag)),
-                deadline: entry.deadline,
-            },
-        }
-    }
-}
-
 /// A request that was admitted for its body, and whose work has not begun.
 ///
 /// Its end, or else its drop, takes it off those whose work has not begun.
 pub(crate) struct StagedWork {
     permit: Permit,
     slot: &'static Slot,
-    entry: Entry,
+    demand: Demand,
     read_bytes: AtomicU64,
 }
 
 impl StagedWork {
     /// `None`: more than can be in flight, so its work begins at once.
-    pub(crate) fn begin(permit: &mut Permit, entry: Entry) -> Option<Self> {
+    pub(crate) fn begin(permit: &mut Permit, demand: Demand) -> Option<Self> {
         permit.start_staged();
         let slot = permit.slot()?;
         permit.state().limiter.stage();
         Some(Self {
             permit: permit.clone(),
             slot,
-            entry,
+            demand,
             read_bytes: AtomicU64::new(0),
         })
     }
@@ -65,7 +50,7 @@ impl StagedWork {
 
     /// So many bytes of the body are there; the reservation grows if it has to.
     pub(crate) fn read(&self, bytes: usize) -> Result<(), Rejected> {
-        let (state, tag) = (self.state(), self.entry.tag);
+        let (state, tag) = (self.state(), self.demand.tag());
         let bytes = bytes as u64;
         let total_bytes = self.read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         state.limiter.stage_read(bytes);
@@ -84,7 +69,7 @@ impl StagedWork {
     /// Reserves the rest of what is estimated for it, or joins the queue for that.
     pub(crate) fn admit_rest(&self, callers: Option<Duration>) -> Result<Remainder, Rejected> {
         let held_kib = self.slot.reserved_kib();
-        self.state().admit_rest(self.entry, held_kib, callers)
+        self.state().admit_rest(self.demand, held_kib, callers)
     }
 
     /// So much of that is reserved.
@@ -95,7 +80,7 @@ impl StagedWork {
     /// Reserves the rest past the bounds.
     pub(crate) fn force_rest(&self) {
         let held_kib = self.slot.reserved_kib();
-        let rest_kib = self.state().force_rest(self.entry.tag, held_kib);
+        let rest_kib = self.state().force_rest(self.demand.tag(), held_kib);
         self.has(rest_kib);
     }
 
@@ -128,11 +113,11 @@ impl State {
     /// body, or joins the queue for that.
     fn admit_rest(
         &'static self,
-        entry: Entry,
+        demand: Demand,
         held_kib: u64,
         callers: Option<Duration>,
     ) -> Result<Remainder, Rejected> {
-        let tag = entry.tag;
+        let tag = demand.tag();
         if self.sheds(tag) {
             return Err(self.reject(Reason::LowPriority, tag));
         }
@@ -152,11 +137,7 @@ impl State {
             Verdict::Reject(reason) => return Err(self.reject(reason, tag)),
             Verdict::Wait => {}
         }
-        let request = Request {
-            need,
-            deadline: entry.deadline,
-        };
-        match self.wait(request, &|| callers) {
+        match self.wait(Demand { need, ..demand }, &|| callers) {
             Admission::Waiting(waiting) => Ok(Remainder::Waiting(waiting)),
             Admission::Rejected(refusal) => Err(self.tell(refusal, tag)),
             Admission::Admitted(_) => unreachable!("it waits, or it does not"),

@@ -7,7 +7,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::error_future::ErrorFuture;
-use crate::classify::labels::Entry;
+use crate::classify::labels::Demand;
 use crate::classify::{Classify, Uniform};
 use crate::error::BoxError;
 use crate::guard::admission::{Admission, no_deadline};
@@ -151,7 +151,7 @@ impl Claim {
             self.state = State::TakenBack;
         }
         let guard = self.guard.state();
-        if let Some(permit) = guard.reserve_now(Entry::default().into()) {
+        if let Some(permit) = guard.reserve_now(Demand::NONE) {
             self.state = admitted(guard, permit.into_kib());
         }
     }
@@ -207,8 +207,7 @@ where
         let guard = claim.guard.state();
         match claim.state {
             State::Idle => {
-                let request = Entry::default().into();
-                claim.state = match guard.admit(request, &no_deadline) {
+                claim.state = match guard.admit(Demand::NONE, &no_deadline) {
                     Admission::Admitted(permit) => admitted(guard, permit.into_kib()),
                     Admission::Rejected(refusal) => State::Refused(Box::new(Refused::new(refusal))),
                     Admission::Waiting(waiting) => State::Waiting(Box::new(waiting.not_yet())),
@@ -232,7 +231,7 @@ where
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let guard = self.claim.guard.state();
-        let Some(entry) = self.classify.entry(&request, guard.labels()) else {
+        let Some(demand) = self.classify.demand(&request, guard.labels()) else {
             self.claim.give_back();
             // What it was told is for nobody else.
             self.claim.state = State::Idle;
@@ -240,11 +239,11 @@ where
         };
         match std::mem::replace(&mut self.claim.state, State::Idle) {
             State::Admitted { kib, cell }
-                if !entry.tag.is_classified() && cell.is_none_or(Cell::claim) =>
+                if !demand.tag().is_classified() && cell.is_none_or(Cell::claim) =>
             {
-                self.call_with(Permit::new(guard, kib, entry.tag), request)
+                self.call_with(Permit::new(guard, kib, demand.tag()), request)
             }
-            state => self.call_as(state, entry, request),
+            state => self.call_as(state, demand, request),
         }
     }
 }
@@ -267,7 +266,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     }
 
     /// `call`, for a request of a class, or where there is more to be done.
-    fn call_as<Req>(&mut self, state: State, entry: Entry, request: Req) -> ErrorFuture<S::Future>
+    fn call_as<Req>(&mut self, state: State, demand: Demand, request: Req) -> ErrorFuture<S::Future>
     where
         S: Service<Req>,
     {
@@ -275,14 +274,14 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         let admission = match state {
             // Without a class it was claimed in vain.
             State::Admitted { kib, cell }
-                if entry.tag.is_classified() && cell.is_none_or(Cell::claim) =>
+                if demand.tag().is_classified() && cell.is_none_or(Cell::claim) =>
             {
-                guard.admit_reserved(kib, entry)
+                guard.admit_reserved(kib, demand)
             }
-            State::Admitted { .. } | State::TakenBack => guard.admit(entry.into(), &no_deadline),
-            State::Refused(refused) => match refused.holds_for(entry.tag.priority) {
+            State::Admitted { .. } | State::TakenBack => guard.admit(demand, &no_deadline),
+            State::Refused(refused) => match refused.holds_for(demand.tag().priority) {
                 true => Admission::Rejected(refused.refusal()),
-                false => guard.admit(entry.into(), &no_deadline),
+                false => guard.admit(demand, &no_deadline),
             },
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         };
@@ -290,7 +289,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
             Admission::Admitted(permit) => self.call_with(permit, request),
             Admission::Waiting(waiting) => ErrorFuture::waiting(self.inner.call(request), waiting),
             Admission::Rejected(refusal) => {
-                let rejected = guard.tell(refusal, entry.tag);
+                let rejected = guard.tell(refusal, demand.tag());
                 ErrorFuture::rejected(Box::new(rejected))
             }
         }

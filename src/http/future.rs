@@ -15,7 +15,7 @@ use super::body::{GuardedBody, promised_bytes};
 use super::fallback::Fallback;
 use super::respond::{Respond, answer};
 use super::staged;
-use crate::classify::labels::Entry;
+use crate::classify::labels::Demand;
 use crate::error::BoxError;
 use crate::guard::held::InFlight;
 use crate::guard::permit::Permit;
@@ -56,7 +56,7 @@ pub(crate) struct Slow<S, R, Req> {
     /// For memory; `None` once it is there.
     pub(crate) waiting: Option<Waiting>,
     /// What it is, until then.
-    pub(crate) entry: Entry,
+    pub(crate) demand: Demand,
     pub(crate) outer: Option<Permit>,
     pub(crate) held: InFlight,
     pub(crate) inner: S,
@@ -141,7 +141,7 @@ where
                     return Poll::Ready(Ok(Outcome::Rejected(response)));
                 }
                 Poll::Ready(Ok(mut permit)) => {
-                    staged::begin(&mut permit, self.entry, &mut request);
+                    staged::begin(&mut permit, self.demand, &mut request);
                     enter(&permit, self.outer.take(), &mut request);
                     self.held = InFlight::new(Some(permit));
                     self.waiting = None;

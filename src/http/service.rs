@@ -13,11 +13,10 @@ use super::fallback::Fallback;
 use super::future::{ResponseFuture, Slow, enter};
 use super::respond::{HttpResponder, Respond, answer};
 use super::{deadline, staged};
-use crate::classify::labels::Entry;
+use crate::classify::labels::Demand;
 use crate::classify::{Classify, Uniform};
 use crate::error::BoxError;
 use crate::guard::admission::Admission;
-use crate::guard::cost::Request as Asked;
 use crate::guard::handle::Guard;
 use crate::guard::held::InFlight;
 use crate::guard::permit::Permit;
@@ -131,7 +130,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let ready = std::mem::take(&mut self.inner_ready);
         let guard = self.guard.state();
-        let Some(mut entry) = self.classify.entry(&request, guard.labels()) else {
+        let Some(mut demand) = self.classify.demand(&request, guard.labels()) else {
             return self.pass(request, ready, InFlight::new(None));
         };
         // A guard further out may have admitted it already.
@@ -142,9 +141,9 @@ where
             Some(outer) if outer.covers(guard) => Some(outer.clone()),
             _ => None,
         };
-        if entry.body_kib.is_some() && (outer.is_some() || staged::of(&request).is_some()) {
+        if demand.is_for_body() && (outer.is_some() || staged::of(&request).is_some()) {
             // Another guard has its bytes, or stages it.
-            entry.body_kib = None;
+            demand = demand.at_once();
         }
         let admission = match outer {
             None => {
@@ -152,24 +151,24 @@ where
                     let own = &guard.config().deadline_headers;
                     deadline::of_caller(request.headers(), own)
                 };
-                guard.admit(Asked::first(entry), &callers)
+                guard.admit(demand, &callers)
             }
-            Some(_) => guard.admit_counted(entry),
+            Some(_) => guard.admit_counted(demand),
         };
         match admission {
             Admission::Admitted(mut permit) => {
                 logs::admitted();
-                staged::begin(&mut permit, entry, &mut request);
+                staged::begin(&mut permit, demand, &mut request);
                 enter(&permit, outer, &mut request);
                 self.pass(request, ready, InFlight::new(Some(permit)))
             }
             Admission::Rejected(refusal) => {
-                let rejected = guard.tell(refusal, entry.tag);
+                let rejected = guard.tell(refusal, demand.tag());
                 ResponseFuture::rejected(answer(&self.responder, &rejected, &request))
             }
             Admission::Waiting(waiting) => ResponseFuture::slow(Slow {
                 waiting: Some(waiting),
-                entry,
+                demand,
                 outer,
                 held: InFlight::new(None),
                 poller: Poller::default(),
@@ -210,7 +209,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
         // request is one that passes by.
         ResponseFuture::slow(Slow {
             waiting: None,
-            entry: Entry::default(),
+            demand: Demand::NONE,
             outer: None,
             held,
             poller: Poller::default(),

@@ -44,15 +44,13 @@ pub(crate) enum Need {
     /// What its guard estimates when its turn comes: estimates are corrected
     /// while it waits.
     Estimated(Tag),
+    /// So much: of what is told what it costs, or for a body alone.
     Known(Ask),
     /// A place among the requests of its guard: another one has the bytes.
     Nested(Tag),
     /// What its guard estimates when its turn comes, beyond the KiB that it has: it was
     /// admitted for its body alone.
-    More {
-        tag: Tag,
-        held_kib: u64,
-    },
+    More { tag: Tag, held_kib: u64 },
 }
 
 impl Need {

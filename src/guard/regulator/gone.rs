@@ -148,8 +148,8 @@ mod tests {
             let layer = builder.build().unwrap();
             let labels = &layer.guard().state().labels();
             let name = format!("class {number}");
-            let entry = labels.entry(&Class::new(name.clone()));
-            assert_eq!(labels.name(entry.tag.key), name);
+            let demand = labels.demand(&Class::new(name.clone()));
+            assert_eq!(labels.name(demand.tag().key), name);
         }
     }
 }

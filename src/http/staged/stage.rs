@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use http::{Extensions, Request};
 use tokio::time::Instant;
 
-use crate::classify::labels::Entry;
+use crate::classify::labels::Demand;
 use crate::error::Rejected;
 use crate::guard::permit::Permit;
 use crate::guard::staged::{Remainder, StagedWork};
@@ -43,16 +43,16 @@ pub(crate) struct Stage {
 
 /// The work of a request begins, or its body comes first.
 #[inline]
-pub(crate) fn begin<B>(permit: &mut Permit, entry: Entry, request: &mut Request<B>) {
-    match entry.body_kib {
-        None => permit.start(),
-        Some(_) => begin_staged(permit, entry, request),
+pub(crate) fn begin<B>(permit: &mut Permit, demand: Demand, request: &mut Request<B>) {
+    match demand.is_for_body() {
+        false => permit.start(),
+        true => begin_staged(permit, demand, request),
     }
 }
 
 #[cold]
-fn begin_staged<B>(permit: &mut Permit, entry: Entry, request: &mut Request<B>) {
-    let Some(work) = StagedWork::begin(permit, entry) else {
+fn begin_staged<B>(permit: &mut Permit, demand: Demand, request: &mut Request<B>) {
+    let Some(work) = StagedWork::begin(permit, demand) else {
         return;
     };
     let config = permit.state().config();
