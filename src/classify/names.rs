@@ -1,11 +1,9 @@
 //! Names that callers choose, as small numbers.
 //!
-//! A table that only grows, up to a bound: reading it takes no lock. What comes
-//! once it is full shares one number.
+//! A list that only grows, up to a bound: reading it takes no lock. What comes
+//! once it is full shares one number. Names are few, so comparing them one by one is quicker
+//! than hashing one.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What all names beyond the bound are called.
@@ -13,30 +11,21 @@ const OTHERS: &str = "other";
 
 /// Up to a bound, each name has a number of its own. 0 is the empty name, and the
 /// last number is shared by all that came too late.
+#[derive(Debug)]
 pub(crate) struct Names {
-    /// Open addressing, twice as many places as numbers. Made when the first is named.
-    places: OnceLock<Box<[OnceLock<Place>]>>,
-    hasher: RandomState,
-    /// Numbers given out, the empty name's included.
-    count: Mutex<u16>,
+    /// By their numbers, from 1 on. Made when the first is named.
+    named: OnceLock<Box<[OnceLock<Box<str>>]>>,
+    adds: Mutex<()>,
     most: u16,
-    is_full: AtomicBool,
-}
-
-struct Place {
-    name: Box<str>,
-    number: u16,
 }
 
 impl Names {
     /// `most` numbers in all.
     pub(crate) fn new(most: u16) -> Self {
         Self {
-            places: OnceLock::new(),
-            hasher: RandomState::new(),
-            count: Mutex::new(1),
+            named: OnceLock::new(),
+            adds: Mutex::new(()),
             most,
-            is_full: AtomicBool::new(false),
         }
     }
 
@@ -51,82 +40,53 @@ impl Names {
         if name.is_empty() {
             return 0;
         }
-        match self.find(name) {
-            Ok(number) => number,
-            // Relaxed: at worst the lock is taken once for nothing.
-            Err(_) if self.is_full.load(Ordering::Relaxed) => self.others(),
-            Err(_) => self.add(name),
-        }
+        self.find(name).unwrap_or_else(|| self.add(name))
     }
 
-    /// At most half of the numbers are given out.
+    /// At most half of the numbers are given out, the empty name's included.
     pub(crate) fn has_room(&self) -> bool {
-        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        *count <= self.most / 2
+        self.named().count() < usize::from(self.most / 2)
     }
 
-    fn places(&self) -> &[OnceLock<Place>] {
-        self.places.get_or_init(|| {
-            let places = usize::from(self.most).next_power_of_two() * 2;
-            (0..places).map(|_| OnceLock::new()).collect()
-        })
+    fn places(&self) -> &[OnceLock<Box<str>>] {
+        let places = 1..self.others();
+        let made = || places.map(|_| OnceLock::new()).collect();
+        self.named.get_or_init(made)
     }
 
     /// All that have a number, but for the empty one.
-    fn named(&self) -> impl Iterator<Item = &Place> {
-        let places = self.places.get().into_iter().flatten();
-        places.filter_map(OnceLock::get)
+    fn named(&self) -> impl Iterator<Item = &str> {
+        let places = self.named.get().into_iter().flatten();
+        places.map_while(|name| Some(&**name.get()?))
     }
 
-    /// The name's number, or the place where it would stand.
-    fn find(&self, name: &str) -> Result<u16, usize> {
-        let places = self.places();
-        let mask = places.len() - 1;
-        let mut at = self.hasher.hash_one(name) as usize & mask;
-        loop {
-            match places[at].get() {
-                None => return Err(at),
-                Some(place) if *place.name == *name => return Ok(place.number),
-                // There are more places than names, so there is an end.
-                Some(_) => at = (at + 1) & mask,
+    /// The name's number, if it has one or there is none left for it.
+    fn find(&self, name: &str) -> Option<u16> {
+        for (known, number) in self.places().iter().zip(1..) {
+            if **known.get()? == *name {
+                return Some(number);
             }
         }
+        Some(self.others())
     }
 
     #[cold]
     fn add(&self, name: &str) -> u16 {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = match self.find(name) {
-            Ok(number) => return number,
-            Err(at) => at,
-        };
-        if *count >= self.others() {
-            self.is_full.store(true, Ordering::Relaxed);
-            return self.others();
-        }
-        let number = *count;
-        let name = name.into();
-        if self.places()[at].set(Place { name, number }).is_ok() {
-            *count += 1;
-        }
-        number
+        let _adds = self.adds.lock().unwrap_or_else(PoisonError::into_inner);
+        self.find(name).unwrap_or_else(|| {
+            let count = self.named().count();
+            self.places()[count].get_or_init(|| name.into());
+            count as u16 + 1
+        })
     }
 
     /// The name behind a number.
     pub(crate) fn name(&self, number: u16) -> &str {
-        if number == self.others() {
-            return OTHERS;
+        match number.checked_sub(1) {
+            _ if number == self.others() => OTHERS,
+            Some(place) => self.named().nth(place.into()).unwrap_or_default(),
+            None => "",
         }
-        self.named()
-            .find(|place| place.number == number)
-            .map_or("", |place| &place.name)
-    }
-}
-
-impl std::fmt::Debug for Names {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names = self.named().map(|place| (place.number, &place.name));
-        f.debug_map().entries(names).finish()
     }
 }
 
