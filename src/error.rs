@@ -55,18 +55,7 @@ impl Reason {
 
     /// The name in responses, logs and metrics, such as `critical_pressure`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::CriticalPressure => "critical_pressure",
-            Reason::WaitTimeout => "wait_timeout",
-            Reason::WaitTooLong => "wait_too_long",
-            Reason::QueueFull => "queue_full",
-            Reason::NeverFits => "never_fits",
-            Reason::Cancelled => "cancelled",
-            Reason::ResultTooLarge => "result_too_large",
-            Reason::Closed => "closed",
-            Reason::LowPriority => "low_priority",
-            Reason::NoRoom => "no_room",
-        }
+        self.words().0
     }
 
     /// A retry cannot succeed: the request is too large, now and later.
@@ -87,18 +76,25 @@ impl Reason {
         )
     }
 
-    fn sentence(self) -> &'static str {
+    /// Its name, and what it says to people.
+    fn words(self) -> (&'static str, &'static str) {
         match self {
-            Reason::CriticalPressure => "memory is critically low",
-            Reason::WaitTimeout => "no memory became free before the deadline",
-            Reason::WaitTooLong => "the wait for memory would exceed the deadline",
-            Reason::QueueFull => "too many requests wait for memory",
-            Reason::NeverFits => "the request needs more memory than the limit",
-            Reason::Cancelled => "the request was stopped to free memory",
-            Reason::ResultTooLarge => "the result is larger than the limit",
-            Reason::Closed => "the service is shutting down",
-            Reason::LowPriority => "memory is short and the request's priority is low",
-            Reason::NoRoom => "not enough memory is free now",
+            Reason::CriticalPressure => ("critical_pressure", "memory is critically low"),
+            Reason::WaitTimeout => ("wait_timeout", "no memory became free before the deadline"),
+            Reason::WaitTooLong => (
+                "wait_too_long",
+                "the wait for memory would exceed the deadline",
+            ),
+            Reason::QueueFull => ("queue_full", "too many requests wait for memory"),
+            Reason::NeverFits => ("never_fits", "the request needs more memory than the limit"),
+            Reason::Cancelled => ("cancelled", "the request was stopped to free memory"),
+            Reason::ResultTooLarge => ("result_too_large", "the result is larger than the limit"),
+            Reason::Closed => ("closed", "the service is shutting down"),
+            Reason::LowPriority => (
+                "low_priority",
+                "memory is short and the request's priority is low",
+            ),
+            Reason::NoRoom => ("no_room", "not enough memory is free now"),
         }
     }
 }
@@ -182,7 +178,7 @@ impl fmt::Display for Rejected {
         write!(
             f,
             "{} (memory at {:.1} % of its limit, {})",
-            self.reason.sentence(),
+            self.reason.words().1,
             self.memory_percent,
             self.pressure
         )

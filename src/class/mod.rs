@@ -176,9 +176,25 @@ impl std::fmt::Display for Priority {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tier {
     pub(crate) name: Cow<'static, str>,
+    pub(crate) quota: Quota,
+}
+
+/// What a tenant is entitled to by its tier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Quota {
     pub(crate) weight: u32,
     pub(crate) max_share: f64,
     pub(crate) max_in_flight: u32,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            max_share: 1.0,
+            max_in_flight: u32::MAX,
+        }
+    }
 }
 
 impl Tier {
@@ -186,16 +202,14 @@ impl Tier {
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self {
             name: name.into(),
-            weight: 1,
-            max_share: 1.0,
-            max_in_flight: u32::MAX,
+            quota: Quota::default(),
         }
     }
 
     /// While memory is short, each of its tenants gets so many times the bytes and
     /// seconds of one with weight 1; from 1 to 1,000. Default 1.
     pub fn weight(mut self, weight: u32) -> Self {
-        self.weight = weight;
+        self.quota.weight = weight;
         self
     }
 
@@ -203,14 +217,14 @@ impl Tier {
     /// limit, above 0 and up to 1, even if nobody else wants it. One request that
     /// needs more is admitted alone. Default 1.
     pub fn max_share(mut self, fraction: f64) -> Self {
-        self.max_share = fraction;
+        self.quota.max_share = fraction;
         self
     }
 
     /// The most requests that one of its tenants may have in flight, at least 1.
     /// Default: no bound.
     pub fn max_in_flight(mut self, requests: u32) -> Self {
-        self.max_in_flight = requests;
+        self.quota.max_in_flight = requests;
         self
     }
 }

@@ -10,8 +10,8 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::class::Tier;
-use crate::limiter::{Quota, TENANTS, TenantTable};
+use crate::class::{Quota, Tier};
+use crate::limiter::{TENANTS, TenantTable};
 
 /// The number of those that come while all others are busy.
 const OTHERS: u16 = TENANTS as u16 - 1;
@@ -54,7 +54,7 @@ impl Tenants {
         let table = self.table.get_or_init(Table::new);
         let number = table.number(name, &self.accounts);
         let tier = self.tiers.iter().find(|known| known.name == tier);
-        let quota = tier.map_or_else(Quota::default, Quota::from);
+        let quota = tier.map_or_else(Quota::default, |tier| tier.quota);
         let account = self.accounts.make(number);
         account.entitle(quota);
         account.used(table.came.load(Ordering::Relaxed));
@@ -171,16 +171,6 @@ fn next(place: usize) -> usize {
 impl std::fmt::Debug for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Table").finish_non_exhaustive()
-    }
-}
-
-impl From<&Tier> for Quota {
-    fn from(tier: &Tier) -> Self {
-        Self {
-            weight: tier.weight,
-            max_share: tier.max_share,
-            max_in_flight: tier.max_in_flight,
-        }
     }
 }
 

@@ -124,11 +124,11 @@ impl Settings {
             let no_name = tier.name.is_empty();
             [
                 ("tier", no_name.then(|| (String::new(), "a name"))),
-                ("tier.weight", WEIGHT.wrong(&tier.weight)),
-                ("tier.max_share", FRACTION.wrong(&tier.max_share)),
+                ("tier.weight", WEIGHT.wrong(&tier.quota.weight)),
+                ("tier.max_share", FRACTION.wrong(&tier.quota.max_share)),
                 (
                     "tier.max_in_flight",
-                    AT_LEAST_ONE.wrong(&tier.max_in_flight),
+                    AT_LEAST_ONE.wrong(&tier.quota.max_in_flight),
                 ),
             ]
         };

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::tests::{limiter, publish};
 use super::ticket_tests::{IN_TIME, Ticket};
 use super::word::InUse;
-use super::{Ask, Attempt, Bounds, Caps, Limiter, Need, Operation, Quota, Refused};
-use crate::class::Priority;
+use super::{Ask, Attempt, Bounds, Caps, Limiter, Need, Operation, Refused};
 use crate::class::tag::Tag;
+use crate::class::{Priority, Quota};
 use crate::error::Reason;
 use crate::units::MAX_KIB;
 

@@ -7,6 +7,7 @@ use loom::thread::{self, JoinHandle};
 
 use super::ticket_tests::{IN_TIME, Ticket};
 use super::*;
+use crate::class::Quota;
 use crate::units::MAX_KIB;
 
 const ASK: Ask = Ask::exactly(10, Tag::NONE);

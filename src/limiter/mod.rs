@@ -46,7 +46,7 @@ pub(crate) use acquire::Refusal;
 pub(crate) use bounds::{Ask, Bounds, Need};
 pub(crate) use checks::{Attempt, Operation};
 pub(crate) use ledger::{OpenBodies, Refused};
-pub(crate) use tenants::{Quota, TENANTS, TenantAccount, TenantTable};
+pub(crate) use tenants::{TENANTS, TenantAccount, TenantTable};
 pub(crate) use word::{Caps, MAX_COUNT};
 
 use crate::class::tag::Tag;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::lanes::LANES;
 use super::word::{FLAG, MAX_COUNT, ONE, TenantUse};
+use crate::class::Quota;
 use crate::sync::{AtomicU64, Ordering};
 use crate::units::MAX_KIB;
 
@@ -21,23 +22,6 @@ const HOLDS: u64 = 16;
 const HOLD_PARTS: u64 = 256;
 /// Service counts in so many parts, so that it can be divided by a weight.
 const SERVICE_PARTS: i64 = 1024;
-/// What a tenant is entitled to by its tier.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Quota {
-    pub(crate) weight: u32,
-    pub(crate) max_share: f64,
-    pub(crate) max_in_flight: u32,
-}
-
-impl Default for Quota {
-    fn default() -> Self {
-        Self {
-            weight: 1,
-            max_share: 1.0,
-            max_in_flight: u32::MAX,
-        }
-    }
-}
 
 /// The tenants of one guard; made when the first one is named.
 #[derive(Default)]

@@ -5,8 +5,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::ticket_tests::{IN_TIME, Ticket};
 use super::word::InUse;
 use super::*;
-use crate::class::Priority;
 use crate::class::tag::ClassKey;
+use crate::class::{Priority, Quota};
 use crate::units::MAX_KIB;
 
 fn ask(kib: u64) -> Ask {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Bounds, Limiter, Need, Quota, Refusal};
+use super::{Bounds, Limiter, Need, Refusal};
+use crate::class::Quota;
 use crate::error::Reason;
 
 pub(super) const IN_TIME: Duration = Duration::from_secs(10);

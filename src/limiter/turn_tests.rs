@@ -8,11 +8,10 @@ use super::tests::publish;
 use super::ticket_tests::{IN_TIME, Ticket};
 use super::word::InUse;
 use super::{
-    Ask, Attempt, Bounds, Caps, Limiter, Need, Operation, Quota, Refusal, Refused, TENANTS,
-    TenantAccount,
+    Ask, Attempt, Bounds, Caps, Limiter, Need, Operation, Refusal, Refused, TENANTS, TenantAccount,
 };
-use crate::class::Priority;
 use crate::class::tag::Tag;
+use crate::class::{Priority, Quota};
 use crate::error::Reason;
 use crate::units::MAX_KIB;
 

@@ -180,11 +180,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::class::Priority;
     use crate::class::tag::Tag;
+    use crate::class::{Priority, Quota};
     use crate::limiter::bounds::Need;
     use crate::limiter::count::GuardCount;
-    use crate::limiter::tenants::{Quota, TenantTable};
+    use crate::limiter::tenants::TenantTable;
 
     #[test]
     fn what_is_not_used_is_given_back_and_the_request_goes_on() {
