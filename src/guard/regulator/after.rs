@@ -1,51 +1,38 @@
 //! What follows from a sample once what it decided is in force.
 
+use std::sync::MutexGuard;
 use std::time::Duration;
 
-use super::{Control, Notice, Regulator};
+use super::{Control, Regulator};
 use crate::guard::state::REPORT_INTERVAL;
 use crate::sync::foreign::{self, Code};
 
-/// What is to be said and done once no lock is held.
-pub(super) struct News {
-    notices: Vec<Notice>,
-    publish_metrics: bool,
-    new_limit: Option<Option<u64>>,
-    /// Requests that may be let in past the bounds, and what is free for each.
-    probes: u32,
-    free_kib: u64,
-    /// Until the next full sample.
-    interval: Duration,
-}
-
 impl Regulator {
-    pub(super) fn take_news(&self, control: &mut Control, full: bool, now: Duration) -> News {
+    /// Says and does what is to be done once no lock is held; says when to sample next.
+    pub(super) fn pass_on(
+        &'static self,
+        mut control: MutexGuard<'_, Control>,
+        full: bool,
+        now: Duration,
+    ) -> Duration {
         let notices = std::mem::take(&mut control.notices);
+        let new_limit = control.new_limit.take();
+        let free_kib = control.decision.free_bytes / 1024;
         let due = (control.last.published).is_none_or(|at| now >= at + REPORT_INTERVAL);
         let publish_metrics =
             full && (due || !notices.is_empty() || !self.state.sampler.in_background());
         if publish_metrics {
             control.last.published = Some(now);
         }
-        News {
-            notices,
-            publish_metrics,
-            new_limit: control.new_limit.take(),
-            probes: match full {
-                true => std::mem::take(&mut control.probes),
-                false => 0,
-            },
-            free_kib: control.decision.free_bytes / 1024,
-            interval: match full {
-                true => self.next_interval(control, now),
-                false => Duration::MAX,
-            },
-        }
-    }
-
-    /// Says when to sample next.
-    pub(super) fn pass_on(&'static self, news: News, full: bool, now: Duration) -> Duration {
-        if let Some(limit_bytes) = news.new_limit {
+        let (probes, interval) = match full {
+            true => {
+                let probes = std::mem::take(&mut control.probes);
+                (probes, self.next_interval(&mut control, now))
+            }
+            false => (0, Duration::MAX),
+        };
+        drop(control);
+        if let Some(limit_bytes) = new_limit {
             // Wakes whoever listens, who may ask for anything.
             foreign::call(Code::Waker, || self.limits.send_replace(limit_bytes));
         }
@@ -62,8 +49,8 @@ impl Regulator {
         if full {
             self.state.tidy_up(now);
         }
-        self.state.let_probes_in(news.probes, news.free_kib);
-        self.report(news.notices, news.publish_metrics, now);
-        news.interval
+        self.state.let_probes_in(probes, free_kib);
+        self.report(notices, publish_metrics, now);
+        interval
     }
 }

@@ -231,14 +231,12 @@ impl Subscriber for Regulator {
         // All guards on the ledger have published by now.
         self.confirm_freed();
         let detail = if full { Detail::Full } else { Detail::Quick };
-        let Some(mut control) = self.control_for(detail) else {
+        let Some(control) = self.control_for(detail) else {
             // What it has to say, a full sample will.
             self.state.limiter.pump();
             return Duration::MAX;
         };
-        let news = self.take_news(&mut control, full, now);
-        drop(control);
-        self.pass_on(news, full, now)
+        self.pass_on(control, full, now)
     }
 
     fn was_idle(&self) -> bool {
