@@ -203,7 +203,7 @@ impl State {
     }
 
     fn never_fits(&self, ask: Ask, held_kib: u64) -> bool {
-        ask.low_kib.saturating_add(held_kib) > self.shown.kill_bytes().div_ceil(1024)
+        self.shown.never_fits(ask.low_kib.saturating_add(held_kib))
     }
 
     /// What enforce would do with what observe lets pass.

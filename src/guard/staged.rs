@@ -12,7 +12,7 @@ use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Attempt, Need, Operation};
 use crate::running::Slot;
-use crate::units::kib;
+use crate::units::{MAX_KIB, kib};
 
 /// The rest of a request's estimate: reserved, or waited for.
 pub(crate) enum Remainder {
@@ -152,17 +152,17 @@ impl State {
 
     /// More of a staged request's body is there than was reserved for it. `Ok(false)`: it
     /// goes on, but that is more than can be counted.
-    fn grow_body(&self, kib: u64, tag: Tag, total_bytes: u64) -> Result<bool, Reason> {
-        let limit_kib = self.shown.limit_bytes().unwrap_or(u64::MAX).div_ceil(1024);
+    fn grow_body(&self, missing_kib: u64, tag: Tag, total_bytes: u64) -> Result<bool, Reason> {
+        let limit_kib = self.shown.limit_bytes().map_or(MAX_KIB, kib);
         let body = Operation::Body { limit_kib };
         if self.only_observes() {
-            let grown = self.reserve_more(kib, tag, body, Attempt::PastBounds);
+            let grown = self.reserve_more(missing_kib, tag, body, Attempt::PastBounds);
             return Ok(grown.is_ok());
         }
-        if total_bytes > self.shown.kill_bytes() {
+        if self.shown.never_fits(kib(total_bytes)) {
             return Err(Reason::NeverFits);
         }
-        match self.reserve_more(kib, tag, body, Attempt::First) {
+        match self.reserve_more(missing_kib, tag, body, Attempt::First) {
             Ok(()) => Ok(true),
             Err(_) => Err(Reason::CriticalPressure),
         }

@@ -15,7 +15,8 @@
 use super::latch::{Latch, Look};
 use super::levels::Levels;
 use super::{
-    Decision, Observation, Strategy, allowance_bytes, free_bytes, limit_bytes, worst_fraction,
+    Decision, Observation, Strategy, allowance_bytes, are_within, free_bytes, limit_bytes,
+    worst_fraction,
 };
 use crate::config::Config;
 use crate::limiter::MAX_COUNT;
@@ -84,8 +85,8 @@ impl Strategy for Ladder {
         let gate = pressure == Pressure::Critical;
         let rung = (u64::from(self.base) * self.quarters / 4).max(1) as u32;
         let allowance_bytes = allowance_bytes(o, self.theta());
-        let free_bytes = free_bytes(o.levels);
-        let blocked = gate || o.reserved_bytes.saturating_add(o.next_bytes) > allowance_bytes;
+        let needed_bytes = o.reserved_bytes.saturating_add(o.next_bytes);
+        let blocked = gate || !are_within(needed_bytes, allowance_bytes);
         let room = self.base.saturating_sub(o.active);
         let probes = self.latch.probes(&Look::new(o, blocked, room));
         Decision {
@@ -93,7 +94,7 @@ impl Strategy for Ladder {
             base_concurrency: self.base,
             concurrency: if gate { o.active } else { rung },
             allowance_bytes,
-            free_bytes,
+            free_bytes: free_bytes(o.levels),
             gate,
             probes,
         }
@@ -214,7 +215,7 @@ mod tests {
         assert_eq!(decision.pressure, Pressure::High);
         assert_eq!(
             (decision.allowance_bytes, decision.free_bytes),
-            (425 - 410, 590)
+            (Some(425 - 410), Some(590))
         );
     }
 
@@ -224,7 +225,7 @@ mod tests {
             high_bytes: Some(500),
             ..MemoryLevel::new(410, None)
         }];
-        assert_eq!(free_bytes(&throttled), 90);
+        assert_eq!(free_bytes(&throttled), Some(90));
         assert_eq!(limit_bytes(&throttled), Some(500));
         // Release is urgent there, but nobody is cancelled, and nothing never fits.
         assert_eq!(crate::policy::worst_end_fraction(&throttled), 0.82);

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Observation, free_bytes, limit_bytes};
+use super::{Observation, are_within, free_bytes, limit_bytes};
 
 /// Flat: within this share of the limit.
 const BAND: f64 = 0.01;
@@ -39,8 +39,9 @@ impl Look {
         let free_bytes = free_bytes(o.levels);
         // Below a first idea of the least, one at a time finds out.
         let fitting = match o.low_bytes {
-            0 => u64::from(o.request_bytes <= free_bytes || o.active == 0 && free_bytes > 0),
-            low => free_bytes / low,
+            0 if are_within(o.request_bytes, free_bytes) => 1,
+            0 => u64::from(o.active == 0 && free_bytes != Some(0)),
+            low => free_bytes.map_or(u64::MAX, |free_bytes| free_bytes / low),
         };
         Self {
             now: o.now,

@@ -51,14 +51,30 @@ pub(crate) struct Decision {
     pub(crate) pressure: Pressure,
     pub(crate) base_concurrency: u32,
     pub(crate) concurrency: u32,
-    /// Most bytes reserved on the ledger.
-    pub(crate) allowance_bytes: u64,
-    /// Bytes free below where memory ends.
-    pub(crate) free_bytes: u64,
+    /// Most bytes reserved on the ledger; `None`: any number.
+    pub(crate) allowance_bytes: Option<u64>,
+    /// Bytes free below where memory ends; `None`: nobody knows where that is.
+    pub(crate) free_bytes: Option<u64>,
     /// New work is rejected.
     pub(crate) gate: bool,
     /// Requests to admit past the bounds from now on; `None`: as before.
     pub(crate) probes: Option<u32>,
+}
+
+impl Decision {
+    /// By what a strategy says where nothing can be observed.
+    pub(crate) fn blind(strategy: &dyn Strategy) -> Self {
+        let base = strategy.blind_concurrency();
+        Self {
+            pressure: Pressure::Normal,
+            base_concurrency: base,
+            concurrency: base,
+            allowance_bytes: None,
+            free_bytes: None,
+            gate: false,
+            probes: None,
+        }
+    }
 }
 
 /// How a policy decides what may be admitted.
@@ -124,24 +140,26 @@ fn worst(levels: &[MemoryLevel], bytes: impl Fn(&MemoryLevel) -> Option<u64>) ->
 /// by, and `p(t)` the share of `r` that the request will hold then. With what is reserved
 /// now on both sides that is `Σ reserved + r ≤ Σ reserved + min (θ·L − F(t)) / p(t)`: the
 /// right side is what this returns, so that an admission compares one number.
-pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> u64 {
-    let most_bytes = match observation.stall_percent >= HELD_BACK_PERCENT {
-        true => observation.reserved_bytes,
-        false => u64::MAX,
-    };
-    observation
-        .levels
-        .iter()
-        .filter_map(|level| {
-            let free_bytes = bound_bytes(level)? as f64 * theta - level.usage_bytes as f64;
-            // What requests have on swap they touch again before they end. The rest of
-            // what is there may never come back, and holds nobody up who is alone.
-            let returning_bytes = level.swapped_bytes.min(observation.reserved_bytes);
-            let free_bytes = free_bytes - returning_bytes as f64;
-            let more_bytes = observation.outstanding.reservable_bytes(free_bytes);
-            Some((observation.reserved_bytes as f64 + more_bytes).max(0.0) as u64)
-        })
-        .fold(most_bytes, u64::min)
+pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> Option<u64> {
+    let reserved_bytes = observation.reserved_bytes;
+    let is_held_back = observation.stall_percent >= HELD_BACK_PERCENT;
+    let by_levels = observation.levels.iter().filter_map(|level| {
+        let free_bytes = bound_bytes(level)? as f64 * theta - level.usage_bytes as f64;
+        // What requests have on swap they touch again before they end. The rest of
+        // what is there may never come back, and holds nobody up who is alone.
+        let returning_bytes = level.swapped_bytes.min(reserved_bytes);
+        let free_bytes = free_bytes - returning_bytes as f64;
+        let more_bytes = observation.outstanding.reservable_bytes(free_bytes);
+        Some((reserved_bytes as f64 + more_bytes).max(0.0) as u64)
+    });
+    by_levels
+        .chain(is_held_back.then_some(reserved_bytes))
+        .min()
+}
+
+/// `most_bytes`: `None` if there is no such bound.
+pub(crate) fn are_within(bytes: u64, most_bytes: Option<u64>) -> bool {
+    most_bytes.is_none_or(|most_bytes| bytes <= most_bytes)
 }
 
 /// Bytes free below where something is killed, at the tightest.
@@ -153,12 +171,9 @@ pub(crate) fn free_to_kill_bytes(levels: &[MemoryLevel]) -> Option<i64> {
 }
 
 /// Bytes free below where a level ends, at the tightest.
-pub(crate) fn free_bytes(levels: &[MemoryLevel]) -> u64 {
-    levels
-        .iter()
-        .filter_map(|level| Some(end_bytes(level)?.saturating_sub(level.usage_bytes)))
-        .min()
-        .unwrap_or(u64::MAX)
+pub(crate) fn free_bytes(levels: &[MemoryLevel]) -> Option<u64> {
+    let free = |level: &MemoryLevel| Some(end_bytes(level)?.saturating_sub(level.usage_bytes));
+    levels.iter().filter_map(free).min()
 }
 
 /// Where the first level ends.
@@ -238,7 +253,7 @@ mod tests {
                 reserved_bytes,
                 ..observation(levels)
             };
-            allowance_bytes(&observation, 0.5)
+            allowance_bytes(&observation, 0.5).unwrap()
         };
         assert_eq!(allowed(&[LEVEL], 100), 100 + 100);
         assert_eq!(allowed(&[swapped], 100), 100 + 100 - 50);

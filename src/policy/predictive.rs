@@ -7,7 +7,9 @@
 
 use super::latch::{Latch, Look};
 use super::levels::Levels;
-use super::{Decision, Observation, Strategy, allowance_bytes, free_bytes, worst_fraction};
+use super::{
+    Decision, Observation, Strategy, allowance_bytes, are_within, free_bytes, worst_fraction,
+};
 use crate::config::Config;
 use crate::limiter::MAX_COUNT;
 use crate::pressure::Pressure;
@@ -47,7 +49,8 @@ impl Strategy for Predictive {
         let pressure = self.levels.next(worst_fraction(o.levels));
         let gate = pressure == Pressure::Critical;
         let allowance_bytes = allowance_bytes(o, self.theta());
-        let blocked = gate || o.reserved_bytes.saturating_add(o.next_bytes) > allowance_bytes;
+        let needed_bytes = o.reserved_bytes.saturating_add(o.next_bytes);
+        let blocked = gate || !are_within(needed_bytes, allowance_bytes);
         let room = self.most_concurrent.saturating_sub(o.active);
         Decision {
             pressure,
@@ -104,17 +107,20 @@ mod tests {
     #[test]
     fn what_is_reserved_beyond_the_forecast_is_free() {
         // 400 used, 100 of the 300 reserved are to come: 470 of θ = 970 are free.
-        assert_eq!(decide(400, 300, 100).allowance_bytes, 300 + 470);
-        assert_eq!(decide(900, 300, 100).allowance_bytes, 300 - 30);
+        assert_eq!(decide(400, 300, 100).allowance_bytes, Some(300 + 470));
+        assert_eq!(decide(900, 300, 100).allowance_bytes, Some(300 - 30));
     }
 
     #[test]
     fn stalls_hold_newcomers_back_and_reject_nobody() {
         let decision = stalled(400, 300, 0, 10.0);
-        assert_eq!((decision.allowance_bytes, decision.gate), (300, false));
+        assert_eq!(
+            (decision.allowance_bytes, decision.gate),
+            (Some(300), false)
+        );
         // Who is alone goes by what is free.
-        assert_eq!(decision.free_bytes, 600);
-        assert!(stalled(400, 300, 0, 9.9).allowance_bytes > 300);
+        assert_eq!(decision.free_bytes, Some(600));
+        assert!(stalled(400, 300, 0, 9.9).allowance_bytes > Some(300));
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Permit {
         let holder = self.holder();
         let state = holder.state;
         let total_bytes = self.bytes().saturating_add(bytes);
-        if total_bytes > state.shown.kill_bytes() {
+        if state.shown.never_fits(kib(total_bytes)) {
             return Err(state.rejection(Reason::NeverFits));
         }
         let grown = holder

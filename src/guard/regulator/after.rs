@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Control, Regulator};
 use crate::guard::state::REPORT_INTERVAL;
 use crate::sync::foreign::{self, Code};
+use crate::units::MAX_KIB;
 
 impl Regulator {
     /// Says and does what is to be done once no lock is held; says when to sample next.
@@ -17,7 +18,10 @@ impl Regulator {
     ) -> Duration {
         let notices = std::mem::take(&mut control.notices);
         let new_limit = control.new_limit.take();
-        let free_kib = control.decision.free_bytes / 1024;
+        let free_kib = control
+            .decision
+            .free_bytes
+            .map_or(MAX_KIB, |bytes| bytes / 1024);
         let due = (control.last.published).is_none_or(|at| now >= at + REPORT_INTERVAL);
         let publish_metrics =
             full && (due || !notices.is_empty() || !self.state.sampler.in_background());

@@ -7,7 +7,6 @@ use crate::config::Config;
 use crate::forecast::Forecast;
 use crate::guard::state::Summary;
 use crate::policy::{self, Decision};
-use crate::pressure::Pressure;
 
 impl Control {
     /// Nothing is known yet.
@@ -20,20 +19,11 @@ impl Control {
         );
         forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
         forecast.set_pausing_target(config.pausing_target);
-        let base = strategy.blind_concurrency();
         Self {
+            decision: Decision::blind(&*strategy),
             strategy,
             forecast,
             levels: Vec::new(),
-            decision: Decision {
-                pressure: Pressure::Normal,
-                base_concurrency: base,
-                concurrency: base,
-                allowance_bytes: u64::MAX,
-                free_bytes: u64::MAX,
-                gate: false,
-                probes: None,
-            },
             new_limit: None,
             process_bytes: 0,
             own_bytes: 0,

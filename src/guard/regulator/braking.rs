@@ -97,7 +97,8 @@ impl Control {
     /// What is free, whatever it is kept for.
     fn left_bytes(&self) -> u64 {
         let untouched_bytes = self.braking.untouched_bytes as u64;
-        crate::policy::free_bytes(&self.levels).saturating_sub(untouched_bytes + LAST_BYTES)
+        let free_bytes = crate::policy::free_bytes(&self.levels).unwrap_or(u64::MAX);
+        free_bytes.saturating_sub(untouched_bytes + LAST_BYTES)
     }
 }
 

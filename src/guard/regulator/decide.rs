@@ -9,14 +9,16 @@ use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::limiter::Caps;
 use crate::memory::{Detail, Sample, Subscriber};
-use crate::policy::{Decision, Observation};
+use crate::policy::{Decision, Observation, are_within};
 use crate::pressure::Pressure;
 use crate::units::MAX_KIB;
 
 impl Regulator {
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
         let closed = self.state.is_closed();
-        let mut allowance_kib = (decision.allowance_bytes / 1024).min(MAX_KIB);
+        let whole_kib =
+            |bytes: Option<u64>| bytes.map_or(MAX_KIB, |bytes| bytes / 1024).min(MAX_KIB);
+        let mut allowance_kib = whole_kib(decision.allowance_bytes);
         let limit_kib = self.state.shown.limit_bytes().map(|bytes| bytes / 1024);
         let slice_kib = match limit_kib {
             Some(kib) if !closed => {
@@ -43,10 +45,9 @@ impl Regulator {
         } else {
             reserved_kib + left_kib / 2
         };
-        let free_kib = if closed {
-            0
-        } else {
-            decision.free_bytes / 1024
+        let free_kib = match closed {
+            true => 0,
+            false => whole_kib(decision.free_bytes),
         };
         self.state.bounds.publish(caps, refresh_kib, free_kib);
         self.state.shown.set_pressure(decision.pressure);
@@ -118,14 +119,16 @@ impl Regulator {
         });
         let decision = &control.decision;
         // Alone, the next may go by the least that it needs.
-        let fits_alone =
-            self.state.limiter.all_in_flight() == 0 && next_low_bytes <= decision.free_bytes;
-        let fits = reserved_bytes.saturating_add(next_bytes) <= decision.allowance_bytes;
+        let fits_alone = self.state.limiter.all_in_flight() == 0
+            && are_within(next_low_bytes, decision.free_bytes);
+        let needed_bytes = reserved_bytes.saturating_add(next_bytes);
+        let fits = are_within(needed_bytes, decision.allowance_bytes);
         control.kept_out = decision.gate || !(fits || fits_alone);
         if self.state.brake.paused() > 0 {
             // Who waits holds nothing: it comes after those that are paused.
             let decision = &mut control.decision;
-            decision.allowance_bytes = decision.allowance_bytes.min(reserved_bytes);
+            let most_bytes = decision.allowance_bytes.unwrap_or(reserved_bytes);
+            decision.allowance_bytes = Some(most_bytes.min(reserved_bytes));
             decision.probes = Some(0);
         }
         let full_at = (detail == Detail::Full).then_some(now);
@@ -140,24 +143,14 @@ impl Regulator {
             let copy = io::Error::new(error.kind(), error.to_string());
             control.notices.push(Notice::SensorFailed(copy));
         }
-        let base = control.strategy.blind_concurrency();
-        control.decision = Decision {
-            pressure: if closed {
-                Pressure::Critical
-            } else {
-                Pressure::Normal
-            },
-            base_concurrency: base,
-            concurrency: if closed {
-                self.state.limiter.in_flight(&self.state.bounds)
-            } else {
-                base
-            },
-            allowance_bytes: u64::MAX,
-            free_bytes: u64::MAX,
-            gate: closed,
-            probes: Some(0),
-        };
+        let decision = &mut control.decision;
+        *decision = Decision::blind(&*control.strategy);
+        decision.gate = closed;
+        decision.probes = Some(0);
+        if closed {
+            decision.pressure = Pressure::Critical;
+            decision.concurrency = self.state.limiter.in_flight(&self.state.bounds);
+        }
         control.kept_out = closed;
         self.state.brake.set_on(self.state.board_key(), false);
     }

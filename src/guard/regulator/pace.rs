@@ -79,7 +79,10 @@ impl Regulator {
         let busy = finished || self.has_work();
         self.was_idle.store(!busy, Ordering::Relaxed);
         let floor = if busy { BUSY_RATE } else { IDLE_RATE };
-        let free = control.decision.free_bytes.min(1 << 50) as f64;
+        let free = control
+            .decision
+            .free_bytes
+            .map_or(f64::INFINITY, |bytes| bytes as f64);
         let mut longest = self.state.config().check_interval;
         if control.blind {
             longest = longest.min(BLIND_INTERVAL);
@@ -95,7 +98,7 @@ impl Regulator {
             longest = longest.min(SHORTEST_INTERVAL);
         }
         // A quarter of the time it would take.
-        let due = Duration::from_secs_f64(free / rise.max(floor) / 4.0);
-        due.clamp(SHORTEST_INTERVAL.min(longest), longest)
+        let due = (free / rise.max(floor) / 4.0).min(longest.as_secs_f64());
+        Duration::from_secs_f64(due).clamp(SHORTEST_INTERVAL.min(longest), longest)
     }
 }

@@ -52,7 +52,8 @@ impl Regulator {
     fn wanted_bytes(&self, control: &Control) -> u64 {
         let reserved_bytes = self.state.limiter.reserved().kib() * 1024;
         let needed_bytes = reserved_bytes.saturating_add(control.next_bytes);
-        needed_bytes.saturating_sub(control.decision.allowance_bytes)
+        let allowance_bytes = control.decision.allowance_bytes;
+        allowance_bytes.map_or(0, |most_bytes| needed_bytes.saturating_sub(most_bytes))
     }
 
     /// What a hook is told.

@@ -68,10 +68,8 @@ pub(crate) struct Shown {
     backlog_ms: AtomicOption,
     latched_since_ms: AtomicOption,
     memory: Number,
-    utilisation: Number,
-    demand: Number,
-    completed: Number,
-    turned_away: Number,
+    /// The [`Loads`] but for memory, in their order.
+    loads: [Number; 4],
     drain_ns: AtomicU64,
     critical_ms: AtomicU64,
 }
@@ -110,9 +108,10 @@ impl Shown {
         self.limit_bytes.get()
     }
 
-    /// What is larger never fits; `u64::MAX` where nothing is killed.
-    pub(crate) fn kill_bytes(&self) -> u64 {
-        self.kill_bytes.get().unwrap_or(u64::MAX)
+    /// So much never fits below where something is killed.
+    pub(crate) fn never_fits(&self, kib: u64) -> bool {
+        let kill_bytes = self.kill_bytes.get();
+        kill_bytes.is_some_and(|bytes| kib > bytes.div_ceil(1024))
     }
 
     /// Memory in use, in percent of the limit, at the fullest level.
@@ -128,21 +127,21 @@ impl Shown {
     }
 
     pub(super) fn loads(&self) -> Loads {
+        let [utilisation, demand, completed, turned_away] = self.loads.each_ref().map(Number::get);
         Loads {
             memory: self.memory.get(),
-            utilisation: self.utilisation.get(),
-            demand: self.demand.get(),
-            completed: self.completed.get(),
-            turned_away: self.turned_away.get(),
+            utilisation,
+            demand,
+            completed,
+            turned_away,
         }
     }
 
-    /// The [`Loads`] but for memory, in their order.
-    pub(crate) fn set_loads(&self, [utilisation, demand, completed, turned_away]: [f64; 4]) {
-        self.utilisation.set(utilisation);
-        self.demand.set(demand);
-        self.completed.set(completed);
-        self.turned_away.set(turned_away);
+    pub(crate) fn set_loads(&self, loads: [f64; 4]) {
+        self.loads
+            .iter()
+            .zip(loads)
+            .for_each(|(number, load)| number.set(load));
     }
 
     /// Since when nobody could be admitted for want of memory, and nobody finished.
