@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::cost::Cost;
-use super::state::State;
+use super::state::{Reservation, State};
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::memory::Moment;
@@ -41,27 +41,17 @@ use crate::telemetry::outcome::{Mark, Outcome};
 /// }
 /// ```
 pub struct Permit {
-    state: &'static State,
-    /// `None`: a guard further out has its bytes.
-    own_kib: Option<NonZeroU64>,
-    tag: Tag,
-    /// If it had waited: its tenant was charged for it then.
-    granted_at: Moment,
+    own: Reservation,
     /// What the work holds, where the guard keeps track of it.
     slot: Option<&'static Slot>,
-    mark: Mark,
     /// Made by the first clone, so that a permit nobody clones allocates nothing.
     shared: OnceLock<Arc<Shared>>,
 }
 
 /// What the clones of a permit have in common. Once it exists it owns the reservation.
 struct Shared {
-    state: &'static State,
-    own_kib: Option<NonZeroU64>,
-    tag: Tag,
-    granted_at: Moment,
+    own: Reservation,
     slot: OnceLock<&'static Slot>,
-    mark: Mark,
     cancelled: AtomicBool,
     /// The permit of a guard further out, which this one took the place of.
     outer: OnceLock<Permit>,
@@ -74,12 +64,14 @@ impl Permit {
     pub(crate) fn new(state: &'static State, kib: u64, tag: Tag) -> Self {
         state.counters.tally.admitted(tag);
         Self {
-            state,
-            own_kib: NonZeroU64::new(kib),
-            tag,
-            granted_at: Moment::NONE,
+            own: Reservation {
+                state,
+                kib: NonZeroU64::new(kib),
+                tag,
+                granted_at: Moment::NONE,
+                mark: Mark::default(),
+            },
             slot: None,
-            mark: Mark::default(),
             shared: OnceLock::new(),
         }
     }
@@ -87,7 +79,7 @@ impl Permit {
     /// [`new`](Self::new), for what had waited.
     pub(crate) fn queued(state: &'static State, kib: u64, tag: Tag) -> Self {
         let mut permit = Self::new(state, kib, tag);
-        permit.granted_at = state.granted_at(tag);
+        permit.own.granted_at = state.granted_at(tag);
         permit
     }
 
@@ -97,16 +89,16 @@ impl Permit {
     /// In place: moving a permit that was just made costs more than making it.
     #[inline(always)]
     pub(crate) fn start(&mut self) {
-        if let Some(kib) = self.own_kib {
-            if self.state.tracks() || self.tag.is_classified() {
-                self.slot = self.state.track(kib.get(), self.tag);
+        if let Some(kib) = self.own.kib {
+            if self.own.state.tracks() || self.own.tag.is_classified() {
+                self.slot = self.own.state.track(kib.get(), self.own.tag);
             }
         }
     }
 
     /// [`start`](Self::start) for a request that is admitted for its body first.
     pub(crate) fn start_staged(&mut self) {
-        self.slot = self.state.track(self.kib(), self.tag);
+        self.slot = self.own.state.track(self.own.kib(), self.own.tag);
         if let Some(slot) = self.slot {
             slot.stage();
         }
@@ -136,21 +128,16 @@ impl Permit {
             "its clones own the reservation"
         );
         debug_assert!(self.slot.is_none(), "the work has begun");
-        let kib = self.kib();
-        debug_assert!(!self.tag.is_classified(), "its class goes with it");
+        let kib = self.own.kib();
+        debug_assert!(!self.own.tag.is_classified(), "its class goes with it");
         std::mem::forget(self);
         kib
-    }
-
-    /// What was reserved for it at first.
-    fn kib(&self) -> u64 {
-        self.own_kib.map_or(0, NonZeroU64::get)
     }
 
     /// Bytes reserved.
     pub fn bytes(&self) -> u64 {
         let holder = self.holder();
-        holder.slot().map_or(holder.kib(), Slot::reserved_kib) * 1024
+        holder.slot().map_or(holder.own.kib(), Slot::reserved_kib) * 1024
     }
 
     /// The most that the work has held so far: allocated while it was polled
@@ -170,27 +157,27 @@ impl Permit {
     /// Polls ask before they grow.
     #[inline(always)]
     pub(crate) fn brakes(&self) -> bool {
-        self.state.brake.is_on()
+        self.own.state.brake.is_on()
     }
 
     /// By whose guard's brake its work is paused, and what it holds. `is_first`: its work
     /// has not begun.
     pub(crate) fn braked(&self, is_first: bool) -> Option<(&'static State, &'static Slot)> {
         // Else a guard further out brakes it.
-        self.own_kib?;
+        self.own.kib?;
         if let Some(slot) = self.slot() {
-            return Some((self.state, slot));
+            return Some((self.own.state, slot));
         }
         let slot = self.slot_or_take()?;
         if !is_first {
             // What it has touched before, nobody knows.
             slot.declare();
         }
-        Some((self.state, slot))
+        Some((self.own.state, slot))
     }
 
     pub(crate) fn priority(&self) -> Priority {
-        self.tag.priority
+        self.own.tag.priority
     }
 
     /// What is charged.
@@ -209,7 +196,7 @@ impl Permit {
 
     /// The permit that holds the bytes, if a guard further out has them.
     pub(crate) fn holder(&self) -> &Self {
-        match self.own_kib {
+        match self.own.kib {
             None => self.outer().unwrap_or(self),
             Some(_) => self,
         }
@@ -221,10 +208,10 @@ impl Permit {
             if let Some(slot) = shared.slot.get() {
                 return Some(slot);
             }
-            let taken = self.state.track(self.kib(), self.tag)?;
+            let taken = self.own.state.track(self.own.kib(), self.own.tag)?;
             if shared.slot.set(taken).is_err() {
                 // Another clone was faster.
-                self.state.running.give_back(taken);
+                self.own.state.running.give_back(taken);
             }
             shared.slot.get().copied()
         })
@@ -246,7 +233,7 @@ impl Permit {
 
     /// Tells the clones that nobody waits for the result.
     pub(crate) fn abandon(&self) {
-        self.state.counters.outcomes.given_up();
+        self.own.state.counters.outcomes.given_up();
         // Unless it has failed: then its caller may well be gone.
         self.mark(Outcome::Abandoned);
         if let Some(shared) = self.shared.get() {
@@ -257,23 +244,23 @@ impl Permit {
         }
         if let Some(slot) = self.slot() {
             slot.abandon();
-            self.state.brake.is_gone(slot);
+            self.own.state.brake.is_gone(slot);
         }
     }
 
     /// The guard may take its memory back while it works.
     #[inline]
     pub(crate) fn can_be_cancelled(&self) -> bool {
-        self.slot.is_some() && self.state.live.may_cancel()
+        self.slot.is_some() && self.own.state.live.may_cancel()
     }
 
     /// The guard puts its permits where handlers find them.
     pub(crate) fn goes_into_extensions(&self) -> bool {
-        self.state.live.puts_permit_in_extensions()
+        self.own.state.live.puts_permit_in_extensions()
     }
 
     pub(crate) fn state(&self) -> &'static State {
-        self.state
+        self.own.state
     }
 
     /// Keeps the permit of a guard further out for as long as this one.
@@ -283,23 +270,19 @@ impl Permit {
 
     /// The same guard admitted it, itself or further out.
     pub(crate) fn is_of(&self, state: &State) -> bool {
-        std::ptr::eq(self.state, state) || self.outer().is_some_and(|outer| outer.is_of(state))
+        std::ptr::eq(self.own.state, state) || self.outer().is_some_and(|outer| outer.is_of(state))
     }
 
     /// Its bytes are on the same ledger, so they need not be reserved again.
     pub(crate) fn covers(&self, state: &State) -> bool {
-        Arc::ptr_eq(&self.state.limiter, &state.limiter)
+        Arc::ptr_eq(&self.own.state.limiter, &state.limiter)
     }
 
     fn share(&self) -> &Arc<Shared> {
         self.shared.get_or_init(|| {
             Arc::new(Shared {
-                state: self.state,
-                own_kib: self.own_kib,
-                tag: self.tag,
-                granted_at: self.granted_at,
+                own: self.own.clone(),
                 slot: self.slot.map_or_else(OnceLock::new, OnceLock::from),
-                mark: Mark::from(self.mark.get()),
                 cancelled: AtomicBool::new(false),
                 outer: OnceLock::new(),
             })
@@ -310,12 +293,8 @@ impl Permit {
 impl Clone for Permit {
     fn clone(&self) -> Self {
         Self {
-            state: self.state,
-            own_kib: self.own_kib,
-            tag: self.tag,
-            granted_at: self.granted_at,
+            own: self.own.clone(),
             slot: self.slot,
-            mark: Mark::default(),
             shared: OnceLock::from(Arc::clone(self.share())),
         }
     }
@@ -326,18 +305,14 @@ impl Drop for Permit {
     fn drop(&mut self) {
         // With clones, the last one releases.
         if self.shared.get().is_none() {
-            let outcome = self.mark.get();
-            self.state
-                .finish(self.own_kib, self.tag, self.granted_at, self.slot, outcome);
+            self.own.end(self.slot);
         }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let (state, slot) = (self.state, self.slot.get().copied());
-        let outcome = self.mark.get();
-        state.finish(self.own_kib, self.tag, self.granted_at, slot, outcome);
+        self.own.end(self.slot.get().copied());
     }
 }
 

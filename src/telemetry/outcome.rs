@@ -43,9 +43,9 @@ impl Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct Mark(AtomicU8);
 
-impl From<Outcome> for Mark {
-    fn from(outcome: Outcome) -> Self {
-        Self(AtomicU8::new(outcome as u8))
+impl Clone for Mark {
+    fn clone(&self) -> Self {
+        Self(AtomicU8::new(self.get() as u8))
     }
 }
 

@@ -24,7 +24,7 @@ impl Permit {
         if missing_kib == 0 {
             return;
         }
-        match holder.state.force_more(missing_kib, holder.tag) {
+        match holder.own.state.force_more(missing_kib, holder.own.tag) {
             // More than the ledger's word can count.
             0 => slot.unclaim(missing_kib),
             _ => slot.has_grown(),
@@ -43,7 +43,7 @@ impl Permit {
     /// limit is less. What was reserved stays.
     pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
         let holder = self.holder();
-        let state = holder.state;
+        let state = holder.own.state;
         let total_bytes = self.bytes().saturating_add(bytes);
         if state.shown.never_fits(kib(total_bytes)) {
             return Err(state.rejection(Reason::NeverFits));
@@ -61,11 +61,11 @@ impl Permit {
     fn grow(&self, slot: &Slot, kib: u64) -> bool {
         let grow = |attempt| {
             let growth = Operation::Growth;
-            (self.state).reserve_more(kib, self.tag, growth, attempt)
+            (self.own.state).reserve_more(kib, self.own.tag, growth, attempt)
         };
-        let grown = match self.state.only_observes() {
+        let grown = match self.own.state.only_observes() {
             true => grow(Attempt::PastBounds).is_ok(),
-            false => self.state.resampling(grow).is_ok(),
+            false => self.own.state.resampling(grow).is_ok(),
         };
         if grown {
             slot.grow(kib);

@@ -24,6 +24,7 @@ use seldom::Seldom;
 pub(crate) use shown::Loads;
 use shown::Shown;
 pub(super) use shown::Summary;
+pub(super) use work::Reservation;
 
 use super::ready::{Cell, Ready};
 use super::stalls::{Deliveries, Stalls};

@@ -9,8 +9,66 @@ use crate::error::Reason;
 use crate::limiter::{Ask, Attempt, Operation, Refused};
 use crate::memory::Moment;
 use crate::running::Slot;
-use crate::telemetry::outcome::Outcome;
+use crate::telemetry::outcome::Mark;
 use crate::units::MAX_KIB;
+
+/// What is reserved for one piece of work.
+#[derive(Clone)]
+pub(in crate::guard) struct Reservation {
+    pub(in crate::guard) state: &'static State,
+    /// `None`: a guard further out has its bytes.
+    pub(in crate::guard) kib: Option<NonZeroU64>,
+    pub(in crate::guard) tag: Tag,
+    /// If it had waited: its tenant was charged for it then.
+    pub(in crate::guard) granted_at: Moment,
+    /// What became of it so far.
+    pub(in crate::guard) mark: Mark,
+}
+
+impl Reservation {
+    /// As it was at first.
+    pub(in crate::guard) fn kib(&self) -> u64 {
+        self.kib.map_or(0, NonZeroU64::get)
+    }
+
+    /// The work is over, and its memory free unless the allocator keeps it.
+    #[inline]
+    pub(in crate::guard) fn end(&self, slot: Option<&Slot>) {
+        let (state, tag, outcome) = (self.state, self.tag, self.mark.get());
+        if state.counters.outcomes.ended(outcome) {
+            state.look_for_fork();
+        }
+        let mut held_kib = self.kib();
+        if self.granted_at != Moment::NONE {
+            self.charge_actual();
+        }
+        if let Some(slot) = slot {
+            if slot.was_paused() {
+                state.tell_pauses(slot, tag, outcome);
+            }
+            // It may have grown.
+            held_kib = slot.reserved_kib();
+            state.running.end(slot);
+        }
+        if self.kib.is_none() {
+            state.limiter.end_nested(&state.bounds, tag);
+            state.has_ended();
+        } else if state.limiter.complete(&state.bounds, held_kib, tag) {
+            state.sampler.request_sample();
+        } else {
+            state.has_ended();
+        }
+    }
+
+    /// Its tenant pays for the time that it took.
+    #[cold]
+    fn charge_actual(&self) {
+        let (state, tenant) = (self.state, self.tag.tenant);
+        let elapsed = self.granted_at.until(state.sampler.moment());
+        let tenants = state.bounds.tenants();
+        tenants.charge_actual(tenant, self.kib(), elapsed);
+    }
+}
 
 impl State {
     /// Within the bounds, or past them.
@@ -104,57 +162,11 @@ impl State {
         self.limiter.cancel(&self.bounds, kib, Tag::NONE);
     }
 
-    /// The work is over, and its memory free unless the allocator keeps it.
-    #[inline]
-    pub(in crate::guard) fn finish(
-        &self,
-        own_kib: Option<NonZeroU64>,
-        tag: Tag,
-        granted_at: Moment,
-        slot: Option<&Slot>,
-        outcome: Outcome,
-    ) {
-        if self.counters.outcomes.ended(outcome) {
-            self.look_for_fork();
-        }
-        let kib = own_kib.map_or(0, NonZeroU64::get);
-        let mut held_kib = kib;
-        if granted_at != Moment::NONE {
-            self.charge_actual(kib, tag, granted_at);
-        }
-        if let Some(slot) = slot {
-            if slot.was_paused() {
-                self.tell_pauses(slot, tag, outcome);
-            }
-            // It may have grown.
-            held_kib = slot.reserved_kib();
-            self.running.end(slot);
-        }
-        if own_kib.is_none() {
-            self.limiter.end_nested(&self.bounds, tag);
-            self.has_ended();
-        } else if self.limiter.complete(&self.bounds, held_kib, tag) {
-            self.sampler.request_sample();
-        } else {
-            self.has_ended();
-        }
-    }
-
     /// Now, if its tenant is to pay for the time that it takes.
     pub(in crate::guard) fn granted_at(&self, tag: Tag) -> Moment {
         match self.bounds.tenants().get(tag.tenant) {
             Some(_) => self.sampler.moment(),
             None => Moment::NONE,
-        }
-    }
-
-    /// Its tenant pays for the time that it took.
-    #[cold]
-    fn charge_actual(&self, kib: u64, tag: Tag, granted_at: Moment) {
-        let tenants = self.bounds.tenants();
-        if tenants.get(tag.tenant).is_some() {
-            let elapsed = granted_at.until(self.sampler.moment());
-            tenants.charge_actual(tag.tenant, kib, elapsed);
         }
     }
 }
