@@ -171,7 +171,7 @@ impl State {
         }
         match self.judge(ask, 0, refused) {
             Verdict::Force => {
-                if self.only_observes() {
+                if self.live.only_observes() {
                     self.observe(self.would(ask, refused));
                 }
                 Some(self.forced(ask, operation))
@@ -186,7 +186,7 @@ impl State {
         if self.is_closed() {
             return Verdict::Reject(Reason::Closed);
         }
-        if self.only_observes() {
+        if self.live.only_observes() {
             return Verdict::Force;
         }
         if self.never_fits(ask, held_kib) {

@@ -1,7 +1,6 @@
 //! [`Permit`]: the right to use memory, and the duty to give it back.
 
 mod grow;
-mod marks;
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -12,6 +11,7 @@ use super::cost::Cost;
 use super::state::{Reservation, State};
 use crate::class::Priority;
 use crate::class::tag::Tag;
+use crate::error::{Reason, Rejected};
 use crate::memory::Moment;
 use crate::running::Slot;
 use crate::telemetry::outcome::{Mark, Outcome};
@@ -246,6 +246,27 @@ impl Permit {
             slot.abandon();
             self.own.state.brake.is_gone(slot);
         }
+    }
+
+    /// What became of the request, if nothing else has become of it before.
+    pub(crate) fn mark(&self, outcome: Outcome) {
+        let shared = self.shared.get().map(|shared| &shared.own);
+        shared.unwrap_or(&self.own).mark.set(outcome);
+    }
+
+    pub(crate) fn fails(&self) {
+        self.mark(Outcome::Failed);
+    }
+
+    pub(crate) fn turn_away(&self) {
+        self.own.state.counters.outcomes.turned_away_late();
+        self.mark(Outcome::TurnedAway);
+    }
+
+    /// What its caller is told once it was cancelled.
+    pub(crate) fn reject_cancelled(&self) -> Rejected {
+        self.turn_away();
+        self.own.state.reject(Reason::Cancelled, self.own.tag)
     }
 
     /// The guard may take its memory back while it works.

@@ -124,23 +124,20 @@ pub(crate) struct Leave {
     pub(crate) taken: Taken,
 }
 
-/// There is no room for it now.
-pub(crate) struct NoRoom {
-    state: &'static State,
-    slot: &'static Slot,
-}
-
 impl Leave {
-    /// `None`: nobody keeps track of it. `is_first`: its work has not begun.
+    /// `None`: nobody keeps track of it. `is_first`: its work has not begun. Where there is
+    /// no room for it now, what waits for that.
     #[cold]
-    pub(crate) fn ask(permit: &Permit, is_first: bool) -> Result<Option<Self>, NoRoom> {
+    pub(crate) fn ask(
+        permit: &Permit,
+        is_first: bool,
+    ) -> Result<Option<Self>, (&'static State, &'static Slot)> {
         let Some((state, slot)) = permit.braked(is_first) else {
             return Ok(None);
         };
-        match state.may_grow(slot, permit.priority(), false) {
-            Some(taken) => Ok(Some(Self { state, slot, taken })),
-            None => Err(NoRoom { state, slot }),
-        }
+        let taken = state.may_grow(slot, permit.priority(), false);
+        let leave = taken.map(|taken| Self { state, slot, taken });
+        leave.map(Some).ok_or((state, slot))
     }
 
     /// Whether there is room or not.
@@ -157,9 +154,7 @@ impl Leave {
 /// Whoever polls keeps a place for it, in which it is begun: moving it about would cost
 /// polls while the brake is off more than all the rest.
 pub(crate) struct Growth {
-    state: &'static State,
-    slot: &'static Slot,
-    taken: Option<Taken>,
+    leave: Option<Leave>,
     from: Mark,
 }
 
@@ -209,32 +204,30 @@ impl Growth {
     }
 
     fn begin(leave: Leave) -> Self {
-        let accounted = leave.state.is_accounted();
         leave.slot.begin_poll();
         Self {
-            state: leave.state,
-            slot: leave.slot,
-            taken: Some(leave.taken),
-            from: Mark::of_poll(accounted),
+            from: Mark::of_poll(leave.state.is_accounted()),
+            leave: Some(leave),
         }
     }
 }
 
 impl Drop for Growth {
     fn drop(&mut self) {
+        let Some(Leave { state, slot, taken }) = self.leave.take() else {
+            return;
+        };
         let added = self.from.count();
         let grown_bytes = added.bytes.max(0);
-        self.slot.grew(grown_bytes as u64);
-        self.slot.end_poll();
+        slot.grew(grown_bytes as u64);
+        slot.end_poll();
         // Who says what it maps is not charged for that twice.
-        let says = self.state.is_accounted() && self.slot.reported_bytes() > 0;
+        let says = state.is_accounted() && slot.reported_bytes() > 0;
         if let Some(bytes) = added.uncharged_bytes.filter(|_| !says) {
-            self.slot.charge(bytes, 1);
+            slot.charge(bytes, 1);
         }
-        if let Some(taken) = self.taken.take() {
-            taken.charge(grown_bytes);
-        }
-        self.state.has_polled();
+        taken.charge(grown_bytes);
+        state.has_polled();
     }
 }
 
@@ -250,27 +243,17 @@ impl<'a> Polling<'a> {
 }
 
 impl Poller {
-    /// Ready if the request may be polled now; else it is woken when it may. What it adds
-    /// is in `growth`.
+    /// Ready if the request may be polled now, for the first time if it `is_first`; else it
+    /// is woken when it may. What it adds is in `growth`.
     #[inline(always)]
     pub(crate) fn poll<'a>(
         &mut self,
         permit: Option<&'a Permit>,
+        is_first: bool,
         growth: &mut Option<Growth>,
         cx: &Context<'_>,
     ) -> Poll<Polling<'a>> {
-        ready!(self.poll_growth(permit, false, growth, cx));
-        Poll::Ready(Polling::begin(permit))
-    }
-
-    /// The same, for the first poll of a request.
-    pub(crate) fn poll_first<'a>(
-        &mut self,
-        permit: Option<&'a Permit>,
-        growth: &mut Option<Growth>,
-        cx: &Context<'_>,
-    ) -> Poll<Polling<'a>> {
-        ready!(self.poll_growth(permit, true, growth, cx));
+        ready!(self.poll_growth(permit, is_first, growth, cx));
         Poll::Ready(Polling::begin(permit))
     }
 
@@ -367,7 +350,7 @@ impl Poller {
                 }
                 Poll::Ready(leave)
             }
-            Err(NoRoom { state, slot }) => {
+            Err((state, slot)) => {
                 let paused = (self.0).get_or_insert_with(|| Box::new(Paused::of(state, slot)));
                 let again = paused.place.is_some();
                 let now = state.sampler.now();

@@ -16,12 +16,9 @@ use crate::running::brake::Brake;
 
 /// What a guard finds when it joins.
 pub(crate) struct Shared {
-    pub(crate) sampler: Arc<Sampler>,
+    pub(crate) holdings: Arc<Holdings>,
     /// Its place among what the sampler reads.
     pub(crate) source: usize,
-    pub(crate) limiter: Arc<Limiter>,
-    pub(crate) board: Arc<Board>,
-    pub(crate) brake: &'static Brake,
 }
 
 /// The parts of the forecast that the guards on one ledger know, each under a key
@@ -45,12 +42,12 @@ impl Board {
 }
 
 /// A ledger, its sampler and its board.
-struct Holdings {
-    sampler: Arc<Sampler>,
-    limiter: Arc<Limiter>,
-    board: Arc<Board>,
+pub(crate) struct Holdings {
+    pub(crate) sampler: Arc<Sampler>,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) board: Arc<Board>,
     /// Lives as long as the guards that use it.
-    brake: &'static Brake,
+    pub(crate) brake: &'static Brake,
 }
 
 impl Holdings {
@@ -70,8 +67,11 @@ static HOLDINGS: LazyLock<Mutex<HashMap<Option<PathBuf>, Arc<Holdings>>>> =
 
 /// What is there for `config`; all new for a source of the user's.
 pub(crate) fn join(config: &Config, source: Option<Box<dyn MemorySource>>) -> Shared {
-    let (holdings, source) = match source {
-        Some(source) => (Holdings::new(Sampler::of(source)), 0),
+    match source {
+        Some(source) => Shared {
+            holdings: Holdings::new(Sampler::of(source)),
+            source: 0,
+        },
         None => {
             let of_the_system = || Holdings::new(Sampler::of_the_system());
             let holdings = {
@@ -82,19 +82,12 @@ pub(crate) fn join(config: &Config, source: Option<Box<dyn MemorySource>>) -> Sh
                 Arc::clone(all.entry(group).or_insert_with(of_the_system))
             };
             let name = (config.source, config.cgroup_path.clone());
-            let place = holdings.sampler.watch(name, || {
+            let source = holdings.sampler.watch(name, || {
                 let has_limit = config.memory_limit_bytes.is_some();
                 memory::open(config.source, config.cgroup_path.as_deref(), has_limit)
             });
-            (holdings, place)
+            Shared { holdings, source }
         }
-    };
-    Shared {
-        sampler: Arc::clone(&holdings.sampler),
-        source,
-        limiter: Arc::clone(&holdings.limiter),
-        board: Arc::clone(&holdings.board),
-        brake: holdings.brake,
     }
 }
 

@@ -155,7 +155,7 @@ impl State {
     fn grow_body(&self, missing_kib: u64, tag: Tag, total_bytes: u64) -> Result<bool, Reason> {
         let limit_kib = self.shown.limit_bytes().map_or(MAX_KIB, kib);
         let body = Operation::Body { limit_kib };
-        if self.only_observes() {
+        if self.live.only_observes() {
             let grown = self.reserve_more(missing_kib, tag, body, Attempt::PastBounds);
             return Ok(grown.is_ok());
         }

@@ -3,7 +3,6 @@
 //! Nothing polls a body whose peer does not read, so no timer of its own would
 //! fire: all of them are looked through at each full sample.
 
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,8 +17,7 @@ pub(crate) trait Stalls: Send + Sync {
     fn stall(&self);
 }
 
-/// The responses of one guard that are watched.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Deliveries(Mutex<Slab<Weak<dyn Stalls>>>);
 
 impl Deliveries {
@@ -56,13 +54,5 @@ impl Deliveries {
 
     fn lock(&self) -> MutexGuard<'_, Slab<Weak<dyn Stalls>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Deliveries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Deliveries")
-            .field("count", &self.lock().len())
-            .finish()
     }
 }

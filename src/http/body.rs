@@ -289,7 +289,7 @@ where
                 let permit = shared.as_ref().or_else(|| this.hold.own_permit());
                 // After the delivery was asked and its own pieces are gone.
                 let mut growth = None;
-                let _polling = std::task::ready!(this.poller.poll(permit, &mut growth, cx));
+                let _polling = std::task::ready!(this.poller.poll(permit, false, &mut growth, cx));
                 let polled = foreign::watch(|| body.as_mut().poll_frame(cx), || this.hold.fail());
                 let frame = std::task::ready!(polled);
                 (frame, permit.and_then(Permit::slot))

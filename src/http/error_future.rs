@@ -104,7 +104,7 @@ where
                 }
                 let result = {
                     let mut growth = None;
-                    let _polling = ready!(poller.poll(held.permit(), &mut growth, cx));
+                    let _polling = ready!(poller.poll(held.permit(), false, &mut growth, cx));
                     ready!(held.run(|| future.poll(cx)))
                 };
                 poller.ended(held.slot());

@@ -163,7 +163,7 @@ where
             }
         }
         let mut growth = None;
-        let polling = match (self.poller).poll_first(self.held.permit(), &mut growth, cx) {
+        let polling = match (self.poller).poll(self.held.permit(), true, &mut growth, cx) {
             Poll::Ready(polling) => polling,
             Poll::Pending => {
                 self.request = Some(request);
@@ -211,7 +211,7 @@ where
         };
         let result = {
             let mut growth = None;
-            let _polling = ready!(poller.poll(held.permit(), &mut growth, cx));
+            let _polling = ready!(poller.poll(held.permit(), false, &mut growth, cx));
             held.run(|| future.poll(cx))
         };
         let turned_away = fallback.as_ref().and_then(|fallback| {

@@ -53,8 +53,9 @@ struct Written {
 }
 
 /// What a guard finds when it starts.
+#[derive(Default)]
 pub(crate) struct Opened {
-    pub(crate) keeper: Keeper,
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) learned: Option<State>,
     pub(crate) warnings: Vec<String>,
 }
@@ -84,7 +85,7 @@ pub(crate) fn open(path: &Path) -> Opened {
     }
     let known = learned.as_ref().map(Known::new).unwrap_or_default();
     Opened {
-        keeper: Keeper {
+        keeper: Some(Keeper {
             path: resolved,
             problem,
             was_read: learned.is_some(),
@@ -96,7 +97,7 @@ pub(crate) fn open(path: &Path) -> Opened {
                 checksum,
                 ..Written::default()
             }),
-        },
+        }),
         learned,
         warnings,
     }

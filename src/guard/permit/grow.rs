@@ -63,7 +63,7 @@ impl Permit {
             let growth = Operation::Growth;
             (self.own.state).reserve_more(kib, self.own.tag, growth, attempt)
         };
-        let grown = match self.own.state.only_observes() {
+        let grown = match self.own.state.live.only_observes() {
             true => grow(Attempt::PastBounds).is_ok(),
             false => self.own.state.resampling(grow).is_ok(),
         };

@@ -228,7 +228,7 @@ impl Regulator {
         };
         let free_all = blind
             || !self.state.brakes()
-            || self.state.only_observes()
+            || self.state.live.only_observes()
             || !self.state.brake.is_on();
         let own = self.state.board_key();
         self.state

@@ -72,7 +72,8 @@ impl Regulator {
         let Some(source) = source else {
             let shared = pool::join(config, None);
             let is_like = |one: &Self| {
-                Arc::ptr_eq(&one.state.sampler, &shared.sampler) && one.source == shared.source
+                Arc::ptr_eq(&one.state.sampler, &shared.holdings.sampler)
+                    && one.source == shared.source
             };
             return take(config, is_like).ok_or(shared);
         };

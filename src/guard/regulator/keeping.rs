@@ -1,27 +1,13 @@
 //! What is learned from the processes before, and kept for those to come.
 
-use std::path::Path;
-
 use super::Regulator;
 use crate::forecast::Estimates;
 use crate::forecast::state::{AtLeast, State};
-use crate::guard::keeper::{self, Keeper, Opened};
+use crate::guard::keeper::Keeper;
 use crate::telemetry::logs;
 
 /// So many of the largest requests in flight are kept.
 const MOST_RUNNING: usize = 64;
-
-/// Takes the keeper out of what was found, if there is to be one.
-pub(super) fn found(path: Option<&Path>) -> (Option<Keeper>, Option<State>, Vec<String>) {
-    match path.map(keeper::open) {
-        None => (None, None, Vec::new()),
-        Some(Opened {
-            keeper,
-            learned,
-            warnings,
-        }) => (Some(keeper), learned, warnings),
-    }
-}
 
 impl Regulator {
     /// Before the first request: starts from what was found, and keeps from here on.

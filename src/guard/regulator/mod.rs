@@ -37,7 +37,7 @@ use demand::Demand;
 use latched::Latched;
 use patience::Patience;
 
-use super::keeper::Keeper;
+use super::keeper::{self, Keeper, Opened};
 use super::pool::{Board, Shared};
 use super::state::State;
 use crate::config::{self, Config};
@@ -53,7 +53,6 @@ use crate::units::kib;
 
 /// A guard: the half that samples drive, with the other one in it. [`renew`](Self::renew)
 /// makes it another's.
-#[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Regulator {
     /// First: handles then refer to it, too.
@@ -147,18 +146,18 @@ enum Notice {
     NoLimit,
 }
 
-impl std::fmt::Debug for Control {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control")
-            .field("decision", &self.decision)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Regulator {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
         gone::look();
-        let (keeper, learned, mut warnings) = keeping::found(config.state.as_deref());
+        let Opened {
+            keeper,
+            learned,
+            mut warnings,
+        } = config
+            .state
+            .as_deref()
+            .map(keeper::open)
+            .unwrap_or_default();
         let regulator = match Self::again(&config, source) {
             Ok(gone) => gone,
             Err(shared) => Box::leak(Box::new(Self::new(shared, &config, keeper))),
@@ -180,9 +179,9 @@ impl Regulator {
 
     /// Of no guard yet.
     fn new(shared: Shared, config: &Config, keeper: Option<Keeper>) -> Self {
-        let state = State::new(config, shared.sampler, shared.limiter, shared.brake);
+        let state = State::new(config, &shared);
         Self {
-            board: shared.board,
+            board: Arc::clone(&shared.holdings.board),
             source: shared.source,
             is_sampled: AtomicBool::new(false),
             left: AtomicBool::new(false),

@@ -20,15 +20,15 @@ impl Regulator {
             rejected: entry.rejected,
         });
         let (samples, sensor_errors, good_at, estimates) = {
-            let control = self.control();
-            let estimates = self.class_estimates(&control);
-            let last = control.last;
-            (
-                control.samples,
-                control.sensor_errors,
-                last.good_at,
-                estimates,
-            )
+            let control = &*self.control();
+            let estimates = self.class_estimates(control);
+            let Control {
+                samples,
+                sensor_errors,
+                last,
+                ..
+            } = control;
+            (*samples, *sensor_errors, last.good_at, estimates)
         };
         let counters = &self.state.counters;
         Report {

@@ -20,7 +20,7 @@ const URGENT_BYTES: u64 = 2 << 20;
 impl Regulator {
     /// Acts on what a full sample showed.
     pub(super) fn relieve(&'static self, now: Duration) {
-        if self.state.only_observes() {
+        if self.state.live.only_observes() {
             return;
         }
         let (short, level, victims) = {

@@ -36,7 +36,7 @@ impl Regulator {
             // Nobody stays paused.
             self.sweep(state.sampler.now());
         }
-        if state.only_observes() {
+        if state.live.only_observes() {
             state.let_all_in();
         }
         state.note(EventKind::Reloaded, "other settings are in force".into(), 0);

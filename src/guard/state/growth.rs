@@ -49,7 +49,7 @@ impl State {
                 return Some(taken);
             }
         }
-        if self.only_observes() {
+        if self.live.only_observes() {
             self.counters.would_pause.fetch_add(1, Ordering::Relaxed);
             return Some(self.brake.take_anyway(jump_bytes));
         }

@@ -26,6 +26,7 @@ use shown::Shown;
 pub(super) use shown::Summary;
 pub(super) use work::Reservation;
 
+use super::pool::Shared;
 use super::ready::{Cell, Ready};
 use super::stalls::{Deliveries, Stalls};
 use crate::class::Priority;
@@ -88,21 +89,17 @@ pub(super) fn allocated_bytes() -> Option<u64> {
 
 impl State {
     /// Of no guard yet: [`renew`](Self::renew) makes it one's.
-    pub(super) fn new(
-        config: &Config,
-        sampler: Arc<Sampler>,
-        limiter: Arc<Limiter>,
-        brake: &'static Brake,
-    ) -> Self {
+    pub(super) fn new(config: &Config, shared: &Shared) -> Self {
+        let holdings = &shared.holdings;
         let tenants = Tenants::new(config.tiers.clone());
         Self {
             name: config.name.clone(),
             accounted: accounting_is_installed(),
             live: Live::new(config.clone()),
-            sampler,
-            bounds: limiter.join(Arc::clone(tenants.accounts())),
-            limiter,
-            brake,
+            sampler: Arc::clone(&holdings.sampler),
+            bounds: holdings.limiter.join(Arc::clone(tenants.accounts())),
+            limiter: Arc::clone(&holdings.limiter),
+            brake: holdings.brake,
             labels: Labels::new(tenants),
             running: Running::new(),
             ready: Ready::default(),
@@ -164,15 +161,10 @@ impl State {
         self.live.get()
     }
 
-    /// Every decision passes, whatever it is.
-    pub(super) fn only_observes(&self) -> bool {
-        self.live.only_observes()
-    }
-
     /// New work is rejected at the moment.
     #[inline]
     pub(crate) fn turns_away(&self) -> bool {
-        self.bounds.caps().is_shut() && !self.only_observes()
+        self.bounds.caps().is_shut() && !self.live.only_observes()
     }
 
     pub(crate) fn pressure(&self) -> Pressure {
@@ -193,7 +185,7 @@ impl State {
             self.sampler.wake_if_older(WAITING_INTERVAL);
         }
         let sheds = priority == Priority::Low && self.live.sheds_low_at(self.pressure());
-        if sheds && self.only_observes() {
+        if sheds && self.live.only_observes() {
             self.observe("reject: low_priority");
             return false;
         }
@@ -259,7 +251,7 @@ impl State {
         }
         self.look_for_fork();
         let latched = self.latched_for();
-        (latched > latched_after && !self.only_observes()).then(|| {
+        (latched > latched_after && !self.live.only_observes()).then(|| {
             let seconds = latched.as_secs_f64();
             format!("latched: for {seconds:.0} s memory has had room for nobody")
         })

@@ -20,16 +20,13 @@ const LONG_PAUSE: Duration = Duration::from_secs(1);
 impl State {
     /// Counts a rejection, logs it (at most once a second), and says when to come back.
     pub(crate) fn reject(&self, reason: Reason, tag: Tag) -> Rejected {
-        self.reject_for(reason, tag, None)
+        self.tell(reason.into(), tag)
     }
 
-    /// [`reject`](Self::reject) for what would have waited for so long.
-    pub(crate) fn reject_for(
-        &self,
-        reason: Reason,
-        tag: Tag,
-        expected: Option<Duration>,
-    ) -> Rejected {
+    /// [`reject`](Self::reject) for what is known of the wait that it would have been.
+    #[cold]
+    pub(crate) fn tell(&self, refusal: Refusal, tag: Tag) -> Rejected {
+        let Refusal { reason, expected } = refusal;
         self.counters.reject(reason, tag);
         let mut rejected = self.rejection(reason);
         if let Some(at_once) = &mut rejected.retry_after {
@@ -38,12 +35,6 @@ impl State {
         }
         self.log_rejection(&rejected);
         rejected
-    }
-
-    /// Counts and says that a request is turned away.
-    #[cold]
-    pub(crate) fn tell(&self, refusal: Refusal, tag: Tag) -> Rejected {
-        self.reject_for(refusal.reason, tag, refusal.expected)
     }
 
     /// A rejection that is neither counted nor logged.

@@ -143,7 +143,7 @@ impl State {
         // Somebody may have joined the queue while it was closed and emptied.
         if self.is_closed() {
             self.limiter.refuse_all(&self.bounds, Reason::Closed);
-        } else if self.only_observes() {
+        } else if self.live.only_observes() {
             self.let_all_in();
         }
         self.limiter.pass_on_unclaimed(now);
