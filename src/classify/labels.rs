@@ -101,7 +101,6 @@ impl Labels {
         ClassKey::new(self.classes.number(class), is_hinted)
     }
 
-    /// The name of its class.
     pub(crate) fn name(&self, key: ClassKey) -> &str {
         self.class_name(key.class())
     }

@@ -23,7 +23,6 @@ const METHODS: [Method; 9] = [
 /// More, and `matchit` panics.
 const MOST_PARAMETERS: usize = 25;
 
-/// The classes of patterns.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     /// Of two patterns that part where one of them has a parameter, the more literal is

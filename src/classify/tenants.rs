@@ -38,7 +38,6 @@ impl Tenants {
         }
     }
 
-    /// What the tenants have, for the limiter.
     pub(crate) fn accounts(&self) -> &Arc<TenantTable> {
         &self.accounts
     }
@@ -62,7 +61,6 @@ impl Tenants {
     }
 }
 
-/// Which tenant has which number.
 struct Table {
     /// 0: empty. A reader that misses what is being moved looks again under the lock.
     places: Box<[AtomicU64]>,

@@ -13,7 +13,6 @@ use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Attempt, Need, Operation, Refusal, Refused};
 use crate::pressure::Pressure;
 
-/// What became of a request.
 pub(crate) enum Admission {
     Admitted(Permit),
     Waiting(Waiting),
@@ -21,7 +20,6 @@ pub(crate) enum Admission {
     Rejected(Refusal),
 }
 
-/// What becomes of a request that does not fit now.
 pub(crate) enum Verdict {
     /// It is admitted past the bounds.
     Force,
@@ -32,7 +30,6 @@ pub(crate) enum Verdict {
 /// What a request's caller has said of how long it waits: asked only if it has to.
 pub(crate) type CallersDeadline<'a> = &'a dyn Fn() -> Option<Duration>;
 
-/// Its caller has not said.
 pub(crate) fn no_deadline() -> Option<Duration> {
     None
 }
@@ -58,7 +55,6 @@ impl State {
         }
     }
 
-    /// Such work is not taken at the moment.
     #[inline(always)]
     pub(super) fn sheds(&self, tag: Tag) -> bool {
         tag.priority != Priority::Normal && self.sheds_priority(tag.priority)

@@ -88,7 +88,6 @@ impl Guard {
         Ok(guard)
     }
 
-    /// What its requests touch.
     #[inline]
     pub(crate) fn state(&self) -> &'static State {
         &self.regulator.state
@@ -99,7 +98,6 @@ impl Guard {
         self.regulator.learn_from(estimates);
     }
 
-    /// See [`Regulator::class_needs`].
     #[cfg(feature = "dashboard")]
     pub(crate) fn class_needs(&self) -> Vec<(String, bool, u64, u64)> {
         self.regulator.class_needs()

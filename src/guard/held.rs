@@ -18,7 +18,6 @@ impl InFlight {
         Self(permit)
     }
 
-    /// The work begins.
     #[inline(always)]
     pub(crate) fn start(&mut self) {
         if let Some(permit) = &mut self.0 {
@@ -26,13 +25,11 @@ impl InFlight {
         }
     }
 
-    /// The permit of work that is under way.
     #[inline]
     pub(crate) fn permit(&self) -> Option<&Permit> {
         self.0.as_ref()
     }
 
-    /// What it is charged to.
     #[inline]
     pub(crate) fn slot(&self) -> Option<&'static Slot> {
         self.permit().and_then(Permit::slot)
@@ -75,7 +72,6 @@ impl InFlight {
         }
     }
 
-    /// The work came to its end with an error.
     pub(crate) fn fail(&mut self) {
         if let Some(permit) = self.permit() {
             permit.fails();
@@ -91,7 +87,6 @@ impl InFlight {
         })
     }
 
-    /// The work came to its end.
     #[inline]
     pub(crate) fn end(&mut self) {
         self.0 = None;

@@ -104,7 +104,6 @@ impl Permit {
         }
     }
 
-    /// Its body is not there yet.
     #[inline]
     pub(crate) fn is_staged(&self) -> bool {
         self.slot.is_some_and(Slot::is_staged)
@@ -154,7 +153,6 @@ impl Permit {
         self.slot().map_or(0, Slot::allocations)
     }
 
-    /// Polls ask before they grow.
     #[inline(always)]
     pub(crate) fn brakes(&self) -> bool {
         self.own.state.brake.is_on()
@@ -180,7 +178,6 @@ impl Permit {
         self.own.tag.priority
     }
 
-    /// What is charged.
     #[inline]
     pub(crate) fn slot(&self) -> Option<&'static Slot> {
         self.slot.or_else(|| {
@@ -189,7 +186,6 @@ impl Permit {
         })
     }
 
-    /// The permit of a guard further out.
     fn outer(&self) -> Option<&Permit> {
         self.shared.get()?.outer.get()
     }
@@ -275,7 +271,6 @@ impl Permit {
         self.slot.is_some() && self.own.state.live.may_cancel()
     }
 
-    /// The guard puts its permits where handlers find them.
     pub(crate) fn goes_into_extensions(&self) -> bool {
         self.own.state.live.puts_permit_in_extensions()
     }

@@ -25,7 +25,6 @@ pub(crate) fn is_polling() -> bool {
     UNDER_WAY.get() > 0
 }
 
-/// A poll is under way on this thread.
 struct UnderWay;
 
 impl UnderWay {

@@ -14,7 +14,6 @@ use crate::limiter::Limiter;
 use crate::memory::{self, MemorySource, Sampler};
 use crate::running::brake::Brake;
 
-/// What a guard finds when it joins.
 pub(crate) struct Shared {
     pub(crate) holdings: Arc<Holdings>,
     /// Its place among what the sampler reads.
@@ -35,13 +34,11 @@ impl Board {
         others.fold(Portion::default(), |sum, (_, &portion)| sum.and(portion))
     }
 
-    /// A guard is gone.
     pub(crate) fn leave(&self, key: usize) {
         lock(&self.0).remove(&key);
     }
 }
 
-/// A ledger, its sampler and its board.
 pub(crate) struct Holdings {
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) limiter: Arc<Limiter>,

@@ -23,7 +23,6 @@ const SEEN: u64 = 1 << 62;
 
 /// So long after a look found it, a reservation is taken back.
 const CALLED_WITHIN: Duration = Duration::from_millis(500);
-/// Between two looks.
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
 /// A call that comes later than this after its `poll_ready` asks anew.
@@ -107,7 +106,6 @@ impl Cell {
 #[derive(Debug, Default)]
 struct Shard {
     chunks: [OnceLock<Box<[Cell]>>; CHUNKS],
-    /// The cell that was used last.
     hint: AtomicU32,
 }
 
@@ -157,7 +155,6 @@ fn try_put(cell: &Cell, kib: u64, is_own: bool) -> bool {
         .is_ok()
 }
 
-/// The reservations of a guard's services that are ready.
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
     /// Each is made when a service first is ready on its thread.

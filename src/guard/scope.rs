@@ -17,7 +17,6 @@ impl Permit {
         Scope::enter(self)
     }
 
-    /// Without accounting there is nothing to enter.
     #[cfg(not(feature = "account"))]
     #[inline]
     pub(crate) fn enter(&self) -> Scope<'_> {

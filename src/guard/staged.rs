@@ -72,12 +72,10 @@ impl StagedWork {
         self.state().admit_rest(self.demand, held_kib, callers)
     }
 
-    /// So much of that is reserved.
     pub(crate) fn has(&self, rest_kib: u64) {
         self.slot.top_up(rest_kib);
     }
 
-    /// Reserves the rest past the bounds.
     pub(crate) fn force_rest(&self) {
         let held_kib = self.slot.reserved_kib();
         let rest_kib = self.state().force_rest(self.demand.tag(), held_kib);
@@ -97,12 +95,10 @@ impl StagedWork {
         self.state().limiter.unstage(read_bytes);
     }
 
-    /// It is turned away, although it was admitted.
     pub(crate) fn turn_away(&self) {
         self.permit.turn_away();
     }
 
-    /// Has its response future polled.
     pub(crate) fn wake(&self) {
         self.slot.wake();
     }

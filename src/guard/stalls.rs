@@ -13,7 +13,6 @@ pub(crate) trait Stalls: Send + Sync {
     /// Its peer has left what is ready unread for `timeout`, and nobody has said so yet.
     fn has_stalled(&self, timeout: Duration, now: Duration) -> bool;
 
-    /// Ends it.
     fn stall(&self);
 }
 
@@ -26,12 +25,10 @@ impl Deliveries {
         self.lock().insert(delivery)
     }
 
-    /// None is watched.
     pub(crate) fn are_none(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// The one that stands there is over.
     pub(crate) fn forget(&self, place: usize) {
         self.lock().remove(place);
     }

@@ -21,11 +21,9 @@ const AGED_AFTER: u64 = 4;
 /// What one request asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask {
-    /// What is reserved for it.
     pub(crate) kib: u64,
     /// What it is known to need at least: enough to start it when nothing else runs.
     pub(crate) low_kib: u64,
-    /// What asks.
     pub(crate) tag: Tag,
 }
 
@@ -81,7 +79,6 @@ impl Need {
         }
     }
 
-    /// What asks for it.
     #[inline(always)]
     pub(crate) fn operation(self) -> Operation {
         match self {
@@ -113,7 +110,6 @@ pub(crate) struct Bounds {
     unknown: Estimate,
     /// KiB that are set aside for critical work; 0: it is not told from other work.
     slice_kib: Counter,
-    /// KiB reserved for critical work.
     critical_kib: Counter,
     pub(super) tenants: Arc<TenantTable>,
     /// Where the flows of those without a tenant stand in the queue.
@@ -137,7 +133,6 @@ pub(crate) struct Bounds {
     pub(super) count: GuardCount,
 }
 
-/// What one kind of requests asks for.
 #[derive(Debug, Default)]
 struct Estimate {
     kib: Counter,
@@ -184,18 +179,14 @@ impl Bounds {
         self.caps.store(caps.bits(), Ordering::Release);
     }
 
-    /// How many wait for the guard.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// How many have waited for it, and have not been polled since that was over, or since a
-    /// grant of theirs passed on.
     pub(crate) fn unheard(&self) -> usize {
         self.unheard.load(Ordering::Relaxed)
     }
 
-    /// How many of all these are in flight already, and wait for more.
     pub(crate) fn need_more(&self) -> usize {
         self.need_more.load(Ordering::Relaxed)
     }
@@ -205,7 +196,6 @@ impl Bounds {
         self.most_waiting.store(most, Ordering::Relaxed);
     }
 
-    /// The queue is beyond its bound.
     pub(super) fn has_too_many_waiters(&self) -> bool {
         self.waiting() > self.most_waiting.load(Ordering::Relaxed)
     }
@@ -222,7 +212,6 @@ impl Bounds {
         self.patience_ms.load(Ordering::Relaxed) / AGED_AFTER
     }
 
-    /// Sets KiB aside for critical work.
     pub(crate) fn set_slice(&self, slice_kib: u64) {
         self.slice_kib.store(slice_kib, Ordering::Relaxed);
     }
@@ -236,7 +225,6 @@ impl Bounds {
         self.tenants.set_limit(limit_kib);
     }
 
-    /// What a request is estimated to ask for.
     #[inline(always)]
     pub(crate) fn estimate(&self, tag: Tag) -> Ask {
         let kind = tag.key.index();
@@ -293,7 +281,6 @@ impl Bounds {
         self.more_estimates.get()?.get(kind - FIRST_KINDS)
     }
 
-    /// What requests ask for whose kind has not been seen.
     pub(crate) fn set_unknown(&self, kib: u64, low_kib: u64) {
         self.unknown.set(kib, low_kib);
     }
@@ -307,7 +294,6 @@ impl Bounds {
         }
     }
 
-    /// KiB free below the hard limit.
     #[inline]
     pub(super) fn free_kib(&self) -> u64 {
         self.free_kib.load(Ordering::Relaxed)
@@ -317,7 +303,6 @@ impl Bounds {
         self.critical_kib.load(Ordering::Relaxed)
     }
 
-    /// So much more is reserved for what a tag says.
     #[inline]
     pub(super) fn add_critical(&self, tag: Tag, kib: u64) {
         if tag.priority == Priority::Critical {
@@ -325,7 +310,6 @@ impl Bounds {
         }
     }
 
-    /// So much less.
     #[inline]
     pub(super) fn take_off_critical(&self, tag: Tag, kib: u64) {
         if tag.priority == Priority::Critical {

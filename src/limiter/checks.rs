@@ -2,24 +2,27 @@
 //!
 //! `docs/architecture.md` has the same table, and says why.
 
-/// What asks for a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// A request that comes.
     Newcomer,
     /// One that comes, whose bytes another guard on the ledger holds.
     Nested,
     /// What a request is estimated to need beyond these KiB, which it has for its body.
-    Rest { held_kib: u64 },
+    Rest {
+        held_kib: u64,
+    },
     /// More for work that is under way.
     Growth,
     /// A body that is larger than its reservation: all that is reserved may come to the limit.
-    Body { limit_kib: u64 },
+    Body {
+        limit_kib: u64,
+    },
     /// A request that has these KiB, which were reserved before it was known.
-    Retag { held_kib: u64 },
+    Retag {
+        held_kib: u64,
+    },
 }
 
-/// How it is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
     /// On the last sample.

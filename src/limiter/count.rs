@@ -3,14 +3,12 @@
 use super::word::{InUse, ONE};
 use crate::sync::{AtomicU32, Ordering};
 
-/// How many requests of one guard are in flight.
 #[derive(Debug, Default)]
 pub(crate) enum GuardCount {
     /// In the ledger's word: those of the first guard on it, which saves that a second shared
     /// counter.
     #[default]
     InWord,
-    /// Beside the word.
     Beside(AtomicU32),
 }
 
@@ -24,7 +22,6 @@ impl GuardCount {
         matches!(self, Self::InWord)
     }
 
-    /// What one request adds to the word.
     #[inline]
     pub(super) fn unit(&self) -> u64 {
         if self.is_in_word() { ONE } else { 0 }

@@ -24,5 +24,4 @@ pub(super) const LANES: usize = 1 + Priority::ALL.len() + NEED_MORE;
 pub(super) const NEED_MORE: usize = Priority::ALL.len() - 1;
 /// The lane of those whose bytes another guard holds already.
 pub(super) const NESTED: usize = 0;
-/// The lane of [`Priority::Critical`].
 pub(super) const CRITICAL: usize = 1;

@@ -27,7 +27,6 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::units::MAX_KIB;
 pub(crate) use staged::OpenBodies;
 
-/// Why a reservation was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The guard takes no new work: critical pressure, or a blind sensor.
@@ -38,7 +37,6 @@ pub(crate) enum Refused {
     Count,
     /// As much as its tenant may have.
     Quota,
-    /// The bytes do not fit.
     Bytes,
     /// Enough was admitted since the last sample to look again first.
     Stale,
@@ -65,7 +63,6 @@ enum Counted {
 }
 
 impl Counted {
-    /// What it adds to the word.
     #[inline(always)]
     fn unit(self) -> u64 {
         if self == Counted::InWord { ONE } else { 0 }
@@ -85,7 +82,6 @@ pub(crate) struct Ledger {
     beside: AtomicU32,
     /// Admissions without bytes: another guard holds them for the same request.
     nested: AtomicU32,
-    /// Requests that were admitted for their bodies alone, so far.
     staged: staged::Counts,
 }
 
@@ -96,7 +92,6 @@ impl Ledger {
         admissions.saturating_sub(self.nested.load(Ordering::Relaxed))
     }
 
-    /// Nothing of anybody's is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.is_idle_at(self.load(), Counted::Before)
     }
@@ -113,7 +108,6 @@ impl Ledger {
         InUse::of(self.word.load(Ordering::Acquire))
     }
 
-    /// How many requests of the guard with these bounds are in flight.
     pub(crate) fn in_flight(&self, bounds: &Bounds) -> u32 {
         bounds.count.of(self.load())
     }

@@ -2,7 +2,6 @@
 
 use slab::Slab;
 
-/// An entry's place in one list.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Node {
     /// Keys, one above; 0: none.
@@ -101,7 +100,6 @@ impl List {
         self.len -= 1;
     }
 
-    /// All keys, in order.
     pub(super) fn keys<'a, T>(
         &self,
         slab: &'a Slab<T>,

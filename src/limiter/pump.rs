@@ -70,7 +70,6 @@ impl Limiter {
         true
     }
 
-    /// An attempt to let a waiter in.
     pub(super) fn attempt(
         &self,
         queue: &Queue,

@@ -38,11 +38,9 @@ pub(super) struct Waiter {
     pub(super) since_ms: u64,
     /// What it was expected to need when it joined.
     pub(super) kib: u64,
-    /// How long it was expected to wait.
     expected_ms: Option<u64>,
     /// In its flow, or among those that were granted and not told yet.
     pub(super) in_flow: Node,
-    /// In its lane.
     pub(super) in_lane: Node,
 }
 
@@ -104,7 +102,6 @@ pub(super) struct Queue {
 }
 
 impl Waiter {
-    /// What it asks for now.
     pub(super) fn ask(&self) -> Ask {
         self.need.ask(&self.bounds)
     }
@@ -137,7 +134,6 @@ pub(super) fn lane(need: Need) -> usize {
 }
 
 impl Queue {
-    /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting
     }
@@ -172,7 +168,6 @@ impl Queue {
         Some(self.forecast.at_least_ms(expected_ms))
     }
 
-    /// Joins the queue; its key.
     pub(super) fn join(
         &mut self,
         bounds: &Arc<Bounds>,
@@ -253,7 +248,6 @@ impl Queue {
         self.place(flow);
     }
 
-    /// Takes a waiter out of its flow and lane.
     fn take_out(&mut self, key: usize) {
         let waiter = &self.waiters[key];
         let (at, kib) = (waiter.flow, waiter.kib);
@@ -309,7 +303,6 @@ impl Queue {
         left
     }
 
-    /// Somebody who waits is told no.
     pub(super) fn refuse(&mut self, key: usize, reason: Reason) -> Waker {
         self.take_out(key);
         let waiter = &mut self.waiters[key];
@@ -318,7 +311,6 @@ impl Queue {
         std::mem::replace(&mut waiter.waker, Waker::noop().clone())
     }
 
-    /// So many KiB are reserved for a waiter.
     pub(super) fn grant(&mut self, candidate: Candidate, kib: u64, now_ms: u64) -> Waker {
         let Candidate { key, aged, .. } = candidate;
         let waiter = &self.waiters[key];
@@ -360,7 +352,6 @@ impl Queue {
             .remove(&mut self.waiters, key, |w| &mut w.in_flow);
     }
 
-    /// When the oldest waiter of one guard began to wait.
     pub(super) fn oldest_since_ms(&self, bounds: &Arc<Bounds>) -> Option<u64> {
         let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));
         let oldest = theirs.filter_map(|flow| flow.waiting.first());

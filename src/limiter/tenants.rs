@@ -31,7 +31,6 @@ pub(crate) struct TenantTable {
     limit_kib: Counter,
 }
 
-/// One tenant.
 #[derive(Debug, Default)]
 pub(crate) struct TenantAccount {
     /// A flag (a flow of it waits until some of this is given back), requests in
@@ -88,7 +87,6 @@ impl TenantAccount {
         u64::from(self.weight.load(Ordering::Relaxed))
     }
 
-    /// Requests in flight and KiB reserved.
     pub(crate) fn held(&self) -> TenantUse {
         TenantUse::of(self.held.load(Ordering::Relaxed))
     }
@@ -139,7 +137,6 @@ impl TenantAccount {
         self.held.fetch_and(!FLAG, Ordering::AcqRel);
     }
 
-    /// What it has had, by its weight. Under the queue's lock.
     pub(super) fn served(&self) -> i64 {
         self.served.load(Ordering::Relaxed)
     }
@@ -187,7 +184,6 @@ impl TenantAccount {
         self.hold_parts.store(after, Ordering::Relaxed);
     }
 
-    /// Where its flow of one lane stands.
     pub(super) fn flow(&self, lane: usize) -> &AtomicUsize {
         &self.flows[lane]
     }
@@ -197,7 +193,6 @@ impl TenantAccount {
         self.strikes.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Half of its rejections are forgotten.
     pub(crate) fn forgive(&self) {
         let half = |strikes| Some(strikes / 2);
         let _ = self
@@ -221,7 +216,6 @@ impl TenantTable {
         self.tenants.get()?.get(usize::from(tenant))
     }
 
-    /// All tenants that there may be.
     pub(crate) fn all(&self) -> impl Iterator<Item = &TenantAccount> {
         self.tenants.get().into_iter().flatten()
     }
@@ -242,14 +236,12 @@ impl TenantTable {
             .is_none_or(|account| account.reserve(requests, kib, limit_kib, force))
     }
 
-    /// So much less. `true` if somebody waits for that.
     #[inline]
     pub(super) fn give_back(&self, tenant: u16, requests: u32, kib: u64) -> bool {
         let left = |account: &TenantAccount| account.give_back(requests, kib);
         tenant != 0 && self.get(tenant).is_some_and(left)
     }
 
-    /// Somebody waits until the tenant gives something back.
     pub(super) fn is_parked(&self, tenant: u16) -> bool {
         tenant != 0
             && self
@@ -257,14 +249,12 @@ impl TenantTable {
                 .is_some_and(|account| account.held().is_parked())
     }
 
-    /// Somebody will wait for that. Under the queue's lock.
     pub(super) fn park(&self, tenant: u16) {
         if let Some(account) = self.get(tenant) {
             account.set_parked();
         }
     }
 
-    /// A request that had waited is over.
     pub(crate) fn charge_actual(&self, tenant: u16, kib: u64, elapsed: Duration) {
         if let Some(account) = self.get(tenant) {
             account.charge_actual(kib, elapsed);

@@ -29,7 +29,6 @@ impl Queue {
         }
     }
 
-    /// A tenant was served more, or less.
     pub(super) fn place_all(&mut self, bounds: &Bounds, tenant: u16) {
         for lane in 0..LANES {
             if let Some(flow) = self.flow_of(bounds, lane, tenant) {

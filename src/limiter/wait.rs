@@ -132,7 +132,6 @@ impl WaitForecast {
         self.bound = (self.bound + moved).clamp(LEAST_BOUND, 1.0);
     }
 
-    /// How far forecasts were off lately, on average, and how many were checked.
     pub(super) fn errors(&self) -> (Duration, u64) {
         (Duration::from_millis(self.error_ms as u64), self.checked)
     }

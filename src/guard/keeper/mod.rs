@@ -27,7 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Shortest time between two writes, unless a request exceeds all that is known.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps what one guard learns.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     path: PathBuf,
@@ -104,12 +103,10 @@ pub(crate) fn open(path: &Path) -> Opened {
 }
 
 impl Keeper {
-    /// Why nothing is written, if it is not.
     pub(crate) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
-    /// Something was learned from it.
     pub(crate) fn was_read(&self) -> bool {
         self.was_read
     }
@@ -133,7 +130,6 @@ impl Keeper {
         Ok(())
     }
 
-    /// Something may have changed.
     pub(crate) fn wake(&self) {
         if let Some(thread) = self.thread.get() {
             thread.unpark();

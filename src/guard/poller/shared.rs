@@ -39,7 +39,6 @@ struct Sum {
     under_way: Slab<Share>,
 }
 
-/// What one poll has added so far.
 #[derive(Default)]
 struct Share {
     bytes: i64,
@@ -49,7 +48,6 @@ struct Share {
     is_unclear: bool,
 }
 
-/// A poll under way.
 #[derive(Clone, Copy)]
 pub(super) struct Part {
     number: usize,
@@ -97,7 +95,6 @@ impl Part {
     }
 }
 
-/// What polls were found to have added, ever, of all that is allocated.
 pub(super) fn attributed_bytes() -> i64 {
     sum().attributed_bytes
 }

@@ -16,7 +16,6 @@ pub(super) struct Critical {
 }
 
 impl Critical {
-    /// After each full sample's decision.
     pub(super) fn observe(&mut self, is_critical: bool, now: Duration) {
         match (self.since, is_critical) {
             (None, true) => self.since = Some(now),

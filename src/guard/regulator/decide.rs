@@ -135,7 +135,6 @@ impl Regulator {
         self.set_headroom(control, full_at, reserved_kib);
     }
 
-    /// Memory cannot be seen.
     fn decide_blindly(&self, control: &mut Control, error: &io::Error) {
         let closed = self.state.config().on_sensor_failure == OnSensorFailure::Closed;
         control.sensor_errors += 1;

@@ -9,7 +9,6 @@ const AVERAGED_OVER: Duration = Duration::from_secs(15);
 /// What is shown at most, when next to nothing may be reserved.
 const MOST: f64 = 100.0;
 
-/// What the demand is computed from, as of one sample.
 #[derive(Clone, Copy, Debug)]
 struct Load {
     now: Duration,
@@ -93,7 +92,6 @@ impl Demand {
 }
 
 impl Regulator {
-    /// After a full sample's decision.
     pub(super) fn observe_demand(&self, control: &mut Control, now: Duration) {
         let load = self.load(control, now);
         let demand = &mut control.demand;

@@ -14,7 +14,6 @@ use crate::config::Config;
 use crate::guard::pool::{self, Shared};
 use crate::memory::{MemorySource, Sampler};
 
-/// The guards of this process.
 #[derive(Default)]
 struct Known {
     /// Or not found to be gone yet, those that were looked at last at the end.
@@ -35,7 +34,6 @@ fn known() -> MutexGuard<'static, Known> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks for guards that are gone.
 pub(super) fn look() {
     let looked_at: Vec<_> = {
         let mut known = known();

@@ -6,7 +6,6 @@ use crate::forecast::state::{AtLeast, State};
 use crate::guard::keeper::Keeper;
 use crate::telemetry::logs;
 
-/// So many of the largest requests in flight are kept.
 const MOST_RUNNING: usize = 64;
 
 impl Regulator {
@@ -25,7 +24,6 @@ impl Regulator {
             .map(|error| format!("what is learned is not kept: {error}"))
     }
 
-    /// Something may have been learned.
     pub(super) fn may_have_learned(&self) {
         if let Some(keeper) = &self.keeper {
             keeper.wake();
@@ -60,7 +58,6 @@ impl Regulator {
         }
     }
 
-    /// The largest requests in flight.
     fn at_least(&self) -> Vec<AtLeast> {
         if !self.state.is_accounted() {
             return Vec::new();

@@ -34,7 +34,6 @@ impl Latched {
 }
 
 impl Regulator {
-    /// After a full sample's decision.
     pub(super) fn observe_latched(&self, control: &mut Control, now: Duration) {
         // A probe that waits for a taker would be admitted.
         let kept_out = control.kept_out && control.probes == 0 && self.state.bounds.probes() == 0;

@@ -60,7 +60,6 @@ pub(crate) struct Regulator {
     board: Arc<Board>,
     /// Its place among those that the sampler reads.
     source: usize,
-    /// Memory has been sampled for it.
     is_sampled: AtomicBool,
     /// It takes no part any more in what guards share.
     left: AtomicBool,
@@ -73,16 +72,13 @@ pub(crate) struct Regulator {
     /// The last full sample found nothing to do, nor anything done.
     was_idle: AtomicBool,
     pub(super) release: Release,
-    /// Keeps what is learned, if it is to be kept.
     keeper: Option<Keeper>,
     /// Held while samples are taken; whoever answers requests looks at what is shown.
     control: Mutex<Control>,
     pub(super) levels: watch::Sender<Pressure>,
-    /// Where memory ends, in bytes.
     pub(super) limits: watch::Sender<Option<u64>>,
 }
 
-/// What the samples act on.
 struct Control {
     strategy: Box<dyn Strategy>,
     forecast: Forecast,
@@ -102,7 +98,6 @@ struct Control {
     kept_out: bool,
     latched: Latched,
     critical: Critical,
-    /// What a request reserves, on average.
     request_bytes: u64,
     /// What the next in line asks for; the average if nobody waits.
     next_bytes: u64,
@@ -217,7 +212,6 @@ impl Regulator {
         }
     }
 
-    /// What is watched.
     pub(crate) fn source_name(&self) -> String {
         self.state.sampler.source_name(self.source)
     }

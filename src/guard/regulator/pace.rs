@@ -9,7 +9,6 @@ use crate::guard::state::WAITING_INTERVAL;
 use crate::limiter::{Need, TenantAccount};
 use crate::memory::Subscriber;
 
-/// Shortest time between samples.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
 /// Longest time between samples while memory cannot be read.
 const BLIND_INTERVAL: Duration = Duration::from_secs(1);
@@ -21,7 +20,6 @@ const BUSY_RATE: f64 = (1u64 << 30) as f64;
 const IDLE_RATE: f64 = (1u64 << 25) as f64;
 
 impl Regulator {
-    /// Tenants' rejections count less as time goes by.
     pub(super) fn forgive(&self, control: &mut Control, now: Duration) {
         if now >= control.forgives_at && self.state.config().retry_budget.is_some() {
             control.forgives_at = now + FORGIVES_EVERY;

@@ -18,7 +18,6 @@ use crate::units::mib;
 const URGENT_AT: f64 = 0.92;
 const URGENT_BYTES: u64 = 2 << 20;
 impl Regulator {
-    /// Acts on what a full sample showed.
     pub(super) fn relieve(&'static self, now: Duration) {
         if self.state.live.only_observes() {
             return;
@@ -56,7 +55,6 @@ impl Regulator {
         allowance_bytes.map_or(0, |most_bytes| needed_bytes.saturating_sub(most_bytes))
     }
 
-    /// What a hook is told.
     fn pressure_context(&self) -> PressureContext {
         let control = self.control();
         PressureContext {

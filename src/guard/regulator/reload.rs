@@ -9,7 +9,6 @@ use crate::policy;
 use crate::telemetry::recent::EventKind;
 
 impl Regulator {
-    /// Puts other settings into force.
     pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
         let state = &self.state;
         let old = state.config();

@@ -5,7 +5,6 @@ use crate::sync::sharded::ShardedCounters;
 const MADE: usize = 0;
 const DROPPED: usize = 1;
 
-/// Of one guard: how many were made, and how many were dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Handles(ShardedCounters<2>);
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::config::{Config, Mode};
 use crate::pressure::Pressure;
 
-/// Low work is never shed.
 const NEVER: u8 = u8::MAX;
 
 /// The settings in force. What the path of a request needs of them is beside them, so
@@ -42,7 +41,6 @@ impl Live {
         Arc::clone(&config)
     }
 
-    /// Puts other settings into force.
     pub(crate) fn set(&self, config: Config) {
         let config = Arc::new(config);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
@@ -76,7 +74,6 @@ impl Live {
         self.cancels.load(Ordering::Relaxed)
     }
 
-    /// Requests in flight may be paused.
     pub(crate) fn may_pause(&self) -> bool {
         self.max_pause() > Duration::ZERO
     }

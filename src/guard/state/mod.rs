@@ -146,7 +146,6 @@ impl State {
         self.accounted || self.live.may_cancel()
     }
 
-    /// What each request allocates is known.
     pub(crate) fn is_accounted(&self) -> bool {
         self.accounted
     }
@@ -156,12 +155,10 @@ impl State {
         std::ptr::from_ref(self) as usize
     }
 
-    /// The settings in force.
     pub(crate) fn config(&self) -> Arc<Config> {
         self.live.get()
     }
 
-    /// New work is rejected at the moment.
     #[inline]
     pub(crate) fn turns_away(&self) -> bool {
         self.bounds.caps().is_shut() && !self.live.only_observes()
@@ -192,12 +189,10 @@ impl State {
         sheds
     }
 
-    /// Requests of a priority have come.
     pub(super) fn has_seen(&self, priority: Priority) -> bool {
         self.priorities.load(Ordering::Relaxed) & 1 << priority as u8 != 0
     }
 
-    /// Keeps what is reserved for a call of a service that is ready.
     #[inline]
     pub(crate) fn put_ready(&self, kib: u64) -> Option<&Cell> {
         self.ready.put(kib)
@@ -209,7 +204,6 @@ impl State {
         watches.then(|| self.deliveries.watch(delivery))
     }
 
-    /// The one that stands there is over.
     pub(crate) fn unwatch(&self, place: usize) {
         self.deliveries.forget(place);
     }

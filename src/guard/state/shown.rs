@@ -44,7 +44,6 @@ pub(crate) struct Loads {
     pub(crate) turned_away: f64,
 }
 
-/// A share or a rate.
 #[derive(Debug, Default)]
 struct Number(AtomicU64);
 
@@ -90,7 +89,6 @@ impl Shown {
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A decision is made.
     pub(crate) fn set_summary(&self, summary: Summary) {
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
     }
@@ -119,7 +117,6 @@ impl Shown {
         self.memory.get() * 100.0
     }
 
-    /// Memory was seen.
     pub(crate) fn set_levels(&self, levels: &[MemoryLevel]) {
         self.limit_bytes.set(policy::limit_bytes(levels));
         self.kill_bytes.set(policy::kill_bytes(levels));

@@ -112,7 +112,6 @@ impl State {
         }
     }
 
-    /// Requests that were admitted, ever.
     #[cfg(any(feature = "metrics", feature = "dashboard"))]
     pub(crate) fn ever_admitted(&self) -> u64 {
         // In this order: one that ends in between is not counted twice.
@@ -144,7 +143,6 @@ impl State {
         self.brake.longest_paused(self.sampler.now())
     }
 
-    /// What was decided last.
     #[cfg(feature = "dashboard")]
     pub(crate) fn recent(&self) -> Vec<Event> {
         self.recent.all()

@@ -71,7 +71,6 @@ impl Reservation {
 }
 
 impl State {
-    /// Within the bounds, or past them.
     pub(in crate::guard) fn reserve(
         &self,
         ask: Ask,
@@ -117,7 +116,6 @@ impl State {
         }
     }
 
-    /// Keeps track of work for which so much is reserved.
     #[inline]
     pub(in crate::guard) fn track(&self, kib: u64, tag: Tag) -> Option<&Slot> {
         self.running.take(kib, tag, self.sampler.tick())

@@ -7,14 +7,12 @@ use crate::limiter::word::{Caps, InUse, MAX_COUNT};
 use crate::sync::Ordering;
 use crate::units::MAX_KIB;
 
-/// What is asked of the word.
 struct Asked<'a> {
     bounds: &'a Bounds,
     /// As they were when the gate was looked at.
     caps: Caps,
     slice_kib: u64,
     ask: Ask,
-    /// What is added to the word.
     kib: u64,
     operation: Operation,
     checks: Checks,
@@ -74,7 +72,6 @@ impl Ledger {
         reserved
     }
 
-    /// For a request that its guard has not counted yet.
     #[inline(always)]
     fn reserve_new(&self, asked: &Asked<'_>) -> Result<bool, Refused> {
         let cap = match asked.checks.count {
@@ -91,7 +88,6 @@ impl Ledger {
         reserved
     }
 
-    /// `Ok(true)` if nothing was in flight before.
     #[inline(always)]
     fn reserve_word(&self, asked: &Asked<'_>, cap: u32, counted: Counted) -> Result<bool, Refused> {
         // Acquire: whoever sees a release sees what it counted as finished.
@@ -118,7 +114,6 @@ impl Ledger {
         }
     }
 
-    /// Why what is asked is not to be had, if it is not.
     #[inline(always)]
     fn refuses(&self, word: InUse, asked: &Asked<'_>, is_idle: bool) -> Option<Refused> {
         let Asked { bounds, checks, .. } = asked;

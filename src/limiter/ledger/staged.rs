@@ -28,7 +28,6 @@ impl Ledger {
         }
     }
 
-    /// A request was admitted for its body.
     pub(crate) fn stage(&self) {
         self.staged.requests.fetch_add(1, Ordering::Relaxed);
     }
@@ -51,7 +50,6 @@ impl Ledger {
         self.all_in_flight() <= self.staged().requests
     }
 
-    /// Gives back what was reserved for a need, and never used.
     pub(in crate::limiter) fn cancel_need(
         &self,
         bounds: &Bounds,

@@ -14,7 +14,6 @@ impl TenantAccount {
         self.strikes.store(0, Ordering::Relaxed);
     }
 
-    /// It is named, when so many tenants have come.
     #[inline]
     pub(crate) fn used(&self, came: u32) {
         if self.used.load(Ordering::Relaxed) != came {
@@ -22,7 +21,6 @@ impl TenantAccount {
         }
     }
 
-    /// It holds nothing and waits for nothing.
     fn is_idle(&self) -> bool {
         self.held.load(Ordering::Relaxed) == 0 && self.waiting.load(Ordering::Relaxed) == 0
     }
