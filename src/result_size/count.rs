@@ -5,120 +5,108 @@
 //! raw values) is written by serde_json itself into a writer that only counts.
 
 mod compound;
-mod key;
 
 use std::fmt;
 use std::io;
 
-use serde::ser::{self, Serialize, SerializeMap, Serializer};
+use serde::ser::{Serialize, Serializer};
 
 use compound::Compound;
 
 use super::{Error, ResultTooLarge, escape};
 
-pub(super) fn json_len<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<u64, Error> {
-    let mut counter = Counter { length: 0, limit };
-    match value.serialize(&mut counter) {
+/// Length of the result as JSON in bytes, if it is no more than `limit`.
+///
+/// The same as `serde_json::to_vec(value)?.len()`, without the vector.
+///
+/// # Errors
+///
+/// As [`to_json`].
+pub fn json_len<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<u64, Error> {
+    let mut counter = Counter::new(limit);
+    let mut counted = value.serialize(&mut counter).map_err(|_| None);
+    if counted.is_err() && counter.length <= limit {
+        // Why it has no JSON form, in serde_json's words.
+        counter = Counter::new(limit);
+        counted = serde_json::to_writer(&mut counter, value).map_err(Some);
+    }
+    match counted {
         Ok(()) => Ok(counter.length),
-        Err(Stop::TooLarge) => Err(Error::TooLarge(ResultTooLarge::new(limit, counter.length))),
-        Err(Stop::Serialize(error)) => Err(Error::Serialize(error)),
+        Err(Some(error)) if counter.length <= limit => Err(Error::Serialize(error)),
+        Err(_) => Err(Error::TooLarge(ResultTooLarge::new(limit, counter.length))),
     }
 }
 
-/// Why the count ended early.
-#[derive(Debug)]
-enum Stop {
-    TooLarge,
-    Serialize(serde_json::Error),
-}
-
-impl fmt::Display for Stop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Stop::TooLarge => f.write_str("larger than the limit"),
-            Stop::Serialize(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Stop {}
-
-impl ser::Error for Stop {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Stop::Serialize(ser::Error::custom(message))
-    }
-}
-
+/// Stops with an error that says nothing: above the limit, or at what has no JSON form.
 struct Counter {
     length: u64,
     limit: u64,
+    /// As far as it is of texts.
+    texts: u64,
 }
 
 impl Counter {
+    fn new(limit: u64) -> Self {
+        Self {
+            length: 0,
+            limit,
+            texts: 0,
+        }
+    }
+
     #[inline]
-    fn add(&mut self, bytes: usize) -> Result<(), Stop> {
+    fn add(&mut self, bytes: usize) -> fmt::Result {
         self.length += bytes as u64;
         if self.length > self.limit {
-            Err(Stop::TooLarge)
+            Err(fmt::Error)
         } else {
             Ok(())
         }
     }
 
-    /// A text in quotes.
+    /// A text in quotes, with what escaping adds to it.
     #[inline]
-    fn text(&mut self, text: &str) -> Result<(), Stop> {
+    fn text(&mut self, text: &str) -> fmt::Result {
+        let begin = self.length;
         self.add(text.len() + 2)?;
-        self.escapes(text)
+        self.add(escape::added(text))?;
+        self.texts += self.length - begin;
+        Ok(())
     }
 
-    /// What escaping adds to a text.
+    /// The key of a map.
     #[inline]
-    fn escapes(&mut self, text: &str) -> Result<(), Stop> {
-        match escape::added(text) {
-            0 => Ok(()),
-            bytes => self.add(bytes),
+    fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> fmt::Result {
+        let (length, texts) = (self.length, self.texts);
+        let counted = key.serialize(&mut *self);
+        if self.length - length == self.texts - texts {
+            return counted;
         }
+        self.length = length;
+        self.other_key(key)
     }
 
     /// A key that is no text, as serde_json writes it.
-    fn other_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
-        struct Entry<'a, T: ?Sized>(&'a T);
-        impl<T: Serialize + ?Sized> Serialize for Entry<'_, T> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry(self.0, &())?;
-                map.end()
-            }
-        }
+    fn other_key<T: Serialize + ?Sized>(&mut self, key: &T) -> fmt::Result {
         const AROUND: u64 = "{:null}".len() as u64;
-        let mut alone = Counter {
-            length: 0,
-            limit: (self.limit - self.length).saturating_add(AROUND),
-        };
-        if let Err(stop) = alone.written(&Entry(key)) {
-            self.length += alone.length;
-            return Err(stop);
-        }
-        self.add((alone.length - AROUND) as usize)
+        let mut alone = Counter::new((self.limit - self.length).saturating_add(AROUND));
+        let written = serde_json::Serializer::new(&mut alone).collect_map([(key, ())]);
+        self.length += alone.length.saturating_sub(AROUND);
+        written.map_err(|_| fmt::Error)
     }
 
     /// Counts what serde_json writes.
-    fn written<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
-        let written = serde_json::to_writer(&mut *self, value);
-        if self.length > self.limit {
-            return Err(Stop::TooLarge);
-        }
-        written.map_err(Stop::Serialize)
+    fn written<T: Serialize + ?Sized>(&mut self, value: &T) -> fmt::Result {
+        serde_json::to_writer(self, value).map_err(|_| fmt::Error)
     }
 
-    fn begin(&mut self, bytes: usize, end: usize) -> Result<Compound<'_>, Stop> {
+    fn begin(&mut self, bytes: usize, end: usize) -> Result<Compound<'_>, fmt::Error> {
         self.add(bytes)?;
         Ok(Compound::new(self, end))
     }
 
     /// `{"variant":` and what else begins; the braces are among `end`.
-    fn variant(&mut self, name: &str, bytes: usize) -> Result<(), Stop> {
+    fn variant(&mut self, name: &str, bytes: usize) -> fmt::Result {
         self.text(name)?;
         self.add(2 + bytes)
     }
@@ -138,18 +126,10 @@ impl io::Write for Counter {
     }
 }
 
-impl fmt::Write for Counter {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.add(text.len())
-            .and_then(|()| self.escapes(text))
-            .map_err(|_| fmt::Error)
-    }
-}
-
 macro_rules! whole_numbers {
     ($($method:ident: $type:ty,)*) => {$(
         #[inline]
-        fn $method(self, value: $type) -> Result<(), Stop> {
+        fn $method(self, value: $type) -> fmt::Result {
             #[allow(unused_comparisons)]
             let sign = usize::from(value < 0);
             // abs_diff: the magnitude, also of the least value.
@@ -161,7 +141,7 @@ macro_rules! whole_numbers {
 
 impl<'a> Serializer for &'a mut Counter {
     type Ok = ();
-    type Error = Stop;
+    type Error = fmt::Error;
     type SerializeSeq = Compound<'a>;
     type SerializeTuple = Compound<'a>;
     type SerializeTupleStruct = Compound<'a>;
@@ -184,57 +164,52 @@ impl<'a> Serializer for &'a mut Counter {
     }
 
     #[inline]
-    fn serialize_bool(self, value: bool) -> Result<(), Stop> {
+    fn serialize_bool(self, value: bool) -> fmt::Result {
         self.add(if value { "true".len() } else { "false".len() })
     }
 
-    fn serialize_f32(self, value: f32) -> Result<(), Stop> {
+    fn serialize_f32(self, value: f32) -> fmt::Result {
         self.written(&value)
     }
 
-    fn serialize_f64(self, value: f64) -> Result<(), Stop> {
+    fn serialize_f64(self, value: f64) -> fmt::Result {
         self.written(&value)
     }
 
-    fn serialize_char(self, value: char) -> Result<(), Stop> {
+    fn serialize_char(self, value: char) -> fmt::Result {
         self.text(value.encode_utf8(&mut [0; 4]))
     }
 
     #[inline]
-    fn serialize_str(self, value: &str) -> Result<(), Stop> {
+    fn serialize_str(self, value: &str) -> fmt::Result {
         self.text(value)
     }
 
-    fn serialize_bytes(self, value: &[u8]) -> Result<(), Stop> {
+    fn serialize_bytes(self, value: &[u8]) -> fmt::Result {
         self.collect_seq(value)
     }
 
     #[inline]
-    fn serialize_none(self) -> Result<(), Stop> {
+    fn serialize_none(self) -> fmt::Result {
         self.serialize_unit()
     }
 
     #[inline]
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Stop> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> fmt::Result {
         value.serialize(self)
     }
 
     #[inline]
-    fn serialize_unit(self) -> Result<(), Stop> {
+    fn serialize_unit(self) -> fmt::Result {
         self.add("null".len())
     }
 
-    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Stop> {
+    fn serialize_unit_struct(self, _: &'static str) -> fmt::Result {
         self.serialize_unit()
     }
 
     #[inline]
-    fn serialize_unit_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        variant: &'static str,
-    ) -> Result<(), Stop> {
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> fmt::Result {
         self.text(variant)
     }
 
@@ -243,7 +218,7 @@ impl<'a> Serializer for &'a mut Counter {
         self,
         _: &'static str,
         value: &T,
-    ) -> Result<(), Stop> {
+    ) -> fmt::Result {
         value.serialize(self)
     }
 
@@ -253,23 +228,23 @@ impl<'a> Serializer for &'a mut Counter {
         _: u32,
         variant: &'static str,
         value: &T,
-    ) -> Result<(), Stop> {
+    ) -> fmt::Result {
         self.variant(variant, 1)?;
         value.serialize(self)
     }
 
     #[inline]
-    fn serialize_seq(self, _: Option<usize>) -> Result<Compound<'a>, Stop> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<Compound<'a>, fmt::Error> {
         self.begin(1, 1)
     }
 
     #[inline]
-    fn serialize_tuple(self, _: usize) -> Result<Compound<'a>, Stop> {
+    fn serialize_tuple(self, _: usize) -> Result<Compound<'a>, fmt::Error> {
         self.begin(1, 1)
     }
 
     #[inline]
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Compound<'a>, Stop> {
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Compound<'a>, fmt::Error> {
         self.begin(1, 1)
     }
 
@@ -279,18 +254,18 @@ impl<'a> Serializer for &'a mut Counter {
         _: u32,
         variant: &'static str,
         _: usize,
-    ) -> Result<Compound<'a>, Stop> {
+    ) -> Result<Compound<'a>, fmt::Error> {
         self.variant(variant, 0)?;
         self.begin(1, 2)
     }
 
     #[inline]
-    fn serialize_map(self, _: Option<usize>) -> Result<Compound<'a>, Stop> {
+    fn serialize_map(self, _: Option<usize>) -> Result<Compound<'a>, fmt::Error> {
         self.begin(1, 1)
     }
 
     #[inline]
-    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Compound<'a>, Stop> {
+    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Compound<'a>, fmt::Error> {
         // How serde_json passes raw values and long numbers on to itself.
         if name.starts_with("$serde_json::private::") {
             return Ok(Compound::magic(self, name));
@@ -304,19 +279,12 @@ impl<'a> Serializer for &'a mut Counter {
         _: u32,
         variant: &'static str,
         _: usize,
-    ) -> Result<Compound<'a>, Stop> {
+    ) -> Result<Compound<'a>, fmt::Error> {
         self.variant(variant, 0)?;
         self.begin(1, 2)
     }
 
-    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<(), Stop> {
-        self.add(2)?;
-        fmt::write(&mut *self, format_args!("{value}")).map_err(|_| {
-            if self.length > self.limit {
-                Stop::TooLarge
-            } else {
-                ser::Error::custom("a value could not be displayed")
-            }
-        })
+    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> fmt::Result {
+        self.written(&format_args!("{value}"))
     }
 }

@@ -37,48 +37,12 @@ mod write;
 
 use std::fmt;
 
-use serde::Serialize;
-
 #[cfg(feature = "axum")]
 pub use self::axum::LimitedJson;
 pub use body::LimitedBody;
+pub use count::json_len;
 pub use layer::{LimitFuture, ResultLimit, ResultLimitLayer};
-
-/// The result as JSON, if it is no longer than `limit` bytes.
-///
-/// Two passes: the first counts, the second writes into a buffer of that size.
-/// The second keeps to the limit too, since a value may change in between.
-/// Where results seldom pass the limit,
-/// [`to_json_in_one_pass`] is the faster one.
-///
-/// # Errors
-///
-/// [`Error::TooLarge`] at the first byte over the limit; next to nothing was
-/// allocated before it. [`Error::Serialize`] if the value has no JSON form.
-pub fn to_json<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
-    let length = json_len(value, limit)?;
-    write::exactly(value, limit, length)
-}
-
-/// The result as JSON, if it is no longer than `limit` bytes, without counting first.
-///
-/// # Errors
-///
-/// As [`to_json`]; up to `limit` bytes were written before it.
-pub fn to_json_in_one_pass<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
-    write::bounded(value, limit)
-}
-
-/// Length of the result as JSON in bytes, if it is no more than `limit`.
-///
-/// The same as `serde_json::to_vec(value)?.len()`, without the vector.
-///
-/// # Errors
-///
-/// As [`to_json`].
-pub fn json_len<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<u64, Error> {
-    count::json_len(value, limit)
-}
+pub use write::{to_json, to_json_in_one_pass};
 
 /// Why there is no result.
 #[derive(Debug)]

@@ -4,32 +4,44 @@ use std::io;
 
 use serde::Serialize;
 
-use super::{Error, ResultTooLarge};
+use super::{Error, ResultTooLarge, json_len};
 
-/// Writes `value` into a buffer of `length` bytes, which it was counted to have.
-pub(super) fn exactly<T: Serialize + ?Sized>(
-    value: &T,
-    limit: u64,
-    length: u64,
-) -> Result<Vec<u8>, Error> {
-    let mut writer = Exact {
-        // Zeroed memory costs nothing: the system's pages are.
-        buffer: vec![0; usize::try_from(length).unwrap_or(usize::MAX)],
-        at: 0,
-    };
-    match serde_json::to_writer(&mut writer, value) {
+/// The result as JSON, if it is no longer than `limit` bytes.
+///
+/// Two passes: the first counts, the second writes into a buffer of that size.
+/// The second keeps to the limit too, since a value may change in between.
+/// Where results seldom pass the limit,
+/// [`to_json_in_one_pass`] is the faster one.
+///
+/// # Errors
+///
+/// [`Error::TooLarge`] at the first byte over the limit; next to nothing was
+/// allocated before it. [`Error::Serialize`] if the value has no JSON form.
+pub fn to_json<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
+    let length = json_len(value, limit)?;
+    // Zeroed memory costs nothing: the system's pages are. And to write over what is there
+    // takes one comparison for each piece, where to append takes one for the limit and one
+    // for the capacity.
+    let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    let mut rest = &mut buffer[..];
+    match serde_json::to_writer(&mut rest, value) {
         Ok(()) => {
-            writer.buffer.truncate(writer.at);
-            Ok(writer.buffer)
+            let unused = rest.len();
+            buffer.truncate(buffer.len() - unused);
+            Ok(buffer)
         }
         // Longer than it was: what matters then is the limit.
-        Err(error) if error.is_io() => bounded(value, limit),
+        Err(error) if error.is_io() => to_json_in_one_pass(value, limit),
         Err(error) => Err(Error::Serialize(error)),
     }
 }
 
-/// Writes `value` into a buffer that grows up to the limit.
-pub(super) fn bounded<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
+/// The result as JSON, if it is no longer than `limit` bytes, without counting first.
+///
+/// # Errors
+///
+/// As [`to_json`]; up to `limit` bytes were written before it.
+pub fn to_json_in_one_pass<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
     let mut writer = Bounded {
         buffer: Vec::with_capacity(128),
         // What does not fit an address does not fit memory either.
@@ -42,35 +54,6 @@ pub(super) fn bounded<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Ve
             Some(reached) => Error::TooLarge(ResultTooLarge::new(limit, reached)),
             None => Error::Serialize(error),
         }),
-    }
-}
-
-/// Writes over a buffer that is there: one comparison for each piece, where to
-/// append to a vector takes one for the limit and one for its capacity.
-struct Exact {
-    buffer: Vec<u8>,
-    at: usize,
-}
-
-impl io::Write for Exact {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let end = self.at + bytes.len();
-        let room = self.buffer.get_mut(self.at..end);
-        room.ok_or(io::ErrorKind::FileTooLarge)?
-            .copy_from_slice(bytes);
-        self.at = end;
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Counting lists and objects: their brackets, commas and colons.
 
+use std::fmt;
+
 use serde::ser::{self, Serialize, SerializeMap, SerializeStruct, Serializer};
 
-use super::key::Key;
-use super::{Counter, Stop};
+use super::Counter;
 
 /// A list or an object that has begun.
 pub(super) struct Compound<'a> {
@@ -34,7 +35,7 @@ impl<'a> Compound<'a> {
     }
 
     #[inline]
-    fn comma(&mut self) -> Result<(), Stop> {
+    fn comma(&mut self) -> fmt::Result {
         if std::mem::replace(&mut self.any, true) {
             self.counter.add(1)
         } else {
@@ -47,16 +48,16 @@ macro_rules! lists {
     ($($kind:ident: $method:ident,)*) => {$(
         impl ser::$kind for Compound<'_> {
             type Ok = ();
-            type Error = Stop;
+            type Error = fmt::Error;
 
             #[inline]
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> fmt::Result {
                 self.comma()?;
                 value.serialize(&mut *self.counter)
             }
 
             #[inline]
-            fn end(self) -> Result<(), Stop> {
+            fn end(self) -> fmt::Result {
                 self.counter.add(self.end)
             }
         }
@@ -72,38 +73,41 @@ lists! {
 
 impl SerializeMap for Compound<'_> {
     type Ok = ();
-    type Error = Stop;
+    type Error = fmt::Error;
 
     #[inline]
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Stop> {
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> fmt::Result {
         self.comma()?;
-        Key::count(self.counter, key)
+        self.counter.key(key)
     }
 
     #[inline]
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Stop> {
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> fmt::Result {
         self.counter.add(1)?;
         value.serialize(&mut *self.counter)
     }
 
     #[inline]
-    fn end(self) -> Result<(), Stop> {
+    fn end(self) -> fmt::Result {
         self.counter.add(self.end)
     }
 }
 
 impl SerializeStruct for Compound<'_> {
     type Ok = ();
-    type Error = Stop;
+    type Error = fmt::Error;
 
     #[inline]
     fn serialize_field<T: Serialize + ?Sized>(
         &mut self,
         key: &'static str,
         value: &T,
-    ) -> Result<(), Stop> {
+    ) -> fmt::Result {
         if let Some(name) = self.magic {
-            return self.counter.written(&Magic { name, key, value });
+            let mut json = serde_json::Serializer::new(&mut *self.counter);
+            let mut magic = json.serialize_struct(name, 1).map_err(|_| fmt::Error)?;
+            let written = SerializeStruct::serialize_field(&mut magic, key, value);
+            return written.map_err(|_| fmt::Error);
         }
         self.comma()?;
         self.counter.text(key)?;
@@ -111,39 +115,24 @@ impl SerializeStruct for Compound<'_> {
     }
 
     #[inline]
-    fn end(self) -> Result<(), Stop> {
+    fn end(self) -> fmt::Result {
         self.counter.add(self.end)
     }
 }
 
 impl ser::SerializeStructVariant for Compound<'_> {
     type Ok = ();
-    type Error = Stop;
+    type Error = fmt::Error;
 
     fn serialize_field<T: Serialize + ?Sized>(
         &mut self,
         key: &'static str,
         value: &T,
-    ) -> Result<(), Stop> {
+    ) -> fmt::Result {
         SerializeStruct::serialize_field(self, key, value)
     }
 
-    fn end(self) -> Result<(), Stop> {
+    fn end(self) -> fmt::Result {
         self.counter.add(self.end)
-    }
-}
-
-/// A struct of one field, as it came.
-struct Magic<'a, T: ?Sized> {
-    name: &'static str,
-    key: &'static str,
-    value: &'a T,
-}
-
-impl<T: Serialize + ?Sized> Serialize for Magic<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut magic = serializer.serialize_struct(self.name, 1)?;
-        magic.serialize_field(self.key, self.value)?;
-        magic.end()
     }
 }
