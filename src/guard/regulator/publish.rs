@@ -1,11 +1,10 @@
 //! What is published as metrics.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Regulator};
 use crate::policy::levels::thresholds;
-use crate::telemetry::metrics::{Report, Sort};
+use crate::telemetry::metrics::Report;
 use crate::telemetry::tally::Entry;
 
 impl Regulator {
@@ -13,12 +12,8 @@ impl Regulator {
         let stats = self.state.stats();
         let entries = self.state.sorts();
         let paused_ms = self.paused_ms(&entries);
-        let sorts = entries.into_iter().map(|entry| Sort {
-            class: self.state.labels.class_name(entry.class),
-            priority: entry.priority,
-            admitted: entry.admitted,
-            rejected: entry.rejected,
-        });
+        let class_name = |entry: &Entry| self.state.labels.class_name(entry.class);
+        let sorts = entries.into_iter().map(|entry| (class_name(&entry), entry));
         let (samples, sensor_errors, good_at, estimates) = {
             let control = &*self.control();
             let estimates = self.class_estimates(control);
@@ -41,7 +36,6 @@ impl Regulator {
             samples,
             sensor_errors,
             sample_age_seconds: now.saturating_sub(good_at).as_secs_f64(),
-            cancellations: counters.cancelled.load(Ordering::Relaxed),
             waits: [
                 ("admitted", &counters.waited_then_admitted),
                 ("rejected", &counters.waited_then_rejected),

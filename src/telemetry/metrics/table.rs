@@ -1,10 +1,16 @@
-//! Every metric: its name, kind, unit, labels and meaning. `docs/metrics.md` is made
-//! of this.
+//! Every metric: its name, kind, unit, labels, meaning and values. `docs/metrics.md` is
+//! made of this.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::metrics::Unit;
 
+use super::Report;
+use crate::error::Reason;
+
+const MIB: f64 = (1 << 20) as f64;
+
 /// A metric, as it is described to the recorder and in the documentation.
-#[derive(Debug)]
 pub(super) struct Metric {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
@@ -13,7 +19,11 @@ pub(super) struct Metric {
     #[cfg(test)]
     pub(super) labels: &'static [&'static str],
     pub(super) help: &'static str,
+    /// Says the labels and the value of each series, and of a histogram how often it came.
+    pub(super) series: fn(&Report<'_>, Say<'_>),
 }
+
+type Say<'a> = &'a mut dyn FnMut(&[(&'static str, &str)], f64, usize);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -23,107 +33,162 @@ pub(super) enum Kind {
 }
 
 macro_rules! metrics {
-    ($($id:ident $name:literal $kind:ident $unit:ident $labels:tt $help:literal)*) => {
-        $(pub(super) const $id: &str = concat!("memory_guard_", $name);)*
+    ($($name:literal $kind:ident $unit:ident $labels:tt |$($arg:tt),+| $value:expr, $help:literal)*) => {
         pub(super) const METRICS: &[Metric] = &[$(Metric {
-            name: $id,
+            name: concat!("memory_guard_", $name),
             kind: Kind::$kind,
             unit: Unit::$unit,
             #[cfg(test)]
             labels: &$labels,
             help: $help,
+            series: series!(|$($arg),+| $value),
         }),*];
     };
 }
 
+macro_rules! series {
+    (|$report:tt| $value:expr) => {
+        |$report, say| say(&[], $value, 1)
+    };
+    (|$report:tt, $say:tt| $value:expr) => {
+        |$report, $say| $value
+    };
+}
+
+fn bounded(concurrency: Option<u64>) -> f64 {
+    concurrency.map_or(f64::INFINITY, |bound| bound as f64)
+}
+
 metrics! {
-    REJECTED "rejected_requests_total" Counter Count ["reason", "class", "priority"]
+    "rejected_requests_total" Counter Count ["reason", "class", "priority"]
+        |r, say| for (at, (class, sort)) in r.sorts.iter().enumerate() {
+            for reason in Reason::ALL {
+                let rejected = sort.rejected[reason as usize];
+                // Of plain requests all, so that rates begin at 0.
+                if at == 0 || rejected > 0 {
+                    let priority = ("priority", sort.priority.as_str());
+                    let labels = [("reason", reason.as_str()), ("class", class), priority];
+                    say(&labels, rejected as f64, 1);
+                }
+            }
+        },
         "Requests turned away."
-    ADMITTED "admitted_requests_total" Counter Count ["class", "priority"]
+    "admitted_requests_total" Counter Count ["class", "priority"]
+        |r, say| for (class, sort) in &r.sorts {
+            let labels = [("class", *class), ("priority", sort.priority.as_str())];
+            say(&labels, sort.admitted as f64, 1);
+        },
         "Requests that were given a permit, at once or after a wait."
-    REQUESTS "requests_total" Counter Count []
+    "requests_total" Counter Count [] |r| r.stats.total_requests as f64,
         "Requests that came: those that are active or wait, and those completed, failed, abandoned and rejected, each once."
-    COMPLETED "completed_requests_total" Counter Count []
+    "completed_requests_total" Counter Count [] |r| r.stats.completed_requests as f64,
         "Requests that were answered, errors such as 500 included; work that is no request and has ended."
-    FAILED "failed_requests_total" Counter Count []
+    "failed_requests_total" Counter Count [] |r| r.stats.failed_requests as f64,
         "Requests whose service returned an error or panicked, or whose response's body did."
-    ABANDONED "abandoned_requests_total" Counter Count ["while"]
+    "abandoned_requests_total" Counter Count ["while"]
+        |r, say| {
+            say(&[("while", "waiting")], r.stats.abandoned_waiting_requests as f64, 1);
+            say(&[("while", "running")], r.stats.abandoned_requests as f64, 1);
+        },
         "Requests whose callers were gone while they were waiting, or while they were running: before the end of the response, or without reading it."
-    QUEUED "queued_requests_total" Counter Count []
+    "queued_requests_total" Counter Count [] |r| r.stats.queued_requests as f64,
         "Requests that had to wait for memory, whatever became of them."
-    OBSERVED "observed_requests_total" Counter Count []
+    "observed_requests_total" Counter Count [] |r| r.stats.observed_requests as f64,
         "Requests that mode observe let pass and enforce would have held back."
-    CANCELLATIONS "cancellations_total" Counter Count []
+    "cancellations_total" Counter Count [] |r| r.stats.cancelled_requests as f64,
         "Requests told to stop, to save the others."
-    STALLED "stalled_responses_total" Counter Count []
+    "stalled_responses_total" Counter Count [] |r| r.stats.stalled_responses as f64,
         "Responses ended because their peer did not read."
-    PAUSES "pauses_total" Counter Count []
+    "pauses_total" Counter Count [] |r| r.stats.pauses as f64,
         "Pauses of requests, bodies and followed work that would have grown, of all guards of the process."
-    PAUSED_SECONDS "paused_seconds_total" Counter Seconds ["class"]
+    "paused_seconds_total" Counter Seconds ["class"]
+        |r, say| for &(class, ms) in &r.paused_ms {
+            say(&[("class", class)], (ms / 1000) as f64, 1);
+        },
         "For how long requests were paused, all of a class together, in whole seconds. Counted when a pause ends."
-    OBSERVED_PAUSES "observed_pauses_total" Counter Count []
+    "observed_pauses_total" Counter Count [] |r| r.stats.observed_pauses as f64,
         "Polls that mode observe let pass and enforce would have put off."
-    ACTIVE "active_tasks" Gauge Count []
+    "active_tasks" Gauge Count [] |r| r.stats.active_tasks as f64,
         "Requests that hold a permit."
-    PAUSED "paused_tasks" Gauge Count []
+    "paused_tasks" Gauge Count [] |r| r.stats.paused_tasks as f64,
         "Requests, bodies and followed work that are paused until there is room to grow, of all guards of the process."
-    WAITING "waiting_requests" Gauge Count []
+    "waiting_requests" Gauge Count [] |r| r.stats.waiting_requests as f64,
         "Requests that wait for memory."
-    CONCURRENCY "current_concurrency" Gauge Count []
+    "current_concurrency" Gauge Count [] |r| bounded(r.stats.current_concurrency),
         "Requests that may be active at the present level; +Inf: any number."
-    BASE_CONCURRENCY "base_concurrency" Gauge Count []
+    "base_concurrency" Gauge Count [] |r| bounded(r.stats.base_concurrency),
         "Requests that may be active at level NORMAL; +Inf: any number."
-    PERCENT "memory_percent" Gauge Percent []
+    "memory_percent" Gauge Percent [] |r| r.stats.memory_percent,
         "Memory in use, in percent of the limit (0-100), at the fullest level."
-    LEVEL "level" Gauge Count []
+    "level" Gauge Count [] |r| f64::from(r.stats.level as u8),
         "Pressure level: 0 NORMAL, 1 STABLE, 2 WARNING, 3 HIGH, 4 CRITICAL."
-    THRESHOLD "threshold_percent" Gauge Percent ["level"]
+    "threshold_percent" Gauge Percent ["level"]
+        |r, say| for (level, fraction) in r.thresholds {
+            say(&[("level", level)], fraction * 100.0, 1);
+        },
         "Where a level begins, in percent of the limit (0-100)."
-    USAGE "usage_bytes" Gauge Bytes []
+    "usage_bytes" Gauge Bytes [] |r| r.stats.memory_sys_mib * MIB,
         "Memory in use that cannot be had back at once."
-    ALLOCATED "allocated_bytes" Gauge Bytes []
+    "allocated_bytes" Gauge Bytes [] |r| r.stats.memory_alloc_mib * MIB,
         "Memory that the process has allocated; without the tracking allocator, its resident memory."
-    LIMIT "limit_bytes" Gauge Bytes []
+    "limit_bytes" Gauge Bytes []
+        |r, say| if let Some(limit) = r.stats.memory_limit_mib {
+            say(&[], limit * MIB, 1);
+        },
         "Memory at which something is killed or, where nothing is, the kernel throttles. Not published while no limit is known."
-    RESERVED "reserved_bytes" Gauge Bytes []
+    "reserved_bytes" Gauge Bytes [] |r| r.stats.reserved_mib * MIB,
         "Memory reserved for requests in flight, by all guards of the process."
-    FORECAST "forecast_bytes" Gauge Bytes []
+    "forecast_bytes" Gauge Bytes [] |r| (r.stats.memory_sys_mib + r.stats.outstanding_mib) * MIB,
         "Memory forecast to be in use if nobody else is admitted."
-    DEMAND "demand_ratio" Gauge Count []
+    "demand_ratio" Gauge Count [] |r| r.stats.demand_ratio,
         "What would be in use if everybody could be served, over what may be: about 3 at three times what can be served."
-    LATCHED "latched_seconds" Gauge Seconds []
+    "latched_seconds" Gauge Seconds [] |r| r.stats.latched_seconds,
         "For how long memory has had room for nobody, while nobody was admitted and nobody finished; else 0."
-    WAIT "wait_seconds" Histogram Seconds ["outcome"]
+    "wait_seconds" Histogram Seconds ["outcome"]
+        |r, say| for (outcome, waits) in &r.waits {
+            let waited = waits.take().filter(|&(_, count)| count > 0);
+            // There from the start, as counts are.
+            for (seconds, count) in [(0.0, 0)].into_iter().chain(waited) {
+                say(&[("outcome", outcome)], seconds, count as usize);
+            }
+        },
         "How long requests waited that were admitted, or rejected, in the end; to a tenth."
-    OLDEST_WAITER "oldest_waiter_seconds" Gauge Seconds []
+    "oldest_waiter_seconds" Gauge Seconds [] |r| r.stats.oldest_waiter_ms / 1e3,
         "How long the oldest of those that wait has waited."
-    EXPECTED_WAIT "expected_wait_seconds" Gauge Seconds []
+    "expected_wait_seconds" Gauge Seconds [] |r| r.stats.expected_wait_ms / 1e3,
         "What one more request may expect to wait."
-    WAIT_ERROR "wait_forecast_error_seconds" Gauge Seconds []
+    "wait_forecast_error_seconds" Gauge Seconds [] |r| r.stats.wait_error_ms / 1e3,
         "How far forecasts of waits were off lately, on average."
-    WAITS "wait_forecasts_total" Counter Count []
+    "wait_forecasts_total" Counter Count [] |r| r.stats.checked_waits as f64,
         "Forecasts of waits checked against how long they were."
-    ESTIMATE "estimate_bytes" Gauge Bytes ["class"]
+    "estimate_bytes" Gauge Bytes ["class"]
+        |r, say| for &(class, bytes) in &r.estimates {
+            say(&[("class", class)], bytes as f64, 1);
+        },
         "What the next request of a class is expected to need. With the tracking allocator for each class that has come, else for all together."
-    ESTIMATE_ERROR "estimate_error_ratio" Gauge Count []
+    "estimate_error_ratio" Gauge Count [] |r| r.stats.estimate_error_ratio.unwrap_or(0.0),
         "How far requests' peaks were from what was expected when they began, on average over the last ones, as a share of the peak. 0 without the tracking allocator."
-    FORECASTS "forecasts_total" Counter Count []
+    "forecasts_total" Counter Count [] |r| r.stats.checked_forecasts as f64,
         "Forecasts checked against what requests went on to need."
-    EXCEEDED "forecast_exceedances_total" Counter Count []
+    "forecast_exceedances_total" Counter Count [] |r| r.stats.exceeded_forecasts as f64,
         "Forecasts that were exceeded; one in a thousand is meant to be."
-    RELEASES "releases_total" Counter Count []
+    "releases_total" Counter Count [] |r| r.stats.releases as f64,
         "Attempts to give memory back, by allocators and hooks."
-    RELEASED "released_bytes_total" Counter Bytes []
+    "released_bytes_total" Counter Bytes [] |r| r.stats.released_mib * MIB,
         "Memory that was given back, as far as usage showed it."
-    SAMPLES "samples_total" Counter Count []
+    "samples_total" Counter Count [] |r| r.samples as f64,
         "Full samples of memory, failed ones included."
-    CAUGHT_PANICS "caught_panics_total" Counter Count []
+    "caught_panics_total" Counter Count [] |r| r.stats.caught_panics as f64,
         "Panics in code that the guard calls (hooks, sources, responders, classifiers, wakers, recorder, subscriber) and that it passed over, of all guards of the process."
-    SENSOR_ERRORS "sensor_errors_total" Counter Count []
+    "sensor_errors_total" Counter Count [] |r| r.sensor_errors as f64,
         "Samples that failed."
-    SAMPLE_AGE "sample_age_seconds" Gauge Seconds []
+    "sample_age_seconds" Gauge Seconds [] |r| r.sample_age_seconds,
         "Time since memory could last be read, as of the last attempt."
-    SAMPLED_AT "last_sample_timestamp_seconds" Gauge Seconds []
+    "last_sample_timestamp_seconds" Gauge Seconds []
+        |_, say| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            say(&[], now.map_or(0.0, |now| now.as_secs_f64()), 1);
+        },
         "When the last attempt to read memory was made, since the epoch. It stands still if sampling has stopped."
 }
 
