@@ -68,7 +68,7 @@ impl Body for DashboardBody {
         }
         // The last one says that it closes.
         *ended = guard.state().is_closed();
-        let event = format!("data: {}\n\n", snapshot(guard));
+        let event = format!("data: {}\n\n", snapshot::take(guard));
         Poll::Ready(Some(Ok(Frame::data(event.into()))))
     }
 

@@ -13,7 +13,6 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tower_service::Service;
 
 pub use body::DashboardBody;
-use snapshot::Snapshot;
 
 use crate::guard::handle::Guard;
 use crate::http::reply::answer_to;
@@ -65,12 +64,6 @@ impl Guard {
     }
 }
 
-/// One snapshot as JSON.
-fn snapshot(guard: &Guard) -> String {
-    // Numbers and strings only: nothing that could not be written.
-    serde_json::to_string(&Snapshot::take(guard)).unwrap_or_default()
-}
-
 fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -115,7 +108,10 @@ impl<B> Service<Request<B>> for Dashboard {
                     _ => DashboardBody::events(self.guard.clone()),
                 })));
             }
-            "snapshot.json" => ("application/json", snapshot(&self.guard).into()),
+            "snapshot.json" => (
+                "application/json",
+                snapshot::take(&self.guard).to_string().into(),
+            ),
             // Mounted at any path, with a slash behind it or without.
             _ => (
                 "text/html; charset=utf-8",
