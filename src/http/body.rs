@@ -1,6 +1,5 @@
 //! [`GuardedBody`]: holds the permit until the response's bytes are gone.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::delivery::Delivery;
+use super::reply::{OrReply, OrReplyProj};
 use crate::error::{BoxError, PeerStalled};
 use crate::guard::charged::Charged;
 use crate::guard::held::InFlight;
@@ -41,7 +41,7 @@ pin_project! {
     /// longer than [`body_timeout`](crate::MemoryGuardBuilder::body_timeout).
     pub struct GuardedBody<B> {
         #[pin]
-        kind: Kind<B>,
+        body: OrReply<B>,
         poller: Poller,
         hold: Hold,
         // Of a large frame.
@@ -49,15 +49,6 @@ pin_project! {
         // Bytes that the head still promises. A server drops a body when it has those,
         // whatever the body says of its end.
         promised_bytes: Option<u64>,
-    }
-}
-
-pin_project! {
-    #[project = KindProj]
-    enum Kind<B> {
-        Inner { #[pin] body: B },
-        // The answer of a guard that rejected the request.
-        Rejection { bytes: Option<Bytes> },
     }
 }
 
@@ -186,7 +177,7 @@ impl<B: Body> GuardedBody<B> {
             hold.finish();
         }
         Self {
-            kind: Kind::Inner { body },
+            body: OrReply::Inner { body },
             poller: Poller::default(),
             hold,
             rest: None,
@@ -211,18 +202,12 @@ pub(crate) fn promised_bytes<B: Body>(response: &Response<B>) -> Option<u64> {
 impl<B> GuardedBody<B> {
     /// The body of the service's response; `None`: it is the guard's own answer.
     pub fn get_ref(&self) -> Option<&B> {
-        match &self.kind {
-            Kind::Inner { body, .. } => Some(body),
-            Kind::Rejection { .. } => None,
-        }
+        self.body.get_ref()
     }
 
     /// The body of the service's response; `None`: it is the guard's own answer.
     pub fn get_mut(&mut self) -> Option<&mut B> {
-        match &mut self.kind {
-            Kind::Inner { body, .. } => Some(body),
-            Kind::Rejection { .. } => None,
-        }
+        self.body.get_mut()
     }
 
     /// What the request has cost so far: the most that it held, as far as that is known,
@@ -238,9 +223,8 @@ impl<B> GuardedBody<B> {
     }
 
     pub(crate) fn rejection(bytes: Bytes) -> Self {
-        let bytes = (!bytes.is_empty()).then_some(bytes);
         Self {
-            kind: Kind::Rejection { bytes },
+            body: OrReply::reply(bytes),
             poller: Poller::default(),
             hold: Hold::Nothing,
             rest: None,
@@ -270,11 +254,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let mut body = match this.kind.as_mut().project() {
-            KindProj::Rejection { bytes } => {
-                return Poll::Ready(bytes.take().map(Frame::data).map(Ok));
-            }
-            KindProj::Inner { body } => body,
+        let mut body = match this.body.as_mut().project() {
+            OrReplyProj::Reply { reply } => return Poll::Ready(reply.take_frame().map(Ok)),
+            OrReplyProj::Inner { body } => body,
         };
         if let Err(stalled) = this.hold.asked() {
             *this.rest = None;
@@ -334,28 +316,18 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Rejection { bytes } => bytes.is_none(),
-            Kind::Inner { body } => self.rest.is_none() && body.is_end_stream(),
-        }
+        self.rest.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Rejection { bytes } => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Kind::Inner { body } => {
-                let rest = self.rest.as_ref().map_or(0, |rest| rest.len() as u64);
-                let inner = body.size_hint();
-                let mut hint = SizeHint::new();
-                hint.set_lower(inner.lower().saturating_add(rest));
-                if let Some(upper) = inner.upper() {
-                    hint.set_upper(upper.saturating_add(rest));
-                }
-                hint
-            }
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.len() as u64);
+        let inner = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(rest));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(rest));
         }
+        hint
     }
 }
 
@@ -374,8 +346,4 @@ fn carry(data: Bytes, hold: &mut Hold, charged: Charged) -> Bytes {
     }
 }
 
-impl<B> fmt::Debug for GuardedBody<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GuardedBody").finish_non_exhaustive()
-    }
-}
+opaque_debug!(impl[B] GuardedBody<B>);

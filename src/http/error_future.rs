@@ -1,6 +1,5 @@
 //! [`ErrorFuture`]: waiting → calling → done, for any service.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -122,8 +121,4 @@ where
     }
 }
 
-impl<F> fmt::Debug for ErrorFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ErrorFuture").finish_non_exhaustive()
-    }
-}
+opaque_debug!(impl[F] ErrorFuture<F>);

@@ -121,22 +121,12 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     pub fn guard(&self) -> &Guard {
         &self.claim.guard
     }
-
-    /// The service behind the guard.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The service behind the guard.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The service without the guard. Leaves the queue, or gives back what it got.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
 }
+
+wraps!(
+    MemoryGuardErrorService<S, C>,
+    "The service without the guard. Leaves the queue, or gives back what it got."
+);
 
 impl Claim {
     /// It said that it is ready, so it may not wait now: where there is no room, the call

@@ -1,6 +1,5 @@
 //! The response futures: waiting → calling → done.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -307,8 +306,4 @@ where
     }
 }
 
-impl<S: Service<Req>, R, Req> fmt::Debug for ResponseFuture<S, R, Req> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
+opaque_debug!(impl[S: Service<Req>, R, Req] ResponseFuture<S, R, Req>);

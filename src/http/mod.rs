@@ -1,6 +1,42 @@
 //! The middleware: layers, services, futures and bodies, and what rejections look like.
 //!
 //! Here alone requests and responses are known. What they need is asked of the guard.
+
+/// What is inside of a future or a body is nobody's business.
+macro_rules! opaque_debug {
+    (impl[$($generics:tt)*] $name:ident $($rest:tt)*) => {
+        impl<$($generics)*> std::fmt::Debug for $name $($rest)* {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    };
+}
+pub(crate) use opaque_debug;
+
+/// What is had of a service that wraps one.
+macro_rules! wraps {
+    ($service:ident<S $(, $parameter:ident)*>, $without:literal) => {
+        impl<S $(, $parameter)*> $service<S $(, $parameter)*> {
+            /// The service behind it.
+            pub fn get_ref(&self) -> &S {
+                &self.inner
+            }
+
+            /// The service behind it.
+            pub fn get_mut(&mut self) -> &mut S {
+                &mut self.inner
+            }
+
+            #[doc = $without]
+            pub fn into_inner(self) -> S {
+                self.inner
+            }
+        }
+    };
+}
+pub(crate) use wraps;
+
 pub(crate) mod body;
 pub(crate) mod deadline;
 pub(crate) mod delivery;

@@ -4,15 +4,12 @@
 //! its share goes to the others, and they leave too. So it follows only what waiting
 //! does not cure.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use tower_service::Service;
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::guard::handle::{Guard, LATCHED_AFTER};
 use crate::http::reply::{ReplyBody, answer_to};
@@ -48,19 +45,19 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    pub(crate) fn new(guard: Guard) -> Self {
-        Self {
-            guard,
-            latched_after: LATCHED_AFTER,
-        }
-    }
-
     /// Not ready when latched for longer than this (default 30 s), as far as this service
     /// is asked. For work that may fill all memory by itself, longer than it runs.
     #[must_use]
     pub fn latched_after(mut self, duration: Duration) -> Self {
         self.latched_after = duration;
         self
+    }
+
+    fn answer(&self, method: &Method, _: &str) -> Response<ReplyBody> {
+        match self.guard.state().unready(self.latched_after) {
+            None => plain(method, StatusCode::OK, "ready\n"),
+            Some(why) => plain(method, StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        }
     }
 }
 
@@ -73,8 +70,8 @@ impl Readiness {
 pub struct Liveness(());
 
 impl Liveness {
-    pub(crate) fn new() -> Self {
-        Self(())
+    fn answer(&self, method: &Method, _: &str) -> Response<ReplyBody> {
+        plain(method, StatusCode::OK, "alive\n")
     }
 }
 
@@ -82,12 +79,15 @@ impl Guard {
     /// A service for readiness probes: 503 once nobody could be admitted for 30 s, or when
     /// closing. See [`Readiness`].
     pub fn readiness(&self) -> Readiness {
-        Readiness::new(self.clone())
+        Readiness {
+            guard: self.clone(),
+            latched_after: LATCHED_AFTER,
+        }
     }
 
     /// A service for liveness probes, which no pressure makes fail. See [`Liveness`].
     pub fn liveness(&self) -> Liveness {
-        Liveness::new()
+        Liveness(())
     }
 }
 
@@ -101,35 +101,5 @@ fn plain(method: &Method, status: StatusCode, text: impl Into<Bytes>) -> Respons
     answer_to(method, response).map(ReplyBody::whole)
 }
 
-impl<B> Service<Request<B>> for Readiness {
-    type Response = Response<ReplyBody>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let method = request.method();
-        let response = match self.guard.state().unready(self.latched_after) {
-            None => plain(method, StatusCode::OK, "ready\n"),
-            Some(why) => plain(method, StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
-        };
-        ready(Ok(response))
-    }
-}
-
-impl<B> Service<Request<B>> for Liveness {
-    type Response = Response<ReplyBody>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        ready(Ok(plain(request.method(), StatusCode::OK, "alive\n")))
-    }
-}
+answers!(Readiness => ReplyBody);
+answers!(Liveness => ReplyBody);

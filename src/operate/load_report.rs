@@ -4,7 +4,7 @@
 //! <https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/load_balancing_policies/client_side_weighted_round_robin/v3/client_side_weighted_round_robin.proto>
 //! and <https://github.com/cncf/xds/blob/main/xds/data/orca/v3/orca_load_report.proto>.
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,6 +20,7 @@ use crate::guard::handle::Guard;
 use crate::guard::state::Loads;
 use crate::http::body::GuardedBody;
 use crate::http::layer::MemoryGuardLayer;
+use crate::http::{opaque_debug, wraps};
 
 const HEADER: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
@@ -97,8 +98,11 @@ impl<R, C> MemoryGuardLayer<R, C> {
     /// # let app: axum::Router = axum::Router::new().layer(layer);
     /// ```
     pub fn report_load(self, format: LoadFormat) -> LoadReportLayer<Self> {
-        let guard = self.guard().clone();
-        LoadReportLayer::new(self, guard, format)
+        LoadReportLayer {
+            guard: self.guard().clone(),
+            layer: self,
+            format,
+        }
     }
 }
 
@@ -113,14 +117,6 @@ pub struct LoadReportLayer<L> {
 }
 
 impl<L> LoadReportLayer<L> {
-    pub(crate) fn new(layer: L, guard: Guard, format: LoadFormat) -> Self {
-        Self {
-            layer,
-            guard,
-            format,
-        }
-    }
-
     /// The guard behind the layer.
     pub fn guard(&self) -> &Guard {
         &self.guard
@@ -148,22 +144,10 @@ pub struct LoadReport<S> {
     format: LoadFormat,
 }
 
-impl<S> LoadReport<S> {
-    /// The guarded service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The guarded service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The guarded service, whose responses say nothing.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+wraps!(
+    LoadReport<S>,
+    "The guarded service, whose responses say nothing."
+);
 
 impl<S, Req, B> Service<Req> for LoadReport<S>
 where
@@ -218,11 +202,7 @@ where
     }
 }
 
-impl<F> fmt::Debug for LoadReportFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadReportFuture").finish_non_exhaustive()
-    }
-}
+opaque_debug!(impl[F] LoadReportFuture<F>);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,5 @@
 //! [`ResultLimitLayer`]: the limit for response bodies of any kind.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,6 +16,7 @@ use super::LimitedBody;
 use crate::error::BoxError;
 use crate::guard::handle::Guard;
 use crate::http::respond::{HttpResponder, answer};
+use crate::http::{opaque_debug, wraps};
 use crate::telemetry::outcome::refused_result;
 
 /// Refuses responses whose body is longer than the guard's
@@ -86,22 +86,7 @@ pub struct ResultLimit<S> {
     limit: ResultLimitLayer,
 }
 
-impl<S> ResultLimit<S> {
-    /// The service behind it.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The service behind it.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The service without it.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+wraps!(ResultLimit<S>, "The service without it.");
 
 impl<S, B, ResB> Service<Request<B>> for ResultLimit<S>
 where
@@ -166,8 +151,4 @@ where
     }
 }
 
-impl<F> fmt::Debug for LimitFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LimitFuture").finish_non_exhaustive()
-    }
-}
+opaque_debug!(impl[F] LimitFuture<F>);

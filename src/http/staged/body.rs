@@ -1,6 +1,5 @@
 //! [`StagedBody`]: the body of a request that was admitted for its body first.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -144,8 +143,4 @@ where
     }
 }
 
-impl<B: Body> fmt::Debug for StagedBody<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StagedBody").finish_non_exhaustive()
-    }
-}
+opaque_debug!(impl[B: Body] StagedBody<B>);

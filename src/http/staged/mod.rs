@@ -119,22 +119,7 @@ pub struct StagedBodyService<S> {
     inner: S,
 }
 
-impl<S> StagedBodyService<S> {
-    /// The service behind it.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The service behind it.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The service without it.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+wraps!(StagedBodyService<S>, "The service without it.");
 
 impl<S, B> Service<Request<B>> for StagedBodyService<S>
 where

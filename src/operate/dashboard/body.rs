@@ -1,7 +1,6 @@
 //! [`DashboardBody`]: a whole answer, or events without an end.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,35 +12,36 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::snapshot;
 use crate::guard::handle::Guard;
+use crate::http::opaque_debug;
 use crate::http::reply::ReplyBody;
 
 /// Between two events.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The body of the answers of [`Dashboard`](super::Dashboard).
-pub struct DashboardBody(Kind);
-
-enum Kind {
-    Whole(ReplyBody),
-    Events {
-        guard: Guard,
-        /// Made by the first poll.
-        next: Option<Pin<Box<Sleep>>>,
-        ended: bool,
-    },
+pub struct DashboardBody {
+    /// Until the last one, which says that the guard closes.
+    events: Option<Guard>,
+    /// Made by the first poll.
+    next: Option<Pin<Box<Sleep>>>,
+    /// The answer that is no events; else nothing.
+    reply: ReplyBody,
 }
 
 impl DashboardBody {
     pub(super) fn whole(bytes: Bytes) -> Self {
-        Self(Kind::Whole(ReplyBody::whole(bytes)))
+        Self {
+            events: None,
+            next: None,
+            reply: ReplyBody::whole(bytes),
+        }
     }
 
     pub(super) fn events(guard: Guard) -> Self {
-        Self(Kind::Events {
-            guard,
-            next: None,
-            ended: false,
-        })
+        Self {
+            events: Some(guard),
+            ..Self::whole(Bytes::new())
+        }
     }
 }
 
@@ -53,42 +53,36 @@ impl Body for DashboardBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let (guard, next, ended) = match &mut self.0 {
-            Kind::Whole(reply) => return Pin::new(reply).poll_frame(cx),
-            Kind::Events { ended: true, .. } => return Poll::Ready(None),
-            Kind::Events { guard, next, ended } => (guard, next, ended),
+        let this = &mut *self;
+        let Some(guard) = &this.events else {
+            return Pin::new(&mut this.reply).poll_frame(cx);
         };
-        match next {
+        match &mut this.next {
             // The first at once.
-            None => *next = Some(Box::pin(sleep_until(Instant::now() + INTERVAL))),
+            None => this.next = Some(Box::pin(sleep_until(Instant::now() + INTERVAL))),
             Some(sleep) => {
                 ready!(sleep.as_mut().poll(cx));
                 sleep.as_mut().reset(Instant::now() + INTERVAL);
             }
         }
-        // The last one says that it closes.
-        *ended = guard.state().is_closed();
+        let is_last = guard.state().is_closed();
         let event = format!("data: {}\n\n", snapshot::take(guard));
+        if is_last {
+            this.events = None;
+        }
         Poll::Ready(Some(Ok(Frame::data(event.into()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Whole(reply) => reply.is_end_stream(),
-            Kind::Events { ended, .. } => *ended,
-        }
+        self.events.is_none() && self.reply.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Kind::Whole(reply) => reply.size_hint(),
-            Kind::Events { .. } => SizeHint::default(),
+        match self.events {
+            Some(_) => SizeHint::default(),
+            None => self.reply.size_hint(),
         }
     }
 }
 
-impl fmt::Debug for DashboardBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DashboardBody").finish_non_exhaustive()
-    }
-}
+opaque_debug!(impl[] DashboardBody);

@@ -3,14 +3,11 @@
 mod body;
 mod snapshot;
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use tower_service::Service;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 pub use body::DashboardBody;
 
@@ -81,44 +78,35 @@ fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Byte
     response
 }
 
-impl<B> Service<Request<B>> for Dashboard {
-    type Response = Response<DashboardBody>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let method = request.method();
+impl Dashboard {
+    fn answer(&self, method: &Method, path: &str) -> Response<DashboardBody> {
         if !matches!(*method, Method::GET | Method::HEAD) {
             let body = Bytes::from_static(b"only GET\n");
             let mut refused = respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", body);
             let get = HeaderValue::from_static("GET, HEAD");
             refused.headers_mut().insert(ALLOW, get);
-            return ready(Ok(refused.map(DashboardBody::whole)));
+            return refused.map(DashboardBody::whole);
         }
-        let path = request.uri().path();
         let (kind, body) = match path.rsplit('/').next().unwrap_or_default() {
             "events" => {
                 let events = respond(StatusCode::OK, "text/event-stream", Bytes::new());
-                return ready(Ok(events.map(|none| match *method {
+                return events.map(|none| match *method {
                     Method::HEAD => DashboardBody::whole(none),
                     _ => DashboardBody::events(self.guard.clone()),
-                })));
+                });
             }
-            "snapshot.json" => (
-                "application/json",
-                snapshot::take(&self.guard).to_string().into(),
-            ),
+            "snapshot.json" => {
+                let snapshot = snapshot::take(&self.guard).to_string();
+                ("application/json", snapshot.into())
+            }
             // Mounted at any path, with a slash behind it or without.
             _ => (
                 "text/html; charset=utf-8",
                 Bytes::from_static(PAGE.as_bytes()),
             ),
         };
-        let answer = answer_to(method, respond(StatusCode::OK, kind, body));
-        ready(Ok(answer.map(DashboardBody::whole)))
+        answer_to(method, respond(StatusCode::OK, kind, body)).map(DashboardBody::whole)
     }
 }
+
+answers!(Dashboard => DashboardBody);
