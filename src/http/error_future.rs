@@ -29,26 +29,15 @@ pin_project! {
 }
 
 impl<F> ErrorFuture<F> {
-    /// `future` is polled once the wait is over.
-    pub(crate) fn waiting(future: F, waiting: Waiting) -> Self {
-        Self {
-            state: ErrorState::Calling {
-                future,
-                poller: Poller::default(),
-                held: InFlight::new(None),
-                waiting: Some(Box::new(waiting)),
-            },
-        }
-    }
-
+    /// `future` is polled once the wait is over, if there is one.
     #[inline]
-    pub(crate) fn calling(future: F, held: InFlight) -> Self {
+    pub(crate) fn calling(future: F, held: InFlight, waiting: Option<Box<Waiting>>) -> Self {
         Self {
             state: ErrorState::Calling {
                 future,
                 poller: Poller::default(),
                 held,
-                waiting: None,
+                waiting,
             },
         }
     }

@@ -225,7 +225,7 @@ where
             self.claim.give_back();
             // What it was told is for nobody else.
             self.claim.state = State::Idle;
-            return ErrorFuture::calling(self.inner.call(request), InFlight::new(None));
+            return ErrorFuture::calling(self.inner.call(request), InFlight::new(None), None);
         };
         match std::mem::replace(&mut self.claim.state, State::Idle) {
             State::Admitted { kib, cell }
@@ -252,7 +252,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
             let _polling = Polling::begin(held.permit());
             held.run(|| self.inner.call(request))
         };
-        ErrorFuture::calling(future, held)
+        ErrorFuture::calling(future, held, None)
     }
 
     /// `call`, for a request of a class, or where there is more to be done.
@@ -277,7 +277,10 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         };
         match admission {
             Admission::Admitted(permit) => self.call_with(permit, request),
-            Admission::Waiting(waiting) => ErrorFuture::waiting(self.inner.call(request), waiting),
+            Admission::Waiting(waiting) => {
+                let waiting = Some(Box::new(waiting));
+                ErrorFuture::calling(self.inner.call(request), InFlight::new(None), waiting)
+            }
             Admission::Rejected(refusal) => {
                 let rejected = guard.tell(refusal, demand.tag());
                 ErrorFuture::rejected(Box::new(rejected))

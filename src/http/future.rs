@@ -87,12 +87,7 @@ where
         fallback: Option<Box<Fallback<R>>>,
     ) -> Self {
         Self {
-            state: State::Calling {
-                future,
-                poller: Poller::default(),
-                held,
-                fallback,
-            },
+            state: State::calling(future, held, fallback),
         }
     }
 
@@ -111,37 +106,26 @@ where
     }
 }
 
-/// What became of a slow request.
-enum Outcome<F, R> {
-    Called(F, InFlight, Option<Box<Fallback<R>>>),
-    Rejected(Response<Bytes>),
-}
-
-/// A slow request's outcome, or the error of an inner service that was not ready.
-type Passed<S, R, Req> =
-    Result<Outcome<<S as Service<Req>>::Future, R>, <S as Service<Req>>::Error>;
+/// What comes next for a slow request, or the error of an inner service that was not ready.
+type Next<S, R, Req> = Result<State<S, R, Req>, <S as Service<Req>>::Error>;
 
 impl<S, R, B> Slow<S, R, Request<B>>
 where
     S: Service<Request<B>>,
     R: Respond + Clone,
 {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Passed<S, R, Request<B>>> {
-        let mut request = self.request.take().expect("polled after it was done");
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next<S, R, Request<B>>> {
+        let request = self.request.as_mut().expect("polled after it was done");
         // Waiting → admitted or rejected.
         if let Some(waiting) = &mut self.waiting {
-            match Pin::new(waiting).poll(cx) {
-                Poll::Pending => {
-                    self.request = Some(request);
-                    return Poll::Pending;
+            match ready!(Pin::new(waiting).poll(cx)) {
+                Err(rejected) => {
+                    let response = Some(answer(&self.responder, &rejected, request));
+                    return Poll::Ready(Ok(State::Rejected { response }));
                 }
-                Poll::Ready(Err(rejected)) => {
-                    let response = answer(&self.responder, &rejected, &request);
-                    return Poll::Ready(Ok(Outcome::Rejected(response)));
-                }
-                Poll::Ready(Ok(mut permit)) => {
-                    staged::begin(&mut permit, self.demand, &mut request);
-                    enter(&permit, self.outer.take(), &mut request);
+                Ok(mut permit) => {
+                    staged::begin(&mut permit, self.demand, request);
+                    enter(&permit, self.outer.take(), request);
                     self.held = InFlight::new(Some(permit));
                     self.waiting = None;
                 }
@@ -149,32 +133,22 @@ where
         }
         // Admitted → called, once the inner service is ready.
         if !self.inner_ready {
-            match self.held.run(|| self.inner.poll_ready(cx)) {
-                Poll::Ready(Ok(())) => self.inner_ready = true,
-                Poll::Ready(Err(error)) => {
-                    self.held.fail();
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => {
-                    self.request = Some(request);
-                    return Poll::Pending;
-                }
+            if let Err(error) = ready!(self.held.run(|| self.inner.poll_ready(cx))) {
+                self.request = None;
+                self.held.fail();
+                return Poll::Ready(Err(error));
             }
+            self.inner_ready = true;
         }
         let mut growth = None;
-        let polling = match (self.poller).poll(self.held.permit(), true, &mut growth, cx) {
-            Poll::Ready(polling) => polling,
-            Poll::Pending => {
-                self.request = Some(request);
-                return Poll::Pending;
-            }
-        };
-        let fallback = Fallback::keep(self.held.permit(), &self.responder, &request);
+        let polling = ready!((self.poller).poll(self.held.permit(), true, &mut growth, cx));
+        let fallback = Fallback::keep(self.held.permit(), &self.responder, request);
+        let request = self.request.take().expect("it is there");
         let future = self.held.run(|| self.inner.call(request));
         drop(polling);
         drop(growth);
         let held = InFlight::new(self.held.take());
-        Poll::Ready(Ok(Outcome::Called(future, held, fallback)))
+        Poll::Ready(Ok(State::calling(future, held, fallback)))
     }
 }
 
@@ -248,6 +222,18 @@ where
     }
 }
 
+impl<S: Service<Req>, R, Req> State<S, R, Req> {
+    #[inline]
+    fn calling(future: S::Future, held: InFlight, fallback: Option<Box<Fallback<R>>>) -> Self {
+        State::Calling {
+            future,
+            poller: Poller::default(),
+            held,
+            fallback,
+        }
+    }
+}
+
 impl<S, R, B> State<S, R, Request<B>>
 where
     S: Service<Request<B>>,
@@ -280,29 +266,15 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Response<Bytes>>, S::Error>> {
-        let slow = match self.as_mut().project() {
-            StateProj::Slow { slow } => slow,
-            StateProj::Rejected { response } => {
-                return Poll::Ready(Ok(Some(response.take().expect("polled after it was done"))));
-            }
-            StateProj::Calling { .. } => return Poll::Ready(Ok(None)),
-        };
-        match ready!(slow.poll(cx))? {
-            Outcome::Called(future, held, fallback) => {
-                self.set(State::Calling {
-                    future,
-                    poller: Poller::default(),
-                    held,
-                    fallback,
-                });
-                // Its first poll registers for a cancellation.
-                if let Some(response) = self.cancelled(cx) {
-                    return Poll::Ready(Ok(Some(response)));
-                }
-                Poll::Ready(Ok(None))
-            }
-            Outcome::Rejected(response) => Poll::Ready(Ok(Some(response))),
+        if let StateProj::Slow { slow } = self.as_mut().project() {
+            let next = ready!(slow.poll(cx))?;
+            self.set(next);
         }
+        if let StateProj::Rejected { response } = self.as_mut().project() {
+            return Poll::Ready(Ok(Some(response.take().expect("polled after it was done"))));
+        }
+        // Its first poll registers for a cancellation.
+        Poll::Ready(Ok(self.cancelled(cx)))
     }
 }
 

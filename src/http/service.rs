@@ -170,12 +170,7 @@ where
                 waiting: Some(waiting),
                 demand,
                 outer,
-                held: InFlight::new(None),
-                poller: Poller::default(),
-                inner: self.take_inner(),
-                inner_ready: ready,
-                request: Some(request),
-                responder: self.responder.clone(),
+                ..self.slow(request, ready, InFlight::new(None))
             }),
         }
     }
@@ -207,25 +202,26 @@ impl<S, R, C> MemoryGuard<S, R, C> {
         // There is no room yet for what the call may add; or it was admitted after a
         // `poll_ready` that meant to reject: memory became free in between, or the
         // request is one that passes by.
-        ResponseFuture::slow(Slow {
+        ResponseFuture::slow(self.slow(request, ready, held))
+    }
+
+    fn slow<Req>(&mut self, request: Req, ready: bool, held: InFlight) -> Slow<S, R, Req>
+    where
+        S: Clone,
+        R: Clone,
+    {
+        // The inner service that was asked to be ready; a clone stays here.
+        let clone = self.inner.clone();
+        Slow {
             waiting: None,
             demand: Demand::NONE,
             outer: None,
             held,
             poller: Poller::default(),
-            inner: self.take_inner(),
+            inner: std::mem::replace(&mut self.inner, clone),
             inner_ready: ready,
             request: Some(request),
             responder: self.responder.clone(),
-        })
-    }
-
-    /// The inner service that was asked to be ready; a clone stays here.
-    fn take_inner(&mut self) -> S
-    where
-        S: Clone,
-    {
-        let clone = self.inner.clone();
-        std::mem::replace(&mut self.inner, clone)
+        }
     }
 }
