@@ -13,16 +13,14 @@ use crate::guard::state::State;
 /// body and all its large frames are gone, or its peer has stalled for too long.
 pub(crate) struct Delivery {
     permit: Mutex<Option<Permit>>,
-    unread: Unread,
+    /// Since when a ready frame is not taken. Nothing here reads a clock: the first
+    /// look that finds it unread says when that was.
+    unread: AtomicU64,
     stalled: AtomicBool,
     /// Where it stands in the register.
     place: Option<usize>,
     guard: &'static State,
 }
-
-/// Since when a ready frame is not taken. Nothing here reads a clock: the first
-/// look that finds it unread says when that was.
-struct Unread(AtomicU64);
 
 const TAKEN: u64 = 0;
 const UNSEEN: u64 = 1;
@@ -34,7 +32,7 @@ impl Delivery {
         let guard = permit.state();
         Arc::new_cyclic(|this: &Weak<Self>| Self {
             permit: Mutex::new(Some(permit)),
-            unread: Unread(AtomicU64::new(TAKEN)),
+            unread: AtomicU64::new(TAKEN),
             stalled: AtomicBool::new(false),
             place: guard.watch(this.clone()),
             guard,
@@ -43,7 +41,7 @@ impl Delivery {
 
     /// The server takes what it was given.
     pub(crate) fn asked(&self) -> Result<(), PeerStalled> {
-        self.unread.0.store(TAKEN, Ordering::Relaxed);
+        self.unread.store(TAKEN, Ordering::Relaxed);
         if self.stalled.load(Ordering::Relaxed) {
             Err(PeerStalled)
         } else {
@@ -53,7 +51,7 @@ impl Delivery {
 
     /// A frame is ready to be sent.
     pub(crate) fn gave(&self) {
-        self.unread.0.store(UNSEEN, Ordering::Relaxed);
+        self.unread.store(UNSEEN, Ordering::Relaxed);
     }
 
     /// Nobody waits for the rest.
@@ -83,8 +81,18 @@ impl Delivery {
 
 impl Stalls for Delivery {
     fn has_stalled(&self, timeout: Duration, now: Duration) -> bool {
-        let fresh = !self.stalled.load(Ordering::Relaxed);
-        fresh && self.unread.has_lasted(timeout, now)
+        let now_ms = now.as_millis() as u64;
+        match self.unread.load(Ordering::Relaxed) {
+            _ if self.stalled.load(Ordering::Relaxed) => false,
+            TAKEN => false,
+            UNSEEN => {
+                // If it is taken meanwhile, that stands.
+                let (unread, seen) = (&self.unread, now_ms + SEEN);
+                let _ = unread.compare_exchange(UNSEEN, seen, Ordering::Relaxed, Ordering::Relaxed);
+                false
+            }
+            seen => now_ms.saturating_sub(seen - SEEN) >= timeout.as_millis() as u64,
+        }
     }
 
     /// A peer that does not read holds no budget; what its response still
@@ -101,24 +109,6 @@ impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(place) = self.place {
             self.guard.unwatch(place);
-        }
-    }
-}
-
-impl Unread {
-    fn has_lasted(&self, timeout: Duration, now: Duration) -> bool {
-        let now_ms = now.as_millis() as u64;
-        match self.0.load(Ordering::Relaxed) {
-            TAKEN => false,
-            UNSEEN => {
-                // If it is taken meanwhile, that stands.
-                let seen = now_ms + SEEN;
-                let _ = self
-                    .0
-                    .compare_exchange(UNSEEN, seen, Ordering::Relaxed, Ordering::Relaxed);
-                false
-            }
-            seen => now_ms.saturating_sub(seen - SEEN) >= timeout.as_millis() as u64,
         }
     }
 }

@@ -28,10 +28,7 @@ impl<R: Respond + Clone> Fallback<R> {
         request: &Request<B>,
     ) -> Option<Box<Self>> {
         let permit = permit?;
-        if permit.can_be_cancelled() || permit.is_staged() {
-            return Some(Self::copy(responder, request));
-        }
-        None
+        (permit.can_be_cancelled() || permit.is_staged()).then(|| Self::copy(responder, request))
     }
 
     #[cold]

@@ -140,11 +140,7 @@ impl<R, U: Unclassified> MemoryGuardLayer<R, U> {
     /// As [`classify`](Self::classify), by what says it without a function:
     /// [`RequestClasses`](crate::RequestClasses), for HTTP.
     pub fn classify_with<C>(self, classify: C) -> MemoryGuardLayer<R, U::With<C>> {
-        MemoryGuardLayer {
-            guard: self.guard,
-            responder: self.responder,
-            classify: self.classify.with(classify),
-        }
+        self.map(|unclassified| unclassified.with(classify))
     }
 }
 
@@ -196,11 +192,7 @@ impl<R, C> MemoryGuardLayer<R, C> {
     where
         F: Fn(&Req) -> bool,
     {
-        MemoryGuardLayer {
-            guard: self.guard,
-            responder: self.responder,
-            classify: Skip::new(self.classify, skips),
-        }
+        self.map(|classify| Skip::new(classify, skips))
     }
 
     /// Admits a request for the size of its body first, and for what it is estimated to
@@ -219,10 +211,14 @@ impl<R, C> MemoryGuardLayer<R, C> {
     /// The error flavour waits in `poll_ready`, before it knows of a body: there it changes
     /// nothing.
     pub fn stage_bodies(self, unknown_bytes: u64) -> MemoryGuardLayer<R, Staged<C>> {
+        self.map(|classify| Staged::new(classify, unknown_bytes))
+    }
+
+    fn map<D>(self, with: impl FnOnce(C) -> D) -> MemoryGuardLayer<R, D> {
         MemoryGuardLayer {
             guard: self.guard,
             responder: self.responder,
-            classify: Staged::new(self.classify, unknown_bytes),
+            classify: with(self.classify),
         }
     }
 

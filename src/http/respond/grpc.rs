@@ -28,7 +28,8 @@ pub(super) fn respond(rejected: &Rejected, content_type: &HeaderValue) -> Respon
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type.clone());
     headers.insert(STATUS, RESOURCE_EXHAUSTED);
-    if let Ok(message) = HeaderValue::try_from(percent_encoded(&rejected.to_string())) {
+    // Percent-encoded: printable ASCII without `%`; ours has nothing else.
+    if let Ok(message) = HeaderValue::try_from(rejected.to_string().replace('%', "%25")) {
         headers.insert(MESSAGE, message);
     }
     let pushback = match rejected.retry_after() {
@@ -37,9 +38,4 @@ pub(super) fn respond(rejected: &Rejected, content_type: &HeaderValue) -> Respon
     };
     headers.insert(PUSHBACK, pushback);
     response
-}
-
-/// `grpc-message` takes printable ASCII without `%`; ours has nothing else.
-fn percent_encoded(text: &str) -> String {
-    text.replace('%', "%25")
 }

@@ -5,7 +5,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::{RequestHead, Respond, grpc};
-use crate::error::{Reason, Rejected};
+use crate::error::Rejected;
 
 /// Answers with a status, `Retry-After` and `application/problem+json`; gRPC
 /// callers get a gRPC status.
@@ -20,7 +20,7 @@ use crate::error::{Reason, Rejected};
 ///  "reason":"critical_pressure","memory_percent":91.3,"level":"CRITICAL"}
 /// ```
 ///
-/// What is too large now and later ([`Reason::is_permanent`]) is answered with
+/// What is too large now and later ([`Reason::is_permanent`](crate::Reason::is_permanent)) is answered with
 /// 413 and no `Retry-After`. A request with `content-type: application/grpc…`
 /// gets a trailers-only response: status 8 (`RESOURCE_EXHAUSTED`), and
 /// `grpc-retry-pushback-ms`, which is −1 where a retry cannot help.
@@ -44,14 +44,6 @@ impl HttpResponder {
         self.status = status;
         self
     }
-
-    fn status_of(self, reason: Reason) -> StatusCode {
-        if reason.is_permanent() {
-            StatusCode::PAYLOAD_TOO_LARGE
-        } else {
-            self.status
-        }
-    }
 }
 
 impl Default for HttpResponder {
@@ -65,7 +57,10 @@ impl Respond for HttpResponder {
         if let Some(content_type) = grpc::content_type(request.headers()) {
             return grpc::respond(rejected, content_type);
         }
-        let status = self.status_of(rejected.reason());
+        let status = match rejected.reason().is_permanent() {
+            true => StatusCode::PAYLOAD_TOO_LARGE,
+            false => self.status,
+        };
         let mut response = Response::new(Bytes::from(problem(rejected, status)));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -25,11 +25,7 @@ const SETTLED: u8 = 2;
 /// Somebody was told that the layer is missing.
 static TOLD: AtomicBool = AtomicBool::new(false);
 
-/// In a request's extensions, from its guard to the layer that takes it.
-#[derive(Clone)]
-struct Left(Arc<Stage>);
-
-/// One staged request.
+/// One staged request, in its extensions from its guard to the layer that takes it.
 ///
 /// The body reads and finishes; the response future looks at what came of it.
 pub(crate) struct Stage {
@@ -64,18 +60,17 @@ fn begin_staged<B>(permit: &mut Permit, demand: Demand, request: &mut Request<B>
         taken: AtomicBool::new(false),
         rejected: OnceLock::new(),
     };
-    request.extensions_mut().insert(Left(Arc::new(stage)));
+    request.extensions_mut().insert(Arc::new(stage));
 }
 
 /// The stage of a request on its way to the layer.
 pub(crate) fn of<B>(request: &Request<B>) -> Option<Arc<Stage>> {
-    let left = request.extensions().get::<Left>();
-    left.map(|Left(stage)| Arc::clone(stage))
+    request.extensions().get().cloned()
 }
 
 /// Takes it for the body.
 pub(super) fn take(extensions: &mut Extensions) -> Option<Arc<Stage>> {
-    let Left(stage) = extensions.remove::<Left>()?;
+    let stage = extensions.remove::<Arc<Stage>>()?;
     stage.taken.store(true, Ordering::Relaxed);
     Some(stage)
 }
