@@ -4,10 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-use crate::config::Mode;
+use crate::config::{Config, Mode};
 use crate::error::Reason;
 use crate::guard::handle::{Guard, LATCHED_AFTER};
+use crate::guard::state::State;
 use crate::policy::levels::thresholds;
+use crate::telemetry::stats::Stats;
 
 fn bytes(mib: f64) -> u64 {
     (mib * f64::from(1 << 20)) as u64
@@ -17,16 +19,11 @@ pub(super) fn take(guard: &Guard) -> Value {
     let (state, config) = (guard.state(), guard.config());
     let stats = state.stats();
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let mode = match (config.enabled, config.mode) {
-        (false, _) => "disabled",
-        (true, Mode::Enforce) => "enforce",
-        (true, Mode::Observe) => "observe",
-    };
     json!({
         "name": state.name(),
         "version": env!("CARGO_PKG_VERSION"),
         "at_unix_ms": since.map_or(0, |since| since.as_millis() as u64),
-        "mode": mode,
+        "mode": mode(&config),
         "policy": config.decided_policy().as_str(),
         "source": guard.source(),
         "accounted": state.is_accounted(),
@@ -62,24 +59,7 @@ pub(super) fn take(guard: &Guard) -> Value {
             "tasks": stats.paused_tasks,
             "longest_ms": state.longest_paused().as_secs_f64() * 1e3,
         },
-        "totals": {
-            "came": stats.total_requests,
-            "admitted": state.ever_admitted(),
-            "completed": stats.completed_requests,
-            "failed": stats.failed_requests,
-            "abandoned": stats.abandoned_requests,
-            "abandoned_waiting": stats.abandoned_waiting_requests,
-            "rejected": stats.rejected_requests,
-            "queued": stats.queued_requests,
-            "observed": stats.observed_requests,
-            "cancelled": stats.cancelled_requests,
-            "stalled": stats.stalled_responses,
-            "pauses": stats.pauses,
-            "paused_ms": stats.paused_seconds_total * 1e3,
-            "observed_pauses": stats.observed_pauses,
-            "releases": stats.releases,
-            "released_bytes": bytes(stats.released_mib),
-        },
+        "totals": totals(state, &stats),
         "rejected": rejected(guard),
         "classes": classes(guard),
         "estimates": estimates(guard),
@@ -90,6 +70,35 @@ pub(super) fn take(guard: &Guard) -> Value {
             "margin_deviations": stats.margin_deviations,
         },
         "decisions": state.recent(),
+    })
+}
+
+fn mode(config: &Config) -> &'static str {
+    match (config.enabled, config.mode) {
+        (false, _) => "disabled",
+        (true, Mode::Enforce) => "enforce",
+        (true, Mode::Observe) => "observe",
+    }
+}
+
+fn totals(state: &State, stats: &Stats) -> Value {
+    json!({
+        "came": stats.total_requests,
+        "admitted": state.ever_admitted(),
+        "completed": stats.completed_requests,
+        "failed": stats.failed_requests,
+        "abandoned": stats.abandoned_requests,
+        "abandoned_waiting": stats.abandoned_waiting_requests,
+        "rejected": stats.rejected_requests,
+        "queued": stats.queued_requests,
+        "observed": stats.observed_requests,
+        "cancelled": stats.cancelled_requests,
+        "stalled": stats.stalled_responses,
+        "pauses": stats.pauses,
+        "paused_ms": stats.paused_seconds_total * 1e3,
+        "observed_pauses": stats.observed_pauses,
+        "releases": stats.releases,
+        "released_bytes": bytes(stats.released_mib),
     })
 }
 
