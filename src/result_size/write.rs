@@ -19,16 +19,15 @@ use super::{Error, ResultTooLarge, json_len};
 /// allocated before it. [`Error::Serialize`] if the value has no JSON form.
 pub fn to_json<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<Vec<u8>, Error> {
     let length = json_len(value, limit)?;
-    // Zeroed memory costs nothing: the system's pages are. And to write over what is there
-    // takes one comparison for each piece, where to append takes one for the limit and one
-    // for the capacity.
-    let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-    let mut rest = &mut buffer[..];
-    match serde_json::to_writer(&mut rest, value) {
+    let mut writer = Exact {
+        // Zeroed memory costs nothing: the system's pages are.
+        buffer: vec![0; usize::try_from(length).unwrap_or(usize::MAX)],
+        at: 0,
+    };
+    match serde_json::to_writer(&mut writer, value) {
         Ok(()) => {
-            let unused = rest.len();
-            buffer.truncate(buffer.len() - unused);
-            Ok(buffer)
+            writer.buffer.truncate(writer.at);
+            Ok(writer.buffer)
         }
         // Longer than it was: what matters then is the limit.
         Err(error) if error.is_io() => to_json_in_one_pass(value, limit),
@@ -54,6 +53,35 @@ pub fn to_json_in_one_pass<T: Serialize + ?Sized>(value: &T, limit: u64) -> Resu
             Some(reached) => Error::TooLarge(ResultTooLarge::new(limit, reached)),
             None => Error::Serialize(error),
         }),
+    }
+}
+
+/// Writes over a buffer that is there: one comparison for each piece, where to
+/// append to a vector takes one for the limit and one for its capacity.
+struct Exact {
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl io::Write for Exact {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = self.at + bytes.len();
+        let room = self.buffer.get_mut(self.at..end);
+        room.ok_or(io::ErrorKind::FileTooLarge)?
+            .copy_from_slice(bytes);
+        self.at = end;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
