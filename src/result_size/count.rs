@@ -21,7 +21,7 @@ use super::{Error, ResultTooLarge, escape};
 ///
 /// # Errors
 ///
-/// As [`to_json`].
+/// As [`to_json`](super::to_json).
 pub fn json_len<T: Serialize + ?Sized>(value: &T, limit: u64) -> Result<u64, Error> {
     let mut counter = Counter::new(limit);
     let mut counted = value.serialize(&mut counter).map_err(|_| None);
