@@ -104,6 +104,33 @@ async fn the_response_flavour_admits_has_wait_and_rejects() {
     assert_empty(&guard);
 }
 
+/// Whether it is touched or not: its allocator tells, or accounts do.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[cfg(any(feature = "account", feature = "jemalloc", not(feature = "mimalloc")))]
+#[tokio::test]
+async fn what_a_poll_allocates_is_known() {
+    use tower_memory_guard::Permit;
+
+    let (layer, _memory) = one_at_a_time();
+    let guard = layer.guard();
+    let inner = async |request: Request<()>| {
+        // From here on the brake is on: it is not known what polls add.
+        guard.sample_now();
+        tokio::task::yield_now().await;
+        let held = std::hint::black_box(Vec::<u8>::with_capacity(32 * MIB as usize));
+        tokio::task::yield_now().await;
+        drop(held);
+        let permit = request.extensions().get::<Permit>();
+        let peak_bytes = permit.map_or(0, Permit::peak_bytes);
+        Ok::<_, Infallible>(Response::new(peak_bytes.to_string()))
+    };
+    let service = layer.layer(service_fn(inner));
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let peak_bytes: u64 = std::str::from_utf8(&body).unwrap().parse().unwrap();
+    assert!(peak_bytes >= 30 * MIB, "{peak_bytes}");
+}
+
 #[tokio::test]
 async fn the_error_flavour_fails_with_the_reason() {
     let (layer, memory) = one_at_a_time();

@@ -59,7 +59,6 @@ fn shows_what_is_allocated(in_use: impl Fn() -> u64) -> bool {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod glibc {
-    use std::ffi::{c_char, c_void};
     use std::sync::OnceLock;
 
     /// `struct mallinfo2`, of glibc 2.33 and newer.
@@ -78,10 +77,6 @@ mod glibc {
     }
 
     type Ask = unsafe extern "C" fn() -> MallInfo;
-
-    unsafe extern "C" {
-        fn dlsym(handle: *mut c_void, symbol: *const c_char) -> *mut c_void;
-    }
 
     /// What the process has allocated of glibc and not freed; `None`: glibc is too old to
     /// say, or another allocator does the work.
@@ -105,11 +100,49 @@ mod glibc {
         *ASK.get_or_init(|| find().filter(|&ask| super::shows_what_is_allocated(|| in_use(ask))))
     }
 
+    #[cfg(not(all(
+        target_feature = "crt-static",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    )))]
     fn find() -> Option<Ask> {
+        use std::ffi::{c_char, c_void};
+
+        unsafe extern "C" {
+            fn dlsym(handle: *mut c_void, symbol: *const c_char) -> *mut c_void;
+        }
         // SAFETY: a name that ends with a zero; a null handle stands for the default order.
         let found = unsafe { dlsym(std::ptr::null_mut(), c"mallinfo2".as_ptr()) };
         // SAFETY: the function of that name has this type since there is one.
         (!found.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Ask>(found) })
+    }
+
+    // What is linked statically has no names to look for. The weak one is zero where glibc
+    // is older or another allocator stands in its place.
+    #[cfg(all(
+        target_feature = "crt-static",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    std::arch::global_asm!(
+        ".pushsection .data.rel.ro, \"aw\"",
+        ".weak mallinfo2",
+        ".weak tower_memory_guard_mallinfo2",
+        ".hidden tower_memory_guard_mallinfo2",
+        ".balign 8",
+        "tower_memory_guard_mallinfo2:",
+        ".8byte mallinfo2",
+        ".popsection",
+    );
+
+    #[cfg(all(
+        target_feature = "crt-static",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    fn find() -> Option<Ask> {
+        unsafe extern "C" {
+            static tower_memory_guard_mallinfo2: Option<Ask>;
+        }
+        // SAFETY: defined above, and never written.
+        unsafe { tower_memory_guard_mallinfo2 }
     }
 
     fn in_use(ask: Ask) -> u64 {
