@@ -13,8 +13,7 @@ use super::kinds::{Kind, Kinds};
 use super::need::Sum;
 use super::trajectory::Marks;
 use crate::class::tag::ClassKey;
-use crate::running::brake::Running;
-use crate::running::order::Growth;
+use crate::running::brake::{Growth, Running};
 use crate::running::{Look, Running as Requests};
 pub(super) use sums::Sums;
 

@@ -6,7 +6,7 @@
 //! held about as much at its age (Nadaraya and Watson's estimate, 1964, with a Gaussian
 //! kernel over the logarithm of what is held).
 
-use crate::running::order::{Growth, STEPS};
+use crate::running::brake::{Growth, STEPS};
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! [`Outlook`]: what is expected at each time in the next seconds.
 
-use crate::running::order::STEPS;
+use crate::running::brake::STEPS;
 
 /// What a request is taken to hold at least while others are planned with it.
 const LEAST_SHARE: f64 = 0.02;

@@ -21,7 +21,7 @@ use super::retained::Retained;
 use super::usage::UsageEstimate;
 use crate::class::tag::ClassKey;
 use crate::running::Running;
-use crate::running::order::STEPS;
+use crate::running::brake::STEPS;
 use kept::Told;
 pub(crate) use outstanding::Outstanding;
 use pausing::Pausing;

@@ -1,4 +1,8 @@
-//! The brake: a request that is not polled does not grow.
+//! The brake, which pauses requests: one that is not polled does not grow.
+//!
+//! Who goes on and who is paused says [`who_goes_on`], after each full sample and of all
+//! requests at once. Each has its [`turn`] from that until the next, by which its polls are
+//! let through or held back here.
 //!
 //! One for each ledger. While it is *on*, each poll of a request in flight first takes
 //! what it may add from the headroom, and gives back afterwards what it did not need.
@@ -15,7 +19,6 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::Slot;
-use super::order::{Runner, Turn};
 use super::place::Place;
 use crate::sync::foreign::{self, Code};
 use crate::sync::{
@@ -25,8 +28,12 @@ use crate::sync::{
 mod gone;
 mod sweep;
 mod taken;
+mod turn;
+mod who_goes_on;
 
 pub(crate) use taken::Taken;
+use turn::Turn;
+pub(crate) use who_goes_on::{Growth, Runner, STEPS};
 
 /// Who may grow, on one ledger.
 #[derive(Debug, Default)]

@@ -1,8 +1,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use super::brake::{Brake, Running as InFlight, Trust};
-use super::order::Runner;
+use super::brake::{Brake, Runner, Running as InFlight, STEPS, Trust};
 use super::{Running, Slot};
 use crate::class::tag::Tag;
 
@@ -33,7 +32,7 @@ fn in_flight(slot: &'static Slot, need_mib: f32) -> InFlight {
         place: slot.place(),
         runner: Runner {
             held_bytes: MIB as f32,
-            growth: [need_bytes; crate::running::order::STEPS],
+            growth: [need_bytes; STEPS],
             need_bytes,
             worst_bytes: need_bytes,
             jump_bytes: need_bytes,

@@ -7,8 +7,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::bins::BINS;
-use super::brake::{Brake, Running as InFlight, Taken};
-use super::order::{Runner, STEPS};
+use super::brake::{Brake, Runner, Running as InFlight, STEPS, Taken};
 use super::{JumpOfKind, Running, Slot};
 use crate::class::tag::Tag;
 use crate::limiter::{Ask, Attempt, Bounds, Caps, Limiter, Operation};

@@ -14,7 +14,6 @@ pub(crate) mod charge;
 mod known;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
-pub(crate) mod order;
 mod peaks;
 pub(crate) mod place;
 mod ranks;

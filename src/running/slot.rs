@@ -47,7 +47,7 @@ pub(crate) struct Slot {
     /// Where it stands by its priority and its tenant's share, as was said last.
     rank: ForGeneration,
     /// What is to be done with it, as was said last.
-    turn: ForGeneration,
+    pub(super) turn: ForGeneration,
     /// What it is expected to hold at most.
     need_kib: Known,
     /// What its next poll may add, as said last.

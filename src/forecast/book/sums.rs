@@ -1,7 +1,7 @@
 //! [`Sums`]: what the requests in flight have and will need.
 
 use crate::forecast::need::Sum;
-use crate::running::order::STEPS;
+use crate::running::brake::STEPS;
 
 /// What the requests in flight have and will need, together.
 #[derive(Clone, Copy, Debug, Default)]

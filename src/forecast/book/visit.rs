@@ -8,8 +8,7 @@ use crate::forecast::course::alike;
 use crate::forecast::kinds::Kind;
 use crate::forecast::need::Moments;
 use crate::forecast::profile::{Profile, SETTLED_AFTER, Seen};
-use crate::running::brake::Running;
-use crate::running::order::{Growth, Runner};
+use crate::running::brake::{Growth, Runner, Running};
 use crate::running::{Look, Running as Requests};
 
 /// Work that has not allocated anything for so long does so elsewhere.

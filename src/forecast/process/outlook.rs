@@ -7,8 +7,7 @@ use crate::forecast::Evidence;
 use crate::forecast::book::Book;
 use crate::forecast::outlook::Outlook;
 use crate::forecast::usage::WAITER_BYTES;
-use crate::running::brake;
-use crate::running::order::STEPS;
+use crate::running::brake::{self, STEPS};
 
 /// Where requests are seen to touch less, nothing is learned from it.
 const LEAST_TOUCHED_BYTES: f64 = (16u64 << 20) as f64;

@@ -3,7 +3,7 @@
 use super::{Profile, Seen};
 use crate::forecast::course::Course;
 use crate::running::Jump;
-use crate::running::order::{Growth, STEPS};
+use crate::running::brake::{Growth, STEPS};
 
 /// The longest time between two polls that add something is forgotten by this with each
 /// request.

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use super::{Brake, Pausing, Running, State, Swept, Trust};
-use crate::running::order::{self, Runner, Turn};
+use super::turn::Turn;
+use super::{Brake, Pausing, Runner, Running, State, Swept, Trust, who_goes_on};
 use crate::running::place::CRITICAL;
 use crate::sync::foreign;
 
@@ -48,7 +48,7 @@ impl Brake {
                 |one: &&Running| std::ptr::eq(one.slot, slot) && one.generation == generation;
             all.iter().position(same)
         });
-        let plan = order::plan(room_bytes as f32, &known, front);
+        let plan = who_goes_on::plan(room_bytes as f32, &known, front);
         *front_slot = plan
             .front
             .map(|index| (all[index].slot, all[index].generation));

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::{Fact, Slot};
 use crate::running::known::Known;
-use crate::running::order::Turn;
 use crate::running::place::{FRONT, Place, rank};
 use crate::sync::AtomicU32;
 
@@ -75,21 +74,6 @@ impl Gaps {
 }
 
 impl Slot {
-    /// What is to be done with it, if anybody has said.
-    pub(in crate::running) fn turn(&self) -> Option<Turn> {
-        self.turn.get(self.generation()).map(Turn::of_bits)
-    }
-
-    /// What is to be done with one of the requests that had the slot.
-    pub(in crate::running) fn set_turn(&self, generation: u32, turn: Turn) {
-        self.turn.set(generation, turn.bits());
-    }
-
-    /// As far as can be told it gives back soon what it holds.
-    pub(in crate::running) fn ends(&self) -> bool {
-        matches!(self.turn(), Some(Turn::Free | Turn::Ends))
-    }
-
     /// Where it stands among those that may grow.
     pub(crate) fn place(&self) -> Place {
         Place {

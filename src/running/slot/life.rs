@@ -180,7 +180,7 @@ impl Status {
 /// A number that is said of one of the requests that had the slot, and of which: whoever has
 /// it next is told nothing.
 #[derive(Debug)]
-pub(super) struct ForGeneration(AtomicU64);
+pub(in crate::running) struct ForGeneration(AtomicU64);
 
 impl Default for ForGeneration {
     /// Of the last generation there is.
@@ -190,13 +190,13 @@ impl Default for ForGeneration {
 }
 
 impl ForGeneration {
-    pub(super) fn set(&self, generation: u32, number: u32) {
+    pub(in crate::running) fn set(&self, generation: u32, number: u32) {
         let word = u64::from(generation) << 32 | u64::from(number);
         self.0.store(word, Ordering::Release);
     }
 
     /// What was said last, if it was of this one.
-    pub(super) fn get(&self, generation: u32) -> Option<u32> {
+    pub(in crate::running) fn get(&self, generation: u32) -> Option<u32> {
         let word = self.0.load(Ordering::Acquire);
         (word >> 32 == u64::from(generation)).then_some(word as u32)
     }

@@ -1,4 +1,4 @@
-//! Who may grow, and in which order: pure functions.
+//! Who goes on and who is paused, and in which order: pure functions.
 //!
 //! A future that is not polled does not grow. While what the requests in flight are
 //! expected to grow by is more than there is room for, they are let grow in one order,
@@ -11,6 +11,8 @@
 //! - and what makes the order a safe one (Dijkstra's banker, 1965): the need of each of
 //!   those before it, at the very worst, less what those before that one give back at
 //!   their ends. So the first can always end, then the second, and so on.
+
+use super::turn::Turn;
 
 /// A need below this share of what is held is none: who needs nothing more is not held.
 const NOTHING: f32 = 1.0 / 20.0;
@@ -39,40 +41,6 @@ pub(crate) struct Runner {
     pub(crate) paused: bool,
     /// Nobody has polled it for long: it may be a stream that waits for hours.
     pub(crate) idle: bool,
-}
-
-/// What is to be done with a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) enum Turn {
-    /// It may grow as long as so much stays free.
-    Keep(f32),
-    /// It needs nothing more: what it gives back soon makes room for others.
-    Free,
-    /// It has had its turns and not used them: as far as can be told it is about to end,
-    /// and may go into the reserve for that.
-    Ends,
-    /// Its growth does not fit beside those before it.
-    #[default]
-    Hold,
-}
-
-impl Turn {
-    /// They are the last numbers there are as bits, which no number of bytes has.
-    const WITHOUT_KEEP: [Self; 3] = [Self::Free, Self::Ends, Self::Hold];
-
-    /// To be kept in a word; 0: nothing has to stay free.
-    pub(super) fn bits(self) -> u32 {
-        match (self, Self::WITHOUT_KEEP.iter().position(|&one| one == self)) {
-            (Self::Keep(bytes), _) => bytes.to_bits(),
-            (_, place) => u32::MAX - place.unwrap_or_default() as u32,
-        }
-    }
-
-    /// What [`bits`](Self::bits) are of.
-    pub(super) fn of_bits(bits: u32) -> Self {
-        let without = Self::WITHOUT_KEEP.get((u32::MAX - bits) as usize);
-        without.copied().unwrap_or(Self::Keep(f32::from_bits(bits)))
-    }
 }
 
 /// Who may grow, of all that run.

@@ -1,0 +1,54 @@
+//! What a request may do, as the last sweep said.
+
+use crate::running::Slot;
+
+/// What is to be done with a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum Turn {
+    /// It may grow as long as so much stays free.
+    Keep(f32),
+    /// It needs nothing more: what it gives back soon makes room for others.
+    Free,
+    /// It has had its turns and not used them: as far as can be told it is about to end,
+    /// and may go into the reserve for that.
+    Ends,
+    /// Its growth does not fit beside those before it.
+    #[default]
+    Hold,
+}
+
+impl Turn {
+    /// They are the last numbers there are as bits, which no number of bytes has.
+    const WITHOUT_KEEP: [Self; 3] = [Self::Free, Self::Ends, Self::Hold];
+
+    /// To be kept in a word; 0: nothing has to stay free.
+    pub(super) fn bits(self) -> u32 {
+        match (self, Self::WITHOUT_KEEP.iter().position(|&one| one == self)) {
+            (Self::Keep(bytes), _) => bytes.to_bits(),
+            (_, place) => u32::MAX - place.unwrap_or_default() as u32,
+        }
+    }
+
+    /// What [`bits`](Self::bits) are of.
+    pub(super) fn of_bits(bits: u32) -> Self {
+        let without = Self::WITHOUT_KEEP.get((u32::MAX - bits) as usize);
+        without.copied().unwrap_or(Self::Keep(f32::from_bits(bits)))
+    }
+}
+
+impl Slot {
+    /// What is to be done with it, if anybody has said.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        self.turn.get(self.generation()).map(Turn::of_bits)
+    }
+
+    /// What is to be done with one of the requests that had the slot.
+    pub(super) fn set_turn(&self, generation: u32, turn: Turn) {
+        self.turn.set(generation, turn.bits());
+    }
+
+    /// As far as can be told it gives back soon what it holds.
+    pub(in crate::running) fn ends(&self) -> bool {
+        matches!(self.turn(), Some(Turn::Free | Turn::Ends))
+    }
+}
