@@ -8,6 +8,7 @@ mod door;
 #[path = "../../examples/js_sandbox/group.rs"]
 mod group;
 mod guard;
+mod lifeline;
 mod load;
 mod oracle;
 mod pattern;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 use tower_memory_guard::BoxError;
 
-use super::group;
+use super::{group, lifeline};
 
 /// Larger than the group.
 const FILE_MIB: usize = 600;
@@ -58,7 +58,7 @@ fn write_and_read(path: &Path) -> io::Result<()> {
 pub(crate) fn neighbour(mut arguments: impl Iterator<Item = String>) -> Result<(), BoxError> {
     let group = arguments.next().ok_or("--neighbour GROUP")?;
     group::enter(Path::new(&group))?;
-    super::child::exit_with_parent();
+    lifeline::exit_with_parent();
     loop {
         let mut map = memmap2::MmapMut::map_anon(NEIGHBOUR_MIB << 20)?;
         for block in map.chunks_mut(BLOCK_BYTES) {

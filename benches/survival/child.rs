@@ -6,7 +6,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -14,6 +13,7 @@ use tokio::sync::watch;
 use tower_memory_guard::BoxError;
 
 use super::guard::GuardKind;
+use super::lifeline;
 use super::server::{CPU_GROUP, ServerArguments};
 
 const SIGKILL: i32 = 9;
@@ -29,10 +29,7 @@ pub(crate) async fn keep_running(
         let mut child = start(arguments)?;
         address.send_replace(listening(&mut child).await?);
         // Nobody but the kernel kills it: dropping the child ends this future.
-        // `wait` would close its standard input, by which it knows its parent.
-        let stdin = child.stdin.take();
-        let status = child.wait().await?;
-        drop(stdin);
+        let status = lifeline::ended(&mut child).await?;
         address.send_replace(None);
         if status.signal() != Some(SIGKILL) {
             return Err(format!("the server ended by itself: {status}").into());
@@ -50,10 +47,8 @@ fn start(arguments: &ServerArguments) -> Result<Child, BoxError> {
         .args(&arguments.file)
         .envs(environment(arguments.guard))
         .envs(arguments.cpu_group.iter().map(|group| (CPU_GROUP, group)))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    Ok(command.spawn()?)
+        .stdout(Stdio::piped());
+    Ok(lifeline::spawn(&mut command)?)
 }
 
 /// What a guard wants, unless whoever runs this said otherwise.
@@ -69,28 +64,14 @@ pub(crate) async fn keep_neighbour(
     kills: &AtomicU64,
 ) -> Result<Infallible, BoxError> {
     loop {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("--neighbour")
-            .arg(group)
-            .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdin = child.stdin.take();
-        let status = child.wait().await?;
-        drop(stdin);
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut child = lifeline::spawn(command.arg("--neighbour").arg(group))?;
+        let status = lifeline::ended(&mut child).await?;
         if status.signal() != Some(SIGKILL) {
             return Err(format!("the neighbour ended by itself: {status}").into());
         }
         kills.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// For a child: the parent holds the other end of standard input, however it ends.
-pub(crate) fn exit_with_parent() {
-    thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(0);
-    });
 }
 
 /// Where it listens; `None` if it ended before it did.

@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 use tower_memory_guard::{BoxError, Guard};
 
 use super::beside;
-use super::child;
 use super::door::{self, Door, DoorReport};
 use super::group;
 use super::guard::GuardKind;
+use super::lifeline;
 use super::pattern::Pattern;
 use super::work;
 use crate::allocator::Allocator;
@@ -69,7 +69,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> Result<(), BoxErr
     if let Some(group) = &arguments.cpu_group {
         group::enter(group)?;
     }
-    child::exit_with_parent();
+    lifeline::exit_with_parent();
     if let Some(file) = arguments.file.clone() {
         thread::spawn(move || beside::fill_page_cache(&file));
     }
