@@ -186,11 +186,11 @@ impl Book {
 
     fn ended(&mut self, track: Track, look: &Look<'_>) {
         let peak_bytes = look.held.peak_bytes;
-        let teaches = !(look.is_declared() || look.is_staged());
+        let teaches = !look.life.says_nothing();
         let Some(serial) = track.serial.filter(|_| teaches) else {
             return;
         };
-        let cut_short = look.was_cut_short();
+        let cut_short = look.life.was_cut_short();
         // What it would have come to is not known: as it was expected.
         let final_bytes = match cut_short {
             true => (peak_bytes as f64).max(track.expected_bytes),

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::permit::Permit;
 use super::poller::{self, Leave, Mark, Poller};
 use crate::error::Cancelled;
-use crate::running::Slot;
+use crate::running::{Fact, Slot};
 
 /// Threads that are parked at once, at most: half of tokio's for work that blocks, so that
 /// others still find one.
@@ -259,8 +259,8 @@ impl Permit {
             return self.go_on();
         }
         let holder = self.holder();
-        if let Some(slot) = holder.slot() {
-            slot.checks();
+        if let Some(slot) = holder.slot().filter(|slot| !slot.is(Fact::Checked)) {
+            slot.say(Fact::Checked);
         }
         Part::end(holder);
         self.go_on()?;

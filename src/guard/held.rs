@@ -3,7 +3,7 @@
 use std::task::Context;
 
 use super::permit::Permit;
-use crate::running::Slot;
+use crate::running::{Fact, Slot};
 use crate::sync::foreign;
 use crate::telemetry::outcome::Outcome;
 
@@ -52,7 +52,7 @@ impl InFlight {
         if let Some(permit) = self.permit() {
             if permit.can_be_cancelled() {
                 if let Some(slot) = permit.slot() {
-                    slot.answered();
+                    slot.say(Fact::Answered);
                 }
             }
         }

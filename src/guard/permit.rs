@@ -13,7 +13,7 @@ use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::error::{Reason, Rejected};
 use crate::memory::Moment;
-use crate::running::Slot;
+use crate::running::{Fact, Slot};
 use crate::telemetry::outcome::{Mark, Outcome};
 
 /// Memory that is reserved for one piece of work.
@@ -100,20 +100,20 @@ impl Permit {
     pub(crate) fn start_staged(&mut self) {
         self.slot = self.own.state.track(self.own.kib(), self.own.tag);
         if let Some(slot) = self.slot {
-            slot.stage();
+            slot.say(Fact::Staged);
         }
     }
 
     #[inline]
     pub(crate) fn is_staged(&self) -> bool {
-        self.slot.is_some_and(Slot::is_staged)
+        self.slot.is_some_and(|slot| slot.is(Fact::Staged))
     }
 
     /// [`start`](Self::start) for work whose cost may have been declared.
     pub(crate) fn start_work(mut self, cost: Cost) -> Self {
         self.start();
         if let (Cost::Bytes(_), Some(slot)) = (cost, self.slot) {
-            slot.declare();
+            slot.say(Fact::Declared);
         }
         self
     }
@@ -169,7 +169,7 @@ impl Permit {
         let slot = self.slot_or_take()?;
         if !is_first {
             // What it has touched before, nobody knows.
-            slot.declare();
+            slot.say(Fact::Declared);
         }
         Some((self.own.state, slot))
     }
@@ -207,7 +207,8 @@ impl Permit {
             let taken = self.own.state.track(self.own.kib(), self.own.tag)?;
             if shared.slot.set(taken).is_err() {
                 // Another clone was faster.
-                self.own.state.running.give_back(taken);
+                taken.say(Fact::Abandoned);
+                self.own.state.running.end(taken);
             }
             shared.slot.get().copied()
         })
@@ -239,7 +240,7 @@ impl Permit {
             }
         }
         if let Some(slot) = self.slot() {
-            slot.abandon();
+            slot.say(Fact::Abandoned);
             self.own.state.brake.is_gone(slot);
         }
     }

@@ -11,7 +11,7 @@ use crate::class::tag::Tag;
 use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Attempt, Need, Operation};
-use crate::running::Slot;
+use crate::running::{Fact, Slot};
 use crate::units::{MAX_KIB, kib};
 
 /// The rest of a request's estimate: reserved, or waited for.
@@ -84,7 +84,7 @@ impl StagedWork {
 
     /// Its work begins, or never will.
     pub(crate) fn end(&self) {
-        self.slot.unstage();
+        self.slot.unsay(Fact::Staged);
         self.unstage();
     }
 

@@ -8,7 +8,7 @@ use loom::thread;
 
 use super::bins::BINS;
 use super::brake::{Brake, Runner, Running as InFlight, STEPS, Taken};
-use super::{JumpOfKind, Running, Slot};
+use super::{Fact, JumpOfKind, Running, Slot};
 use crate::class::tag::Tag;
 use crate::limiter::{Ask, Attempt, Bounds, Caps, Limiter, Operation};
 use crate::sync::{AtomicU32, Ordering};
@@ -404,7 +404,7 @@ fn who_ends_while_a_look_comes_by_is_noted_once() {
         let generation = slot.generation();
         let other = thread::spawn(move || running.end(slot));
         let mut noted = 0;
-        let mut look = || running.look(|look| noted += u32::from(look.ended));
+        let mut look = || running.look(|look| noted += u32::from(look.life.has_ended()));
         look();
         other.join().unwrap();
         look();
@@ -420,11 +420,11 @@ fn what_is_said_while_a_look_comes_by_is_not_lost() {
     loom::model(|| {
         let running: &Running = Box::leak(Box::new(Running::new()));
         let slot = running.take(4096, Tag::NONE, Duration::ZERO).unwrap();
-        let other = thread::spawn(move || slot.stage());
+        let other = thread::spawn(move || slot.say(Fact::Staged));
         running.look(|_| {});
         other.join().unwrap();
         let mut found = Vec::new();
-        running.look(|look| found.push((look.is_new, look.is_staged())));
+        running.look(|look| found.push((look.life.is_new(), look.life.is(Fact::Staged))));
         assert_eq!(found, [(false, true)]);
     });
 }

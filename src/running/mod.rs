@@ -29,8 +29,8 @@ use std::time::Duration;
 
 #[cfg(feature = "account")]
 pub(crate) use slot::Elsewhere;
-pub(crate) use slot::{Account, Holdings, Jump, Slot};
-use slot::{Fact, JumpOfKind, Status};
+use slot::JumpOfKind;
+pub(crate) use slot::{Account, Fact, Holdings, Jump, Slot, Status};
 
 use crate::class::Priority;
 use crate::class::tag::{ClassKey, Tag};
@@ -141,12 +141,6 @@ impl Running {
             .free(slot.index as usize);
     }
 
-    /// Frees what was taken for nothing.
-    pub(crate) fn give_back(&self, slot: &Slot) {
-        slot.abandon();
-        self.end(slot);
-    }
-
     fn count(&self, key: ClassKey, peak_bytes: u64) {
         let number = shard();
         let made = || (0..ClassKey::COUNT).map(|_| OnceLock::new()).collect();
@@ -215,8 +209,6 @@ impl Running {
                     slot,
                     held: slot.look(),
                     life,
-                    is_new: life.is_new(),
-                    ended: life.has_ended(),
                 });
                 if life.has_ended() {
                     slot.free();
@@ -233,36 +225,13 @@ pub(crate) struct Look<'a> {
     pub(crate) key: (usize, usize),
     pub(crate) slot: &'a Slot,
     pub(crate) held: Holdings,
-    life: Status,
-    /// No look has found it before.
-    pub(crate) is_new: bool,
-    /// It is over; no look will find it again.
-    pub(crate) ended: bool,
+    /// If it is over, no look will find it again.
+    pub(crate) life: Status,
 }
 
 impl Look<'_> {
-    /// The work itself asked for more than was estimated.
-    pub(crate) fn has_grown(&self) -> bool {
-        self.life.is(Fact::Grown)
-    }
-
     /// An account shows what it does.
     pub(crate) fn is_visible(&self) -> bool {
         self.held.peak_bytes > 0 || self.slot.allocations() > 0
-    }
-
-    /// Its need was declared, not estimated.
-    pub(crate) fn is_declared(&self) -> bool {
-        self.life.is(Fact::Declared)
-    }
-
-    /// Its work has not begun: only its body is there.
-    pub(crate) fn is_staged(&self) -> bool {
-        self.life.is(Fact::Staged)
-    }
-
-    /// It ended before its time.
-    pub(crate) fn was_cut_short(&self) -> bool {
-        self.life.was_cut_short()
     }
 }

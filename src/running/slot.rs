@@ -11,7 +11,7 @@ pub(crate) use holding::Account;
 #[cfg(feature = "account")]
 pub(crate) use holding::Elsewhere;
 use holding::Holding;
-pub(super) use life::{Fact, Status};
+pub(crate) use life::{Fact, Status};
 use life::{ForGeneration, Life};
 
 use std::task::Waker;
@@ -206,12 +206,6 @@ impl Slot {
         self.allocations.load(Ordering::Relaxed)
     }
 
-    /// More is reserved for it than was.
-    pub(crate) fn grow(&self, kib: u64) {
-        self.reserved_kib.fetch_add(kib, Ordering::Relaxed);
-        self.life.say(Fact::Grown);
-    }
-
     /// At least so much is to be reserved for it: what of that is missing, which the
     /// caller, and nobody else at the same time, has to reserve.
     pub(crate) fn claim_up_to(&self, kib: u64) -> u64 {
@@ -224,12 +218,7 @@ impl Slot {
         self.reserved_kib.fetch_sub(kib, Ordering::Relaxed);
     }
 
-    /// What was claimed, beyond what was foreseen, is reserved.
-    pub(crate) fn has_grown(&self) {
-        self.life.say(Fact::Grown);
-    }
-
-    /// More is reserved for it, as was foreseen.
+    /// More is reserved for it.
     pub(crate) fn top_up(&self, kib: u64) {
         self.reserved_kib.fetch_add(kib, Ordering::Relaxed);
     }
@@ -268,50 +257,30 @@ impl Slot {
 
     /// To be woken when it is cancelled.
     pub(crate) fn register(&self, waker: &Waker) {
-        if !self.life.get().is(Fact::Watched) {
-            self.life.say(Fact::Watched);
+        if !self.is(Fact::Watched) {
+            self.say(Fact::Watched);
         }
         self.waker.register(waker);
     }
 
-    /// Its response has begun: too late to cancel it.
-    pub(crate) fn answered(&self) {
-        self.life.say(Fact::Answered);
+    /// From now on this holds of the request.
+    #[inline]
+    pub(crate) fn say(&self, fact: Fact) {
+        self.life.say(fact);
     }
 
-    /// Until its body is there, its memory says nothing about others.
-    pub(crate) fn stage(&self) {
-        self.life.say(Fact::Staged);
+    /// It holds no more.
+    pub(crate) fn unsay(&self, fact: Fact) {
+        self.life.unsay(fact);
     }
 
-    /// It comes to a checkpoint, which tells it to stop.
-    pub(crate) fn checks(&self) {
-        if !self.life.get().is(Fact::Checked) {
-            self.life.say(Fact::Checked);
-        }
-    }
-
-    /// Its work begins.
-    pub(crate) fn unstage(&self) {
-        self.life.unsay(Fact::Staged);
-    }
-
-    pub(crate) fn is_staged(&self) -> bool {
-        self.life.get().is(Fact::Staged)
+    #[inline]
+    pub(crate) fn is(&self, fact: Fact) -> bool {
+        self.life.get().is(fact)
     }
 
     /// Has the response future polled, if it has been before.
     pub(crate) fn wake(&self) {
         foreign::call(Code::Waker, || self.waker.wake());
-    }
-
-    /// Its need was declared: it says nothing about others.
-    pub(crate) fn declare(&self) {
-        self.life.say(Fact::Declared);
-    }
-
-    /// It ends before its time, so its peak says little.
-    pub(crate) fn abandon(&self) {
-        self.life.say(Fact::Abandoned);
     }
 }

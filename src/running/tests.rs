@@ -7,7 +7,13 @@ use super::bins::{self, BINS};
 
 fn looks(running: &Running) -> Vec<(u64, bool, bool)> {
     let mut found = Vec::new();
-    running.look(|look| found.push((look.held.peak_bytes, look.is_new, look.ended)));
+    running.look(|look| {
+        found.push((
+            look.held.peak_bytes,
+            look.life.is_new(),
+            look.life.has_ended(),
+        ))
+    });
     found
 }
 
@@ -62,7 +68,7 @@ fn who_is_over_is_not_told_to_stop() {
     running.look(|_| {});
     running.end(slot);
     assert!(!slot.cancel(slot.generation()));
-    running.look(|look| assert!(look.ended && !look.was_cut_short()));
+    running.look(|look| assert!(look.life.has_ended() && !look.life.was_cut_short()));
 }
 
 #[test]
@@ -93,13 +99,13 @@ fn threads_take_and_end_slots_while_looks_go_on() {
         scope.spawn(|| {
             for _ in 0..200 {
                 running.look(|look| {
-                    seen.fetch_add(usize::from(look.ended), Ordering::Relaxed);
+                    seen.fetch_add(usize::from(look.life.has_ended()), Ordering::Relaxed);
                 });
             }
         });
     });
     running.look(|look| {
-        seen.fetch_add(usize::from(look.ended), Ordering::Relaxed);
+        seen.fetch_add(usize::from(look.life.has_ended()), Ordering::Relaxed);
     });
     let mut totals = [0; BINS];
     running.finished(Tag::NONE.key, &mut totals);

@@ -187,12 +187,12 @@ mod tests {
             ..Tag::NONE
         };
         begin(critical);
-        begin(Tag::NONE).answered();
+        begin(Tag::NONE).say(Fact::Answered);
         running.take(1024, Tag::NONE, Duration::ZERO);
         assert_eq!(victims(true), 1);
         let elsewhere = one.begin_elsewhere();
         assert_eq!(victims(true), 0);
-        one.checks();
+        one.say(Fact::Checked);
         assert_eq!(victims(true), 1);
         drop(elsewhere);
         let spared = || running.victims(true, Duration::ZERO)[0].gives.spared;

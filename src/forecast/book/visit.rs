@@ -9,7 +9,7 @@ use crate::forecast::kinds::Kind;
 use crate::forecast::need::Moments;
 use crate::forecast::profile::{Profile, SETTLED_AFTER, Seen};
 use crate::running::brake::{Growth, Runner, Running};
-use crate::running::{Look, Running as Requests};
+use crate::running::{Fact, Look, Running as Requests};
 
 /// Work that has not allocated anything for so long does so elsewhere.
 const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
@@ -39,8 +39,10 @@ impl Book {
         sums: &mut Sums,
     ) {
         let (shard, place) = look.key;
-        let known = self.take_track(shard, place).filter(|_| !look.is_new);
-        if look.ended {
+        let known = self
+            .take_track(shard, place)
+            .filter(|_| !look.life.is_new());
+        if look.life.has_ended() {
             if let Some(track) = known {
                 self.ended(track, look);
             }
@@ -51,7 +53,7 @@ impl Book {
         let mut track = known.unwrap_or_else(|| Track::begin(kind, now));
         sums.reserved_kib += look.held.reserved_kib;
         sums.held_bytes += look.held.held_bytes as f64;
-        if std::mem::replace(&mut track.staged, look.is_staged()) && !track.staged {
+        if std::mem::replace(&mut track.staged, look.life.is(Fact::Staged)) && !track.staged {
             // Its age counts from where its work begins.
             track.first_seen = now;
             track.grew_at = now;
@@ -64,7 +66,7 @@ impl Book {
         sums.in_polls += u32::from(in_poll);
         sums.quiet += u32::from(is_quiet);
         let is_known = !self.polled_alone || look.slot.was_polled();
-        if !(look.is_visible() && is_known) || look.is_declared() || track.staged {
+        if !(look.is_visible() && is_known) || look.life.is(Fact::Declared) || track.staged {
             sums.add_promised(look, age);
         } else {
             self.forecast_for(&mut track, look, running, now_unpaused, sums);
@@ -174,7 +176,7 @@ fn expect(
         profile.settled(seen.peak_bytes);
     }
     let mut need = need.scaled(scale);
-    if look.has_grown() {
+    if look.life.is(Fact::Grown) {
         // It asked for so much, and was promised it.
         need.bytes = need.bytes.max((look.held.reserved_kib * 1024) as f64);
     }

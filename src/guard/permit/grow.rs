@@ -3,7 +3,7 @@
 use super::Permit;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Attempt, Operation};
-use crate::running::Slot;
+use crate::running::{Fact, Slot};
 use crate::units::kib;
 
 impl Permit {
@@ -27,7 +27,8 @@ impl Permit {
         match holder.own.state.force_more(missing_kib, holder.own.tag) {
             // More than the ledger's word can count.
             0 => slot.unclaim(missing_kib),
-            _ => slot.has_grown(),
+            // Beyond what was foreseen.
+            _ => slot.say(Fact::Grown),
         }
     }
 
@@ -68,7 +69,8 @@ impl Permit {
             false => self.own.state.resampling(grow).is_ok(),
         };
         if grown {
-            slot.grow(kib);
+            slot.top_up(kib);
+            slot.say(Fact::Grown);
         }
         grown
     }

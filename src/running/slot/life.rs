@@ -26,18 +26,18 @@ const CANCELLED: u64 = 1 << 2;
 /// What is said of a request, by who works for it and at any time while that lasts.
 #[derive(Clone, Copy)]
 #[repr(u64)]
-pub(in crate::running) enum Fact {
+pub(crate) enum Fact {
     /// Its response has begun: too late to tell it to stop.
     Answered = 1 << 3,
-    /// Nobody waits for it any more.
+    /// Nobody waits for it any more: it ends before its time, so its peak says little.
     Abandoned = 1 << 4,
     /// Somebody is woken when it is told to stop.
     Watched = 1 << 5,
-    /// Its need was declared, not estimated.
+    /// Its need was declared, not estimated: it says nothing about others.
     Declared = 1 << 6,
-    /// It asked for more than was estimated.
+    /// The work itself asked for more than was estimated.
     Grown = 1 << 7,
-    /// Its work has not begun: only its body is there.
+    /// Its work has not begun, and at most its body is there: it says nothing about others.
     Staged = 1 << 8,
     /// It is paused, or has been.
     Paused = 1 << 9,
@@ -119,7 +119,7 @@ impl Life {
 
 /// A life at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::running) struct Status(u64);
+pub(crate) struct Status(u64);
 
 impl Status {
     #[inline]
@@ -135,7 +135,7 @@ impl Status {
 
     /// Taken, and no look has found it before.
     #[inline]
-    pub(in crate::running) fn is_new(self) -> bool {
+    pub(crate) fn is_new(self) -> bool {
         self.0 & PHASE == NEW
     }
 
@@ -143,12 +143,12 @@ impl Status {
         matches!(self.0 & PHASE, NEW | SEEN)
     }
 
-    pub(in crate::running) fn has_ended(self) -> bool {
+    pub(crate) fn has_ended(self) -> bool {
         self.0 & PHASE == ENDED
     }
 
     #[inline]
-    pub(in crate::running) fn is(self, fact: Fact) -> bool {
+    pub(crate) fn is(self, fact: Fact) -> bool {
         self.0 & fact as u64 != 0
     }
 
@@ -166,13 +166,13 @@ impl Status {
 
     /// It ended, or will, before its time.
     #[inline]
-    pub(in crate::running) fn was_cut_short(self) -> bool {
+    pub(crate) fn was_cut_short(self) -> bool {
         self.0 & (CANCELLED | Fact::Abandoned as u64) != 0
     }
 
     /// What it holds is of no work, or of work that is not like others'.
     #[inline]
-    pub(in crate::running) fn says_nothing(self) -> bool {
+    pub(crate) fn says_nothing(self) -> bool {
         self.0 & (Fact::Declared as u64 | Fact::Staged as u64) != 0
     }
 }
