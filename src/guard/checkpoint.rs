@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::permit::Permit;
 use super::poller::{self, Leave, Mark, Poller};
 use crate::error::Cancelled;
-use crate::running::{Fact, Slot};
+use crate::running::{Fact, Slot, SlotRef};
 
 /// Threads that are parked at once, at most: half of tokio's for work that blocks, so that
 /// others still find one.
@@ -31,8 +31,7 @@ thread_local! {
 /// The part of the work from one checkpoint on.
 #[derive(Clone, Copy)]
 struct Part {
-    slot: &'static Slot,
-    generation: u32,
+    request: SlotRef,
     from: Mark,
     reported_bytes: u64,
     /// Counted as added before it was.
@@ -44,8 +43,7 @@ impl Part {
     fn begin(leave: Leave) {
         let accounted = leave.state.is_accounted();
         PART.set(Some(Self {
-            slot: leave.slot,
-            generation: leave.slot.generation(),
+            request: leave.slot.request(),
             from: Mark::of_work(accounted),
             reported_bytes: leave.slot.reported_bytes(),
             ahead_bytes: leave.taken.charge_all(),
@@ -58,7 +56,7 @@ impl Part {
         let Some((part, slot)) = PART.take().zip(permit.slot()) else {
             return;
         };
-        if !std::ptr::eq(part.slot, slot) || part.generation != slot.generation() {
+        if part.request != slot.request() {
             return;
         }
         let added_bytes = part.from.count().bytes;

@@ -10,8 +10,8 @@ use super::permit::Permit;
 use super::scope::Scope;
 use super::state::State;
 use crate::class::tag::ClassKey;
-use crate::running::Slot;
 use crate::running::brake::Taken;
+use crate::running::{Slot, SlotRef};
 use crate::telemetry::logs::RequestSpan;
 pub(crate) use mark::Mark;
 
@@ -51,9 +51,7 @@ pub(crate) struct Poller(Option<Box<Paused>>);
 #[derive(Debug)]
 struct Paused {
     state: &'static State,
-    slot: &'static Slot,
-    /// Of the requests that had the slot, its own.
-    generation: u32,
+    request: SlotRef,
     key: ClassKey,
     /// Where it waits for room to grow into; `None`: it went on.
     place: Option<usize>,
@@ -65,8 +63,7 @@ impl Paused {
     fn of(state: &'static State, slot: &'static Slot) -> Self {
         Self {
             state,
-            slot,
-            generation: slot.generation(),
+            request: slot.request(),
             key: slot.class_key(),
             place: None,
             span: None,
@@ -92,8 +89,8 @@ impl Drop for Paused {
     fn drop(&mut self) {
         self.go_on();
         if let Some(span) = &self.span {
-            if self.slot.generation() == self.generation {
-                tell(span, self.slot);
+            if !self.request.is_over() {
+                tell(span, self.request.slot());
             }
         }
     }

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::Slot;
 use super::place::Place;
+use super::{Slot, SlotRef};
 use crate::sync::foreign::{self, Code};
 use crate::sync::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock,
@@ -71,15 +71,13 @@ struct State {
     /// By guard: its requests in flight, as it saw them last.
     runners: Vec<(usize, Vec<Running>)>,
     /// Whom all others leave what it needs to end.
-    front: Option<(&'static Slot, u32)>,
+    front: Option<SlotRef>,
 }
 
 /// A poller that is paused.
 #[derive(Debug)]
 struct Pausing {
-    slot: &'static Slot,
-    /// Which of the requests that had the slot it polls for.
-    generation: u32,
+    request: SlotRef,
     /// That it runs for.
     guard: usize,
     waker: Waker,
@@ -90,16 +88,16 @@ struct Pausing {
 }
 
 impl Pausing {
-    fn is_of(&self, slot: &Slot, generation: u32) -> bool {
-        std::ptr::eq(self.slot, slot) && self.generation == generation
+    /// Of whoever has that now.
+    fn slot(&self) -> &'static Slot {
+        self.request.slot()
     }
 }
 
 /// A request in flight, where it stands in the order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Running {
-    pub(crate) slot: &'static Slot,
-    pub(crate) generation: u32,
+    pub(crate) request: SlotRef,
     pub(crate) place: Place,
     pub(crate) runner: Runner,
 }
@@ -148,7 +146,7 @@ impl Brake {
     #[cfg(feature = "dashboard")]
     pub(crate) fn longest_paused(&self, now: Duration) -> Duration {
         let state = self.state();
-        let paused = state.pausing.iter().map(|(_, one)| one.slot.paused(now));
+        let paused = state.pausing.iter().map(|(_, one)| one.slot().paused(now));
         paused.max().unwrap_or_default()
     }
 
@@ -288,8 +286,7 @@ impl Brake {
             }
             None => {
                 let place = state.pausing.insert(Pausing {
-                    slot,
-                    generation: slot.generation(),
+                    request: slot.request(),
                     guard,
                     waker: kept,
                     woken: false,
@@ -316,7 +313,7 @@ impl Brake {
     pub(crate) fn unpark(&self, place: usize, now: Duration) -> u64 {
         let mut state = self.state();
         let pausing = state.pausing.try_remove(place);
-        let ms = (pausing.as_ref()).map_or(0, |one| one.slot.resume(one.generation, now));
+        let ms = (pausing.as_ref()).map_or(0, |one| one.request.resume(now));
         drop(state);
         self.paused.fetch_sub(1, Ordering::Relaxed);
         self.paused_ms.fetch_add(ms, Ordering::Relaxed);
@@ -344,10 +341,10 @@ impl Brake {
     pub(crate) fn bring_forward(&self, guard: usize, longest: Duration, now: Duration) {
         let state = self.state();
         let paused = state.pausing.iter().map(|(_, one)| one);
-        let unknown = paused.filter(|one| one.guard == guard && one.slot.turn().is_none());
-        let first = unknown.min_by_key(|one| one.slot.place());
-        if let Some(first) = first.filter(|one| one.slot.paused(now) >= longest) {
-            first.slot.to_the_front();
+        let unknown = paused.filter(|one| one.guard == guard && one.slot().turn().is_none());
+        let first = unknown.min_by_key(|one| one.slot().place());
+        if let Some(first) = first.filter(|one| one.slot().paused(now) >= longest) {
+            first.slot().to_the_front();
         }
     }
 
@@ -372,7 +369,7 @@ impl Brake {
         let wakers: Vec<Waker> = {
             let state = self.state();
             let of_slot = |(_, one): (usize, &Pausing)| {
-                std::ptr::eq(one.slot, slot).then(|| one.waker.clone())
+                std::ptr::eq(one.slot(), slot).then(|| one.waker.clone())
             };
             state.pausing.iter().filter_map(of_slot).collect()
         };
@@ -380,10 +377,10 @@ impl Brake {
     }
 
     /// A request that is paused is to be polled all the same: it was cancelled.
-    pub(crate) fn force(&self, slot: &Slot, generation: u32) {
+    pub(crate) fn force(&self, request: SlotRef) {
         let mut wakers = Vec::new();
         for (_, one) in &mut self.state().pausing {
-            if one.is_of(slot, generation) {
+            if one.request == request {
                 one.forced = true;
                 wakers.push(one.waker.clone());
             }

@@ -27,8 +27,7 @@ fn needy(need_mib: f32) -> InFlight {
 fn in_flight(slot: &'static Slot, need_mib: f32) -> InFlight {
     let need_bytes = need_mib * MIB as f32;
     InFlight {
-        slot,
-        generation: slot.generation(),
+        request: slot.request(),
         place: slot.place(),
         runner: Runner {
             held_bytes: MIB as f32,
@@ -126,7 +125,7 @@ fn nobody_is_stuck_once_one_has_gone_on() {
     let paused = [15.0, 20.0].map(|need_mib| {
         let mut one = needy(need_mib);
         one.runner.paused = true;
-        (one, park(brake, one.slot, GUARD))
+        (one, park(brake, one.request.slot(), GUARD))
     });
     brake.tell(GUARD, paused.map(|(one, _)| one).into());
     assert!(brake.sweep(-MIB, None, false).stuck);
@@ -141,11 +140,11 @@ fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
     brake.publish(0, -MIB, 0);
     let running = Box::leak(Box::new(Running::new()));
     let mut ending = needy(15.0);
-    ending.slot.grew(20 << 20);
-    running.jump_bytes(ending.slot);
+    ending.request.slot().grew(20 << 20);
+    running.jump_bytes(ending.request.slot());
     ending.runner.settled = true;
     brake.tell(GUARD, vec![ending]);
-    let place = park(brake, ending.slot, GUARD);
+    let place = park(brake, ending.request.slot(), GUARD);
     brake.sweep(-MIB, None, false);
     // It may add more than there is.
     assert!(!brake.force_first(MIB as u64, Trust::default()));

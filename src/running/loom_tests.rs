@@ -8,7 +8,7 @@ use loom::thread;
 
 use super::bins::BINS;
 use super::brake::{Brake, Runner, Running as InFlight, STEPS, Taken};
-use super::{Fact, JumpOfKind, Running, Slot};
+use super::{Fact, JumpOfKind, Running, Slot, SlotRef};
 use crate::class::tag::Tag;
 use crate::limiter::{Ask, Attempt, Bounds, Caps, Limiter, Operation};
 use crate::sync::{AtomicU32, Ordering};
@@ -204,8 +204,8 @@ fn who_pauses_while_it_is_told_to_stop_is_polled() {
         let brake = brake(0);
         let slot = slot();
         let other = thread::spawn(move || {
-            assert!(slot.cancel(slot.generation()));
-            brake.force(slot, slot.generation());
+            assert!(slot.request().cancel());
+            brake.force(slot.request());
         });
         let woken = Woken::new();
         let mut poller = Poller::new(brake, slot);
@@ -281,18 +281,16 @@ fn who_ends_while_it_is_woken_leaves_its_room_to_the_next() {
 }
 
 /// A request ends and another one has its slot, while something is done to the first.
-fn is_not_done_to_the_next(
-    act: impl Fn(&'static Brake, &'static Slot, u32) + Copy + Send + Sync + 'static,
-) {
+fn is_not_done_to_the_next(act: impl Fn(&'static Brake, SlotRef) + Copy + Send + Sync + 'static) {
     loom::model(move || {
         let brake = brake(0);
         let slot = slot();
-        let generation = slot.generation();
+        let request = slot.request();
         brake.tell(GUARD, vec![needs_nothing(slot)]);
         let woken = Woken::new();
         let mut first = Poller::new(brake, slot);
         assert!(first.poll(&woken).is_pending());
-        let other = thread::spawn(move || act(brake, slot, generation));
+        let other = thread::spawn(move || act(brake, request));
         drop(first);
         slot.end().expect("no look came by");
         begin(slot);
@@ -309,8 +307,7 @@ fn is_not_done_to_the_next(
 /// It goes on whatever the room is.
 fn needs_nothing(slot: &'static Slot) -> InFlight {
     InFlight {
-        slot,
-        generation: slot.generation(),
+        request: slot.request(),
         place: slot.place(),
         runner: Runner {
             held_bytes: MIB as f32,
@@ -328,16 +325,16 @@ fn needs_nothing(slot: &'static Slot) -> InFlight {
 
 #[test]
 fn a_cancellation_that_comes_too_late_is_not_the_next_ones() {
-    is_not_done_to_the_next(|brake, slot, generation| {
-        if slot.cancel(generation) {
-            brake.force(slot, generation);
+    is_not_done_to_the_next(|brake, request| {
+        if request.cancel() {
+            brake.force(request);
         }
     });
 }
 
 #[test]
 fn a_turn_that_comes_too_late_is_not_the_next_ones() {
-    is_not_done_to_the_next(|brake, _, _| sweep(brake));
+    is_not_done_to_the_next(|brake, _| sweep(brake));
 }
 
 #[test]
@@ -385,8 +382,8 @@ fn who_was_told_to_stop_in_time_is_seen_to_be_cut_short() {
         let running: &Running = Box::leak(Box::new(Running::new()));
         let slot = running.take(4096, Tag::NONE, Duration::ZERO).unwrap();
         slot.charge(5 * MIB, 1);
-        let generation = slot.generation();
-        let other = thread::spawn(move || slot.cancel(generation));
+        let request = slot.request();
+        let other = thread::spawn(move || request.cancel());
         running.end(slot);
         let was_told = other.join().unwrap();
         let counted = running.finished(Tag::NONE.key, &mut [0; BINS]);

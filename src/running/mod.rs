@@ -30,7 +30,7 @@ use std::time::Duration;
 #[cfg(feature = "account")]
 pub(crate) use slot::Elsewhere;
 use slot::JumpOfKind;
-pub(crate) use slot::{Account, Fact, Holdings, Jump, Slot, Status};
+pub(crate) use slot::{Fact, Holdings, Jump, Slot, SlotRef, Status};
 
 use crate::class::Priority;
 use crate::class::tag::{ClassKey, Tag};

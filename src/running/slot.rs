@@ -7,7 +7,6 @@ mod life;
 use growth::Gaps;
 pub(crate) use growth::Jump;
 pub(super) use growth::JumpOfKind;
-pub(crate) use holding::Account;
 #[cfg(feature = "account")]
 pub(crate) use holding::Elsewhere;
 use holding::Holding;
@@ -81,6 +80,54 @@ pub(crate) struct Holdings {
     pub(crate) peak_bytes: u64,
 }
 
+/// One of the requests that had a slot, for what may outlive it: whatever is done to it is not
+/// done to another one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotRef {
+    slot: &'static Slot,
+    generation: u32,
+}
+
+impl PartialEq for SlotRef {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.slot, other.slot) && self.generation == other.generation
+    }
+}
+
+impl SlotRef {
+    /// Its slot, whoever has that now.
+    pub(crate) fn slot(self) -> &'static Slot {
+        self.slot
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        self.generation
+    }
+
+    pub(crate) fn is_over(self) -> bool {
+        self.slot.generation() != self.generation
+    }
+
+    /// That many bytes are no longer the work's.
+    pub(crate) fn take_off(self, bytes: usize) {
+        // All of the generation first: the word has only a part.
+        if !self.is_over() {
+            self.slot.held.take_off(self.generation, bytes as u64);
+        }
+    }
+
+    /// Asks its work to stop, and has it polled. `false`: it is over, or its response has
+    /// begun.
+    pub(crate) fn cancel(self) -> bool {
+        let in_time = self.slot.life.cancel(self.generation);
+        if in_time {
+            // Another one that has the slot by now is polled once for nothing.
+            self.slot.wake();
+        }
+        in_time
+    }
+}
+
 impl Slot {
     pub(super) fn new(shard: usize, index: usize) -> Self {
         Self {
@@ -121,8 +168,16 @@ impl Slot {
     }
 
     /// Which of the requests that had the slot this is.
-    pub(crate) fn generation(&self) -> u32 {
+    pub(super) fn generation(&self) -> u32 {
         self.life.get().generation()
+    }
+
+    /// The request that has the slot now.
+    pub(crate) fn request(&'static self) -> SlotRef {
+        SlotRef {
+            slot: self,
+            generation: self.generation(),
+        }
     }
 
     /// Whose it is already: nobody hits it any more who means the one that is over.
@@ -237,17 +292,6 @@ impl Slot {
                 .saturating_add(self.reported_bytes.load(Ordering::Relaxed)),
             peak_bytes: self.peak_bytes(),
         }
-    }
-
-    /// Asks the work of one of the requests that had the slot to stop, and has it polled.
-    /// `false`: it is over, or its response has begun.
-    pub(crate) fn cancel(&self, generation: u32) -> bool {
-        let in_time = self.life.cancel(generation);
-        if in_time {
-            // Another one that has the slot by now is polled once for nothing.
-            self.wake();
-        }
-        in_time
     }
 
     /// Asked to stop before its response began.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::place::CRITICAL;
 use super::slot::Fact;
-use super::{Running, Slot};
+use super::{Running, Slot, SlotRef};
 
 /// Accounts are exact to so much.
 const LEAST_BYTES: u64 = 64 << 10;
@@ -17,8 +17,7 @@ const YOUNGEST_MS: f64 = 10.0;
 /// A request that may be told to stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Victim {
-    pub(crate) slot: &'static Slot,
-    pub(crate) generation: u32,
+    pub(crate) request: SlotRef,
     pub(crate) gives: Gives,
 }
 
@@ -84,6 +83,7 @@ impl Running {
 
 impl Slot {
     fn as_victim(&'static self, accounted: bool, now_ms: u32) -> Option<Victim> {
+        let request = self.request();
         let life = self.life.get();
         let place = self.place();
         // A checkpoint tells it to stop.
@@ -98,8 +98,7 @@ impl Slot {
             false => held_bytes.max(reserved_bytes),
         };
         (bytes >= LEAST_BYTES).then(|| Victim {
-            slot: self,
-            generation: life.generation(),
+            request,
             gives: Gives {
                 bytes,
                 reserved_bytes,
@@ -123,8 +122,7 @@ mod tests {
     fn chosen(missing: u64, requests: &[(u64, u32, bool)]) -> Vec<usize> {
         let running: &'static Running = Box::leak(Box::new(Running::new()));
         let from = requests.iter().map(|&(mib, age_ms, spared)| Victim {
-            slot: running.take(1, Tag::NONE, Duration::ZERO).unwrap(),
-            generation: 0,
+            request: (running.take(1, Tag::NONE, Duration::ZERO).unwrap()).request(),
             gives: Gives {
                 bytes: mib * MIB,
                 reserved_bytes: mib * MIB,
@@ -134,7 +132,7 @@ mod tests {
         });
         let from: Vec<Victim> = from.collect();
         let place = |victim: &Victim| {
-            let same = |one: &Victim| std::ptr::eq(one.slot, victim.slot);
+            let same = |one: &Victim| one.request == victim.request;
             from.iter().position(same).unwrap()
         };
         let chosen = choose(missing * MIB, from.clone());
@@ -202,7 +200,7 @@ mod tests {
         assert!(!spared());
         one.charge(-(MIB as i64), 0);
         assert_eq!((victims(true), victims(false)), (0, 1));
-        assert!(one.cancel(one.generation()));
+        assert!(one.request().cancel());
         assert_eq!(victims(false), 0);
     }
 }

@@ -207,8 +207,7 @@ fn runner(look: &Look<'static>, running: &Requests, expected: &Expected) -> Runn
     let most_bytes = expected.most_bytes(held);
     look.slot.expect(most_bytes);
     Running {
-        slot: look.slot,
-        generation: look.slot.generation(),
+        request: look.slot.request(),
         place: look.slot.place(),
         runner: Runner {
             held_bytes: held as f32,

@@ -200,11 +200,11 @@ impl Regulator {
         let mut runners = runners;
         let mut front = false;
         for running in &mut runners {
-            running.place = running.slot.place();
+            running.place = running.request.slot().place();
             front |= running.place.is_front();
         }
         for running in &mut runners {
-            let slot = running.slot;
+            let slot = running.request.slot();
             if !front && slot.is_paused() && slot.paused(now) >= longest {
                 // One at a time.
                 front = true;

@@ -7,7 +7,7 @@ use super::braking::LAST_BYTES;
 use super::{Control, Regulator};
 use crate::policy::wall::{Seen, Wall};
 use crate::policy::{free_to_kill_bytes, worst_kill_fraction};
-use crate::running::Slot;
+use crate::running::SlotRef;
 use crate::running::victims::{Victim, choose};
 use crate::telemetry::recent::EventKind;
 
@@ -43,8 +43,7 @@ pub(super) struct Cancellations {
 /// Told to stop, until all are over who were.
 #[derive(Debug)]
 struct Told {
-    slot: &'static Slot,
-    generation: u32,
+    request: SlotRef,
     bytes: u64,
     at: Duration,
     is_over: bool,
@@ -78,8 +77,7 @@ impl Cancellations {
         self.count += victims.len() as u32;
         self.last = Some(now);
         self.told.extend(victims.iter().map(|victim| Told {
-            slot: victim.slot,
-            generation: victim.generation,
+            request: victim.request,
             bytes: victim.gives.bytes,
             at: now,
             is_over: false,
@@ -90,7 +88,7 @@ impl Cancellations {
     /// comes is to be seen anew: their memory may be the allocator's still.
     fn learn(&mut self, now: Duration) {
         for told in self.told.iter_mut().filter(|told| !told.is_over) {
-            told.is_over = told.slot.generation() != told.generation;
+            told.is_over = told.request.is_over();
             let took = now.saturating_sub(told.at);
             if told.is_over {
                 let less = self.takes.saturating_sub(took) / TAKES_LESS;
@@ -184,8 +182,8 @@ impl Regulator {
     /// Tells one to stop.
     pub(super) fn cancel(&self, victim: Victim) {
         // It may have ended meanwhile.
-        if victim.slot.cancel(victim.generation) {
-            self.state.brake.force(victim.slot, victim.generation);
+        if victim.request.cancel() {
+            self.state.brake.force(victim.request);
             self.state
                 .counters
                 .cancelled
@@ -231,8 +229,7 @@ mod tests {
     fn told(running: &'static Running, bytes: u64) -> Victim {
         let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
         Victim {
-            slot,
-            generation: slot.generation(),
+            request: slot.request(),
             gives: Gives {
                 bytes,
                 reserved_bytes: bytes,
@@ -267,7 +264,7 @@ mod tests {
         assert_eq!(missing_mib(&mut cancellations, 60, 100), None);
         assert_eq!(missing_mib(&mut cancellations, 90, 40), Some(40));
         cancellations.wall.forget();
-        running.end(victim.slot);
+        running.end(victim.request.slot());
         missing_mib(&mut cancellations, 100, 40);
         assert_eq!(cancellations.takes, ms(70));
         assert!(cancellations.told.is_empty() && !cancellations.in_vain);
@@ -280,7 +277,7 @@ mod tests {
         for _ in 0..50 {
             let victim = told(running, MIB);
             cancellations.tell(&[victim], ms(0));
-            running.end(victim.slot);
+            running.end(victim.request.slot());
             cancellations.learn(ms(2));
         }
         assert_eq!(cancellations.takes, TAKES_AT_LEAST);

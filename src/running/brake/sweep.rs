@@ -31,34 +31,28 @@ impl Brake {
         let mut state = self.state();
         let State {
             runners,
-            front: front_slot,
+            front: front_request,
             ..
         } = &mut *state;
         let mut all: Vec<&Running> = runners.iter().flat_map(|(_, some)| some).collect();
         all.sort_unstable_by_key(|running| running.place);
-        all.retain(|running| running.slot.generation() == running.generation);
+        all.retain(|running| !running.request.is_over());
         // Since they were looked at one may have gone on.
         let now = |running: &&Running| Runner {
-            paused: running.slot.is_paused(),
+            paused: running.request.slot().is_paused(),
             ..running.runner
         };
         let known: Vec<Runner> = all.iter().map(now).collect();
-        let front = front_slot.and_then(|(slot, generation)| {
-            let same =
-                |one: &&Running| std::ptr::eq(one.slot, slot) && one.generation == generation;
-            all.iter().position(same)
-        });
+        let front = front_request.and_then(|front| all.iter().position(|one| one.request == front));
         let plan = who_goes_on::plan(room_bytes as f32, &known, front);
-        *front_slot = plan
-            .front
-            .map(|index| (all[index].slot, all[index].generation));
+        *front_request = plan.front.map(|index| all[index].request);
         for (running, &turn) in all.iter().zip(&plan.turns) {
             let turn = match running.place.rank {
                 CRITICAL => Turn::Keep(0.0),
                 _ => turn,
             };
             // It may end meanwhile, and another one have its slot.
-            running.slot.set_turn(running.generation, turn);
+            running.request.set_turn(turn);
         }
         self.newcomer.store(plan.newcomer.bits(), Ordering::Relaxed);
         self.let_go(&mut state, freed, alone, wakers);
@@ -80,10 +74,10 @@ impl Brake {
     ) {
         let mut headroom = self.headroom_bytes();
         let mut waiting: Vec<(usize, &mut Pausing)> = state.pausing.iter_mut().collect();
-        waiting.sort_unstable_by_key(|(place, one)| (one.slot.place(), *place));
+        waiting.sort_unstable_by_key(|(place, one)| (one.slot().place(), *place));
         for (_, one) in waiting {
-            let jump_bytes = one.slot.jump_within(alone.then_some(headroom)) as i64;
-            let keep_bytes = self.keep_bytes(one.slot);
+            let jump_bytes = one.slot().jump_within(alone.then_some(headroom)) as i64;
+            let keep_bytes = self.keep_bytes(one.slot());
             let fits = keep_bytes.is_some_and(|keep| headroom - jump_bytes >= keep);
             one.forced |= freed == Some(one.guard);
             if fits || one.forced {
@@ -103,25 +97,25 @@ impl Brake {
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
         let pausing = &mut state.pausing;
-        let held_bytes = |one: &Pausing| one.slot.look().held_bytes;
+        let held_bytes = |one: &Pausing| one.slot().look().held_bytes;
         let most_bytes = pausing.iter().map(|(_, one)| held_bytes(one)).max();
-        let jump_bytes = |one: &Pausing| one.slot.jump_at_worst();
+        let jump_bytes = |one: &Pausing| one.slot().jump_at_worst();
         let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
-            let may_guess = trust.guesses && one.slot.is_guess();
+            let may_guess = trust.guesses && one.slot().is_guess();
             let may_go_on = left_bytes > 0 && (may_guess || trust.anybody);
-            let may_end = trust.endings && one.slot.ends();
+            let may_end = trust.endings && one.slot().ends();
             may_go_on || may_end || jump_bytes(one) <= left_bytes
         });
         let first = waiting.min_by_key(|one| {
             let rank = match () {
-                () if one.slot.ends() => 0,
+                () if one.slot().ends() => 0,
                 // Anybody else would use it up, and still hold all that it has.
                 () if Some(held_bytes(one)) == most_bytes => 1,
                 () => 2,
             };
             // Of those that are too much for what there is, what they may add says nothing.
             let fits = Some(jump_bytes(one)).filter(|&bytes| bytes <= left_bytes);
-            (fits.is_none(), rank, fits, one.slot.place())
+            (fits.is_none(), rank, fits, one.slot().place())
         });
         let waker = first.map(|one| {
             one.forced = true;

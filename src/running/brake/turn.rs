@@ -1,6 +1,6 @@
 //! What a request may do, as the last sweep said.
 
-use crate::running::Slot;
+use crate::running::{Slot, SlotRef};
 
 /// What is to be done with a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,15 +36,16 @@ impl Turn {
     }
 }
 
+impl SlotRef {
+    pub(super) fn set_turn(self, turn: Turn) {
+        self.slot().turn.set(self.generation(), turn.bits());
+    }
+}
+
 impl Slot {
     /// What is to be done with it, if anybody has said.
     pub(super) fn turn(&self) -> Option<Turn> {
         self.turn.get(self.generation()).map(Turn::of_bits)
-    }
-
-    /// What is to be done with one of the requests that had the slot.
-    pub(super) fn set_turn(&self, generation: u32, turn: Turn) {
-        self.turn.set(generation, turn.bits());
     }
 
     /// As far as can be told it gives back soon what it holds.

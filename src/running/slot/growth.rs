@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Fact, Slot};
+use super::{Fact, Slot, SlotRef};
 use crate::running::known::Known;
 use crate::running::place::{FRONT, Place, rank};
 use crate::sync::AtomicU32;
@@ -266,23 +266,6 @@ impl Slot {
         self.pausing.set(generation, pausing + 1);
     }
 
-    /// One of the pollers of a request that had the slot goes on, or is gone. Says for how
-    /// long that was paused, if it is not any more.
-    pub(in crate::running) fn resume(&self, generation: u32, now: Duration) -> u64 {
-        // Else the next one in the slot has been paused meanwhile.
-        let Some(pausing @ 1..) = self.pausing.get(generation) else {
-            return 0;
-        };
-        self.pausing.set(generation, pausing - 1);
-        if pausing > 1 {
-            return 0;
-        }
-        let (before_ms, ms) = self.paused_ms(now);
-        let all_ms = u64::from(before_ms.saturating_add(ms));
-        self.pause_ms.store(all_ms << 32, Ordering::Relaxed);
-        u64::from(ms)
-    }
-
     /// For how long it had been paused before, and since when it is.
     fn paused_ms(&self, now: Duration) -> (u32, u32) {
         // One word: else time that is paused no more would count twice, or not yet.
@@ -320,5 +303,25 @@ impl Slot {
         }
         let (before_ms, ms) = self.paused_ms(now);
         Duration::from_millis(u64::from(before_ms) + u64::from(ms))
+    }
+}
+
+impl SlotRef {
+    /// One of its pollers goes on, or is gone. Says for how long it was paused, if it is not
+    /// any more.
+    pub(in crate::running) fn resume(self, now: Duration) -> u64 {
+        let Self { slot, generation } = self;
+        // Else the next one in the slot has been paused meanwhile.
+        let Some(pausing @ 1..) = slot.pausing.get(generation) else {
+            return 0;
+        };
+        slot.pausing.set(generation, pausing - 1);
+        if pausing > 1 {
+            return 0;
+        }
+        let (before_ms, ms) = slot.paused_ms(now);
+        let all_ms = u64::from(before_ms.saturating_add(ms));
+        slot.pause_ms.store(all_ms << 32, Ordering::Relaxed);
+        u64::from(ms)
     }
 }

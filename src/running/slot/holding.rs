@@ -44,40 +44,13 @@ impl Holding {
         }
     }
 
-    fn take_off(&self, generation: u32, bytes: u64) {
+    pub(super) fn take_off(&self, generation: u32, bytes: u64) {
         let less = |held: u64| {
             let same = held & !BYTES == whose(generation);
             same.then(|| held & !BYTES | (held & BYTES).saturating_sub(bytes))
         };
         // Otherwise it is another one's by now.
         let _ = (self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-    }
-}
-
-/// One request's account, for what may outlive the request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Account {
-    slot: &'static Slot,
-    generation: u32,
-}
-
-impl Account {
-    /// That many bytes are no longer the work's. Changes nothing once that is over.
-    pub(crate) fn take_off(self, bytes: usize) {
-        // All of it first: the word has only a part.
-        if self.slot.generation() == self.generation {
-            self.slot.held.take_off(self.generation, bytes as u64);
-        }
-    }
-}
-
-impl Slot {
-    /// Of the request that has the slot now.
-    pub(crate) fn account(&'static self) -> Account {
-        Account {
-            slot: self,
-            generation: self.generation(),
-        }
     }
 }
 
