@@ -12,12 +12,7 @@
 //! threshold, so that it does not flap. Reservations end where CRITICAL
 //! begins: θ is the critical fraction.
 
-use super::latch::{Latch, Look};
-use super::levels::Levels;
-use super::{
-    Decision, Observation, Strategy, allowance_bytes, are_within, free_bytes, limit_bytes,
-    worst_fraction,
-};
+use super::{Observation, limit_bytes};
 use crate::config::Config;
 use crate::limiter::MAX_COUNT;
 use crate::pressure::Pressure;
@@ -28,84 +23,55 @@ const BASE_SHARE: f64 = 0.8;
 const STALLED_PERCENT: f64 = 5.0;
 
 #[derive(Debug)]
-pub(crate) struct Ladder {
-    levels: Levels,
+pub(super) struct Ladder {
     max_concurrent: Option<u32>,
     /// Quarters of the base that the level leaves.
     quarters: u64,
-    base: u32,
-    latch: Latch,
 }
 
 impl Ladder {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self {
-            levels: Levels::new(config),
+    /// With its base concurrency.
+    pub(super) fn new(config: &Config) -> (Self, u32) {
+        let ladder = Self {
             max_concurrent: config.max_concurrent,
             quarters: 4,
-            // Until memory has been seen, a limit of one's own is all there is.
-            base: config.max_concurrent.unwrap_or_else(|| {
-                fitting(
-                    config.memory_limit_bytes,
-                    config.estimated_bytes_per_request,
-                )
-            }),
-            latch: Latch::new(),
-        }
+        };
+        // Until memory has been seen, a limit of one's own is all there is.
+        let (limit, request) = (
+            config.memory_limit_bytes,
+            config.estimated_bytes_per_request,
+        );
+        let base = ladder.base(limit, request);
+        (ladder, base)
     }
-}
 
-/// Base concurrency where none is configured.
-fn fitting(limit_bytes: Option<u64>, request_bytes: u64) -> u32 {
-    match limit_bytes {
-        Some(limit) => {
-            let fitting = limit as f64 / request_bytes.max(1) as f64 * BASE_SHARE;
-            (fitting as u32).clamp(1, MAX_COUNT)
-        }
-        None => MAX_COUNT,
+    fn base(&self, limit_bytes: Option<u64>, request_bytes: u64) -> u32 {
+        let fitting = || match limit_bytes {
+            Some(limit) => {
+                let fitting = limit as f64 / request_bytes.max(1) as f64 * BASE_SHARE;
+                (fitting as u32).clamp(1, MAX_COUNT)
+            }
+            None => MAX_COUNT,
+        };
+        self.max_concurrent.unwrap_or_else(fitting)
     }
-}
 
-impl Strategy for Ladder {
-    fn decide(&mut self, o: &Observation<'_>) -> Decision {
-        let mut pressure = self.levels.next(worst_fraction(o.levels));
-        if o.stall_percent >= STALLED_PERCENT && pressure < Pressure::High {
-            pressure = Pressure::from_index(pressure as u8 + 1);
-        }
+    /// From the level by usage alone to the level, base concurrency, and what that leaves.
+    pub(super) fn step(&mut self, o: &Observation<'_>, by_usage: Pressure) -> (Pressure, u32, u32) {
+        let stalled = o.stall_percent >= STALLED_PERCENT && by_usage < Pressure::High;
+        let pressure = match stalled {
+            true => Pressure::from_index(by_usage as u8 + 1),
+            false => by_usage,
+        };
         self.quarters = match pressure {
             Pressure::Normal => 4,
             Pressure::Stable => self.quarters,
             Pressure::Warning => 3,
             Pressure::High | Pressure::Critical => 2,
         };
-        let limit = limit_bytes(o.levels);
-        self.base = self
-            .max_concurrent
-            .unwrap_or_else(|| fitting(limit, o.request_bytes));
-        let gate = pressure == Pressure::Critical;
-        let rung = (u64::from(self.base) * self.quarters / 4).max(1) as u32;
-        let allowance_bytes = allowance_bytes(o, self.theta());
-        let needed_bytes = o.reserved_bytes.saturating_add(o.next_bytes);
-        let blocked = gate || !are_within(needed_bytes, allowance_bytes);
-        let room = self.base.saturating_sub(o.active);
-        let probes = self.latch.probes(&Look::new(o, blocked, room));
-        Decision {
-            pressure,
-            base_concurrency: self.base,
-            concurrency: if gate { o.active } else { rung },
-            allowance_bytes,
-            free_bytes: free_bytes(o.levels),
-            gate,
-            probes,
-        }
-    }
-
-    fn theta(&self) -> f64 {
-        self.levels.critical()
-    }
-
-    fn blind_concurrency(&self) -> u32 {
-        self.base
+        let base = self.base(limit_bytes(o.levels), o.request_bytes);
+        let rung = (u64::from(base) * self.quarters / 4).max(1) as u32;
+        (pressure, base, rung)
     }
 }
 
@@ -116,19 +82,21 @@ mod tests {
     use super::*;
     use crate::forecast::outlook::Outlook;
     use crate::memory::MemoryLevel;
+    use crate::policy::{Decision, Strategy, free_bytes};
 
-    fn ladder(base: u32) -> Ladder {
-        Ladder::new(&Config {
+    fn ladder(base: u32) -> Strategy {
+        let config = Config {
             max_concurrent: Some(base),
             ..Config::default()
-        })
+        };
+        Strategy::new(&config, true)
     }
 
-    fn observe(ladder: &mut Ladder, percent: u64) -> Decision {
+    fn observe(ladder: &mut Strategy, percent: u64) -> Decision {
         decide(ladder, &[MemoryLevel::new(percent * 10, Some(1000))])
     }
 
-    fn decide(ladder: &mut Ladder, levels: &[MemoryLevel]) -> Decision {
+    fn decide(ladder: &mut Strategy, levels: &[MemoryLevel]) -> Decision {
         ladder.decide(&Observation {
             now: Duration::ZERO,
             levels,
@@ -239,7 +207,7 @@ mod tests {
             policy: crate::config::Policy::Ladder,
             ..Config::default()
         };
-        let mut ladder = Ladder::new(&config);
+        let mut ladder = Strategy::new(&config, true);
         let decision = ladder.decide(&Observation {
             now: Duration::ZERO,
             levels: &[MemoryLevel::new(0, Some(2 << 30))],
@@ -262,7 +230,7 @@ mod tests {
             memory_limit_bytes: Some(2 << 30),
             ..Config::default()
         };
-        assert_eq!(Ladder::new(&config).blind_concurrency(), 8);
+        assert_eq!(Strategy::new(&config, true).base_concurrency(), 8);
     }
 
     #[test]

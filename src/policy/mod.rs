@@ -7,12 +7,13 @@
 mod ladder;
 mod latch;
 pub(crate) mod levels;
-mod predictive;
+mod strategy;
 pub(crate) mod wall;
 
 use std::time::Duration;
 
-use crate::config::{self, Config};
+pub(crate) use strategy::Strategy;
+
 use crate::forecast::outlook::Outlook;
 use crate::memory::MemoryLevel;
 use crate::pressure::Pressure;
@@ -63,8 +64,8 @@ pub(crate) struct Decision {
 
 impl Decision {
     /// By what a strategy says where nothing can be observed.
-    pub(crate) fn blind(strategy: &dyn Strategy) -> Self {
-        let base = strategy.blind_concurrency();
+    pub(crate) fn blind(strategy: &Strategy) -> Self {
+        let base = strategy.base_concurrency();
         Self {
             pressure: Pressure::Normal,
             base_concurrency: base,
@@ -74,26 +75,6 @@ impl Decision {
             gate: false,
             probes: None,
         }
-    }
-}
-
-/// How a policy decides what may be admitted.
-pub(crate) trait Strategy: Send {
-    /// Decides from one sample. Called in the order of time.
-    fn decide(&mut self, observation: &Observation<'_>) -> Decision;
-
-    /// θ: the share of each limit up to which memory is promised.
-    fn theta(&self) -> f64;
-
-    /// Base concurrency when nothing can be observed.
-    fn blind_concurrency(&self) -> u32;
-}
-
-/// Who decides, as `config` has it.
-pub(crate) fn of(config: &Config, accounted: bool) -> Box<dyn Strategy> {
-    match config.decided_policy() {
-        config::Policy::Predictive => Box::new(predictive::Predictive::new(config, accounted)),
-        _ => Box::new(ladder::Ladder::new(config)),
     }
 }
 
@@ -188,10 +169,8 @@ pub(crate) fn kill_bytes(levels: &[MemoryLevel]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::ladder::Ladder;
-    use super::predictive::Predictive;
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Policy};
 
     const LEVEL: MemoryLevel = MemoryLevel {
         usage_bytes: 400,
@@ -217,16 +196,17 @@ mod tests {
 
     #[test]
     fn each_policy_probes_for_what_does_not_fit_and_for_nothing_that_does() {
-        type New = fn(&Config) -> Box<dyn Strategy>;
-        let config = Config::default();
-        let policies: [New; 2] = [
-            |config| Box::new(Ladder::new(config)),
-            |config| Box::new(Predictive::new(config, true)),
-        ];
-        for new in policies {
-            let free_bytes = (new(&config).theta() * 1000.0) as u64 - 400;
+        for policy in [Policy::Ladder, Policy::Predictive] {
+            let new = || {
+                let config = Config {
+                    policy,
+                    ..Config::default()
+                };
+                Strategy::new(&config, true)
+            };
+            let free_bytes = (new().theta() * 1000.0) as u64 - 400;
             for (next_bytes, probes) in [(free_bytes, None), (free_bytes + 1, Some(1))] {
-                let mut policy = new(&config);
+                let mut strategy = new();
                 let mut probes_at = |second| {
                     let now = Duration::from_secs(second);
                     let observation = Observation {
@@ -234,7 +214,7 @@ mod tests {
                         next_bytes,
                         ..observation(&[LEVEL])
                     };
-                    policy.decide(&observation).probes
+                    strategy.decide(&observation).probes
                 };
                 assert_eq!(probes_at(0), None);
                 assert_eq!(probes_at(3), probes, "{next_bytes} of {free_bytes}");

@@ -6,12 +6,12 @@ use super::Control;
 use crate::config::Config;
 use crate::forecast::Forecast;
 use crate::guard::state::Summary;
-use crate::policy::{self, Decision};
+use crate::policy::{Decision, Strategy};
 
 impl Control {
     /// Nothing is known yet.
     pub(super) fn new(config: &Config, accounted: bool) -> Self {
-        let strategy = policy::of(config, accounted);
+        let strategy = Strategy::new(config, accounted);
         let mut forecast = Forecast::new(
             config.estimated_bytes_per_request,
             config.exceedance_target,
@@ -20,7 +20,7 @@ impl Control {
         forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
         forecast.set_pausing_target(config.pausing_target);
         Self {
-            decision: Decision::blind(&*strategy),
+            decision: Decision::blind(&strategy),
             strategy,
             forecast,
             levels: Vec::new(),

@@ -143,7 +143,7 @@ impl Regulator {
             control.notices.push(Notice::SensorFailed(copy));
         }
         let decision = &mut control.decision;
-        *decision = Decision::blind(&*control.strategy);
+        *decision = Decision::blind(&control.strategy);
         decision.gate = closed;
         decision.probes = Some(0);
         if closed {

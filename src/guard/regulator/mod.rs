@@ -80,7 +80,7 @@ pub(crate) struct Regulator {
 }
 
 struct Control {
-    strategy: Box<dyn Strategy>,
+    strategy: Strategy,
     forecast: Forecast,
     levels: Vec<MemoryLevel>,
     decision: Decision,

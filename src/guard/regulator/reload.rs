@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::Regulator;
 use crate::config::Config;
 use crate::error::ConfigError;
-use crate::policy;
+use crate::policy::Strategy;
 use crate::telemetry::recent::EventKind;
 
 impl Regulator {
@@ -18,7 +18,7 @@ impl Regulator {
         }
         {
             let mut control = self.control();
-            control.strategy = policy::of(&config, state.is_accounted());
+            control.strategy = Strategy::new(&config, state.is_accounted());
             let forecast = &mut control.forecast;
             forecast.set_prior(config.estimated_bytes_per_request);
             forecast.set_target(config.exceedance_target);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::State;
 use crate::config::OnSensorFailure;
 use crate::limiter::Caps;
-use crate::policy;
+use crate::policy::Strategy;
 use crate::pressure::Pressure;
 use crate::units::MAX_KIB;
 
@@ -29,7 +29,7 @@ impl State {
     fn go_by_failure_policy(&self) {
         let config = self.config();
         let closed = config.on_sensor_failure == OnSensorFailure::Closed;
-        let most = policy::of(&config, self.accounted).blind_concurrency();
+        let most = Strategy::new(&config, self.accounted).base_concurrency();
         self.shown.set_pressure(match closed {
             true => Pressure::Critical,
             false => Pressure::Normal,

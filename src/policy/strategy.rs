@@ -1,16 +1,16 @@
-//! The predictive policy: as much as is forecast to fit.
+//! How a policy decides what may be admitted.
 //!
-//! Admits while `F + r ≤ θ·L`, with no bound on the count unless one is
-//! configured. θ lies one point below where CRITICAL begins, two where it is not
-//! known what each request holds. Levels report how
-//! full memory is; only CRITICAL holds back, since by then the forecast was wrong.
+//! The predictive one admits as much as is forecast to fit, while `F + r ≤ θ·L`, with no
+//! bound on the count unless one is configured. θ lies one point below where CRITICAL
+//! begins, two where it is not known what each request holds. Levels report how full memory
+//! is; only CRITICAL holds back, since by then the forecast was wrong. The ladder bounds the
+//! count as well.
 
-use super::latch::{Latch, Look};
+use super::ladder::Ladder;
+use super::latch::Latch;
 use super::levels::Levels;
-use super::{
-    Decision, Observation, Strategy, allowance_bytes, are_within, free_bytes, worst_fraction,
-};
-use crate::config::Config;
+use super::{Decision, Observation, allowance_bytes, are_within, free_bytes, worst_fraction};
+use crate::config::{Config, Policy};
 use crate::limiter::MAX_COUNT;
 use crate::pressure::Pressure;
 
@@ -20,55 +20,70 @@ const BELOW_CRITICAL: f64 = 0.01;
 const BELOW_CRITICAL_UNACCOUNTED: f64 = 0.02;
 
 #[derive(Debug)]
-pub(crate) struct Predictive {
+pub(crate) struct Strategy {
     levels: Levels,
     theta: f64,
-    most_concurrent: u32,
+    base: u32,
+    ladder: Option<Ladder>,
     latch: Latch,
 }
 
-impl Predictive {
+impl Strategy {
+    /// As `config` has it.
     pub(crate) fn new(config: &Config, accounted: bool) -> Self {
         let levels = Levels::new(config);
-        let below_critical = if accounted {
-            BELOW_CRITICAL
-        } else {
-            BELOW_CRITICAL_UNACCOUNTED
+        let (ladder, base) = match config.decided_policy() {
+            Policy::Predictive => (None, config.max_concurrent.unwrap_or(MAX_COUNT)),
+            _ => {
+                let (ladder, base) = Ladder::new(config);
+                (Some(ladder), base)
+            }
+        };
+        let below_critical = match accounted {
+            _ if ladder.is_some() => 0.0,
+            true => BELOW_CRITICAL,
+            false => BELOW_CRITICAL_UNACCOUNTED,
         };
         Self {
             theta: levels.critical() - below_critical,
             levels,
-            most_concurrent: config.max_concurrent.unwrap_or(MAX_COUNT),
+            base,
+            ladder,
             latch: Latch::new(),
         }
     }
-}
 
-impl Strategy for Predictive {
-    fn decide(&mut self, o: &Observation<'_>) -> Decision {
-        let pressure = self.levels.next(worst_fraction(o.levels));
+    /// Decides from one sample. Called in the order of time.
+    pub(crate) fn decide(&mut self, o: &Observation<'_>) -> Decision {
+        let mut pressure = self.levels.next(worst_fraction(o.levels));
+        let mut concurrency = self.base;
+        if let Some(ladder) = &mut self.ladder {
+            (pressure, self.base, concurrency) = ladder.step(o, pressure);
+        }
         let gate = pressure == Pressure::Critical;
-        let allowance_bytes = allowance_bytes(o, self.theta());
+        let allowance_bytes = allowance_bytes(o, self.theta);
         let needed_bytes = o.reserved_bytes.saturating_add(o.next_bytes);
         let blocked = gate || !are_within(needed_bytes, allowance_bytes);
-        let room = self.most_concurrent.saturating_sub(o.active);
+        let room = self.base.saturating_sub(o.active);
         Decision {
             pressure,
-            base_concurrency: self.most_concurrent,
-            concurrency: if gate { o.active } else { self.most_concurrent },
+            base_concurrency: self.base,
+            concurrency: if gate { o.active } else { concurrency },
             allowance_bytes,
             free_bytes: free_bytes(o.levels),
             gate,
-            probes: self.latch.probes(&Look::new(o, blocked, room)),
+            probes: self.latch.probes(o, blocked, room),
         }
     }
 
-    fn theta(&self) -> f64 {
+    /// θ: the share of each limit up to which memory is promised.
+    pub(crate) fn theta(&self) -> f64 {
         self.theta
     }
 
-    fn blind_concurrency(&self) -> u32 {
-        self.most_concurrent
+    /// As of the last decision: what bounds where nothing can be observed.
+    pub(crate) fn base_concurrency(&self) -> u32 {
+        self.base
     }
 }
 
@@ -90,7 +105,7 @@ mod tests {
         outstanding_bytes: i64,
         stall_percent: f64,
     ) -> Decision {
-        Predictive::new(&Config::default(), true).decide(&Observation {
+        Strategy::new(&Config::default(), true).decide(&Observation {
             now: Duration::ZERO,
             levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
             stall_percent,
