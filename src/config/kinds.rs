@@ -55,127 +55,70 @@ impl<T: Debug> Kind<T> {
     }
 }
 
-/// Any of the values that can be parsed.
-const fn any<T>(parse: fn(&str) -> Option<T>, expected: &'static str) -> Kind<T> {
-    kind(parse, |_| true, expected, "")
+/// A row: the type, how a variable's text is parsed, which values are good, and what would be
+/// right, as the builder says it and what is to be added for a variable.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident: $type:ty = $parse:expr, $is_good:expr, $expected:literal, $written:expr;)+) => {
+        $($(#[$doc])* pub(super) const $kind: Kind<$type> = Kind {
+            parse: $parse,
+            is_good: $is_good,
+            expected: $expected,
+            written: $written,
+        };)+
+    };
 }
-
-const fn kind<T>(
-    parse: fn(&str) -> Option<T>,
-    is_good: fn(&T) -> bool,
-    expected: &'static str,
-    written: &'static str,
-) -> Kind<T> {
-    Kind {
-        parse,
-        is_good,
-        expected,
-        written,
-    }
-}
-
-pub(super) const SWITCH: Kind<bool> = any(switch, "true or false");
-pub(super) const POLICY: Kind<Policy> = any(
-    |text| one_of(text, &[Policy::Auto, Policy::Ladder, Policy::Predictive]),
-    "auto or ladder or predictive",
-);
-pub(super) const MODE: Kind<Mode> = any(
-    |text| one_of(text, &[Mode::Enforce, Mode::Observe]),
-    "enforce or observe",
-);
-pub(super) const SOURCE: Kind<Source> = any(
-    |text| {
-        use Source::{Auto, Cgroup, Host, Process};
-        one_of(text, &[Auto, Cgroup, Process, Host])
-    },
-    "auto or cgroup or process or host",
-);
-pub(super) const SENSOR_FAILURE: Kind<OnSensorFailure> = any(
-    |text| one_of(text, &[OnSensorFailure::Open, OnSensorFailure::Closed]),
-    "open or closed",
-);
 
 const _: () = assert!(MAX_COUNT == 1_048_575, "as it stands in these texts");
-pub(super) const COUNT: Kind<u32> = kind(
-    number,
-    |count| (1..=MAX_COUNT).contains(count),
-    "a whole number from 1 to 1048575",
-    "",
-);
-pub(super) const WAITING: Kind<usize> = any(
-    |text| number(text).filter(|&count| count <= MAX_COUNT as usize),
-    "a whole number from 0 (nobody waits) to 1048575",
-);
-pub(super) const AT_LEAST_ONE: Kind<u32> = kind(number, |&count| count > 0, "at least 1", "");
-/// Of a tier.
-pub(super) const WEIGHT: Kind<u32> = kind(
-    number,
-    |weight| (1..=1000).contains(weight),
-    "from 1 to 1000",
-    "",
-);
-
-// NaN is in no range.
 const SHARES: &str = ", such as 0.8, 80 or 80%";
-pub(super) const FRACTION: Kind<f64> = kind(
-    share,
-    |&fraction| fraction > 0.0 && fraction <= 1.0,
-    "a fraction above 0 and up to 1",
-    SHARES,
-);
-pub(super) const SELDOM: Kind<f64> = kind(
-    share,
-    |&fraction| fraction > 0.0 && fraction <= 0.5,
-    "a fraction above 0 and up to 0.5",
-    SHARES,
-);
-pub(super) const RESERVE: Kind<f64> = kind(
-    share,
-    |fraction| (0.0..=0.5).contains(fraction),
-    "a fraction from 0 to 0.5",
-    SHARES,
-);
-
+const SECONDS: &str = ", in seconds such as 5 or 0.5";
 /// A longer time than this is a slip of the pen, and would overflow a timer.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
-const SECONDS: &str = ", in seconds such as 5 or 0.5";
-pub(super) const TIME: Kind<Duration> = kind(
-    seconds,
-    |time| (Duration::from_millis(1)..=LONGEST).contains(time),
-    "from 1 ms to 365 days",
-    SECONDS,
-);
-pub(super) const TIME_OR_NEVER: Kind<Duration> = kind(
-    seconds,
-    |time| time.is_zero() || (TIME.is_good)(time),
-    "from 1 ms to a year, or zero for never",
-    SECONDS,
-);
 
-pub(super) const SIZE: Kind<u64> = kind(
-    size,
-    |&bytes| bytes > 0,
-    "bytes above 0",
-    ", such as 536870912, 512M or 2GiB",
-);
-pub(super) const MEBIBYTES: Kind<u64> = kind(
-    |text| match number::<f64>(text) {
-        Some(mebibytes) => whole(mebibytes * f64::from(1 << 20)),
-        None => size(text),
-    },
-    |&bytes| bytes > 0,
-    "bytes above 0",
-    ", in MiB such as 200",
-);
+kinds! {
+    SWITCH: bool = switch, any, "true or false", "";
+    POLICY: Policy = |text| one_of(text, &[Policy::Auto, Policy::Ladder, Policy::Predictive]), any,
+        "auto or ladder or predictive", "";
+    MODE: Mode = |text| one_of(text, &[Mode::Enforce, Mode::Observe]), any, "enforce or observe", "";
+    SOURCE: Source =
+        |text| one_of(text, &[Source::Auto, Source::Cgroup, Source::Process, Source::Host]), any,
+        "auto or cgroup or process or host", "";
+    SENSOR_FAILURE: OnSensorFailure =
+        |text| one_of(text, &[OnSensorFailure::Open, OnSensorFailure::Closed]), any,
+        "open or closed", "";
 
-pub(super) const DIRECTORY: Kind<PathBuf> = any(|text| Some(text.into()), "a path");
-/// What is there is no matter of settings.
-pub(super) const FILE: Kind<PathBuf> = kind(
-    |text| Some(text.into()),
-    |path| is_file(path),
-    "the path of a file",
-    ", such as /var/lib/service/memory-guard.state",
-);
+    COUNT: u32 = number, |count| (1..=MAX_COUNT).contains(count),
+        "a whole number from 1 to 1048575", "";
+    WAITING: usize = |text| number(text).filter(|&count| count <= MAX_COUNT as usize), any,
+        "a whole number from 0 (nobody waits) to 1048575", "";
+    AT_LEAST_ONE: u32 = number, |&count| count > 0, "at least 1", "";
+    /// Of a tier.
+    WEIGHT: u32 = number, |weight| (1..=1000).contains(weight), "from 1 to 1000", "";
+
+    // NaN is in no range.
+    FRACTION: f64 = share, |&fraction| fraction > 0.0 && fraction <= 1.0,
+        "a fraction above 0 and up to 1", SHARES;
+    SELDOM: f64 = share, |&fraction| fraction > 0.0 && fraction <= 0.5,
+        "a fraction above 0 and up to 0.5", SHARES;
+    RESERVE: f64 = share, |fraction| (0.0..=0.5).contains(fraction),
+        "a fraction from 0 to 0.5", SHARES;
+
+    TIME: Duration = seconds, |time| (Duration::from_millis(1)..=LONGEST).contains(time),
+        "from 1 ms to 365 days", SECONDS;
+    TIME_OR_NEVER: Duration = seconds, |time| time.is_zero() || (TIME.is_good)(time),
+        "from 1 ms to a year, or zero for never", SECONDS;
+
+    SIZE: u64 = size, |&bytes| bytes > 0, "bytes above 0", ", such as 536870912, 512M or 2GiB";
+    MEBIBYTES: u64 = mebibytes, |&bytes| bytes > 0, "bytes above 0", ", in MiB such as 200";
+
+    DIRECTORY: PathBuf = |text| Some(text.into()), any, "a path", "";
+    /// What is there is no matter of settings.
+    FILE: PathBuf = |text| Some(text.into()), |path| is_file(path), "the path of a file",
+        ", such as /var/lib/service/memory-guard.state";
+}
+
+fn any<T>(_: &T) -> bool {
+    true
+}
 
 fn number<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
@@ -198,12 +141,10 @@ fn switch(text: &str) -> Option<bool> {
 fn share(text: &str) -> Option<f64> {
     let digits = text.strip_suffix('%');
     let number: f64 = digits.map_or(text, str::trim_end).parse().ok()?;
-    let is_percentage = digits.is_some() || number > 1.0;
-    Some(if is_percentage {
-        number / 100.0
-    } else {
-        number
-    })
+    match digits.is_some() || number > 1.0 {
+        true => Some(number / 100.0),
+        false => Some(number),
+    }
 }
 
 fn seconds(text: &str) -> Option<Duration> {
@@ -223,6 +164,14 @@ fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     whole(number::<f64>(digits)? * (1u64 << shift) as f64)
+}
+
+/// Of a number without a unit, as many MiB.
+fn mebibytes(text: &str) -> Option<u64> {
+    match number::<f64>(text) {
+        Some(mebibytes) => whole(mebibytes * f64::from(1 << 20)),
+        None => size(text),
+    }
 }
 
 /// Bytes, as far as the ledger can count them.

@@ -152,8 +152,7 @@ settings! {
     /// [`Config::decided_policy`] says which.
     policy: Policy = Policy::Auto,
         by policy(policy: Policy) policy,
-        is POLICY read ["MEMORY_GUARD_POLICY"]
-            "`auto`"
+        is POLICY read ["MEMORY_GUARD_POLICY"] "`auto`"
             "`ladder` or `predictive`; `auto` is the ladder as soon as one of the next four is set, else predictive";
 
     /// Base concurrency, from 1 to 1,048,575. Default with the ladder: limit / estimate ×
@@ -161,55 +160,47 @@ settings! {
     max_concurrent: Option<u32> = None,
         by max_concurrent(requests: u32) Some(requests),
         is COUNT read ["MAX_CONCURRENT", "MEMORY_GUARD_MAX_CONCURRENT"]
-            "ladder: limit / estimate × 0.8; predictive: none"
-            "base concurrency";
+            "ladder: limit / estimate × 0.8; predictive: none" "base concurrency";
 
     /// WARNING begins at this fraction of the limit; STABLE ten points below. `None`, the
     /// default: 0.70; predictive 0.90, or less if the others leave no room.
     /// [`thresholds`](Self::thresholds) says what all three come to.
     warning_fraction: Option<f64> = None,
         by thresholds,
-        is FRACTION read ["MEMORY_GUARD_WARNING_PERCENT"]
-            "`0.70`; predictive `0.90`"
+        is FRACTION read ["MEMORY_GUARD_WARNING_PERCENT"] "`0.70`; predictive `0.90`"
             "WARNING begins; STABLE ten points below";
 
     /// HIGH begins at this fraction of the limit. `None`, the default: 0.80; predictive
     /// 0.95, or less.
     high_fraction: Option<f64> = None,
         by thresholds,
-        is FRACTION read ["MEMORY_GUARD_MAX_PERCENT"]
-            "`0.80`; predictive `0.95`"
-            "HIGH begins";
+        is FRACTION read ["MEMORY_GUARD_MAX_PERCENT"] "`0.80`; predictive `0.95`" "HIGH begins";
 
     /// CRITICAL begins at this fraction of the limit. Reservations end there;
     /// predictive: one point below, two without accounting. `None`, the default: 0.85;
     /// predictive 0.98.
     critical_fraction: Option<f64> = None,
         by thresholds,
-        is FRACTION read ["MEMORY_GUARD_CRITICAL_PERCENT"]
-            "`0.85`; predictive `0.98`"
+        is FRACTION read ["MEMORY_GUARD_CRITICAL_PERCENT"] "`0.85`; predictive `0.98`"
             "CRITICAL begins";
 
     /// Longest time between samples and between adjustments, from 1 ms to 365 days.
     /// Default 5 s.
     check_interval: Duration = Duration::from_secs(5),
         by check_interval(interval: Duration) interval, log debug,
-        is TIME read ["MEMORY_GUARD_CHECK_INTERVAL_SEC"]
-            "`5`"
+        is TIME read ["MEMORY_GUARD_CHECK_INTERVAL_SEC"] "`5`"
             "longest time between samples; near the limit they come every few milliseconds";
 
     /// A request's peak in bytes, until the first ones have been seen. Default 200 MiB.
     estimated_bytes_per_request: u64 = 200 << 20,
         by estimated_bytes_per_request(bytes: u64) bytes,
-        is MEBIBYTES read ["MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB"]
-            "`200`"
+        is MEBIBYTES read ["MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB"] "`200`"
             "a request's peak until requests have been seen";
 
     /// Largest serialised result in bytes, for what uses it. Default 5 MiB.
     max_result_size_bytes: u64 = 5 << 20,
         by max_result_size_bytes(bytes: u64) bytes, log copied,
-        is SIZE read ["MAX_RESULT_SIZE", "MEMORY_GUARD_MAX_RESULT_SIZE"]
-            "`5242880`"
+        is SIZE read ["MAX_RESULT_SIZE", "MEMORY_GUARD_MAX_RESULT_SIZE"] "`5242880`"
             "largest serialised result, for `result_size`";
 
     /// A waiter's deadline, from 1 ms to 365 days. Default 10 s.
@@ -225,45 +216,39 @@ settings! {
     /// Default: [`Mode::Enforce`].
     mode: Mode = Mode::Enforce,
         by mode(mode: Mode) mode, log debug,
-        is MODE read ["MEMORY_GUARD_MODE"]
-            "`enforce`"
+        is MODE read ["MEMORY_GUARD_MODE"] "`enforce`"
             "`observe` decides and reports, and lets everything pass";
 
     /// A limit of one's own in bytes; the tighter of it and the system's counts. Default:
     /// from the system alone.
     memory_limit_bytes: Option<u64> = None,
         by memory_limit_bytes(bytes: u64) Some(bytes),
-        is SIZE read ["MEMORY_GUARD_MEMORY_LIMIT"]
-            "from the system"
+        is SIZE read ["MEMORY_GUARD_MEMORY_LIMIT"] "from the system"
             "a limit of one's own, such as `2GiB`; the tighter counts";
 
     /// This process's share of the limit, where several share one container. Default 1.
     share_fraction: f64 = 1.0,
         by share(fraction: f64) fraction, log copied,
-        is FRACTION read ["MEMORY_GUARD_SHARE"]
-            "`1`"
+        is FRACTION read ["MEMORY_GUARD_SHARE"] "`1`"
             "this process's share, where several share one container";
 
     /// Where memory is measured. [`Source::Process`] needs
     /// [`memory_limit_bytes`](Self::memory_limit_bytes). Default: [`Source::Auto`].
     source: Source = Source::Auto,
         by source(source: Source) source, fixed true,
-        is SOURCE read ["MEMORY_GUARD_SOURCE"]
-            "`auto`"
+        is SOURCE read ["MEMORY_GUARD_SOURCE"] "`auto`"
             "`cgroup`, `process` (needs `MEMORY_GUARD_MEMORY_LIMIT`) or `host`";
 
     /// A directory that holds a control group's files. Default: discovered.
     cgroup_path: Option<PathBuf> = None,
         by cgroup_path(directory: impl Into<PathBuf>) Some(directory.into()), fixed true,
-        is DIRECTORY read ["MEMORY_GUARD_CGROUP_PATH"]
-            "discovered"
+        is DIRECTORY read ["MEMORY_GUARD_CGROUP_PATH"] "discovered"
             "a directory that holds a control group's files";
 
     /// What happens while memory cannot be read. Default: [`OnSensorFailure::Open`].
     on_sensor_failure: OnSensorFailure = OnSensorFailure::Open,
         by on_sensor_failure(policy: OnSensorFailure) policy, log debug,
-        is SENSOR_FAILURE read ["MEMORY_GUARD_ON_SENSOR_FAILURE"]
-            "`open`"
+        is SENSOR_FAILURE read ["MEMORY_GUARD_ON_SENSOR_FAILURE"] "`open`"
             "`open` falls back to counts, `closed` rejects";
 
     /// May cancel requests in flight when memory is about to be full by growth that no
@@ -277,8 +262,7 @@ settings! {
     /// work. Costs a copy of each request's head.
     cancel: bool = false,
         by cancel(cancel: bool) cancel, log copied,
-        is SWITCH read ["MEMORY_GUARD_CANCEL"]
-            "`false`"
+        is SWITCH read ["MEMORY_GUARD_CANCEL"] "`false`"
             "`true`: may cancel requests in flight as a last resort";
 
     /// Most that a request in flight is paused, in all, so that others can end: while
@@ -286,8 +270,7 @@ settings! {
     /// are never paused. See `docs/braking.md`.
     max_pause: Duration = Duration::from_secs(5),
         by max_pause(pause: Duration) pause, log debug,
-        is TIME_OR_NEVER read ["MEMORY_GUARD_MAX_PAUSE_SEC"]
-            "`5`"
+        is TIME_OR_NEVER read ["MEMORY_GUARD_MAX_PAUSE_SEC"] "`5`"
             "most that a request in flight is paused, in all, so that others can end; 0: never";
 
     /// A file that keeps what was learned of requests, so that the next process starts
@@ -300,8 +283,7 @@ settings! {
         by state(path: impl Into<PathBuf>)
             Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty()),
         fixed true, log path,
-        is FILE read ["MEMORY_GUARD_STATE"]
-            "none"
+        is FILE read ["MEMORY_GUARD_STATE"] "none"
             "a file that keeps what was learned, also through a kill";
 
     /// How often aggregate usage may exceed its forecast, as a fraction of all
