@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use crate::forecast::outlook::Outlook;
     use crate::memory::MemoryLevel;
-    use crate::policy::{Decision, Strategy, free_bytes};
+    use crate::policy::{Decision, Strategy, end_bytes, free_bytes, kill_bytes, worst};
 
     fn ladder(base: u32) -> Strategy {
         let config = Config {
@@ -196,9 +196,9 @@ mod tests {
         assert_eq!(free_bytes(&throttled), Some(90));
         assert_eq!(limit_bytes(&throttled), Some(500));
         // Release is urgent there, but nobody is cancelled, and nothing never fits.
-        assert_eq!(crate::policy::worst_end_fraction(&throttled), 0.82);
-        assert_eq!(crate::policy::worst_kill_fraction(&throttled), 0.0);
-        assert_eq!(crate::policy::kill_bytes(&throttled), None);
+        assert_eq!(worst(&throttled, end_bytes), 0.82);
+        assert_eq!(worst(&throttled, |level| level.limit_bytes), 0.0);
+        assert_eq!(kill_bytes(&throttled), None);
     }
 
     #[test]

@@ -97,17 +97,8 @@ pub(crate) fn end_bytes(level: &MemoryLevel) -> Option<u64> {
     level.limit_bytes.or(level.high_bytes)
 }
 
-/// The greatest share of where it ends that any level uses.
-pub(crate) fn worst_end_fraction(levels: &[MemoryLevel]) -> f64 {
-    worst(levels, end_bytes)
-}
-
-/// The greatest share of its hard limit that any level uses.
-pub(crate) fn worst_kill_fraction(levels: &[MemoryLevel]) -> f64 {
-    worst(levels, |level| level.limit_bytes)
-}
-
-fn worst(levels: &[MemoryLevel], bytes: impl Fn(&MemoryLevel) -> Option<u64>) -> f64 {
+/// The greatest share of so many bytes that any level uses which has them.
+pub(crate) fn worst(levels: &[MemoryLevel], bytes: impl Fn(&MemoryLevel) -> Option<u64>) -> f64 {
     let fractions = levels
         .iter()
         .filter_map(|level| Some(level.usage_bytes as f64 / bytes(level)?.max(1) as f64));

@@ -216,9 +216,7 @@ fn runner(look: &Look<'static>, running: &Requests, expected: &Expected) -> Runn
             worst_bytes: (expected.worst_bytes.max(most_bytes) - held) as f32,
             jump_bytes: running.jump_bytes(look.slot) as f32,
             settled: expected.settled,
-            moves: true,
-            paused: look.slot.is_paused(),
-            idle: false,
+            ..Runner::default()
         },
     }
 }

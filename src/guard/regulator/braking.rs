@@ -11,13 +11,6 @@ use crate::running::brake::{Running, Trust};
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
 
-/// Who has not been polled for so long waits for something else than memory, and lends
-/// its place; or for so many times as long as it has been between two polls so far.
-const LENDS_AFTER: Duration = Duration::from_millis(50);
-const GAPS: u64 = 2;
-const LENDS_AFTER_AT_MOST: Duration = Duration::from_millis(500);
-/// And after so long it may not be polled for hours.
-const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// Stays free below the limit: so much for what threads have not told yet, for what the
 /// process allocates for nobody, and for those that are about to end; and what one poll
 /// adds, at least as much and at most so much, for when nobody gets on.
@@ -193,29 +186,20 @@ impl Regulator {
     }
 
     /// Tells the brake which requests run, in which order.
-    pub(super) fn tell_runners(&self, runners: Vec<Running>, now: Duration) {
-        let now_ms = now.as_millis() as u32;
+    pub(super) fn tell_runners(&self, mut runners: Vec<Running>, now: Duration) {
         let longest = self.state.live.max_pause();
         self.state.rank(now);
-        let mut runners = runners;
-        let mut front = false;
-        for running in &mut runners {
-            running.place = running.request.slot().place();
-            front |= running.place.is_front();
-        }
+        let is_front = |running: &Running| running.request.slot().place().is_front();
+        let mut front = runners.iter().any(is_front);
         for running in &mut runners {
             let slot = running.request.slot();
             if !front && slot.is_paused() && slot.paused(now) >= longest {
                 // One at a time.
                 front = true;
                 slot.to_the_front();
-                running.place = slot.place();
             }
-            let (idle_ms, gap_ms) = slot.unpolled_ms(now_ms);
-            let lends_after = LENDS_AFTER.max(Duration::from_millis(u64::from(gap_ms) * GAPS));
-            let lends_after = lends_after.min(LENDS_AFTER_AT_MOST).as_millis() as u32;
-            running.runner.moves = running.runner.paused || idle_ms <= lends_after;
-            running.runner.idle = idle_ms >= IDLE_AFTER.as_millis() as u32;
+            running.place = slot.place();
+            (running.runner.moves, running.runner.idle) = slot.gets_on(now);
         }
         self.state.brake.tell(self.state.board_key(), runners);
     }
@@ -268,19 +252,19 @@ impl Regulator {
         // Who went on since the last sample takes of what that found.
         let grown_bytes = self.grown_before.load(Ordering::Relaxed);
         let added_bytes = self.state.brake.added_since(grown_bytes);
-        let (left_bytes, limit_bytes) = {
+        let (left_bytes, trust) = {
             let control = self.control();
+            let left_bytes = control.left_bytes().saturating_sub(added_bytes);
             let limit_bytes = limit_bytes(&control.levels).unwrap_or(u64::MAX);
-            (
-                control.left_bytes().saturating_sub(added_bytes),
-                limit_bytes,
-            )
-        };
-        let trust = Trust {
-            endings: self.is_taken_by_others()
-                || may_end_all_the_same(stuck_for, left_bytes, limit_bytes),
-            guesses: gives_up,
-            anybody: gives_up && self.state.is_one_alone(),
+            // Nobody gets on, and there is less left all the same.
+            let others_take_it =
+                self.left_for_others(&control) + TAKEN_BYTES <= control.braking.left_bytes;
+            let trust = Trust {
+                endings: others_take_it || may_end_all_the_same(stuck_for, left_bytes, limit_bytes),
+                guesses: gives_up,
+                anybody: gives_up && self.state.is_one_alone(),
+            };
+            (left_bytes, trust)
         };
         let forced = self.state.brake.force_first(left_bytes, trust);
         let mut control = self.control();
@@ -304,13 +288,6 @@ impl Regulator {
     fn left_for_others(&self, control: &Control) -> u64 {
         let grown_bytes = self.grown_before.load(Ordering::Relaxed);
         control.left_bytes().saturating_add_signed(grown_bytes)
-    }
-
-    /// Nobody gets on, and there is less left all the same: others take it, until it is
-    /// gone.
-    fn is_taken_by_others(&self) -> bool {
-        let control = self.control();
-        self.left_for_others(&control) + TAKEN_BYTES <= control.braking.left_bytes
     }
 
     /// Nobody in flight has got on for a while.

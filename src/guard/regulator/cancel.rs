@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::braking::LAST_BYTES;
 use super::{Control, Regulator};
 use crate::policy::wall::{Seen, Wall};
-use crate::policy::{free_to_kill_bytes, worst_kill_fraction};
+use crate::policy::{free_to_kill_bytes, worst};
 use crate::running::SlotRef;
 use crate::running::victims::{Victim, choose};
 use crate::telemetry::recent::EventKind;
@@ -156,7 +156,8 @@ impl Regulator {
             return Vec::new();
         }
         let missing_bytes = cancellations.missing_bytes(now);
-        let is_full = || worst_kill_fraction(&control.levels) >= CANCEL_AT && !self.state.brakes();
+        let used = || worst(&control.levels, |level| level.limit_bytes);
+        let is_full = || !self.state.brakes() && used() >= CANCEL_AT;
         let may_be_one = missing_bytes.is_some() || Self::is_stuck(control, now) || is_full();
         if !may_be_one {
             return Vec::new();

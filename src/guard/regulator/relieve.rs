@@ -9,7 +9,7 @@ use super::{Control, Regulator};
 use crate::forecast::BeforeTrim;
 use crate::guard::state::allocated_bytes;
 use crate::memory::release::{self, PressureContext, Shortage, USEFUL_BYTES};
-use crate::policy::worst_end_fraction;
+use crate::policy::{end_bytes, limit_bytes, worst};
 use crate::telemetry::recent::EventKind;
 use crate::units::mib;
 
@@ -38,7 +38,7 @@ impl Regulator {
             return Shortage::Stuck;
         }
         let counted_on = control.forecast.retained_bytes() >= URGENT_BYTES;
-        if counted_on && !control.blind && worst_end_fraction(&control.levels) >= URGENT_AT {
+        if counted_on && !control.blind && worst(&control.levels, end_bytes) >= URGENT_AT {
             Shortage::Urgent
         } else if control.decision.gate || self.wanted_bytes(control) > 0 {
             Shortage::Some
@@ -60,7 +60,7 @@ impl Regulator {
         PressureContext {
             level: control.decision.pressure,
             usage_bytes: control.own_bytes,
-            limit_bytes: crate::policy::limit_bytes(&control.levels),
+            limit_bytes: limit_bytes(&control.levels),
             wanted_bytes: self.wanted_bytes(&control),
         }
     }

@@ -22,7 +22,7 @@ const NOTHING_BYTES: f32 = (256u32 << 10) as f32;
 const MOST_PASSES: usize = 8;
 
 /// A request in flight, as far as it matters who may grow.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Runner {
     pub(crate) held_bytes: f32,
     /// What it is expected to have grown by.

@@ -16,6 +16,14 @@ const SHOWN: u32 = 3;
 /// Of the word that says how long it was paused.
 const SINCE: u64 = u32::MAX as u64;
 
+/// Who has not been polled for so long waits for something else than memory, and lends
+/// its place; or for so many times as long as it has been between two polls so far.
+const LENDS_AFTER: Duration = Duration::from_millis(50);
+const GAPS: u64 = 2;
+const LENDS_AFTER_AT_MOST: Duration = Duration::from_millis(500);
+/// And after so long it may not be polled for hours.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+
 const SETTLES_AFTER: Duration = Duration::from_millis(20);
 const SETTLES_AFTER_AT_MOST: Duration = Duration::from_millis(500);
 
@@ -212,13 +220,18 @@ impl Slot {
         self.grown.longest_ms()
     }
 
-    /// For how long nobody has polled it, or since when it could have been while the
-    /// brake was on; and the longest time between two polls so far.
-    pub(crate) fn unpolled_ms(&self, now_ms: u32) -> (u32, u32) {
+    /// Whether it gets on, or would if it were not paused; and whether it is idle: by how long
+    /// nobody has polled it, or could have while the brake was on.
+    pub(crate) fn gets_on(&self, now: Duration) -> (bool, bool) {
         let began_ms = self.began_ms.load(Ordering::Relaxed);
         let polled_ms = self.polled.last_ms.get();
         let since_ms = polled_ms.map_or(began_ms, |polled_ms| polled_ms.max(began_ms));
-        (now_ms.saturating_sub(since_ms), self.polled.longest_ms())
+        let idle_ms = (now.as_millis() as u32).saturating_sub(since_ms);
+        let lends_after = Duration::from_millis(u64::from(self.polled.longest_ms()) * GAPS);
+        let lends_after = lends_after.clamp(LENDS_AFTER, LENDS_AFTER_AT_MOST);
+        let idle = Duration::from_millis(idle_ms.into());
+        let moves = self.is_paused() || idle <= lends_after;
+        (moves, idle >= IDLE_AFTER)
     }
 
     /// A poll added so much.
