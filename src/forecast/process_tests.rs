@@ -5,7 +5,7 @@ const MIB: u64 = 1 << 20;
 /// 300 MiB in use, 250 of them by another guard's requests, which reserved 256.
 fn beside_another_guard(others: Portion) -> i64 {
     let mut forecast = Forecast::new(MIB, 0.001, true);
-    forecast.look(Box::leak(Box::new(Running::new())), Duration::ZERO);
+    forecast.look(Box::leak(Box::default()), Duration::ZERO);
     forecast.set_others(others);
     forecast.observe(Evidence {
         usage_bytes: 300 * MIB,
@@ -53,7 +53,7 @@ fn expected_mib(each_mib: u64, in_polls_mib: u64, waiting: u32) -> u64 {
     let mut forecast = Forecast::new(200 * MIB, 0.001, false);
     forecast.set_brakes(true);
     forecast.set_slack(0, 512 * MIB);
-    let running: &'static Running = Box::leak(Box::new(Running::new()));
+    let running: &'static Running = Box::leak(Box::default());
     let mut now = Duration::ZERO;
     let mut sample = |in_flight: u32, held_mib: u64, completed: u64| {
         now += Duration::from_millis(200);
@@ -110,7 +110,7 @@ fn after_five_at_a_time(on_a_thread: bool) -> Forecast {
     let mut forecast = Forecast::new(48 * MIB, 0.001, true);
     forecast.set_brakes(true);
     forecast.set_slack(0, 1024 * MIB);
-    let running: &'static Running = Box::leak(Box::new(Running::new()));
+    let running: &'static Running = Box::leak(Box::default());
     let mut now = Duration::ZERO;
     let mut sample = |in_flight: u32, held_mib: u64, completed: u64| {
         now += Duration::from_millis(50);

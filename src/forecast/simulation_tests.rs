@@ -69,7 +69,7 @@ fn simulate(sizes: Sizes, target: f64) -> Outcome {
     let mut random = fastrand::Rng::with_seed(7);
     let mut forecast = Forecast::new(200 << 20, target, true);
     forecast.set_slack((LIMIT * (1.0 - THETA)) as u64, LIMIT as u64);
-    let running: &'static Running = Box::leak(Box::new(Running::new()));
+    let running: &'static Running = Box::leak(Box::default());
     let mut requests: Vec<Request<'_>> = Vec::new();
     let (mut now, mut begun, mut completed, mut reserved_kib) = (Duration::ZERO, 0, 0, 0);
     let (mut over, mut used, mut steps) = (0.0, 0.0, 0.0);

@@ -14,7 +14,7 @@ fn brake() -> &'static Brake {
 }
 
 fn slot(mib: u64) -> &'static Slot {
-    let running = Box::leak(Box::new(Running::new()));
+    let running: &Running = Box::leak(Box::default());
     let taken = running.take(mib << 10, Tag::NONE, Duration::ZERO);
     taken.expect("a free slot")
 }
@@ -71,7 +71,7 @@ fn who_is_not_known_goes_before_all_others_in_the_end() {
 fn what_is_only_guessed_holds_nobody_for_ever() {
     let brake = brake();
     brake.publish(0, MIB, 0);
-    let running = Box::leak(Box::new(Running::new()));
+    let running: &Running = Box::leak(Box::default());
     let places = [64, 32].map(|mib| {
         let slot = running.take(mib << 10, Tag::NONE, Duration::ZERO).unwrap();
         running.jump_bytes(slot);
@@ -98,7 +98,7 @@ fn what_is_only_guessed_holds_nobody_for_ever() {
 fn where_nobody_gets_on_who_has_come_furthest_does() {
     let brake = brake();
     brake.publish(0, MIB, 0);
-    let running = Box::leak(Box::new(Running::new()));
+    let running: &Running = Box::leak(Box::default());
     // What each holds and is expected to hold, and what its polls have added.
     let places = [(2, 50, 3), (50, 51, 8), (100, 400, 12), (2, 50, 3)];
     let places = places.map(|(held, need, jump)| {
@@ -138,7 +138,7 @@ fn nobody_is_stuck_once_one_has_gone_on() {
 fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
     let brake = brake();
     brake.publish(0, -MIB, 0);
-    let running = Box::leak(Box::new(Running::new()));
+    let running: &Running = Box::leak(Box::default());
     let mut ending = needy(15.0);
     ending.request.slot().grew(20 << 20);
     running.jump_bytes(ending.request.slot());
@@ -159,7 +159,7 @@ fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
 #[test]
 fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
     const LARGE: u64 = 250 << 20;
-    let running = Running::new();
+    let running = Running::default();
     let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
     running.set_jump(Tag::NONE.key, LARGE as f64, None);
     assert_eq!(running.jump_bytes(slot), LARGE);
@@ -177,7 +177,7 @@ fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
 fn the_only_one_goes_on_in_the_end() {
     let brake = brake();
     brake.publish(0, MIB, 0);
-    let running = Box::leak(Box::new(Running::new()));
+    let running: &Running = Box::leak(Box::default());
     let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
     slot.grew(64 << 20);
     running.jump_bytes(slot);
@@ -230,7 +230,7 @@ fn what_is_counted_ahead_is_not_free_until_a_sample() {
 #[test]
 fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
     let brake = brake();
-    let running = Box::leak(Box::new(Running::new()));
+    let running: &Running = Box::leak(Box::default());
     let take = || running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
     let first = take();
     let left_behind = park(brake, first, GUARD);
@@ -249,7 +249,7 @@ fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
 fn a_plan_goes_by_the_shares_of_tenants() {
     let brake = brake();
     brake.publish(0, 20 * MIB, 0);
-    let running = Box::leak(Box::new(Running::new()));
+    let running: &Running = Box::leak(Box::default());
     let slots = [1, 1, 1, 2].map(|tenant| {
         running
             .take(16 << 10, Tag::of_tenant(tenant), Duration::ZERO)

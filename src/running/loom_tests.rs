@@ -379,7 +379,7 @@ fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
 #[test]
 fn who_was_told_to_stop_in_time_is_seen_to_be_cut_short() {
     loom::model(|| {
-        let running: &Running = Box::leak(Box::new(Running::new()));
+        let running: &Running = Box::leak(Box::default());
         let slot = running.take(4096, Tag::NONE, Duration::ZERO).unwrap();
         slot.charge(5 * MIB, 1);
         let request = slot.request();
@@ -395,7 +395,7 @@ fn who_was_told_to_stop_in_time_is_seen_to_be_cut_short() {
 #[test]
 fn who_ends_while_a_look_comes_by_is_noted_once() {
     loom::model(|| {
-        let running: &Running = Box::leak(Box::new(Running::new()));
+        let running: &Running = Box::leak(Box::default());
         let slot = running.take(4096, Tag::NONE, Duration::ZERO).unwrap();
         slot.charge(5 * MIB, 1);
         let generation = slot.generation();
@@ -415,7 +415,7 @@ fn who_ends_while_a_look_comes_by_is_noted_once() {
 #[test]
 fn what_is_said_while_a_look_comes_by_is_not_lost() {
     loom::model(|| {
-        let running: &Running = Box::leak(Box::new(Running::new()));
+        let running: &Running = Box::leak(Box::default());
         let slot = running.take(4096, Tag::NONE, Duration::ZERO).unwrap();
         let other = thread::spawn(move || slot.say(Fact::Staged));
         running.look(|_| {});

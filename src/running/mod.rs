@@ -11,7 +11,6 @@ pub(crate) mod brake;
 mod brake_tests;
 #[cfg(feature = "account")]
 pub(crate) mod charge;
-mod known;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
 mod peaks;
@@ -47,7 +46,7 @@ struct Finished([AtomicU32; BINS]);
 type ByKind = Box<[OnceLock<Box<Finished>>]>;
 
 /// The requests of one guard in flight.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Running {
     /// Each is made when its thread is first served.
     shards: ByShard<Shard>,
@@ -58,14 +57,6 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn new() -> Self {
-        Self {
-            shards: ByShard::default(),
-            critical: [const { AtomicU64::new(0) }; ClassKey::COUNT / 64],
-            jumps: OnceLock::new(),
-        }
-    }
-
     /// One has been taken so far.
     pub(crate) fn has_begun(&self) -> bool {
         self.shards.all().next().is_some()
@@ -87,7 +78,7 @@ impl Running {
     /// Polls of this kind of requests are seen to add so much; and so much after one that
     /// is about as large, if that is known.
     pub(crate) fn set_jump(&self, key: ClassKey, bytes: f64, later_bytes: Option<f64>) {
-        let kib = |bytes: f64| (bytes / 1024.0).max(1.0) as u32;
+        let kib = |bytes: f64| u64::from((bytes / 1024.0).max(1.0) as u32);
         let made = || {
             (0..ClassKey::COUNT)
                 .map(|_| JumpOfKind::default())
@@ -102,7 +93,7 @@ impl Running {
     pub(crate) fn largest_jump_bytes(&self) -> u64 {
         let jumps = self.jumps.get().into_iter().flatten();
         let largest_kib = jumps.filter_map(|jumps| jumps.largest_kib.get()).max();
-        u64::from(largest_kib.unwrap_or(0)) << 10
+        largest_kib.unwrap_or(0) << 10
     }
 
     /// What the next poll of a request may add.

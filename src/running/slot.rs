@@ -15,9 +15,9 @@ use life::{ForGeneration, Life};
 
 use std::task::Waker;
 
-use super::known::Known;
 use crate::class::tag::{ClassKey, HINT_UNIT_KIB, Tag};
 use crate::sync::foreign::{self, Code};
+use crate::sync::optional::AtomicOption;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, Ordering};
 
 /// No machine has more memory, and many of them can be added up.
@@ -48,7 +48,7 @@ pub(crate) struct Slot {
     /// What is to be done with it, as was said last.
     pub(super) turn: ForGeneration,
     /// What it is expected to hold at most.
-    need_kib: Known,
+    need_kib: AtomicOption,
     /// What its next poll may add, as said last.
     jump_kib: AtomicU32,
     /// That is what was reserved: no poll, of it or of its kind, has added anything yet.
@@ -222,12 +222,10 @@ impl Slot {
         self.reported_bytes.load(Ordering::Relaxed)
     }
 
-    /// What it is.
     pub(super) fn tag(&self) -> Tag {
         Tag::of_bits(self.tag.load(Ordering::Relaxed))
     }
 
-    /// Of which kind it is.
     pub(crate) fn class_key(&self) -> ClassKey {
         self.tag().key
     }
@@ -248,7 +246,6 @@ impl Slot {
         }
     }
 
-    #[cfg_attr(not(feature = "account"), allow(dead_code))]
     pub(crate) fn held_bytes(&self) -> u64 {
         self.held.bytes()
     }
@@ -278,7 +275,6 @@ impl Slot {
         self.reserved_kib.fetch_add(kib, Ordering::Relaxed);
     }
 
-    /// What is reserved for it now.
     pub(crate) fn reserved_kib(&self) -> u64 {
         self.reserved_kib.load(Ordering::Relaxed)
     }

@@ -19,7 +19,7 @@ fn looks(running: &Running) -> Vec<(u64, bool, bool)> {
 
 #[test]
 fn slots_are_used_again_and_as_many_as_are_needed() {
-    let running = Running::new();
+    let running = Running::default();
     let taken: Vec<_> = (0..10_000)
         .map(|_| running.take(1, Tag::NONE, Duration::ZERO).unwrap())
         .collect();
@@ -37,7 +37,7 @@ fn slots_are_used_again_and_as_many_as_are_needed() {
 
 #[test]
 fn a_request_that_no_look_found_is_counted_by_its_peak() {
-    let running = Running::new();
+    let running = Running::default();
     let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
     slot.charge(5 << 20, 1);
     slot.charge(-(5 << 20), 0);
@@ -50,7 +50,7 @@ fn a_request_that_no_look_found_is_counted_by_its_peak() {
 
 #[test]
 fn a_request_that_a_look_found_is_found_once_more_at_its_end() {
-    let running = Running::new();
+    let running = Running::default();
     let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
     slot.charge(100, 1);
     assert_eq!(looks(&running), [(100, true, false)]);
@@ -63,7 +63,7 @@ fn a_request_that_a_look_found_is_found_once_more_at_its_end() {
 
 #[test]
 fn who_is_over_is_not_told_to_stop() {
-    let running: &Running = Box::leak(Box::new(Running::new()));
+    let running: &Running = Box::leak(Box::default());
     let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
     running.look(|_| {});
     running.end(slot);
@@ -73,7 +73,7 @@ fn who_is_over_is_not_told_to_stop() {
 
 #[test]
 fn freeing_the_memory_of_others_hides_no_peak() {
-    let running = Running::new();
+    let running = Running::default();
     let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
     slot.charge(-1000, 0);
     slot.charge(300, 1);
@@ -84,7 +84,7 @@ fn freeing_the_memory_of_others_hides_no_peak() {
 
 #[test]
 fn threads_take_and_end_slots_while_looks_go_on() {
-    let running = Running::new();
+    let running = Running::default();
     let seen = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -120,7 +120,7 @@ mod tests {
 
     /// MiB that are held, for so many ms, and whether it is spared. Says which.
     fn chosen(missing: u64, requests: &[(u64, u32, bool)]) -> Vec<usize> {
-        let running: &'static Running = Box::leak(Box::new(Running::new()));
+        let running: &'static Running = Box::leak(Box::default());
         let from = requests.iter().map(|&(mib, age_ms, spared)| Victim {
             request: (running.take(1, Tag::NONE, Duration::ZERO).unwrap()).request(),
             gives: Gives {
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn only_those_are_stopped_whose_memory_that_frees() {
-        let running: &'static Running = Box::leak(Box::new(Running::new()));
+        let running: &'static Running = Box::leak(Box::default());
         let begin = |tag| {
             let slot = running.take(1024, tag, Duration::ZERO).unwrap();
             slot.register(Waker::noop());

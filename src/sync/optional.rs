@@ -10,15 +10,11 @@ pub(crate) struct AtomicOption(AtomicU64);
 
 impl Default for AtomicOption {
     fn default() -> Self {
-        Self::none()
+        Self(AtomicU64::new(NONE))
     }
 }
 
 impl AtomicOption {
-    pub(crate) const fn none() -> Self {
-        Self(AtomicU64::new(NONE))
-    }
-
     pub(crate) fn get(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|&number| number != NONE)
     }

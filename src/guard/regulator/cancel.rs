@@ -148,7 +148,6 @@ impl Regulator {
         );
     }
 
-    /// Who is to be told to stop.
     pub(super) fn must_cancel(&'static self, control: &mut Control, now: Duration) -> Vec<Victim> {
         let cancellations = &mut control.cancellations;
         cancellations.learn(now);
@@ -180,7 +179,6 @@ impl Regulator {
         victims
     }
 
-    /// Tells one to stop.
     pub(super) fn cancel(&self, victim: Victim) {
         // It may have ended meanwhile.
         if victim.request.cancel() {
@@ -242,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_those_told_give_back_is_counted_on_for_a_while() {
-        let running: &'static Running = Box::leak(Box::new(Running::new()));
+        let running: &'static Running = Box::leak(Box::default());
         let mut cancellations = Cancellations::default();
         let missing_mib = |cancellations: &mut Cancellations, at, free: u64| {
             let seen = Seen {
@@ -273,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_shorter_time_is_learned_bit_by_bit() {
-        let running: &'static Running = Box::leak(Box::new(Running::new()));
+        let running: &'static Running = Box::leak(Box::default());
         let mut cancellations = Cancellations::default();
         for _ in 0..50 {
             let victim = told(running, MIB);

@@ -101,7 +101,7 @@ impl State {
             limiter: Arc::clone(&holdings.limiter),
             brake: holdings.brake,
             labels: Labels::new(tenants),
-            running: Running::new(),
+            running: Running::default(),
             ready: Ready::default(),
             deliveries: Deliveries::default(),
             counters: Counters::default(),

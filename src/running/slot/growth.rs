@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Fact, Slot, SlotRef};
-use crate::running::known::Known;
 use crate::running::place::{FRONT, Place, rank};
 use crate::sync::AtomicU32;
+use crate::sync::optional::AtomicOption;
 
 /// A poll that adds less has added nothing.
 const LEAST_GROWTH_BYTES: u64 = 4 << 10;
@@ -48,25 +48,25 @@ impl Jump {
 /// What one poll of a kind of requests may add, as far as it is known.
 #[derive(Debug, Default)]
 pub(in crate::running) struct JumpOfKind {
-    pub(in crate::running) largest_kib: Known,
+    pub(in crate::running) largest_kib: AtomicOption,
     /// After one that is about as large.
-    pub(in crate::running) later_kib: Known,
+    pub(in crate::running) later_kib: AtomicOption,
 }
 
 /// When something was done last, by the sampler's tick, and the longest time between two
 /// such, pauses aside.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
-    last_ms: Known,
+    last_ms: AtomicOption,
     longest_ms: AtomicU32,
 }
 
 impl Gaps {
     /// Two at once may count as one: they are as far from the one before.
-    fn next(&self, now_ms: Option<u32>) {
+    fn next(&self, now_ms: Option<u64>) {
         if let Some((now_ms, last_ms)) = now_ms.zip(self.last_ms.get()) {
             let gap_ms = now_ms.saturating_sub(last_ms);
-            self.longest_ms.fetch_max(gap_ms, Ordering::Relaxed);
+            self.longest_ms.fetch_max(gap_ms as u32, Ordering::Relaxed);
         }
         self.last_ms.set(now_ms);
     }
@@ -114,33 +114,33 @@ impl Slot {
 
     /// What it is expected to hold at most.
     pub(crate) fn expect(&self, need_bytes: f64) {
-        self.need_kib.set(Some((need_bytes / 1024.0) as u32));
+        self.need_kib.set(Some((need_bytes / 1024.0) as u64));
     }
 
     /// What its next poll may add: the most that one has, or one of its kind has while
     /// it has shown little, up to what it is expected to need. Beyond that nobody knows.
     /// After one that was as large as any, no more than others then did.
     pub(in crate::running) fn jump_bytes(&self, of_kind: &JumpOfKind) -> u64 {
-        let largest_kib = self.largest_kib.load(Ordering::Relaxed);
+        let largest_kib = u64::from(self.largest_kib.load(Ordering::Relaxed));
         let of_kind_kib = of_kind.largest_kib.get();
         let is_guess = largest_kib == 0 && of_kind_kib.is_none();
         self.is_guess.store(is_guess, Ordering::Relaxed);
         let is_large = largest_kib > 0 && largest_kib >= of_kind_kib.unwrap_or(0) / 2;
         let kib = match (self.grew.load(Ordering::Relaxed), of_kind.later_kib.get()) {
             (_, Some(of_others_kib)) if is_large => {
-                let later_kib = self.later_kib.load(Ordering::Relaxed);
+                let later_kib = u64::from(self.later_kib.load(Ordering::Relaxed));
                 of_others_kib.max(later_kib + later_kib / 8)
             }
             (0..SHOWN, _) => {
-                let unknown = || self.reserved_kib().min(u64::from(u32::MAX)) as u32;
                 let shown = (largest_kib > 0).then_some(largest_kib * 4);
-                largest_kib.max(of_kind_kib.or(shown).unwrap_or_else(unknown))
+                largest_kib.max(of_kind_kib.or(shown).unwrap_or_else(|| self.reserved_kib()))
             }
             _ => largest_kib + largest_kib / 8,
         };
-        let held_kib = (self.look().held_bytes / 1024) as u32;
+        let held_kib = self.look().held_bytes / 1024;
         let left_kib = self.need_kib.get().unwrap_or(0).saturating_sub(held_kib);
         let kib = if left_kib > 0 { kib.min(left_kib) } else { kib };
+        let kib = kib.min(u32::MAX.into()) as u32;
         self.jump_kib.store(kib, Ordering::Relaxed);
         u64::from(kib) << 10
     }
@@ -179,13 +179,12 @@ impl Slot {
 
     /// It holds no more than it was expected to.
     pub(in crate::running) fn is_within_need(&self) -> bool {
-        let need_kib = self.need_kib.get().unwrap_or(0);
-        self.look().held_bytes / 1024 <= u64::from(need_kib)
+        self.look().held_bytes / 1024 <= self.need_kib.get().unwrap_or(0)
     }
 
     /// It is polled.
     pub(crate) fn polled(&self, tick_ms: u32) {
-        self.polled.next(Some(tick_ms));
+        self.polled.next(Some(tick_ms.into()));
     }
 
     /// A poll begins, with the brake on.
@@ -224,12 +223,11 @@ impl Slot {
     /// nobody has polled it, or could have while the brake was on.
     pub(crate) fn gets_on(&self, now: Duration) -> (bool, bool) {
         let began_ms = self.began_ms.load(Ordering::Relaxed);
-        let polled_ms = self.polled.last_ms.get();
-        let since_ms = polled_ms.map_or(began_ms, |polled_ms| polled_ms.max(began_ms));
-        let idle_ms = (now.as_millis() as u32).saturating_sub(since_ms);
+        let since_ms = (self.polled.last_ms.get().unwrap_or(0)).max(began_ms.into());
+        let idle_ms = u64::from(now.as_millis() as u32).saturating_sub(since_ms);
         let lends_after = Duration::from_millis(u64::from(self.polled.longest_ms()) * GAPS);
         let lends_after = lends_after.clamp(LENDS_AFTER, LENDS_AFTER_AT_MOST);
-        let idle = Duration::from_millis(idle_ms.into());
+        let idle = Duration::from_millis(idle_ms);
         let moves = self.is_paused() || idle <= lends_after;
         (moves, idle >= IDLE_AFTER)
     }
