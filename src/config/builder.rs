@@ -5,6 +5,7 @@ use http::HeaderName;
 
 use super::Settings;
 use crate::class::Tier;
+use crate::forecast::Estimates;
 use crate::memory::MemorySource;
 
 /// Builds a [`MemoryGuardLayer`](crate::MemoryGuardLayer) from code instead of the environment.
@@ -28,7 +29,7 @@ use crate::memory::MemorySource;
 pub struct MemoryGuardBuilder {
     pub(super) settings: Settings,
     pub(super) memory_source: Option<Box<dyn MemorySource>>,
-    pub(super) estimates: Option<crate::forecast::Estimates>,
+    pub(super) estimates: Option<Estimates>,
 }
 
 impl std::fmt::Debug for MemoryGuardBuilder {
@@ -88,8 +89,13 @@ impl MemoryGuardBuilder {
     ///
     /// Where a [`state`](Self::state) is read, that counts instead. What makes no sense
     /// is ignored as a whole, with a warning in the log.
-    pub fn estimates(mut self, estimates: crate::forecast::Estimates) -> Self {
+    pub fn estimates(mut self, estimates: Estimates) -> Self {
         self.estimates = Some(estimates);
         self
+    }
+
+    /// The settings, the user's own source, and what another process has learned.
+    pub(crate) fn into_parts(self) -> (Settings, Option<Box<dyn MemorySource>>, Option<Estimates>) {
+        (self.settings, self.memory_source, self.estimates)
     }
 }

@@ -5,7 +5,7 @@ use super::variables::SETTINGS;
 use super::{Config, MemoryGuardBuilder, Policy, Settings};
 use crate::class::Tier;
 use crate::error::{ConfigError, Problem};
-use crate::memory::{MemorySource, Source};
+use crate::memory::Source;
 
 /// The variables for where WARNING, HIGH and CRITICAL begin.
 const THRESHOLDS: [&str; 3] = [
@@ -14,28 +14,7 @@ const THRESHOLDS: [&str; 3] = [
     "MEMORY_GUARD_CRITICAL_PERCENT",
 ];
 
-/// What a guard is started with.
-pub(crate) struct Start {
-    pub(crate) config: Config,
-    /// To be said once it has started.
-    pub(crate) warnings: Vec<String>,
-    /// The user's own.
-    pub(crate) memory_source: Option<Box<dyn MemorySource>>,
-    pub(crate) estimates: Option<crate::forecast::Estimates>,
-}
-
 impl MemoryGuardBuilder {
-    /// What a guard is started with, if the settings are good.
-    pub(crate) fn start(self) -> Result<Start, ConfigError> {
-        let (config, warnings) = self.settings.check()?;
-        Ok(Start {
-            config,
-            warnings,
-            memory_source: self.memory_source,
-            estimates: self.estimates,
-        })
-    }
-
     /// Checks the settings without starting a guard: for
     /// [`Guard::reload`](crate::Guard::reload).
     ///

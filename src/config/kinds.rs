@@ -12,7 +12,6 @@ use crate::units::MAX_KIB;
 
 /// What one value may be.
 pub(super) struct Kind<T> {
-    /// A variable's text.
     parse: fn(&str) -> Option<T>,
     is_good: fn(&T) -> bool,
     expected: &'static str,

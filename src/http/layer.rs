@@ -101,10 +101,11 @@ impl MemoryGuardBuilder {
     /// Lists every setting that cannot be used. A sensor that cannot be read is
     /// no error: [`on_sensor_failure`](Self::on_sensor_failure) says what happens then.
     pub fn build(self) -> Result<MemoryGuardLayer, ConfigError> {
-        let start = self.start()?;
-        let guard = Guard::start(start.config, start.memory_source);
-        crate::telemetry::logs::warnings(&start.warnings);
-        if let Some(estimates) = start.estimates {
+        let (settings, memory_source, estimates) = self.into_parts();
+        let (config, warnings) = settings.check()?;
+        let guard = Guard::start(config, memory_source);
+        crate::telemetry::logs::warnings(&warnings);
+        if let Some(estimates) = estimates {
             guard.learn_from(&estimates);
         }
         Ok(MemoryGuardLayer::new(guard))

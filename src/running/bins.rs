@@ -3,7 +3,6 @@
 /// Enough for 8 PiB.
 pub(crate) const BINS: usize = 44 * 8;
 
-/// The bin of a size.
 pub(crate) fn of(bytes: u64) -> usize {
     let kib = bytes.div_ceil(1024).max(1);
     let octave = kib.ilog2();
@@ -16,7 +15,6 @@ pub(crate) fn of(bytes: u64) -> usize {
     (octave as usize * 8 + eighth as usize).min(BINS - 1)
 }
 
-/// The middle of a bin, in bytes.
 pub(crate) fn middle_bytes(bin: usize) -> f64 {
     let octave = (1u64 << (bin / 8)) as f64 * 1024.0;
     octave * (1.0 + ((bin % 8) as f64 + 0.5) / 8.0)

@@ -150,7 +150,6 @@ impl Brake {
         paused.max().unwrap_or_default()
     }
 
-    /// Pollers that are paused.
     #[inline]
     pub(crate) fn paused(&self) -> u32 {
         self.paused.load(Ordering::Relaxed)

@@ -99,7 +99,6 @@ impl Local {
         self.pending_bytes.set(0);
         let is_new = self.life.get() == Life::New;
         if is_new {
-            // New → lives.
             self.life.set(Life::Lives);
         }
         let allocations = self.allocations.replace(0);
@@ -179,7 +178,6 @@ pub(crate) fn ends() {
     LOCAL.with(|local| {
         local.flush();
         local.tell_settled();
-        // Lives → ends.
         local.life.set(Life::Ends);
         local.pending_bytes.set(AT_ONCE);
     });

@@ -53,7 +53,6 @@ static CAUGHT: AtomicU64 = AtomicU64::new(0);
 /// A bit for each code whose panic has been said.
 static SAID: AtomicU32 = AtomicU32::new(0);
 
-/// How many panics were caught, in this process.
 pub(crate) fn caught() -> u64 {
     CAUGHT.load(Ordering::Relaxed)
 }

@@ -17,7 +17,7 @@ const FIRST: usize = 2;
 
 /// `N` counts from many threads without a shared cache line. A thread has all of its own
 /// side by side.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ShardedCounters<const N: usize> {
     first: [Shard<N>; FIRST],
     /// Those of more threads; made when the first of them counts.
@@ -78,19 +78,10 @@ pub(crate) fn shard() -> usize {
 }
 
 /// One for each shard, made when it is first asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ByShard<T> {
     first: [OnceLock<Box<T>>; FIRST],
     others: OnceLock<Box<[OnceLock<Box<T>>]>>,
-}
-
-impl<T> Default for ByShard<T> {
-    fn default() -> Self {
-        Self {
-            first: [const { OnceLock::new() }; FIRST],
-            others: OnceLock::new(),
-        }
-    }
 }
 
 impl<T: Default> ByShard<T> {
@@ -134,16 +125,6 @@ impl<const N: usize> Shard<N> {
     }
 }
 
-impl<const N: usize> Default for ShardedCounters<N> {
-    fn default() -> Self {
-        Self {
-            first: std::array::from_fn(|_| Shard::default()),
-            others: OnceLock::new(),
-            shared: Shard::default(),
-        }
-    }
-}
-
 impl<const N: usize> ShardedCounters<N> {
     /// Adds to this thread's count number `at`; what it was.
     #[inline]
@@ -181,7 +162,6 @@ impl<const N: usize> ShardedCounters<N> {
         self.first.iter().chain(others).chain([&self.shared])
     }
 
-    /// The total of count number `at`.
     pub(crate) fn sum(&self, at: usize) -> u64 {
         self.shards()
             .map(|Shard(counts)| counts[at].load(Ordering::Acquire))
@@ -210,7 +190,6 @@ impl ShardedCounter {
         self.add(1);
     }
 
-    /// Adds to this thread's count.
     #[inline]
     pub(crate) fn add(&self, more: u64) {
         self.add_at(0, more);

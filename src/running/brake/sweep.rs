@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::turn::Turn;
+use super::who_goes_on::Plan;
 use super::{Brake, Pausing, Runner, Running, State, Swept, Trust, who_goes_on};
 use crate::running::place::CRITICAL;
 use crate::sync::foreign;
@@ -15,26 +16,22 @@ impl Brake {
     /// there now, is known here. All of `freed`'s go on: that guard pauses nobody.
     /// `alone`: nothing else is in flight, so that nobody will give anything back.
     pub(crate) fn sweep(&self, room_bytes: i64, freed: Option<usize>, alone: bool) -> Swept {
-        let mut wakers = Vec::new();
-        let swept = self.plan(room_bytes, freed, alone, &mut wakers);
+        let mut state = self.state();
+        let plan = self.plan(&mut state, room_bytes);
+        let wakers = self.let_go(&mut state, freed, alone);
+        let swept = Swept {
+            paused: self.paused(),
+            safe_bytes: f64::from(plan.safe_bytes),
+            stuck: plan.stuck,
+            passed: self.passed.load(Ordering::Relaxed),
+        };
+        drop(state);
         wakers.into_iter().for_each(foreign::wake);
         swept
     }
 
-    fn plan(
-        &self,
-        room_bytes: i64,
-        freed: Option<usize>,
-        alone: bool,
-        wakers: &mut Vec<Waker>,
-    ) -> Swept {
-        let mut state = self.state();
-        let State {
-            runners,
-            front: front_request,
-            ..
-        } = &mut *state;
-        let mut all: Vec<&Running> = runners.iter().flat_map(|(_, some)| some).collect();
+    fn plan(&self, state: &mut State, room_bytes: i64) -> Plan {
+        let mut all: Vec<&Running> = state.runners.iter().flat_map(|(_, some)| some).collect();
         all.sort_unstable_by_key(|running| running.place);
         all.retain(|running| !running.request.is_over());
         // Since they were looked at one may have gone on.
@@ -43,9 +40,10 @@ impl Brake {
             ..running.runner
         };
         let known: Vec<Runner> = all.iter().map(now).collect();
-        let front = front_request.and_then(|front| all.iter().position(|one| one.request == front));
+        let before = state.front;
+        let front = before.and_then(|front| all.iter().position(|one| one.request == front));
         let plan = who_goes_on::plan(room_bytes as f32, &known, front);
-        *front_request = plan.front.map(|index| all[index].request);
+        state.front = plan.front.map(|index| all[index].request);
         for (running, &turn) in all.iter().zip(&plan.turns) {
             let turn = match running.place.rank {
                 CRITICAL => Turn::Keep(0.0),
@@ -55,23 +53,12 @@ impl Brake {
             running.request.set_turn(turn);
         }
         self.newcomer.store(plan.newcomer.bits(), Ordering::Relaxed);
-        self.let_go(&mut state, freed, alone, wakers);
-        Swept {
-            paused: self.paused(),
-            safe_bytes: f64::from(plan.safe_bytes),
-            stuck: plan.stuck,
-            passed: self.passed.load(Ordering::Relaxed),
-        }
+        plan
     }
 
     /// Those for whom there is room, one after another.
-    fn let_go(
-        &self,
-        state: &mut State,
-        freed: Option<usize>,
-        alone: bool,
-        wakers: &mut Vec<Waker>,
-    ) {
+    fn let_go(&self, state: &mut State, freed: Option<usize>, alone: bool) -> Vec<Waker> {
+        let mut wakers = Vec::new();
         let mut headroom = self.headroom_bytes();
         let mut waiting: Vec<(usize, &mut Pausing)> = state.pausing.iter_mut().collect();
         waiting.sort_unstable_by_key(|(place, one)| (one.slot().place(), *place));
@@ -87,6 +74,7 @@ impl Brake {
                 }
             }
         }
+        wakers
     }
 
     /// One of those who are paused goes on, whatever the headroom is: who is about to end,
