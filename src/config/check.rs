@@ -142,22 +142,15 @@ impl Settings {
     }
 
     fn check_source(&mut self) {
-        let Config {
-            source,
-            cgroup_path,
-            memory_limit_bytes,
-            ..
-        } = &self.config;
-        let no_limit =
-            memory_limit_bytes.is_none() && !self.has_problem("MEMORY_GUARD_MEMORY_LIMIT");
-        let is_elsewhere = matches!(source, Source::Process | Source::Host);
-        let path = cgroup_path.as_ref().filter(|_| is_elsewhere);
-        let path = path.map(|path| path.to_string_lossy().into_owned());
-        if *source == Source::Process && no_limit {
+        let source = self.config.source;
+        let no_limit = self.config.memory_limit_bytes.is_none();
+        if source == Source::Process && no_limit && !self.has_problem("MEMORY_GUARD_MEMORY_LIMIT") {
             let expected = "MEMORY_GUARD_MEMORY_LIMIT beside it, such as 2GiB";
             self.problem("MEMORY_GUARD_SOURCE", "process", expected);
         }
-        if let Some(path) = path {
+        let path = self.config.cgroup_path.as_ref();
+        let path = path.map(|path| path.to_string_lossy().into_owned());
+        if let (Some(path), Source::Process | Source::Host) = (path, source) {
             let expected = "MEMORY_GUARD_SOURCE to be auto or cgroup when a path is given";
             self.problem("MEMORY_GUARD_CGROUP_PATH", path, expected);
         }

@@ -19,23 +19,6 @@ pub(super) struct Kind<T> {
     written: &'static str,
 }
 
-/// A field with a value, or perhaps with one.
-pub(super) trait Given<T> {
-    fn given(&self) -> Option<&T>;
-}
-
-impl<T> Given<T> for T {
-    fn given(&self) -> Option<&T> {
-        Some(self)
-    }
-}
-
-impl<T> Given<T> for Option<T> {
-    fn given(&self) -> Option<&T> {
-        self.as_ref()
-    }
-}
-
 impl<T: Debug> Kind<T> {
     /// Takes a variable's text, or says what would be right.
     pub(super) fn read(&self, field: &mut impl From<T>, text: &str) -> Result<(), String> {
@@ -45,9 +28,14 @@ impl<T: Debug> Kind<T> {
         Ok(())
     }
 
-    /// A value that cannot be used, and what would be right.
-    pub(super) fn wrong(&self, field: &impl Given<T>) -> Option<(String, &'static str)> {
-        let value = field.given().filter(|value| !(self.is_good)(value))?;
+    /// A value that cannot be used, and what would be right. A field has a value, or perhaps
+    /// one.
+    pub(super) fn wrong(
+        &self,
+        field: &(impl Clone + Into<Option<T>>),
+    ) -> Option<(String, &'static str)> {
+        let value: Option<T> = field.clone().into();
+        let value = value.filter(|value| !(self.is_good)(value))?;
         // A path without its quotes.
         let shown = format!("{value:?}").trim_matches('"').to_owned();
         Some((shown, self.expected))
