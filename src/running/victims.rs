@@ -14,16 +14,10 @@ const FEW: f64 = 0.25;
 /// And as if it had run for so long.
 const YOUNGEST_MS: f64 = 10.0;
 
-/// A request that may be told to stop.
+/// A request that may be told to stop, what it gives, and what that costs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Victim {
     pub(crate) request: SlotRef,
-    pub(crate) gives: Gives,
-}
-
-/// What it gives, and what that costs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Gives {
     /// What is free once its future is dropped.
     pub(crate) bytes: u64,
     /// What was reserved for it. What it holds beyond that is no loss.
@@ -34,7 +28,7 @@ pub(crate) struct Gives {
     pub(crate) spared: bool,
 }
 
-impl Gives {
+impl Victim {
     /// What of `missing_bytes` it gives, for each byte and time that is lost.
     fn worth(&self, missing_bytes: f64) -> f64 {
         let lost_bytes = self.bytes.min(self.reserved_bytes) as f64 + missing_bytes * FEW;
@@ -48,18 +42,18 @@ impl Gives {
 pub(crate) fn choose(missing_bytes: u64, mut from: Vec<Victim>) -> Vec<Victim> {
     let missing = missing_bytes.max(1) as f64;
     from.sort_by(|a, b| {
-        let by_worth = || b.gives.worth(missing).total_cmp(&a.gives.worth(missing));
-        a.gives.spared.cmp(&b.gives.spared).then_with(by_worth)
+        let by_worth = || b.worth(missing).total_cmp(&a.worth(missing));
+        a.spared.cmp(&b.spared).then_with(by_worth)
     });
     let mut freed_bytes = 0;
     from.retain(|victim| {
         let needed = freed_bytes < missing_bytes.max(1);
-        freed_bytes += if needed { victim.gives.bytes } else { 0 };
+        freed_bytes += if needed { victim.bytes } else { 0 };
         needed
     });
     // The last of them may free what some before it were to, of those that cost most.
     for index in (0..from.len()).rev() {
-        let without_bytes = freed_bytes - from[index].gives.bytes;
+        let without_bytes = freed_bytes - from[index].bytes;
         if without_bytes >= missing_bytes.max(1) {
             freed_bytes = without_bytes;
             from.remove(index);
@@ -99,12 +93,10 @@ impl Slot {
         };
         (bytes >= LEAST_BYTES).then(|| Victim {
             request,
-            gives: Gives {
-                bytes,
-                reserved_bytes,
-                age_ms: now_ms.saturating_sub(place.began_ms),
-                spared: self.ends() || self.is_polled(),
-            },
+            bytes,
+            reserved_bytes,
+            age_ms: now_ms.saturating_sub(place.began_ms),
+            spared: self.ends() || self.is_polled(),
         })
     }
 }
@@ -123,12 +115,10 @@ mod tests {
         let running: &'static Running = Box::leak(Box::default());
         let from = requests.iter().map(|&(mib, age_ms, spared)| Victim {
             request: (running.take(1, Tag::NONE, Duration::ZERO).unwrap()).request(),
-            gives: Gives {
-                bytes: mib * MIB,
-                reserved_bytes: mib * MIB,
-                age_ms,
-                spared,
-            },
+            bytes: mib * MIB,
+            reserved_bytes: mib * MIB,
+            age_ms,
+            spared,
         });
         let from: Vec<Victim> = from.collect();
         let place = |victim: &Victim| {
@@ -193,7 +183,7 @@ mod tests {
         one.say(Fact::Checked);
         assert_eq!(victims(true), 1);
         drop(elsewhere);
-        let spared = || running.victims(true, Duration::ZERO)[0].gives.spared;
+        let spared = || running.victims(true, Duration::ZERO)[0].spared;
         one.begin_poll();
         assert!(spared());
         one.end_poll();

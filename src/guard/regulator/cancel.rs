@@ -78,7 +78,7 @@ impl Cancellations {
         self.last = Some(now);
         self.told.extend(victims.iter().map(|victim| Told {
             request: victim.request,
-            bytes: victim.gives.bytes,
+            bytes: victim.bytes,
             at: now,
             is_over: false,
         }));
@@ -198,7 +198,6 @@ mod tests {
     use super::*;
     use crate::class::tag::Tag;
     use crate::running::Running;
-    use crate::running::victims::Gives;
 
     const MIB: u64 = 1 << 20;
 
@@ -229,12 +228,10 @@ mod tests {
         let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
         Victim {
             request: slot.request(),
-            gives: Gives {
-                bytes,
-                reserved_bytes: bytes,
-                age_ms: 0,
-                spared: false,
-            },
+            bytes,
+            reserved_bytes: bytes,
+            age_ms: 0,
+            spared: false,
         }
     }
 

@@ -138,7 +138,10 @@ pub(crate) fn plan(room_bytes: f32, runners: &[Runner], front: Option<usize>) ->
         let mut growing = sequence.iter().copied();
         growing.find(|&index| !runners[index].settled)
     });
-    let mut order = Order::new(room_bytes);
+    let mut order = Order {
+        room_bytes,
+        ..Order::default()
+    };
     let mut turns = vec![Turn::Hold; runners.len()];
     for (position, &index) in sequence.iter().enumerate() {
         let is_front = front == Some(index);
@@ -205,7 +208,7 @@ fn sequence(room_bytes: f32, runners: &[Runner], front: Option<usize>) -> (Vec<u
 }
 
 /// Goes through the requests in their order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Default)]
 struct Order {
     room_bytes: f32,
     /// Of those before.
@@ -217,22 +220,9 @@ struct Order {
     given_back: f32,
     /// What those before that are paused take when they go on.
     queued_bytes: f32,
-    holds: bool,
 }
 
 impl Order {
-    fn new(room_bytes: f32) -> Self {
-        Self {
-            room_bytes,
-            growth: [0.0; STEPS],
-            most_growth: 0.0,
-            safe_bytes: 0.0,
-            given_back: 0.0,
-            queued_bytes: 0.0,
-            holds: false,
-        }
-    }
-
     /// The turn of the next in the order.
     fn next(&mut self, runner: &Runner, is_front: bool) -> Turn {
         let keep = self.keep_bytes();
@@ -246,7 +236,6 @@ impl Order {
         self.safe_bytes = (self.safe_bytes).max(runner.claim_bytes() - self.given_back);
         self.given_back += runner.gives_back();
         if runner.moves && !(is_front || runner.settled || fits) {
-            self.holds = true;
             return Turn::Hold;
         }
         self.growth = growth;

@@ -71,10 +71,6 @@ impl Gaps {
         self.last_ms.set(now_ms);
     }
 
-    fn longest_ms(&self) -> u32 {
-        self.longest_ms.load(Ordering::Relaxed)
-    }
-
     pub(super) fn clear(&self) {
         self.last_ms.set(None);
         self.longest_ms.store(0, Ordering::Relaxed);
@@ -216,7 +212,7 @@ impl Slot {
 
     /// The longest time between two polls that added something, pauses aside.
     pub(crate) fn growth_gap_ms(&self) -> u32 {
-        self.grown.longest_ms()
+        self.grown.longest_ms.load(Ordering::Relaxed)
     }
 
     /// Whether it gets on, or would if it were not paused; and whether it is idle: by how long
@@ -225,7 +221,8 @@ impl Slot {
         let began_ms = self.began_ms.load(Ordering::Relaxed);
         let since_ms = (self.polled.last_ms.get().unwrap_or(0)).max(began_ms.into());
         let idle_ms = u64::from(now.as_millis() as u32).saturating_sub(since_ms);
-        let lends_after = Duration::from_millis(u64::from(self.polled.longest_ms()) * GAPS);
+        let gap_ms = u64::from(self.polled.longest_ms.load(Ordering::Relaxed));
+        let lends_after = Duration::from_millis(gap_ms * GAPS);
         let lends_after = lends_after.clamp(LENDS_AFTER, LENDS_AFTER_AT_MOST);
         let idle = Duration::from_millis(idle_ms);
         let moves = self.is_paused() || idle <= lends_after;
