@@ -158,3 +158,42 @@ fn work_that_no_account_shows_counts_if_it_is_little_of_all() {
     let more = at_once(&hidden) - at_once(&all_shown);
     assert!(more > 0.15, "{more}");
 }
+
+#[test]
+fn what_larger_requests_than_before_hold_is_explained_by_them() {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_slack(0, 1024 * MIB);
+    let running: &'static Running = Box::leak(Box::new(Running::default()));
+    let (mut now, mut completed) = (Duration::ZERO, 0);
+    let mut three = |each_mib: u64, beside_mib: u64| {
+        let tag = crate::class::tag::Tag::NONE;
+        let three = [(); 3].map(|()| running.take(48 << 10, tag, Duration::ZERO).unwrap());
+        let mut sample = |in_flight: u32, held_mib: u64, completed: u64| {
+            now += Duration::from_millis(50);
+            forecast.look(running, now);
+            forecast.observe(Evidence {
+                now,
+                usage_bytes: (20 + held_mib) * MIB,
+                own_in_flight: in_flight,
+                all_in_flight: in_flight,
+                completed,
+                ..Evidence::default()
+            });
+        };
+        sample(0, 0, completed);
+        for step in 1..=10 {
+            three
+                .iter()
+                .for_each(|slot| slot.charge((each_mib * MIB) as i64 / 10, 1));
+            sample(3, (3 * each_mib + beside_mib) * step / 10, completed);
+        }
+        three.iter().for_each(|slot| running.end(slot));
+        completed += 3;
+        sample(0, 0, completed);
+        forecast.unexplained_bytes()
+    };
+    (0..80).for_each(|_| assert_eq!(three(12, 0), 0.0));
+    // An eighth of what they hold is in use beside it, while they run.
+    let unexplained = (0..12).map(|_| three(120, 45)).last();
+    assert_eq!(unexplained, Some(0.0));
+}

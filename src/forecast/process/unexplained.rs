@@ -25,7 +25,8 @@ impl Forecast {
             false => LEAST_SHARE,
         };
         let unexplained = self.usage.request_bytes() as f64;
-        let explained = book.kinds().peak_bytes();
+        // Where they come to need more, the last ones say so first.
+        let explained = book.kinds().peak_bytes().max(book.seen_bytes());
         if unexplained > LEAST_BYTES.max(explained * least_share) {
             unexplained
         } else {
