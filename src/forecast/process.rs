@@ -84,6 +84,8 @@ pub(crate) struct Forecast {
     reuse: f64,
     /// With accounting: the share of requests that hold nothing, as far as their accounts show.
     quiet: f64,
+    /// And what each in flight holds on average, as far as they show.
+    held_each_bytes: f64,
     /// What is allocated beside requests.
     beside_allocated: f64,
     /// Requests hold what polls do not show.
@@ -124,6 +126,7 @@ impl Forecast {
             polls_tell: false,
             reuse: 1.0,
             quiet: 0.0,
+            held_each_bytes: 0.0,
             beside_allocated: f64::MAX,
             hidden_until: Duration::ZERO,
             touched_growth: [0.0; STEPS],
@@ -140,7 +143,7 @@ impl Forecast {
         if let Some(book) = &mut self.book {
             book.kinds_mut().set_hidden(hidden_bytes);
             book.look(running, now);
-            self.see_quiet();
+            self.see_held();
         }
         if self.book.is_none() && self.brakes && running.has_begun() {
             let (prior_bytes, target) = self.configured;

@@ -197,3 +197,48 @@ fn what_larger_requests_than_before_hold_is_explained_by_them() {
     let unexplained = (0..12).map(|_| three(120, 45)).last();
     assert_eq!(unexplained, Some(0.0));
 }
+
+#[test]
+fn few_large_ones_among_small_ones_explain_what_is_in_use_beside_all() {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_slack(0, 1024 * MIB);
+    let running: &'static Running = Box::leak(Box::new(Running::default()));
+    let (mut now, mut completed) = (Duration::ZERO, 0);
+    let mut sample = |forecast: &mut Forecast, in_flight: u32, mib: u64, completed: u64| {
+        now += Duration::from_millis(50);
+        forecast.look(running, now);
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: (20 + mib) * MIB,
+            own_in_flight: in_flight,
+            all_in_flight: in_flight,
+            completed,
+            ..Evidence::default()
+        });
+    };
+    let begin = || {
+        let tag = crate::class::tag::Tag::NONE;
+        running.take(48 << 10, tag, Duration::ZERO).unwrap()
+    };
+    sample(&mut forecast, 0, 0, 0);
+    for _ in 0..12 {
+        for _ in 0..14 {
+            let small = [(); 2].map(|()| begin());
+            small.iter().for_each(|slot| slot.charge(2 * MIB as i64, 1));
+            sample(&mut forecast, 2, 4, completed);
+            small.iter().for_each(|slot| running.end(slot));
+            completed += 2;
+        }
+        let large = [(); 3].map(|()| begin());
+        for step in 1..=14 {
+            let grows = if step <= 10 { 12 * MIB as i64 } else { 0 };
+            large.iter().for_each(|slot| slot.charge(grows, 1));
+            // A tenth of what they hold is the allocator's.
+            sample(&mut forecast, 3, 36 * step.min(10) * 11 / 10, completed);
+        }
+        assert_eq!(forecast.unexplained_bytes(), 0.0, "after {completed}");
+        large.iter().for_each(|slot| running.end(slot));
+        completed += 3;
+        sample(&mut forecast, 0, 0, completed);
+    }
+}

@@ -25,8 +25,10 @@ impl Forecast {
             false => LEAST_SHARE,
         };
         let unexplained = self.usage.request_bytes() as f64;
-        // Where they come to need more, the last ones say so first.
-        let explained = book.kinds().peak_bytes().max(book.seen_bytes());
+        // Where they come to need more, the last ones say so first; and among many small
+        // ones, few large ones hold most of what there is.
+        let kinds_bytes = book.kinds().peak_bytes().max(book.seen_bytes());
+        let explained = kinds_bytes.max(self.held_each_bytes);
         if unexplained > LEAST_BYTES.max(explained * least_share) {
             unexplained
         } else {
@@ -35,14 +37,17 @@ impl Forecast {
     }
 
     /// After a look at requests.
-    pub(super) fn see_quiet(&mut self) {
+    pub(super) fn see_held(&mut self) {
         let Some(book) = &self.book else {
             return;
         };
         let in_flight = book.in_flight();
         if in_flight > 0 {
-            let share = f64::from(book.sums().quiet) / in_flight as f64;
+            let sums = book.sums();
+            let each = |sum: f64| sum / in_flight as f64;
+            let (share, held_bytes) = (each(f64::from(sums.quiet)), each(sums.held_bytes));
             self.quiet += (share - self.quiet) * STEP;
+            self.held_each_bytes += (held_bytes - self.held_each_bytes) * STEP;
         }
     }
 }
