@@ -98,7 +98,7 @@ mod tests {
 
     fn decide(ladder: &mut Strategy, levels: &[MemoryLevel]) -> Decision {
         ladder.decide(&Observation {
-            now: Duration::ZERO,
+            now: Some(Duration::ZERO),
             levels,
             stall_percent: 0.0,
             active: 4,
@@ -209,7 +209,7 @@ mod tests {
         };
         let mut ladder = Strategy::new(&config, true);
         let decision = ladder.decide(&Observation {
-            now: Duration::ZERO,
+            now: Some(Duration::ZERO),
             levels: &[MemoryLevel::new(0, Some(2 << 30))],
             stall_percent: 0.0,
             active: 0,
@@ -237,7 +237,7 @@ mod tests {
     fn stalls_raise_the_level_but_never_reject() {
         let mut ladder = ladder(10);
         let mut observation = Observation {
-            now: Duration::ZERO,
+            now: Some(Duration::ZERO),
             levels: &[MemoryLevel::new(750, Some(1000))],
             stall_percent: 60.0,
             active: 0,

@@ -22,7 +22,8 @@ const WIDEST: u32 = 64;
 pub(super) struct Latch {
     lowest_bytes: u64,
     highest_bytes: u64,
-    since: Duration,
+    /// `None`: no look at a known time has found new work kept out since.
+    since: Option<Duration>,
     flat_for: Duration,
     width: u32,
     probing: bool,
@@ -33,7 +34,7 @@ impl Latch {
         Self {
             lowest_bytes: u64::MAX,
             highest_bytes: 0,
-            since: Duration::ZERO,
+            since: None,
             flat_for: FLAT_FOR,
             width: 1,
             probing: false,
@@ -45,10 +46,8 @@ impl Latch {
     pub(super) fn probes(&mut self, o: &Observation<'_>, blocked: bool, room: u32) -> Option<u32> {
         let usage_bytes = o.levels.first().map_or(0, |level| level.usage_bytes);
         if !blocked {
-            let was_probing = self.probing;
-            *self = Self::new();
-            self.restart(o.now, usage_bytes);
-            return was_probing.then_some(0);
+            let was = std::mem::replace(self, Self::new());
+            return was.probing.then_some(0);
         }
         self.lowest_bytes = self.lowest_bytes.min(usage_bytes);
         self.highest_bytes = self.highest_bytes.max(usage_bytes);
@@ -68,7 +67,8 @@ impl Latch {
             self.since = o.now;
             return None;
         }
-        if o.now.saturating_sub(self.since) < self.flat_for {
+        let now = o.now?;
+        if now.saturating_sub(*self.since.get_or_insert(now)) < self.flat_for {
             return None;
         }
         self.since = o.now;
@@ -87,7 +87,7 @@ impl Latch {
         self.flat_for = (self.flat_for * 2).min(FLAT_FOR_AT_MOST);
     }
 
-    fn restart(&mut self, now: Duration, usage_bytes: u64) {
+    fn restart(&mut self, now: Option<Duration>, usage_bytes: u64) {
         self.since = now;
         self.lowest_bytes = usage_bytes;
         self.highest_bytes = usage_bytes;
@@ -120,7 +120,7 @@ mod tests {
         (unused_probes, low_bytes, room): (u32, u64, u32),
     ) -> Option<u32> {
         let observation = Observation {
-            now: Duration::from_secs(second),
+            now: Some(Duration::from_secs(second)),
             levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
             stall_percent: 0.0,
             active: 1,

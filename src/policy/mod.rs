@@ -24,8 +24,8 @@ const HELD_BACK_PERCENT: f64 = 10.0;
 /// What a policy decides from.
 #[derive(Clone, Debug)]
 pub(crate) struct Observation<'a> {
-    /// Time since the sampler began.
-    pub(crate) now: Duration,
+    /// Time since the sampler began; a quick look does not ask for it.
+    pub(crate) now: Option<Duration>,
     /// The own level first, then those around it.
     pub(crate) levels: &'a [MemoryLevel],
     /// Percent of the last ten seconds in which every task waited for memory.
@@ -172,7 +172,7 @@ mod tests {
 
     fn observation(levels: &[MemoryLevel]) -> Observation<'_> {
         Observation {
-            now: Duration::ZERO,
+            now: Some(Duration::ZERO),
             levels,
             stall_percent: 0.0,
             active: 4,
@@ -199,7 +199,7 @@ mod tests {
             for (next_bytes, probes) in [(free_bytes, None), (free_bytes + 1, Some(1))] {
                 let mut strategy = new();
                 let mut probes_at = |second| {
-                    let now = Duration::from_secs(second);
+                    let now = Some(Duration::from_secs(second));
                     let observation = Observation {
                         now,
                         next_bytes,

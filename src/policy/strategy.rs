@@ -106,7 +106,7 @@ mod tests {
         stall_percent: f64,
     ) -> Decision {
         Strategy::new(&Config::default(), true).decide(&Observation {
-            now: Duration::ZERO,
+            now: Some(Duration::ZERO),
             levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
             stall_percent,
             active: 4,

@@ -31,6 +31,8 @@ const HALF: u64 = MIB / 2;
 const FIRST_LIMIT: u64 = 1000 * MIB;
 /// Nobody is found out of memory by a probe before three seconds of the same usage.
 const LONGEST_CASE: Duration = Duration::from_millis(2900);
+/// For longer a guard has stood idle before a case begins.
+const IDLE_BEFORE: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -216,7 +218,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    async fn new() -> Self {
         support::hold_up_releases();
         let memory = Source(Arc::new(Mutex::new(Memory {
             usage_bytes: HALF,
@@ -268,6 +270,7 @@ impl World {
             woken: WokenInOrder::default(),
         };
         world.sample();
+        tokio::time::advance(IDLE_BEFORE).await;
         world
     }
 
@@ -700,7 +703,7 @@ fn run(operations: Vec<Operation>) {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut world = World::new();
+        let mut world = World::new().await;
         for operation in operations {
             world.operate(operation).await;
             world.agrees();
@@ -751,6 +754,21 @@ fn what_is_active_may_grow_after_the_guard_was_closed() {
         grow(300),
         grow(100),
     ]);
+}
+
+#[test]
+fn who_waits_for_memory_that_has_just_become_full_waits_on() {
+    use Operation as O;
+    let full = [O::Try { mib: 900 }, comes(500, Priority::Normal, 0)];
+    let looks_for_itself = O::Grow { of: 0, mib: 50 };
+    let looks = [
+        vec![O::Sample],
+        vec![O::Threshold { critical: 0.9 }],
+        vec![looks_for_itself, O::Sample],
+    ];
+    for looks in looks {
+        run(full.iter().cloned().chain(looks).collect());
+    }
 }
 
 #[test]

@@ -105,8 +105,9 @@ impl Regulator {
         let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
         control.request_bytes = request_bytes;
         control.next_bytes = next_bytes;
+        let full_at = (detail == Detail::Full).then_some(now);
         control.decision = control.strategy.decide(&Observation {
-            now,
+            now: full_at,
             levels: &control.levels,
             stall_percent: sample.stall_percent,
             active,
@@ -131,7 +132,6 @@ impl Regulator {
             decision.allowance_bytes = Some(most_bytes.min(reserved_bytes));
             decision.probes = Some(0);
         }
-        let full_at = (detail == Detail::Full).then_some(now);
         self.set_headroom(control, full_at, reserved_kib);
     }
 
