@@ -235,6 +235,10 @@ impl Queue {
         flow.waiting
             .insert(&mut self.waiters, key, |w| &mut w.in_flow, older);
         flow.kib += kib;
+        if flow.waiting.first() == Some(key) {
+            // It may be within the quota where the one behind it is not.
+            flow.is_parked = false;
+        }
         if flow.waiting.len() == 1 {
             self.lanes[at].weights += flow.weight();
             if let Some(account) = flow.account() {

@@ -782,6 +782,21 @@ fn a_tenant_s_next_waiter_fits_its_share_once_the_one_before_it_gives_up() {
 }
 
 #[test]
+fn who_lost_a_grant_fits_its_tenant_s_share_where_the_one_behind_it_does_not() {
+    use Operation as O;
+    run(vec![
+        comes(10, Priority::High, 3),
+        O::Try { mib: 890 },
+        comes(100, Priority::High, 3),
+        O::End { of: 1 },
+        comes(295, Priority::High, 3),
+        O::Pass { ms: 500 },
+        O::Sample,
+        O::Poll { of: 0 },
+    ]);
+}
+
+#[test]
 fn who_takes_the_place_of_one_that_held_up_the_queue_need_not_wait() {
     run(vec![
         Operation::Try { mib: 700 },
