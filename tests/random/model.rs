@@ -341,7 +341,7 @@ impl World {
             }
             (Ok(id), Err(rejected)) => {
                 assert_eq!(rejected.reason(), Reason::NoRoom);
-                self.model.turned_away(id);
+                self.model.turned_away(id, &mut told);
             }
             (Err(reason), Err(rejected)) => assert_eq!(rejected.reason(), reason),
             (Err(reason), Ok(_)) => panic!("{reason:?}: {:#?}", self.model),
@@ -421,7 +421,7 @@ impl World {
                     }
                     reason => assert!(reason == Reason::WaitTooLong && ask.hurried, "{reason:?}"),
                 }
-                self.model.turned_away(id);
+                self.model.turned_away(id, &mut told);
             }
             (Err(reason), Poll::Ready(Err(rejected))) => assert_eq!(rejected.reason(), reason),
             (Err(reason), _) => panic!("{reason:?}: {:#?}", self.model),
@@ -793,6 +793,18 @@ fn who_lost_a_grant_fits_its_tenant_s_share_where_the_one_behind_it_does_not() {
         O::Pass { ms: 500 },
         O::Sample,
         O::Poll { of: 0 },
+    ]);
+}
+
+#[test]
+fn who_tries_in_vain_makes_it_the_turn_of_another_tenant() {
+    run(vec![
+        Operation::Try { mib: 360 },
+        comes(602, Priority::Low, 0),
+        comes(1, Priority::Low, 2),
+        comes(30, Priority::High, 1),
+        comes(126, Priority::High, 1),
+        Operation::Try { mib: 446 },
     ]);
 }
 

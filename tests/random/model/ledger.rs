@@ -453,10 +453,11 @@ impl Model {
         newest
     }
 
-    /// It does not wait after all.
-    pub(crate) fn turned_away(&mut self, id: Id) {
+    /// It does not wait after all. Since it came it may be another's turn.
+    pub(crate) fn turned_away(&mut self, id: Id, told: &mut Told) {
         self.remove(id);
         self.totals.rejected += 1;
+        self.pump(told);
     }
 
     fn remove(&mut self, id: Id) -> Waiter {
