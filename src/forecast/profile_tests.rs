@@ -1,6 +1,4 @@
 use super::*;
-use crate::forecast::course::Course;
-use crate::running::Jump;
 
 const MIB: u64 = 1 << 20;
 
@@ -100,26 +98,4 @@ fn what_was_cut_off_is_no_record() {
     assert!(profile.worst_bytes() <= before_bytes);
     profile.add(18.0 * MIB as f64, 1.0);
     assert!(profile.worst_bytes() > 2.0 * before_bytes);
-}
-
-#[test]
-fn one_ahead_of_others_of_its_age_is_not_thought_to_become_larger() {
-    let mut profile = profile(std::iter::repeat_n(120, 400));
-    for _ in 0..40 {
-        let mut course = Course::new();
-        for ms in (0..1000).step_by(10) {
-            let share = (ms as f32 / 500.0).min(1.0);
-            course.see(Duration::from_millis(ms), share * (120 * MIB) as f32);
-        }
-        profile.went(course, Jump::default(), 0);
-    }
-    let seen = Seen {
-        age: Duration::from_millis(200),
-        peak_bytes: 58 * MIB,
-        held_bytes: 58 * MIB,
-        flat: Duration::ZERO,
-    };
-    let growth = profile.growth(&seen, profile.predict(&seen));
-    let most = growth.into_iter().fold(0.0, f32::max);
-    assert!((55.0..78.0).contains(&mib(f64::from(most))), "{growth:?}");
 }

@@ -97,7 +97,7 @@ impl Book {
         }
         let as_others = kind.profile.predict(&seen);
         let alike = self.alike.entry((key, alike(seen.age, seen.held_bytes)));
-        let growth = *alike.or_insert_with(|| kind.profile.growth(&seen, as_others));
+        let growth = *alike.or_insert_with(|| kind.profile.growth(&seen, as_others.bytes));
         let expected = expect(kind, serial, track, look, &seen, as_others, growth);
         teach_jump(kind, look, running);
         let made = match is_new {

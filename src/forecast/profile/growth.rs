@@ -2,7 +2,6 @@
 
 use super::{Profile, Seen};
 use crate::forecast::course::Course;
-use crate::forecast::need::Moments;
 use crate::running::Jump;
 use crate::running::brake::{Growth, STEPS};
 
@@ -19,9 +18,6 @@ const UNKNOWN_UNTIL: f64 = 25.0;
 pub(super) const MOST_BEYOND: f64 = 2.0;
 const LEAST_BEYOND: f64 = 1.1;
 const BEYOND_LEFT: f64 = 0.95;
-/// One that is ahead of others of its age is not thought to come to more than those did that
-/// reached as much: by so many standard deviations.
-const AHEAD_DEVIATIONS: f64 = 3.0;
 
 impl Profile {
     /// How a request went that has ended, and what its polls added. And how long it was at
@@ -91,12 +87,10 @@ impl Profile {
 
     /// What a request that runs, and is expected to need so much at its peak, is expected
     /// to have grown by at each step.
-    pub(in crate::forecast) fn growth(&self, seen: &Seen, need: Moments) -> Growth {
+    pub(in crate::forecast) fn growth(&self, seen: &Seen, need_bytes: f64) -> Growth {
         let held_bytes = seen.held_bytes as f32;
-        let rest = |bytes: f64| (bytes as f32 - held_bytes).max(0.0);
-        let most_bytes = rest(need.bytes + need.variance.sqrt() * AHEAD_DEVIATIONS);
-        let growth = self.courses.growth(seen.age, held_bytes, rest(need.bytes));
-        growth.map(|bytes| bytes.min(most_bytes))
+        let rest_bytes = (need_bytes as f32 - held_bytes).max(0.0);
+        self.courses.growth(seen.age, held_bytes, rest_bytes)
     }
 
     /// What the next is expected to hold at each step, as a share of its peak.
