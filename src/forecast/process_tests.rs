@@ -159,6 +159,25 @@ fn work_that_no_account_shows_counts_if_it_is_little_of_all() {
     assert!(more > 0.15, "{more}");
 }
 
+/// 50 ms later: so many are in flight, so many MiB are in use beside 20, so many have ended.
+fn sample_next(
+    forecast: &mut Forecast,
+    running: &'static Running,
+    now: &mut Duration,
+    (in_flight, mib, completed): (u32, u64, u64),
+) {
+    *now += Duration::from_millis(50);
+    forecast.look(running, *now);
+    forecast.observe(Evidence {
+        now: *now,
+        usage_bytes: (20 + mib) * MIB,
+        own_in_flight: in_flight,
+        all_in_flight: in_flight,
+        completed,
+        ..Evidence::default()
+    });
+}
+
 #[test]
 fn what_larger_requests_than_before_hold_is_explained_by_them() {
     let mut forecast = Forecast::new(48 * MIB, 0.001, true);
@@ -169,16 +188,12 @@ fn what_larger_requests_than_before_hold_is_explained_by_them() {
         let tag = crate::class::tag::Tag::NONE;
         let three = [(); 3].map(|()| running.take(48 << 10, tag, Duration::ZERO).unwrap());
         let mut sample = |in_flight: u32, held_mib: u64, completed: u64| {
-            now += Duration::from_millis(50);
-            forecast.look(running, now);
-            forecast.observe(Evidence {
-                now,
-                usage_bytes: (20 + held_mib) * MIB,
-                own_in_flight: in_flight,
-                all_in_flight: in_flight,
-                completed,
-                ..Evidence::default()
-            });
+            sample_next(
+                &mut forecast,
+                running,
+                &mut now,
+                (in_flight, held_mib, completed),
+            );
         };
         sample(0, 0, completed);
         for step in 1..=10 {
@@ -205,16 +220,7 @@ fn few_large_ones_among_small_ones_explain_what_is_in_use_beside_all() {
     let running: &'static Running = Box::leak(Box::new(Running::default()));
     let (mut now, mut completed) = (Duration::ZERO, 0);
     let mut sample = |forecast: &mut Forecast, in_flight: u32, mib: u64, completed: u64| {
-        now += Duration::from_millis(50);
-        forecast.look(running, now);
-        forecast.observe(Evidence {
-            now,
-            usage_bytes: (20 + mib) * MIB,
-            own_in_flight: in_flight,
-            all_in_flight: in_flight,
-            completed,
-            ..Evidence::default()
-        });
+        sample_next(forecast, running, &mut now, (in_flight, mib, completed));
     };
     let begin = || {
         let tag = crate::class::tag::Tag::NONE;

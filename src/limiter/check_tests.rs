@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::tests::{limiter, publish};
-use super::ticket_tests::{IN_TIME, Ticket};
+use super::wait_tests::{IN_TIME, Ticket};
 use super::word::InUse;
 use super::{Ask, Attempt, Bounds, Caps, Limiter, Need, Operation, Refused};
 use crate::class::tag::Tag;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use loom::thread::{self, JoinHandle};
 
-use super::ticket_tests::{IN_TIME, Ticket};
+use super::wait_tests::{IN_TIME, Ticket};
 use super::*;
 use crate::class::Quota;
 use crate::units::MAX_KIB;

@@ -28,12 +28,12 @@ mod queue;
 mod tenants;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
-#[cfg(test)]
-mod ticket_tests;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod turn_tests;
 mod turns;
 mod wait;
+#[cfg(test)]
+mod wait_tests;
 mod wakers;
 mod word;
 

@@ -2,7 +2,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering as StdOrdering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::ticket_tests::{IN_TIME, Ticket};
+use super::wait_tests::{IN_TIME, Ticket};
 use super::word::InUse;
 use super::*;
 use crate::class::tag::ClassKey;

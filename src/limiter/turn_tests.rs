@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::tests::publish;
-use super::ticket_tests::{IN_TIME, Ticket};
+use super::wait_tests::{IN_TIME, Ticket};
 use super::word::InUse;
 use super::{
     Ask, Attempt, Bounds, Caps, Limiter, Need, Operation, Refusal, Refused, TENANTS, TenantAccount,
