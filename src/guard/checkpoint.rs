@@ -34,6 +34,7 @@ struct Part {
     request: SlotRef,
     from: Mark,
     reported_bytes: u64,
+    ending: bool,
     /// Counted as added before it was.
     ahead_bytes: i64,
 }
@@ -46,6 +47,7 @@ impl Part {
             request: leave.slot.request(),
             from: Mark::of_work(accounted),
             reported_bytes: leave.slot.reported_bytes(),
+            ending: leave.ending,
             ahead_bytes: leave.taken.charge_all(),
         }));
     }
@@ -65,7 +67,7 @@ impl Part {
         }
         let said_bytes = slot.reported_bytes().saturating_sub(part.reported_bytes);
         let grown_bytes = added_bytes.max(0).saturating_add(said_bytes as i64);
-        slot.grew(grown_bytes as u64);
+        slot.grew(grown_bytes as u64, part.ending);
         let brake = permit.state().brake;
         brake.add_grown(grown_bytes.saturating_sub(part.ahead_bytes));
     }

@@ -118,6 +118,8 @@ pub(crate) struct Leave {
     pub(crate) state: &'static State,
     pub(crate) slot: &'static Slot,
     pub(crate) taken: Taken,
+    /// It seems to be about to end.
+    pub(crate) ending: bool,
 }
 
 impl Leave {
@@ -132,7 +134,7 @@ impl Leave {
             return Ok(None);
         };
         let taken = state.may_grow(slot, permit.priority(), false);
-        let leave = taken.map(|taken| Self { state, slot, taken });
+        let leave = taken.map(|taken| Self::of(state, slot, taken));
         leave.map(Some).ok_or((state, slot))
     }
 
@@ -141,7 +143,17 @@ impl Leave {
     pub(crate) fn take(permit: &Permit, is_first: bool) -> Option<Self> {
         let (state, slot) = permit.braked(is_first)?;
         let taken = state.may_grow(slot, permit.priority(), true)?;
-        Some(Self { state, slot, taken })
+        Some(Self::of(state, slot, taken))
+    }
+
+    fn of(state: &'static State, slot: &'static Slot, taken: Taken) -> Self {
+        let ending = slot.ends();
+        Self {
+            state,
+            slot,
+            taken,
+            ending,
+        }
     }
 }
 
@@ -210,19 +222,20 @@ impl Growth {
 
 impl Drop for Growth {
     fn drop(&mut self) {
-        let Some(Leave { state, slot, taken }) = self.leave.take() else {
+        let Some(leave) = self.leave.take() else {
             return;
         };
+        let Leave { state, slot, .. } = leave;
         let added = self.from.count();
         let grown_bytes = added.bytes.max(0);
-        slot.grew(grown_bytes as u64);
+        slot.grew(grown_bytes as u64, leave.ending);
         slot.end_poll();
         // Who says what it maps is not charged for that twice.
         let says = state.is_accounted() && slot.reported_bytes() > 0;
         if let Some(bytes) = added.uncharged_bytes.filter(|_| !says) {
             slot.charge(bytes, 1);
         }
-        taken.charge(grown_bytes);
+        leave.taken.charge(grown_bytes);
         state.has_polled();
     }
 }

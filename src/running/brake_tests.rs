@@ -2,7 +2,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::brake::{Brake, Runner, Running as InFlight, STEPS, Trust};
-use super::{Running, Slot};
+use super::{KnownJumps, Running, Slot};
 use crate::class::tag::Tag;
 
 const MIB: i64 = 1 << 20;
@@ -105,7 +105,7 @@ fn where_nobody_gets_on_who_has_come_furthest_does() {
         let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
         slot.charge(held * MIB, 1);
         slot.expect((need * MIB) as f64);
-        (0..3).for_each(|_| slot.grew((jump * MIB) as u64));
+        (0..3).for_each(|_| slot.grew((jump * MIB) as u64, false));
         running.jump_bytes(slot);
         park(brake, slot, GUARD)
     });
@@ -140,7 +140,7 @@ fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
     brake.publish(0, -MIB, 0);
     let running: &Running = Box::leak(Box::default());
     let mut ending = needy(15.0);
-    ending.request.slot().grew(20 << 20);
+    ending.request.slot().grew(20 << 20, false);
     running.jump_bytes(ending.request.slot());
     ending.runner.settled = true;
     brake.tell(GUARD, vec![ending]);
@@ -161,16 +161,50 @@ fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
     const LARGE: u64 = 250 << 20;
     let running = Running::default();
     let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
-    running.set_jump(Tag::NONE.key, LARGE as f64, None);
+    let mut known = KnownJumps {
+        largest: LARGE as f64,
+        ..KnownJumps::default()
+    };
+    running.set_jump(Tag::NONE.key, known);
     assert_eq!(running.jump_bytes(slot), LARGE);
-    slot.grew(LARGE);
+    slot.grew(LARGE, false);
     // Nobody has seen what follows.
     assert_eq!(running.jump_bytes(slot), LARGE);
-    running.set_jump(Tag::NONE.key, LARGE as f64, Some(2.0 * MIB as f64));
+    known.later = Some(2.0 * MIB as f64);
+    running.set_jump(Tag::NONE.key, known);
     assert_eq!(running.jump_bytes(slot), 2 << 20);
     // Until it does.
-    slot.grew(16 << 20);
+    slot.grew(16 << 20, false);
     assert_eq!(running.jump_bytes(slot), 18 << 20);
+}
+
+#[test]
+fn who_is_about_to_end_is_expected_to_add_what_others_did_then() {
+    let brake = brake();
+    brake.publish(0, MIB, 0);
+    let running: &Running = Box::leak(Box::default());
+    let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    slot.grew(10 << 20, false);
+    let known = KnownJumps {
+        largest: 10.0 * MIB as f64,
+        later: Some(10.0 * MIB as f64),
+        ending: Some(0.5 * MIB as f64),
+    };
+    running.set_jump(Tag::NONE.key, known);
+    let mut one = in_flight(slot, 20.0);
+    brake.tell(GUARD, vec![one]);
+    brake.sweep(100 * MIB, None, false);
+    // While it grows that says nothing.
+    assert_eq!(running.jump_bytes(slot), 10 << 20);
+    one.runner.settled = true;
+    brake.tell(GUARD, vec![one]);
+    brake.sweep(0, None, false);
+    let taken = brake.take(slot, running.jump_bytes(slot));
+    assert!(taken.is_some(), "{}", running.jump_bytes(slot));
+    // Until it adds more then itself.
+    slot.grew(3 << 20, true);
+    assert_eq!(running.jump_bytes(slot), 3 << 20);
+    assert_eq!(slot.jump().ending, Some(3.0 * MIB as f64));
 }
 
 #[test]
@@ -179,7 +213,7 @@ fn the_only_one_goes_on_in_the_end() {
     brake.publish(0, MIB, 0);
     let running: &Running = Box::leak(Box::default());
     let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
-    slot.grew(64 << 20);
+    slot.grew(64 << 20, false);
     running.jump_bytes(slot);
     park(brake, slot, GUARD);
     assert!(!brake.force_first(16 << 20, Trust::default()));

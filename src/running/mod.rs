@@ -29,7 +29,7 @@ use std::time::Duration;
 #[cfg(feature = "account")]
 pub(crate) use slot::Elsewhere;
 use slot::JumpOfKind;
-pub(crate) use slot::{Fact, Holdings, Jump, Slot, SlotRef, Status};
+pub(crate) use slot::{Fact, Holdings, Jump, KnownJumps, Slot, SlotRef, Status};
 
 use crate::class::Priority;
 use crate::class::tag::{ClassKey, Tag};
@@ -76,8 +76,8 @@ impl Running {
     }
 
     /// Polls of this kind of requests are seen to add so much; and so much after one that
-    /// is about as large, if that is known.
-    pub(crate) fn set_jump(&self, key: ClassKey, bytes: f64, later_bytes: Option<f64>) {
+    /// is about as large, and at the end of such, if that is known.
+    pub(crate) fn set_jump(&self, key: ClassKey, known: KnownJumps) {
         let kib = |bytes: f64| u64::from((bytes / 1024.0).max(1.0) as u32);
         let made = || {
             (0..ClassKey::COUNT)
@@ -85,8 +85,9 @@ impl Running {
                 .collect()
         };
         let jumps = &self.jumps.get_or_init(made)[key.index()];
-        jumps.largest_kib.set(Some(kib(bytes)));
-        jumps.later_kib.set(later_bytes.map(kib));
+        jumps.largest_kib.set(Some(kib(known.largest)));
+        jumps.later_kib.set(known.later.map(kib));
+        jumps.ending_kib.set(known.ending.map(kib));
     }
 
     /// The most that a poll of any kind of requests is seen to add.
@@ -181,6 +182,7 @@ impl Running {
         for jumps in self.jumps.get().into_iter().flatten() {
             jumps.largest_kib.set(None);
             jumps.later_kib.set(None);
+            jumps.ending_kib.set(None);
         }
         for critical in &self.critical {
             critical.store(0, Ordering::Relaxed);

@@ -5,8 +5,8 @@ mod holding;
 mod life;
 
 use growth::Gaps;
-pub(crate) use growth::Jump;
 pub(super) use growth::JumpOfKind;
+pub(crate) use growth::{Jump, KnownJumps};
 #[cfg(feature = "account")]
 pub(crate) use holding::Elsewhere;
 use holding::Holding;
@@ -58,6 +58,8 @@ pub(crate) struct Slot {
     grew: AtomicU32,
     /// The most that one has added after the first of them.
     later_kib: AtomicU32,
+    /// And of those that began when it seemed to be about to end.
+    ending_kib: AtomicOption,
     /// Polls of it that are under way, of those that began with the brake on.
     polls: AtomicU32,
     /// When it was polled, while the brake was on, and when a poll added something.
@@ -197,6 +199,7 @@ impl Slot {
             word.store(0, Ordering::Relaxed);
         }
         self.need_kib.set(None);
+        self.ending_kib.set(None);
         self.polled.clear();
         self.grown.clear();
     }

@@ -194,10 +194,8 @@ fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
     let kind_scale = kind.scale();
     let profile = &mut kind.profile;
     profile.saw_jump(look.slot.jump().scaled(1.0 / look.slot.scale()));
-    if let Some(jump_bytes) = profile.jump_bytes() {
-        let later_bytes = profile.later_jump_bytes().map(|bytes| bytes * kind_scale);
-        let key = look.slot.class_key();
-        running.set_jump(key, jump_bytes * kind_scale, later_bytes);
+    if let Some(known) = profile.jumps() {
+        running.set_jump(look.slot.class_key(), known.scaled(kind_scale));
     }
 }
 

@@ -161,7 +161,7 @@ impl Forecast {
             .or(self.touched.as_ref())
             .is_some_and(|book| {
                 let mut mix = book.kinds().mix().peekable();
-                mix.peek().is_some() && mix.all(|(_, kind, _)| kind.profile.jump_bytes().is_some())
+                mix.peek().is_some() && mix.all(|(_, kind, _)| kind.profile.jumps().is_some())
             })
     }
 
@@ -260,7 +260,7 @@ impl Forecast {
         let (mut sum, mut all) = (0.0, 0.0);
         for (_, kind, share) in book.kinds().mix() {
             // Until a poll has been seen to add something, all of it may come at once.
-            let jump_bytes = kind.profile.jump_bytes().unwrap_or(self.limit_bytes);
+            let jump_bytes = (kind.profile.jumps()).map_or(self.limit_bytes, |known| known.largest);
             sum += jump_bytes * kind.scale() * share;
             all += share;
         }

@@ -2,8 +2,8 @@
 
 use super::{Profile, Seen};
 use crate::forecast::course::Course;
-use crate::running::Jump;
 use crate::running::brake::{Growth, STEPS};
+use crate::running::{Jump, KnownJumps};
 
 /// The longest time between two polls that add something is forgotten by this with each
 /// request.
@@ -34,13 +34,8 @@ impl Profile {
     }
 
     /// What one poll may add; `None`: it has not been seen.
-    pub(in crate::forecast) fn jump_bytes(&self) -> Option<f64> {
-        self.jumps.known().map(|(largest, _)| largest)
-    }
-
-    /// And after one like that; `None`: that has not been seen.
-    pub(in crate::forecast) fn later_jump_bytes(&self) -> Option<f64> {
-        self.jumps.known()?.1
+    pub(in crate::forecast) fn jumps(&self) -> Option<KnownJumps> {
+        self.jumps.known()
     }
 
     /// How long it is at most between two polls that add something; `None`: it has not

@@ -49,7 +49,7 @@ impl Slot {
     }
 
     /// As far as can be told it gives back soon what it holds.
-    pub(in crate::running) fn ends(&self) -> bool {
+    pub(crate) fn ends(&self) -> bool {
         matches!(self.turn(), Some(Turn::Free | Turn::Ends))
     }
 }

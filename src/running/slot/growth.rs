@@ -34,6 +34,9 @@ pub(crate) struct Jump {
     pub(crate) largest: f64,
     /// At most, after the first that added something.
     pub(crate) later: f64,
+    /// At most, of those that began when it seemed to be about to end; `None`: there was
+    /// none such.
+    pub(crate) ending: Option<f64>,
 }
 
 impl Jump {
@@ -41,16 +44,38 @@ impl Jump {
         Self {
             largest: self.largest * by,
             later: self.later * by,
+            ending: self.ending.map(|ending| ending * by),
         }
     }
 }
 
-/// What one poll of a kind of requests may add, as far as it is known.
+/// What one poll of a kind of requests may add, in bytes, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct KnownJumps {
+    pub(crate) largest: f64,
+    /// After one that is about as large.
+    pub(crate) later: Option<f64>,
+    /// And when such a request seems to be about to end.
+    pub(crate) ending: Option<f64>,
+}
+
+impl KnownJumps {
+    pub(crate) fn scaled(self, by: f64) -> Self {
+        let scale = |bytes: f64| bytes * by;
+        Self {
+            largest: scale(self.largest),
+            later: self.later.map(scale),
+            ending: self.ending.map(scale),
+        }
+    }
+}
+
+/// The same, to be read by polls.
 #[derive(Debug, Default)]
 pub(in crate::running) struct JumpOfKind {
     pub(in crate::running) largest_kib: AtomicOption,
-    /// After one that is about as large.
     pub(in crate::running) later_kib: AtomicOption,
+    pub(in crate::running) ending_kib: AtomicOption,
 }
 
 /// When something was done last, by the sampler's tick, and the longest time between two
@@ -115,14 +140,17 @@ impl Slot {
 
     /// What its next poll may add: the most that one has, or one of its kind has while
     /// it has shown little, up to what it is expected to need. Beyond that nobody knows.
-    /// After one that was as large as any, no more than others then did.
+    /// After one that was as large as any, no more than others then did, or if it seems to
+    /// be about to end, than others that seemed so.
     pub(in crate::running) fn jump_bytes(&self, of_kind: &JumpOfKind) -> u64 {
         let largest_kib = u64::from(self.largest_kib.load(Ordering::Relaxed));
         let of_kind_kib = of_kind.largest_kib.get();
         let is_guess = largest_kib == 0 && of_kind_kib.is_none();
         self.is_guess.store(is_guess, Ordering::Relaxed);
         let is_large = largest_kib > 0 && largest_kib >= of_kind_kib.unwrap_or(0) / 2;
+        let ending_kib = of_kind.ending_kib.get().filter(|_| is_large && self.ends());
         let kib = match (self.grew.load(Ordering::Relaxed), of_kind.later_kib.get()) {
+            _ if ending_kib.is_some() => ending_kib.max(self.ending_kib.get()).unwrap_or(0),
             (_, Some(of_others_kib)) if is_large => {
                 let later_kib = u64::from(self.later_kib.load(Ordering::Relaxed));
                 of_others_kib.max(later_kib + later_kib / 8)
@@ -229,8 +257,12 @@ impl Slot {
         (moves, idle >= IDLE_AFTER)
     }
 
-    /// A poll added so much.
-    pub(crate) fn grew(&self, bytes: u64) {
+    /// A poll added so much. `ending`: when it began, the request seemed to be about to end.
+    pub(crate) fn grew(&self, bytes: u64, ending: bool) {
+        if ending {
+            let before_kib = self.ending_kib.get().unwrap_or(0);
+            self.ending_kib.set(Some(before_kib.max(bytes / 1024)));
+        }
         if bytes >= LEAST_GROWTH_BYTES {
             let is_first = self.grew.fetch_add(1, Ordering::Relaxed) == 0;
             self.grown.next(self.polled.last_ms.get());
@@ -248,6 +280,7 @@ impl Slot {
         Jump {
             largest: bytes(&self.largest_kib),
             later: bytes(&self.later_kib),
+            ending: self.ending_kib.get().map(|kib| kib as f64 * 1024.0),
         }
     }
 
