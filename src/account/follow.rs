@@ -119,7 +119,8 @@ where
     move || {
         let done = {
             // What it adds is known at its end: no poll holds it back, but the next slice.
-            let _growth = permit.as_ref().and_then(Growth::of_work);
+            let mut growth = None;
+            Growth::begin_anyway(permit.as_ref().map(Permit::holder), &mut growth);
             let _elsewhere = permit.as_ref().and_then(elsewhere);
             let _scope = permit.as_ref().map(Permit::enter);
             work()

@@ -224,7 +224,11 @@ impl Permit {
             return self.go_on();
         }
         let mut poller = Poller::default();
-        poll_fn(|cx| self.poll_checkpoint(&mut poller, cx)).await
+        let leave = poll_fn(|cx| self.poll_leave(&mut poller, cx)).await?;
+        if let Some(leave) = leave {
+            leave.taken.charge_all();
+        }
+        Ok(())
     }
 
     /// For how long the work has been paused so far, in all, to the millisecond. Several
@@ -305,17 +309,5 @@ impl Permit {
             Ok(()) => leave.map(Ok),
             Err(cancelled) => Poll::Ready(Err(cancelled)),
         }
-    }
-
-    fn poll_checkpoint(
-        &self,
-        poller: &mut Poller,
-        cx: &Context<'_>,
-    ) -> Poll<Result<(), Cancelled>> {
-        self.poll_leave(poller, cx).map_ok(|leave| {
-            if let Some(leave) = leave {
-                leave.taken.charge_all();
-            }
-        })
     }
 }

@@ -60,16 +60,6 @@ struct Paused {
 }
 
 impl Paused {
-    fn of(state: &'static State, slot: &'static Slot) -> Self {
-        Self {
-            state,
-            request: slot.request(),
-            key: slot.class_key(),
-            place: None,
-            span: None,
-        }
-    }
-
     fn is_forced(&self) -> bool {
         let brake = self.state.brake;
         self.place.is_some_and(|place| brake.is_forced(place))
@@ -167,16 +157,6 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// Of synchronous work, which nobody polls.
-    #[cfg(feature = "account")]
-    pub(crate) fn of_work(permit: &Permit) -> Option<Self> {
-        let holder = permit.holder();
-        match holder.brakes() {
-            true => Leave::take(holder, true).map(Self::begin),
-            false => None,
-        }
-    }
-
     /// For a poll that takes place now or not at all, and does if this says so.
     #[inline(always)]
     pub(crate) fn try_begin(permit: Option<&Permit>, growth: &mut Option<Self>) -> bool {
@@ -195,7 +175,7 @@ impl Growth {
         has_room
     }
 
-    /// For a poll that nobody can hold back.
+    /// For a poll that nobody can hold back, and synchronous work, which nobody polls.
     #[inline(always)]
     pub(crate) fn begin_anyway(permit: Option<&Permit>, growth: &mut Option<Self>) {
         if let Some(permit) = permit {
@@ -360,7 +340,15 @@ impl Poller {
                 Poll::Ready(leave)
             }
             Err((state, slot)) => {
-                let paused = (self.0).get_or_insert_with(|| Box::new(Paused::of(state, slot)));
+                let paused = self.0.get_or_insert_with(|| {
+                    Box::new(Paused {
+                        state,
+                        request: slot.request(),
+                        key: slot.class_key(),
+                        place: None,
+                        span: None,
+                    })
+                });
                 let again = paused.place.is_some();
                 let now = state.sampler.now();
                 let guard = state.board_key();

@@ -49,6 +49,11 @@ enum Meter {
 }
 
 impl Meter {
+    /// Where the allocator tells what each thread does.
+    fn of_thread() -> Option<Self> {
+        crate::memory::release::thread_bytes().map(|_| Meter::Thread)
+    }
+
     fn bytes(self) -> i64 {
         match self {
             #[cfg(feature = "account")]
@@ -85,23 +90,8 @@ impl Mark {
             let mapped = is_mapped().then(|| Part::begin(true)).flatten();
             return mapped.map_or(Meter::Account, Meter::Mapped).mark();
         }
-        if let Some(mark) = Self::of_thread() {
-            return mark;
-        }
-        match Part::begin(accounted) {
-            Some(part) => Self {
-                meter: Meter::Poll(part),
-                from_bytes: 0,
-                counted_bytes: 0,
-            },
-            None => Meter::Faults.mark(),
-        }
-    }
-
-    /// Where the allocator tells what each thread does.
-    fn of_thread() -> Option<Self> {
-        let tells = crate::memory::release::thread_bytes().is_some();
-        tells.then(|| Meter::Thread.mark())
+        let by_sum = || Part::begin(accounted).map_or(Meter::Faults, Meter::Poll);
+        Meter::of_thread().unwrap_or_else(by_sum).mark()
     }
 
     /// Of work that may end without anybody being told.
@@ -111,14 +101,12 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
-        if let Some(mark) = Self::of_thread() {
-            return mark;
-        }
-        let teller = Teller::now();
-        match teller.bytes_in_time() {
-            Some(_) => Meter::BesidePolls(teller).mark(),
-            None => Meter::Faults.mark(),
-        }
+        let by_sum = || {
+            let teller = Teller::now();
+            let in_time = teller.bytes_in_time();
+            in_time.map_or(Meter::Faults, |_| Meter::BesidePolls(teller))
+        };
+        Meter::of_thread().unwrap_or_else(by_sum).mark()
     }
 
     /// What was added that no poll within has counted; less than nothing if some was
