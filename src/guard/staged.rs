@@ -66,20 +66,51 @@ impl StagedWork {
         Ok(())
     }
 
-    /// Reserves the rest of what is estimated for it, or joins the queue for that.
+    /// Reserves what is estimated for it beyond what it has for its body, or joins the queue
+    /// for that.
     pub(crate) fn admit_rest(&self, callers: Option<Duration>) -> Result<Remainder, Rejected> {
+        let (state, tag) = (self.state(), self.demand.tag());
+        if state.sheds(tag) {
+            return Err(state.reject(Reason::LowPriority, tag));
+        }
         let held_kib = self.slot.reserved_kib();
-        self.state().admit_rest(self.demand, held_kib, callers)
+        let need = Need::More { tag, held_kib };
+        let attempt = |attempt| {
+            let ask = need.ask(&state.bounds);
+            let reserved = state.reserve(ask, need.operation(), attempt);
+            reserved.map(|_| ask.kib)
+        };
+        let refused = match state.resampling(attempt) {
+            Ok(kib) => return Ok(Remainder::Reserved(kib)),
+            Err(refused) => refused,
+        };
+        let ask = need.ask(&state.bounds);
+        match state.judge(ask, held_kib, refused) {
+            Verdict::Force => return Ok(Remainder::Reserved(state.force_more(ask.kib, tag))),
+            Verdict::Reject(reason) => return Err(state.reject(reason, tag)),
+            Verdict::Wait => {}
+        }
+        let demand = Demand {
+            need,
+            ..self.demand
+        };
+        match state.wait(demand, &|| callers) {
+            Admission::Waiting(waiting) => Ok(Remainder::Waiting(waiting)),
+            Admission::Rejected(refusal) => Err(state.tell(refusal, tag)),
+            Admission::Admitted(_) => unreachable!("it waits, or it does not"),
+        }
     }
 
     pub(crate) fn has(&self, rest_kib: u64) {
         self.slot.top_up(rest_kib);
     }
 
+    /// Reserves the same, past the bounds.
     pub(crate) fn force_rest(&self) {
+        let (state, tag) = (self.state(), self.demand.tag());
         let held_kib = self.slot.reserved_kib();
-        let rest_kib = self.state().force_rest(self.demand.tag(), held_kib);
-        self.has(rest_kib);
+        let rest = Need::More { tag, held_kib }.ask(&state.bounds);
+        self.has(state.force_more(rest.kib, tag));
     }
 
     /// Its work begins, or never will.
@@ -105,47 +136,6 @@ impl StagedWork {
 }
 
 impl State {
-    /// Reserves what is estimated for a request beyond the `held_kib` that it has for its
-    /// body, or joins the queue for that.
-    fn admit_rest(
-        &'static self,
-        demand: Demand,
-        held_kib: u64,
-        callers: Option<Duration>,
-    ) -> Result<Remainder, Rejected> {
-        let tag = demand.tag();
-        if self.sheds(tag) {
-            return Err(self.reject(Reason::LowPriority, tag));
-        }
-        let need = Need::More { tag, held_kib };
-        let attempt = |attempt| {
-            let ask = need.ask(&self.bounds);
-            let reserved = self.reserve(ask, need.operation(), attempt);
-            reserved.map(|_| ask.kib)
-        };
-        let refused = match self.resampling(attempt) {
-            Ok(kib) => return Ok(Remainder::Reserved(kib)),
-            Err(refused) => refused,
-        };
-        let ask = need.ask(&self.bounds);
-        match self.judge(ask, held_kib, refused) {
-            Verdict::Force => return Ok(Remainder::Reserved(self.force_more(ask.kib, tag))),
-            Verdict::Reject(reason) => return Err(self.reject(reason, tag)),
-            Verdict::Wait => {}
-        }
-        match self.wait(Demand { need, ..demand }, &|| callers) {
-            Admission::Waiting(waiting) => Ok(Remainder::Waiting(waiting)),
-            Admission::Rejected(refusal) => Err(self.tell(refusal, tag)),
-            Admission::Admitted(_) => unreachable!("it waits, or it does not"),
-        }
-    }
-
-    /// Reserves what is estimated beyond `held_kib`, past the bounds.
-    fn force_rest(&self, tag: Tag, held_kib: u64) -> u64 {
-        let need = Need::More { tag, held_kib };
-        self.force_more(need.ask(&self.bounds).kib, tag)
-    }
-
     /// More of a staged request's body is there than was reserved for it. `Ok(false)`: it
     /// goes on, but that is more than can be counted.
     fn grow_body(&self, missing_kib: u64, tag: Tag, total_bytes: u64) -> Result<bool, Reason> {
