@@ -35,18 +35,12 @@ impl Deliveries {
 
     /// Ends the deliveries that have been unread for `timeout`; says how many.
     pub(crate) fn end_stalled(&self, timeout: Duration, now: Duration) -> usize {
-        let unread: Vec<_> = {
-            let deliveries = self.lock();
-            let all = deliveries
-                .iter()
-                .filter_map(|(_, delivery)| delivery.upgrade());
-            all.collect()
-        };
+        let upgraded = |(_, delivery): (_, &Weak<dyn Stalls>)| delivery.upgrade();
+        let mut stalled: Vec<_> = self.lock().iter().filter_map(upgraded).collect();
         // Unlocked: the last owner of a delivery takes it off the register.
-        let stalled = unread
-            .iter()
-            .filter(|delivery| delivery.has_stalled(timeout, now));
-        stalled.map(|delivery| delivery.stall()).count()
+        stalled.retain(|delivery| delivery.has_stalled(timeout, now));
+        stalled.iter().for_each(|delivery| delivery.stall());
+        stalled.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Weak<dyn Stalls>>> {

@@ -146,35 +146,28 @@ impl Regulator {
         }
     }
 
-    /// What the allocator says that is allocated, while it matters. It may have to look
-    /// through much: for a fiftieth of the time at most.
-    pub(super) fn ask_allocator(&self, control: &mut Control, now: Duration) -> Option<u64> {
-        if !self.state.brake.is_on() || now < control.braking.asks_at {
+    /// What is allocated: by accounts, or by what the allocator says while it matters. Of
+    /// what is resident beyond accounts it may have to tell more. It may have to look through
+    /// much: for a fiftieth of the time at most.
+    pub(super) fn ask_allocated(&self, control: &mut Control, now: Duration) -> Option<u64> {
+        let accounted = self.state.is_accounted();
+        let due = now >= control.braking.asks_at;
+        let asks = accounted || (due && self.state.brake.is_on());
+        if !asks {
             return None;
         }
         let started = Instant::now();
-        let allocated_bytes = crate::memory::release::allocated_bytes();
-        Self::see_mapped(control, allocated_bytes, now);
-        control.braking.asks_at = now + started.elapsed() * 50;
-        allocated_bytes
-    }
-
-    /// What accounts say that is allocated. The allocator may have to tell what it has of
-    /// what is resident beyond that.
-    pub(super) fn ask_accounts(&self, control: &mut Control, now: Duration) -> Option<u64> {
-        let allocated_bytes = allocated_bytes();
-        if now >= control.braking.asks_at {
-            let started = Instant::now();
-            Self::see_mapped(control, allocated_bytes, now);
+        let allocated_bytes = match accounted {
+            true => allocated_bytes(),
+            false => crate::memory::release::allocated_bytes(),
+        };
+        if due {
+            if let Some((allocated, limit)) = allocated_bytes.zip(limit_bytes(&control.levels)) {
+                see_mapped(allocated, limit, now);
+            }
             control.braking.asks_at = now + started.elapsed() * 50;
         }
         allocated_bytes
-    }
-
-    fn see_mapped(control: &Control, allocated_bytes: Option<u64>, now: Duration) {
-        if let Some((allocated, limit)) = allocated_bytes.zip(limit_bytes(&control.levels)) {
-            see_mapped(allocated, limit, now);
-        }
     }
 
     /// What is resident where the allocator does not tell what is allocated.

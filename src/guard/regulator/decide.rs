@@ -1,38 +1,39 @@
 //! From a sample to bounds, and when to sample next.
 
 use std::io;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Notice, Regulator};
 use crate::class::Priority;
 use crate::config::OnSensorFailure;
+use crate::guard::state::REPORT_INTERVAL;
 use crate::limiter::Caps;
 use crate::memory::{Detail, Sample, Subscriber};
 use crate::policy::{Decision, Observation, are_within};
 use crate::pressure::Pressure;
+use crate::sync::foreign::{self, Code};
 use crate::units::MAX_KIB;
 
 impl Regulator {
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
         let closed = self.state.is_closed();
-        let whole_kib =
-            |bytes: Option<u64>| bytes.map_or(MAX_KIB, |bytes| bytes / 1024).min(MAX_KIB);
         let mut allowance_kib = whole_kib(decision.allowance_bytes);
-        let limit_kib = self.state.shown.limit_bytes().map(|bytes| bytes / 1024);
-        let slice_kib = match limit_kib {
-            Some(kib) if !closed => {
-                (kib as f64 * self.state.config().critical_reserve_fraction) as u64
+        let limit_bytes = self.state.shown.limit_bytes();
+        let slice_kib = match limit_bytes {
+            Some(bytes) if !closed => {
+                let fraction = self.state.config().critical_reserve_fraction;
+                ((bytes / 1024) as f64 * fraction) as u64
             }
             _ => 0,
         };
         if self.state.has_seen(Priority::Critical) && allowance_kib < MAX_KIB {
             allowance_kib = allowance_kib.saturating_sub(slice_kib);
         }
-        self.state.bounds.set_slice(slice_kib);
-        self.state
-            .bounds
-            .set_limit(limit_kib.unwrap_or(MAX_KIB).min(MAX_KIB));
+        let bounds = &self.state.bounds;
+        bounds.set_slice(slice_kib);
+        bounds.set_limit(whole_kib(limit_bytes));
         let caps = Caps::new(decision.gate || closed, decision.concurrency, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.
@@ -49,7 +50,7 @@ impl Regulator {
             true => 0,
             false => whole_kib(decision.free_bytes),
         };
-        self.state.bounds.publish(caps, refresh_kib, free_kib);
+        bounds.publish(caps, refresh_kib, free_kib);
         self.state.shown.set_pressure(decision.pressure);
     }
 
@@ -157,17 +158,67 @@ impl Regulator {
     /// What had been given back when the sample was begun is free under the bounds that
     /// follow from it, and not before they are published.
     fn confirm_freed(&self) {
-        self.state
-            .limiter
-            .confirm_freed(self.ended_kib.load(Ordering::Relaxed));
+        let ended_kib = self.ended_kib.load(Ordering::Relaxed);
+        self.state.limiter.confirm_freed(ended_kib);
     }
+
+    /// Says and does what is to be done once no lock is held; says when to sample next.
+    fn pass_on(
+        &'static self,
+        mut control: MutexGuard<'_, Control>,
+        full: bool,
+        now: Duration,
+    ) -> Duration {
+        let notices = std::mem::take(&mut control.notices);
+        let new_limit = control.new_limit.take();
+        let free_kib = whole_kib(control.decision.free_bytes);
+        let due = (control.last.published).is_none_or(|at| now >= at + REPORT_INTERVAL);
+        let publish_metrics =
+            full && (due || !notices.is_empty() || !self.state.sampler.in_background());
+        if publish_metrics {
+            control.last.published = Some(now);
+        }
+        let (probes, interval) = match full {
+            true => {
+                let probes = std::mem::take(&mut control.probes);
+                (probes, self.next_interval(&mut control, now))
+            }
+            false => (0, Duration::MAX),
+        };
+        drop(control);
+        if let Some(limit_bytes) = new_limit {
+            // Wakes whoever listens, who may ask for anything.
+            foreign::call(Code::Waker, || self.limits.send_replace(limit_bytes));
+        }
+        if full {
+            self.sweep(now);
+            self.may_have_learned();
+            self.relieve(now);
+        }
+        // A full sample always pumps, under the queue's lock: that is what makes
+        // new bounds known to those who joined while they were published.
+        if full || self.state.limiter.waiting() > 0 {
+            self.state.limiter.pump();
+        }
+        if full {
+            self.state.tidy_up(now);
+        }
+        self.state.let_probes_in(probes, free_kib);
+        self.report(notices, publish_metrics, now);
+        interval
+    }
+}
+
+/// As far as the ledger's word can count it.
+fn whole_kib(bytes: Option<u64>) -> u64 {
+    bytes.map_or(MAX_KIB, |bytes| bytes / 1024).min(MAX_KIB)
 }
 
 impl Subscriber for Regulator {
     fn before_sample(&'static self, detail: Detail, now: Duration) {
         // What is given back from here on, this sample may not show.
-        self.ended_kib
-            .store(self.state.limiter.ended_kib(), Ordering::Relaxed);
+        let ended_kib = self.state.limiter.ended_kib();
+        self.ended_kib.store(ended_kib, Ordering::Relaxed);
         // And what polls have added by now, it shows.
         let grown_bytes = self.state.brake.grown_bytes();
         self.grown_before.store(grown_bytes, Ordering::Relaxed);
@@ -176,10 +227,8 @@ impl Subscriber for Regulator {
             let mut control = self.control();
             let forecast = &mut control.forecast;
             forecast.look(&self.state.running, now);
-            let others = self
-                .board
-                .exchange(self.state.board_key(), forecast.portion());
-            forecast.set_others(others);
+            let own = self.state.board_key();
+            forecast.set_others(self.board.exchange(own, forecast.portion()));
             let runners = forecast.take_runners();
             drop(control);
             self.tell_runners(runners, now);
@@ -204,9 +253,8 @@ impl Subscriber for Regulator {
             self.observe_latched(&mut control, now);
             let critical = control.decision.gate;
             control.critical.observe(critical, now);
-            self.state
-                .shown
-                .set_critical(control.critical.remaining(now));
+            let remaining = control.critical.remaining(now);
+            self.state.shown.set_critical(remaining);
             self.order(&mut control);
             self.forgive(&mut control, now);
             self.watch_wall(&mut control, now);

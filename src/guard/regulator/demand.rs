@@ -93,26 +93,21 @@ impl Demand {
 
 impl Regulator {
     pub(super) fn observe_demand(&self, control: &mut Control, now: Duration) {
-        let load = self.load(control, now);
         let demand = &mut control.demand;
-        demand.observe(&load);
-        self.state.shown.set_loads([
-            demand.utilisation,
-            demand.ratio,
-            demand.completed,
-            demand.turned_away,
-        ]);
-    }
-
-    fn load(&self, control: &Control, now: Duration) -> Load {
-        Load {
+        demand.observe(&Load {
             now,
             utilisation: self.state.utilisation(),
             turned_away: self.state.counters.rejected_for_memory(),
             completed: control.completed,
             waiting: self.state.bounds.waiting() as u64,
             wait_timeout: self.state.config().wait_timeout,
-        }
+        });
+        self.state.shown.set_loads([
+            demand.utilisation,
+            demand.ratio,
+            demand.completed,
+            demand.turned_away,
+        ]);
     }
 }
 

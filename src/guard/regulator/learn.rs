@@ -43,15 +43,11 @@ impl Regulator {
             true => OpenBodies::default(),
             false => self.state.limiter.staged(),
         };
-        let allocated_bytes = match self.state.is_accounted() {
-            true => self.ask_accounts(control, now),
-            false => self.ask_allocator(control, now),
-        };
         Evidence {
             now,
             usage_bytes: control.own_bytes,
             process_bytes: control.process_usage_bytes(),
-            allocated_bytes,
+            allocated_bytes: self.ask_allocated(control, now),
             polls_tell: !self.state.is_accounted() && crate::memory::release::tells_quickly(),
             anonymous_bytes: self.anonymous_bytes(),
             grown_bytes: self.grown_before.load(Ordering::Relaxed),

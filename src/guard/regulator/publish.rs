@@ -14,17 +14,11 @@ impl Regulator {
         let paused_ms = self.paused_ms(&entries);
         let class_name = |entry: &Entry| self.state.labels.class_name(entry.class);
         let sorts = entries.into_iter().map(|entry| (class_name(&entry), entry));
-        let (samples, sensor_errors, good_at, estimates) = {
-            let control = &*self.control();
-            let estimates = self.class_estimates(control);
-            let Control {
-                samples,
-                sensor_errors,
-                last,
-                ..
-            } = control;
-            (*samples, *sensor_errors, last.good_at, estimates)
-        };
+        let control = self.control();
+        let estimates = self.class_estimates(&control);
+        let (samples, sensor_errors) = (control.samples, control.sensor_errors);
+        let good_at = control.last.good_at;
+        drop(control);
         let counters = &self.state.counters;
         Report {
             name: self.state.name.as_deref(),
