@@ -163,7 +163,7 @@ impl Regulator {
         }
         let from = self.state.running.victims(self.state.is_accounted(), now);
         let mut victims = choose(missing_bytes.unwrap_or(control.request_bytes), from);
-        let in_flight = self.state.limiter.in_flight(&self.state.bounds);
+        let in_flight = self.state.in_flight();
         let cancellations = &mut control.cancellations;
         let takes = cancellations.takes;
         let too_late = !cancellations.in_vain

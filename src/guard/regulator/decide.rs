@@ -96,7 +96,7 @@ impl Regulator {
         now: Duration,
         reserved_kib: u64,
     ) {
-        let active = self.state.limiter.in_flight(&self.state.bounds);
+        let active = self.state.in_flight();
         self.learn(control, sample, detail, now, active);
         self.publish_estimates(&control.forecast);
         let reserved_bytes = reserved_kib * 1024;
@@ -149,7 +149,7 @@ impl Regulator {
         decision.probes = Some(0);
         if closed {
             decision.pressure = Pressure::Critical;
-            decision.concurrency = self.state.limiter.in_flight(&self.state.bounds);
+            decision.concurrency = self.state.in_flight();
         }
         control.kept_out = closed;
         self.state.brake.set_on(self.state.board_key(), false);
@@ -254,7 +254,7 @@ impl Subscriber for Regulator {
             let critical = control.decision.gate;
             control.critical.observe(critical, now);
             let remaining = control.critical.remaining(now);
-            self.state.shown.set_critical(remaining);
+            self.state.shown.critical.set(Some(remaining));
             self.order(&mut control);
             self.forgive(&mut control, now);
             self.watch_wall(&mut control, now);
@@ -288,10 +288,7 @@ impl Subscriber for Regulator {
     }
 
     fn leaves(&self) -> bool {
-        let idle = || {
-            self.state.limiter.in_flight(&self.state.bounds) == 0
-                && self.state.bounds.waiting() == 0
-        };
+        let idle = || self.state.in_flight() == 0 && self.state.bounds.waiting() == 0;
         let over = (self.state.is_closed() && idle()) || self.is_gone();
         if over {
             self.leave();

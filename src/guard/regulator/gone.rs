@@ -97,7 +97,7 @@ impl Regulator {
         // First: from here on nothing new comes.
         self.state.handles.are_gone()
             && self.state.sampler.is_here()
-            && self.state.limiter.in_flight(&self.state.bounds) == 0
+            && self.state.in_flight() == 0
             && self.state.bounds.waiting() == 0
             && self.levels.receiver_count() == 0
             && self.limits.receiver_count() == 0

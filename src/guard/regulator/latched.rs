@@ -39,12 +39,12 @@ impl Regulator {
         let kept_out = control.kept_out && control.probes == 0 && self.state.bounds.probes() == 0;
         let seen = Moved {
             completed: control.completed,
-            in_flight: self.state.limiter.in_flight(&self.state.bounds),
+            in_flight: self.state.in_flight(),
             given_back_kib: self.state.limiter.ended_kib(),
             all_in_flight: self.state.limiter.all_in_flight(),
         };
         let since = control.latched.observe(now, kept_out, seen);
-        self.state.shown.set_latched_since(since);
+        self.state.shown.latched_since.set(since);
     }
 }
 

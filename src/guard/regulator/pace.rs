@@ -56,12 +56,13 @@ impl Regulator {
             control.last.completed = completed;
         }
         // While nothing runs, time says nothing about completions.
-        if finished > 0 || self.state.limiter.in_flight(&self.state.bounds) == 0 {
+        if finished > 0 || self.state.in_flight() == 0 {
             control.last.counted_at = now;
         }
         let need = Need::Estimated(Tag::NONE);
         let expected = self.state.limiter.expected_wait(&self.state.bounds, need);
-        self.state.shown.set_backlog(control.drain_ns, expected);
+        self.state.shown.next_wait.set(expected);
+        self.state.shown.set_drain(control.drain_ns);
         finished > 0
     }
 

@@ -155,6 +155,11 @@ impl State {
         std::ptr::from_ref(self) as usize
     }
 
+    /// Its own requests.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.limiter.in_flight(&self.bounds)
+    }
+
     pub(crate) fn config(&self) -> Arc<Config> {
         self.live.get()
     }
@@ -232,7 +237,7 @@ impl State {
 
     /// For how long nobody could be admitted for want of memory, and nobody finished.
     pub(super) fn latched_for(&self) -> Duration {
-        let since = self.shown.latched_since();
+        let since = self.shown.latched_since.get();
         since.map_or(Duration::ZERO, |since| {
             self.sampler.tick().saturating_sub(since)
         })

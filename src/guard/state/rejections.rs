@@ -120,7 +120,7 @@ impl State {
     /// When what was turned away may expect to be admitted.
     fn time_to_retry(&self, reason: Reason) -> Duration {
         match reason {
-            Reason::CriticalPressure => self.shown.critical(),
+            Reason::CriticalPressure => self.shown.critical.get().unwrap_or_default(),
             _ => self.shown.backlog(self.limiter.waiting()),
         }
     }

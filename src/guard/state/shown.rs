@@ -57,6 +57,20 @@ impl Number {
     }
 }
 
+/// A time that may not be known, to the millisecond.
+#[derive(Debug, Default)]
+pub(in crate::guard) struct Millis(AtomicOption);
+
+impl Millis {
+    pub(in crate::guard) fn set(&self, time: Option<Duration>) {
+        self.0.set(time.map(|time| time.as_millis() as u64));
+    }
+
+    pub(super) fn get(&self) -> Option<Duration> {
+        self.0.get().map(Duration::from_millis)
+    }
+}
+
 /// What is left for statistics, under a lock, and for requests, which take none.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
@@ -64,22 +78,27 @@ pub(crate) struct Shown {
     pressure: AtomicU8,
     limit_bytes: AtomicOption,
     kill_bytes: AtomicOption,
-    backlog_ms: AtomicOption,
-    latched_since_ms: AtomicOption,
     memory: Number,
     /// The [`Loads`] but for memory, in their order.
     loads: [Number; 4],
+    /// The mean time between two completions.
     drain_ns: AtomicU64,
-    critical_ms: AtomicU64,
+    /// What the queue says of the next wait.
+    pub(in crate::guard) next_wait: Millis,
+    /// Since when nobody could be admitted for want of memory, and nobody finished.
+    pub(in crate::guard) latched_since: Millis,
+    /// How much longer CRITICAL may last, or would.
+    pub(in crate::guard) critical: Millis,
 }
 
 impl Shown {
     /// As if nothing had been seen so far.
     pub(super) fn forget(&self) {
         self.set_levels(&[]);
-        self.set_latched_since(None);
-        self.set_backlog(0, None);
-        self.set_critical(Duration::ZERO);
+        self.set_drain(0);
+        for time in [&self.next_wait, &self.latched_since, &self.critical] {
+            time.set(None);
+        }
         self.set_pressure(Pressure::Normal);
         self.set_loads([0.0; 4]);
     }
@@ -141,41 +160,15 @@ impl Shown {
             .for_each(|(number, load)| number.set(load));
     }
 
-    /// Since when nobody could be admitted for want of memory, and nobody finished.
-    pub(super) fn latched_since(&self) -> Option<Duration> {
-        self.latched_since_ms.get().map(Duration::from_millis)
-    }
-
-    pub(crate) fn set_latched_since(&self, since: Option<Duration>) {
-        let since_ms = since.map(|since| since.as_millis() as u64);
-        self.latched_since_ms.set(since_ms);
-    }
-
-    /// How much longer CRITICAL may last, or would.
-    pub(super) fn critical(&self) -> Duration {
-        Duration::from_millis(self.critical_ms.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn set_critical(&self, left: Duration) {
-        let left_ms = left.as_millis() as u64;
-        self.critical_ms.store(left_ms, Ordering::Relaxed);
-    }
-
     /// What one more waiter, behind so many, may expect to wait.
     pub(super) fn backlog(&self, waiting: usize) -> Duration {
-        match self.backlog_ms.get() {
-            None => {
-                let drain = Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed));
-                drain.saturating_mul(waiting as u32 + 1)
-            }
-            Some(wait_ms) => Duration::from_millis(wait_ms),
-        }
+        self.next_wait.get().unwrap_or_else(|| {
+            let drain = Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed));
+            drain.saturating_mul(waiting as u32 + 1)
+        })
     }
 
-    /// The mean time between two completions, and what the queue says of the next wait.
-    pub(crate) fn set_backlog(&self, drain_ns: u64, expected: Option<Duration>) {
-        let backlog_ms = expected.map(|wait| wait.as_millis() as u64);
+    pub(crate) fn set_drain(&self, drain_ns: u64) {
         self.drain_ns.store(drain_ns, Ordering::Relaxed);
-        self.backlog_ms.set(backlog_ms);
     }
 }

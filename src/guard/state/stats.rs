@@ -20,7 +20,7 @@ impl State {
         let (wait_error, checked_waits) = self.limiter.wait_errors();
         let rejected = self.counters.all_rejected();
         let ready = self.ready.count();
-        let active = u64::from(self.limiter.in_flight(&self.bounds));
+        let active = u64::from(self.in_flight());
         let (waiting, unheard) = (self.bounds.waiting(), self.bounds.unheard());
         let waiting = (waiting + unheard) as u64;
         // What has ended before what is in flight: one that ends in between is missed, and
@@ -90,7 +90,7 @@ impl State {
 
     /// The expected wait of one more request: none, where it would be admitted.
     fn expected_wait(&self, shown: &Summary) -> Duration {
-        let has_place = self.limiter.in_flight(&self.bounds) < shown.concurrency;
+        let has_place = self.in_flight() < shown.concurrency;
         match self.limiter.waiting() == 0 && has_place && !shown.kept_out {
             true => Duration::ZERO,
             false => self.shown.backlog(self.limiter.waiting()),
@@ -102,10 +102,7 @@ impl State {
     pub(in crate::guard) fn utilisation(&self) -> f64 {
         let caps = self.bounds.caps();
         let share = |used: u64, of: u64| (used as f64 / of.max(1) as f64).min(1.0);
-        let count = share(
-            self.limiter.in_flight(&self.bounds).into(),
-            caps.count().into(),
-        );
+        let count = share(self.in_flight().into(), caps.count().into());
         match caps.kib() {
             MAX_KIB => count,
             kib => count.max(share(self.limiter.reserved().kib(), kib)),
@@ -117,7 +114,7 @@ impl State {
         // In this order: one that ends in between is not counted twice.
         let ended = self.counters.outcomes.all_ended();
         let ready = self.ready.count();
-        let active = u64::from(self.limiter.in_flight(&self.bounds));
+        let active = u64::from(self.in_flight());
         ended + active.saturating_sub(ready)
     }
 
