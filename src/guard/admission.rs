@@ -137,7 +137,10 @@ impl State {
         callers: CallersDeadline<'_>,
     ) -> Admission {
         self.admit_at_once(ask, demand.need.operation(), refused)
-            .unwrap_or_else(|| self.wait(demand, callers))
+            .unwrap_or_else(|| match self.wait(demand, callers) {
+                Ok(waiting) => Admission::Waiting(waiting),
+                Err(refusal) => Admission::Rejected(refusal),
+            })
     }
 
     /// A newcomer, off the fast path. `None`: it has to wait.
@@ -237,17 +240,16 @@ impl State {
         }
     }
 
-    pub(crate) fn wait(&'static self, demand: Demand, callers: CallersDeadline<'_>) -> Admission {
+    pub(crate) fn wait(
+        &'static self,
+        demand: Demand,
+        callers: CallersDeadline<'_>,
+    ) -> Result<Waiting, Refusal> {
         let need = demand.need;
         let deadline = self.deadline(&demand, callers());
-        match self.limiter.wait(&self.bounds, need, Some(deadline)) {
-            Ok(key) => {
-                self.counters.queued.fetch_add(1, Ordering::Relaxed);
-                self.sampler.wake_if_older(WAITING_INTERVAL);
-                let waiting = Waiting::new(self, key, need, deadline);
-                Admission::Waiting(waiting)
-            }
-            Err(refusal) => Admission::Rejected(refusal),
-        }
+        let key = self.limiter.wait(&self.bounds, need, Some(deadline))?;
+        self.counters.queued.fetch_add(1, Ordering::Relaxed);
+        self.sampler.wake_if_older(WAITING_INTERVAL);
+        Ok(Waiting::new(self, key, need, deadline))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::admission::{Admission, Verdict};
+use super::admission::Verdict;
 use super::permit::Permit;
 use super::state::State;
 use super::waiting::Waiting;
@@ -94,11 +94,8 @@ impl StagedWork {
             need,
             ..self.demand
         };
-        match state.wait(demand, &|| callers) {
-            Admission::Waiting(waiting) => Ok(Remainder::Waiting(waiting)),
-            Admission::Rejected(refusal) => Err(state.tell(refusal, tag)),
-            Admission::Admitted(_) => unreachable!("it waits, or it does not"),
-        }
+        let waiting = state.wait(demand, &|| callers);
+        (waiting.map(Remainder::Waiting)).map_err(|refusal| state.tell(refusal, tag))
     }
 
     pub(crate) fn has(&self, rest_kib: u64) {
