@@ -268,7 +268,7 @@ impl Permit {
         }
         Part::end(holder);
         self.go_on()?;
-        let leave = match Leave::ask(holder, false) {
+        let leave = match Leave::ask(holder, false, false) {
             Ok(leave) => leave,
             Err(_) => match Place::take() {
                 Some(_place) => self.wait()?,

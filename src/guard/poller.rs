@@ -113,37 +113,32 @@ pub(crate) struct Leave {
 }
 
 impl Leave {
-    /// `None`: nobody keeps track of it. `is_first`: its work has not begun. Where there is
-    /// no room for it now, what waits for that.
+    /// `None`: nobody keeps track of it. `is_first`: its work has not begun. `forced`: whether
+    /// there is room or not. Where there is none for it now, what waits for that.
     #[cold]
     pub(crate) fn ask(
         permit: &Permit,
         is_first: bool,
+        forced: bool,
     ) -> Result<Option<Self>, (&'static State, &'static Slot)> {
         let Some((state, slot)) = permit.braked(is_first) else {
             return Ok(None);
         };
-        let taken = state.may_grow(slot, permit.priority(), false);
-        let leave = taken.map(|taken| Self::of(state, slot, taken));
+        let taken = state.may_grow(slot, permit.priority(), forced);
+        let ending = slot.ends();
+        let leave = taken.map(|taken| Self {
+            state,
+            slot,
+            taken,
+            ending,
+        });
         leave.map(Some).ok_or((state, slot))
     }
 
     /// Whether there is room or not.
     #[cold]
     pub(crate) fn take(permit: &Permit, is_first: bool) -> Option<Self> {
-        let (state, slot) = permit.braked(is_first)?;
-        let taken = state.may_grow(slot, permit.priority(), true)?;
-        Some(Self::of(state, slot, taken))
-    }
-
-    fn of(state: &'static State, slot: &'static Slot, taken: Taken) -> Self {
-        let ending = slot.ends();
-        Self {
-            state,
-            slot,
-            taken,
-            ending,
-        }
+        Self::ask(permit, is_first, true).ok().flatten()
     }
 }
 
@@ -169,7 +164,7 @@ impl Growth {
     #[cold]
     #[inline(never)]
     fn try_begin_braked(permit: &Permit, growth: &mut Option<Self>) -> bool {
-        let leave = Leave::ask(permit, true);
+        let leave = Leave::ask(permit, true, false);
         let has_room = leave.is_ok();
         *growth = leave.ok().flatten().map(Self::begin);
         has_room
@@ -328,11 +323,7 @@ impl Poller {
         cx: &Context<'_>,
     ) -> Poll<Option<Leave>> {
         let is_forced = self.0.as_ref().is_some_and(|paused| paused.is_forced());
-        let leave = match is_forced {
-            true => Ok(Leave::take(permit, is_first)),
-            false => Leave::ask(permit, is_first),
-        };
-        match leave {
+        match Leave::ask(permit, is_first, is_forced) {
             Ok(leave) => {
                 if let Some(paused) = &mut self.0 {
                     paused.go_on();
