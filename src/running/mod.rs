@@ -79,11 +79,8 @@ impl Running {
     /// is about as large, and at the end of such, if that is known.
     pub(crate) fn set_jump(&self, key: ClassKey, known: KnownJumps) {
         let kib = |bytes: f64| u64::from((bytes / 1024.0).max(1.0) as u32);
-        let made = || {
-            (0..ClassKey::COUNT)
-                .map(|_| JumpOfKind::default())
-                .collect()
-        };
+        let unknown = std::iter::repeat_with(JumpOfKind::default);
+        let made = || unknown.take(ClassKey::COUNT).collect();
         let jumps = &self.jumps.get_or_init(made)[key.index()];
         jumps.largest_kib.set(Some(kib(known.largest)));
         jumps.later_kib.set(known.later.map(kib));
@@ -128,9 +125,8 @@ impl Running {
     }
 
     fn free(&self, slot: &Slot) {
-        self.shards
-            .of(usize::from(slot.shard))
-            .free(slot.index as usize);
+        let shard = self.shards.of(usize::from(slot.shard));
+        shard.free(slot.index as usize);
     }
 
     fn count(&self, key: ClassKey, peak_bytes: u64) {
@@ -153,10 +149,8 @@ impl Running {
     /// `false`: none ever did.
     pub(crate) fn finished(&self, key: ClassKey, totals: &mut [u32; BINS]) -> bool {
         let mut any = false;
-        for finished in self
-            .by_kind()
-            .filter_map(|by_kind| by_kind[key.index()].get())
-        {
+        let known = self.by_kind().map(|by_kind| &by_kind[key.index()]);
+        for finished in known.filter_map(OnceLock::get) {
             if !std::mem::replace(&mut any, true) {
                 totals.fill(0);
             }

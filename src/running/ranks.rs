@@ -37,10 +37,8 @@ impl Running {
                 Priority::Low if slot.paused(now) >= ages_after => Priority::Normal,
                 other => other,
             };
-            slot.set_rank(
-                generation,
-                rank(priority, reserved.contains_key(&tag.tenant)),
-            );
+            let is_beyond = reserved.contains_key(&tag.tenant);
+            slot.set_rank(generation, rank(priority, is_beyond));
         }
     }
 

@@ -243,7 +243,7 @@ impl Slot {
     }
 
     fn raise_peak(&self, held_bytes: u64) {
-        let bytes = held_bytes.saturating_add(self.reported_bytes.load(Ordering::Relaxed));
+        let bytes = held_bytes.saturating_add(self.reported_bytes());
         if bytes > self.peak_bytes.load(Ordering::Relaxed) {
             self.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
         }
@@ -286,9 +286,7 @@ impl Slot {
     pub(super) fn look(&self) -> Holdings {
         Holdings {
             reserved_kib: self.reserved_kib(),
-            held_bytes: self
-                .held_bytes()
-                .saturating_add(self.reported_bytes.load(Ordering::Relaxed)),
+            held_bytes: self.held_bytes().saturating_add(self.reported_bytes()),
             peak_bytes: self.peak_bytes(),
         }
     }

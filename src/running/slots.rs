@@ -54,10 +54,8 @@ impl Shard {
     /// Those that there are.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         let more = self.more.get().into_iter().flatten();
-        self.first
-            .get()
-            .into_iter()
-            .chain(more.map_while(OnceLock::get))
+        let first = self.first.get().into_iter();
+        first.chain(more.map_while(OnceLock::get))
     }
 
     /// The chunk that holds a word, and the word's place in it: chunk k begins

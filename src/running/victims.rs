@@ -68,10 +68,8 @@ impl Running {
     /// `accounted`: what they hold is known; else as much as was reserved is taken for it.
     pub(crate) fn victims(&'static self, accounted: bool, now: Duration) -> Vec<Victim> {
         let now_ms = now.as_millis() as u32;
-        let may_be = self.in_flight();
-        may_be
-            .filter_map(|slot| slot.as_victim(accounted, now_ms))
-            .collect()
+        let as_victim = |slot: &'static Slot| slot.as_victim(accounted, now_ms);
+        self.in_flight().filter_map(as_victim).collect()
     }
 }
 

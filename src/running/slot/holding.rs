@@ -29,19 +29,13 @@ impl Holding {
     /// Never less than nothing. Says what it is now.
     #[inline]
     pub(super) fn add(&self, bytes: i64) -> u64 {
-        let mut held = self.0.load(Ordering::Relaxed);
-        loop {
-            let next = (held & BYTES).saturating_add_signed(bytes).min(BYTES);
-            match self.0.compare_exchange_weak(
-                held,
-                held & !BYTES | next,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return next,
-                Err(actual) => held = actual,
-            }
-        }
+        let mut next = 0;
+        let add = |held: u64| {
+            next = (held & BYTES).saturating_add_signed(bytes).min(BYTES);
+            Some(held & !BYTES | next)
+        };
+        let _ = (self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        next
     }
 
     pub(super) fn take_off(&self, generation: u32, bytes: u64) {
