@@ -11,7 +11,7 @@ const NEVER: u8 = u8::MAX;
 
 /// The settings in force. What the path of a request needs of them is beside them, so
 /// that it takes no lock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Live {
     config: RwLock<Arc<Config>>,
     observes: AtomicBool,
@@ -23,15 +23,8 @@ pub(crate) struct Live {
 
 impl Live {
     pub(super) fn new(config: Config) -> Self {
-        let live = Self {
-            config: RwLock::new(Arc::new(config)),
-            observes: AtomicBool::new(false),
-            cancels: AtomicBool::new(false),
-            max_pause_ms: AtomicU64::new(0),
-            permit_in_extensions: AtomicBool::new(false),
-            sheds_low_at: AtomicU8::new(NEVER),
-        };
-        live.spread(&live.get());
+        let live = Self::default();
+        live.set(config);
         live
     }
 
@@ -44,11 +37,7 @@ impl Live {
     pub(crate) fn set(&self, config: Config) {
         let config = Arc::new(config);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
-        self.spread(&config);
-    }
-
-    /// Relaxed: requests that come meanwhile may go by either.
-    fn spread(&self, config: &Config) {
+        // Relaxed: requests that come meanwhile may go by either.
         let observes = config.mode == Mode::Observe || !config.enabled;
         let sheds_low_at = config.shed_low_at.map_or(NEVER, |level| level as u8);
         self.observes.store(observes, Ordering::Relaxed);

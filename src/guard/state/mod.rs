@@ -73,13 +73,7 @@ pub(crate) struct State {
     is_lost: AtomicBool,
 }
 
-fn accounting_is_installed() -> bool {
-    #[cfg(feature = "account")]
-    return crate::running::charge::is_counted();
-    #[cfg(not(feature = "account"))]
-    false
-}
-
+/// What accounts show; `None`: accounting is not installed.
 pub(super) fn allocated_bytes() -> Option<u64> {
     #[cfg(feature = "account")]
     return crate::running::charge::allocated_bytes();
@@ -94,7 +88,7 @@ impl State {
         let tenants = Tenants::new(config.tiers.clone());
         Self {
             name: config.name.clone(),
-            accounted: accounting_is_installed(),
+            accounted: allocated_bytes().is_some(),
             live: Live::new(config.clone()),
             sampler: Arc::clone(&holdings.sampler),
             bounds: holdings.limiter.join(Arc::clone(tenants.accounts())),
@@ -134,7 +128,7 @@ impl State {
     /// numbers left for classes.
     pub(super) fn suits(&self, config: &Config) -> bool {
         self.sampler.is_here()
-            && self.accounted == accounting_is_installed()
+            && self.accounted == allocated_bytes().is_some()
             && self.name == config.name
             && self.config().tiers == config.tiers
             && self.labels.has_room()
