@@ -207,13 +207,10 @@ impl Regulator {
             || !self.state.brakes()
             || self.state.live.only_observes()
             || !self.state.brake.is_on();
-        let own = self.state.board_key();
-        self.state
-            .brake
-            .bring_forward(own, self.state.live.max_pause(), now);
+        let (brake, own) = (self.state.brake, self.state.board_key());
+        brake.bring_forward(own, self.state.live.max_pause(), now);
         let freed = free_all.then_some(own);
-        let alone = self.state.is_one_alone();
-        let swept = (self.state.brake).sweep(room_bytes as i64, freed, alone);
+        let swept = brake.sweep(room_bytes as i64, freed, self.state.is_one_alone());
         let stuck_for = {
             let mut control = self.control();
             control.forecast.set_safe(swept.safe_bytes);

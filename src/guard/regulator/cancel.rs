@@ -109,12 +109,8 @@ impl Cancellations {
     /// What is missing before the wall, beside what those told give back in time.
     fn missing_bytes(&self, now: Duration) -> Option<u64> {
         let in_time = |told: &&Told| now < told.at + self.takes * 2;
-        let coming: u64 = self
-            .told
-            .iter()
-            .filter(in_time)
-            .map(|told| told.bytes)
-            .sum();
+        let coming = self.told.iter().filter(in_time);
+        let coming = coming.map(|told| told.bytes).sum();
         let missing = self.wall.missing_bytes(self.takes)?;
         missing.checked_sub(coming).filter(|&bytes| bytes > 0)
     }
@@ -183,10 +179,8 @@ impl Regulator {
         // It may have ended meanwhile.
         if victim.request.cancel() {
             self.state.brake.force(victim.request);
-            self.state
-                .counters
-                .cancelled
-                .fetch_add(1, Ordering::Relaxed);
+            let cancelled = &self.state.counters.cancelled;
+            cancelled.fetch_add(1, Ordering::Relaxed);
             let text = "a request was told to stop".into();
             self.state.note(EventKind::Cancelled, text, 0);
         }

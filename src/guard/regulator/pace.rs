@@ -78,19 +78,16 @@ impl Regulator {
         let busy = finished || self.has_work();
         self.was_idle.store(!busy, Ordering::Relaxed);
         let floor = if busy { BUSY_RATE } else { IDLE_RATE };
-        let free = control
-            .decision
-            .free_bytes
-            .map_or(f64::INFINITY, |bytes| bytes as f64);
+        let free_bytes = control.decision.free_bytes;
+        let free = free_bytes.map_or(f64::INFINITY, |bytes| bytes as f64);
         let mut longest = self.state.config().check_interval;
         if control.blind {
             longest = longest.min(BLIND_INTERVAL);
         } else if self.state.limiter.waiting() > 0 {
             // Each look at requests makes the forecast sharper.
-            longest = longest.min(if self.state.is_accounted() {
-                SHORTEST_INTERVAL
-            } else {
-                WAITING_INTERVAL
+            longest = longest.min(match self.state.is_accounted() {
+                true => SHORTEST_INTERVAL,
+                false => WAITING_INTERVAL,
             });
         }
         if self.state.brake.paused() > 0 {

@@ -53,13 +53,10 @@ impl Regulator {
     /// What the next request of each class needs, in bytes: its mean, with its part of
     /// the margin. Without accounting no classes are told apart.
     fn class_estimates(&self, control: &Control) -> Vec<(&str, u64)> {
-        let plain = control
-            .forecast
-            .by_kind()
-            .filter(|(key, ..)| !key.is_hinted());
-        let mut estimates: Vec<_> = plain
-            .map(|(key, bytes, _)| (self.state.labels.name(key), bytes))
-            .collect();
+        let kinds = control.forecast.by_kind();
+        let plain = kinds.filter(|(key, ..)| !key.is_hinted());
+        let named = plain.map(|(key, bytes, _)| (self.state.labels.name(key), bytes));
+        let mut estimates: Vec<_> = named.collect();
         if estimates.is_empty() {
             estimates.push(("", control.request_bytes));
         }

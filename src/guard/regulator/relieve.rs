@@ -28,8 +28,8 @@ impl Regulator {
             let level = control.decision.pressure;
             (self.shortage(&control, now), level, victims)
         };
-        self.release
-            .ask(short, level, move || self.give_back(short));
+        let give_back = move || self.give_back(short);
+        self.release.ask(short, level, give_back);
         victims.into_iter().for_each(|victim| self.cancel(victim));
     }
 

@@ -25,10 +25,11 @@ impl Regulator {
     }
 
     fn say(&self, notice: Notice) {
-        let name = self.state.name.as_deref();
+        let state = &self.state;
+        let name = state.name.as_deref();
         match notice {
             Notice::Adjusted { from } => {
-                let stats = self.state.stats();
+                let stats = state.stats();
                 let action = match stats.level.cmp(&from.pressure) {
                     _ if stats.level == Pressure::Critical => "reject",
                     std::cmp::Ordering::Greater => "reduce",
@@ -49,27 +50,26 @@ impl Regulator {
                         number(new)
                     ),
                 };
-                self.state.note(EventKind::Adjusted, text, 0);
+                state.note(EventKind::Adjusted, text, 0);
                 logs::adjusted(&stats, action, old, name);
                 // Wakes whoever listens.
                 foreign::call(Code::Waker, || self.levels.send_replace(stats.level));
             }
             Notice::SensorFailed(error) => {
-                let closed = self.state.config().on_sensor_failure == OnSensorFailure::Closed;
-                let counts = self.state.bounds.caps().count() < MAX_COUNT;
-                self.state
-                    .note(EventKind::SensorFailed, error.to_string(), 0);
+                let closed = state.config().on_sensor_failure == OnSensorFailure::Closed;
+                let counts = state.bounds.caps().count() < MAX_COUNT;
+                state.note(EventKind::SensorFailed, error.to_string(), 0);
                 logs::sensor_failed(&error, closed, counts);
             }
             Notice::SensorRecovered => {
-                self.state
-                    .note(EventKind::SensorRecovered, "memory is read again".into(), 0);
+                let text = "memory is read again".into();
+                state.note(EventKind::SensorRecovered, text, 0);
                 logs::sensor_recovered();
             }
             Notice::LimitChanged { from, to } => {
                 let (from, to) = (mib(from), mib(to));
                 let text = format!("from {from:.0} to {to:.0} MiB");
-                self.state.note(EventKind::LimitChanged, text, 0);
+                state.note(EventKind::LimitChanged, text, 0);
                 logs::limit_changed(from, to);
             }
             Notice::NoLimit => logs::no_limit(),

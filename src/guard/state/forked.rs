@@ -35,14 +35,12 @@ impl State {
             false => Pressure::Normal,
         });
         self.bounds.set_probes(0);
-        let gate = closed || self.is_closed();
-        self.bounds
-            .publish(Caps::new(gate, most, MAX_KIB), MAX_KIB, MAX_KIB);
+        let caps = Caps::new(closed || self.is_closed(), most, MAX_KIB);
+        self.bounds.publish(caps, MAX_KIB, MAX_KIB);
         self.limiter.pump();
-        let rule = if closed {
-            "rejects all"
-        } else {
-            "counts requests"
+        let rule = match closed {
+            true => "rejects all",
+            false => "counts requests",
         };
         crate::telemetry::logs::warnings(&[format!(
             "this process was forked in the midst of a sample: the guard cannot see memory here, \

@@ -154,10 +154,9 @@ impl Shown {
     }
 
     pub(crate) fn set_loads(&self, loads: [f64; 4]) {
-        self.loads
-            .iter()
-            .zip(loads)
-            .for_each(|(number, load)| number.set(load));
+        for (number, load) in self.loads.iter().zip(loads) {
+            number.set(load);
+        }
     }
 
     /// What one more waiter, behind so many, may expect to wait.

@@ -129,9 +129,8 @@ impl State {
     /// Lets so many in past the bounds, for each of whom so much is free.
     pub(in crate::guard) fn let_probes_in(&self, probes: u32, free_kib: u64) {
         if probes > 0 {
-            let used = (0..probes)
-                .take_while(|_| self.limiter.probe_oldest(&self.bounds, free_kib))
-                .count();
+            let is_used = |_: &u32| self.limiter.probe_oldest(&self.bounds, free_kib);
+            let used = (0..probes).take_while(is_used).count();
             self.bounds.set_probes(probes - used as u32);
         }
     }
@@ -149,8 +148,8 @@ impl State {
             self.release(kib);
         }
         if let Some(timeout) = self.config().body_timeout {
-            self.counters
-                .stalled(self.deliveries.end_stalled(timeout, now));
+            let stalled = self.deliveries.end_stalled(timeout, now);
+            self.counters.stalled(stalled);
         }
     }
 
