@@ -25,23 +25,6 @@ pub(crate) fn is_polling() -> bool {
     UNDER_WAY.get() > 0
 }
 
-struct UnderWay;
-
-impl UnderWay {
-    #[inline(always)]
-    fn begin() -> Self {
-        UNDER_WAY.set(UNDER_WAY.get() + 1);
-        Self
-    }
-}
-
-impl Drop for UnderWay {
-    #[inline(always)]
-    fn drop(&mut self) {
-        UNDER_WAY.set(UNDER_WAY.get() - 1);
-    }
-}
-
 /// One that polls for a request: its future, its response's body, work that follows it.
 /// Each is paused by itself. Boxed, as most are never paused and all are moved.
 #[derive(Debug, Default)]
@@ -100,7 +83,6 @@ fn tell(span: &RequestSpan, slot: &Slot) {
 /// allocated is charged by then.
 pub(crate) struct Polling<'a> {
     _scope: Option<Scope<'a>>,
-    _under_way: UnderWay,
 }
 
 /// Leave to grow, as far as was taken from the headroom.
@@ -219,10 +201,17 @@ impl<'a> Polling<'a> {
     /// The thread works for the request from here on.
     #[inline(always)]
     pub(crate) fn begin(permit: Option<&'a Permit>) -> Self {
+        UNDER_WAY.set(UNDER_WAY.get() + 1);
         Self {
             _scope: permit.map(Permit::enter),
-            _under_way: UnderWay::begin(),
         }
+    }
+}
+
+impl Drop for Polling<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        UNDER_WAY.set(UNDER_WAY.get() - 1);
     }
 }
 
