@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::machine::Machine;
+use super::machine::{Machine, page_bytes};
 
 pub(super) const MIB: u64 = 1 << 20;
 
@@ -15,7 +15,7 @@ impl LaidOut {
 
     pub(super) fn new() -> Self {
         let laid_out = Self(tempfile::tempdir().unwrap());
-        let pages = 100 * MIB / procfs::page_size();
+        let pages = 100 * MIB / page_bytes();
         laid_out.write("proc/self/statm", format!("9999 {pages} 0 0 0 0 0\n"));
         let available = (12u64 << 30) / 1024;
         let meminfo = format!("MemTotal: 25165824 kB\nMemAvailable:   {available} kB\n");

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::sysinfo::sysinfo;
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Where the files are, so that tests can lay out machines that are not at hand.
 #[derive(Clone, Debug)]
@@ -48,4 +49,11 @@ impl Machine {
         let asked = || sysinfo().ok().map(|info| info.ram_total());
         self.total_bytes.or_else(asked)
     }
+}
+
+/// Bytes of a page of memory, from the C library: `procfs` looks at the vDSO first, which is
+/// not there under valgrind.
+pub(super) fn page_bytes() -> u64 {
+    let known = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    known.map_or(4096, |bytes| bytes as u64)
 }

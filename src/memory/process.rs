@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
-use super::machine::Machine;
+use super::machine::{Machine, page_bytes};
 use super::{Detail, HOST, MemoryLevel, MemorySource, Sample};
 
 const STATM: &str = "/proc/self/statm";
@@ -142,7 +142,7 @@ fn resident_in(statm: &File) -> io::Result<Resident> {
     let text = std::str::from_utf8(&buffer[..length]).map_err(|_| malformed())?;
     let mut fields = text.split(' ').skip(1).map(|field| {
         let pages = field.parse::<u64>().ok()?;
-        Some(pages.saturating_mul(procfs::page_size()))
+        Some(pages.saturating_mul(page_bytes()))
     });
     let mut next = || fields.next().flatten().ok_or_else(malformed);
     Ok(Resident {

@@ -9,6 +9,8 @@
 
 use std::{fs, io};
 
+use super::machine::page_bytes;
+
 /// What the running kernel does, as far as it matters here.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Kernel {
@@ -30,7 +32,7 @@ impl Kernel {
             },
             lag_bytes: cpus.map_or(1, |list| number_of_cpus(&list))
                 * LAG_PAGES
-                * procfs::page_size(),
+                * page_bytes(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::support::tools::example;
+use crate::support::tools::{example, tool};
 
 /// A server that is ended with the test.
 struct Server {
@@ -367,6 +367,22 @@ fn axum_answers() {
 fn hyper_answers() {
     let mut command = example("hyper");
     command.arg("127.0.0.1:0");
+    let server = Server::start(command);
+    assert!(server.get("/").ends_with("10485760 bytes\n"));
+    assert_eq!(server.interrupt(), Some(0));
+}
+
+#[test]
+fn hyper_answers_under_valgrind() {
+    let Some(valgrind) = tool("valgrind") else {
+        return;
+    };
+    let mut command = Command::new(valgrind);
+    command
+        .env_clear()
+        .args(["-q", "--leak-check=no", "--error-exitcode=7"])
+        .arg(example("hyper").get_program())
+        .arg("127.0.0.1:0");
     let server = Server::start(command);
     assert!(server.get("/").ends_with("10485760 bytes\n"));
     assert_eq!(server.interrupt(), Some(0));
