@@ -45,7 +45,7 @@ pub(crate) struct Mark(AtomicU8);
 
 impl Clone for Mark {
     fn clone(&self) -> Self {
-        Self(AtomicU8::new(self.get() as u8))
+        Self(AtomicU8::new(self.0.load(Ordering::Relaxed)))
     }
 }
 

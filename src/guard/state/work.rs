@@ -27,6 +27,7 @@ pub(in crate::guard) struct Reservation {
 
 impl Reservation {
     /// As it was at first.
+    #[inline]
     pub(in crate::guard) fn kib(&self) -> u64 {
         self.kib.map_or(0, NonZeroU64::get)
     }
