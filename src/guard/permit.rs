@@ -54,7 +54,7 @@ struct Shared {
     slot: OnceLock<&'static Slot>,
     cancelled: AtomicBool,
     /// The permit of a guard further out, which this one took the place of.
-    outer: OnceLock<Permit>,
+    outer: OnceLock<Box<Permit>>,
 }
 
 impl Permit {
@@ -187,7 +187,7 @@ impl Permit {
     }
 
     fn outer(&self) -> Option<&Permit> {
-        self.shared.get()?.outer.get()
+        Some(self.shared.get()?.outer.get()?)
     }
 
     /// The permit that holds the bytes, if a guard further out has them.
@@ -282,7 +282,7 @@ impl Permit {
 
     /// Keeps the permit of a guard further out for as long as this one.
     pub(crate) fn keep(&self, outer: Permit) {
-        let _ = self.share().outer.set(outer);
+        let _ = self.share().outer.set(Box::new(outer));
     }
 
     /// The same guard admitted it, itself or further out.
