@@ -247,7 +247,7 @@ impl State {
     ) -> Result<Waiting, Refusal> {
         let need = demand.need;
         let deadline = self.deadline(&demand, callers());
-        let key = self.limiter.wait(&self.bounds, need, Some(deadline))?;
+        let key = (self.limiter).wait(&self.bounds, need, self.sampler.now(), Some(deadline))?;
         self.counters.queued.fetch_add(1, Ordering::Relaxed);
         self.sampler.wake_if_older(WAITING_INTERVAL);
         Ok(Waiting::new(self, key, need, deadline))

@@ -34,24 +34,26 @@ impl Limiter {
     /// Who would surely wait for longer than the deadline does not begin to. A queue that is
     /// full takes a waiter in the place of one that comes after it, or of one whose tenant has
     /// more in the queue for its weight. Without a deadline it only looks what its turn brings
-    /// at once, and turns nobody away.
+    /// at once, and turns nobody away. Its wait begins now, which may be long after the last
+    /// sample.
     pub(crate) fn wait(
         &self,
         bounds: &Arc<Bounds>,
         need: Need,
+        now: Duration,
         deadline: Option<Duration>,
     ) -> Result<usize, Refusal> {
         let mut wakers = Wakers::default();
-        let now_ms = self.now_ms();
         let mut queue = lock(&self.queue);
+        queue.pass_time(now);
         let expected_ms = queue.expected_ms(bounds, need);
         // It joins first: another guard's waiters may be all that is in its way.
-        let key = queue.join(bounds, need, expected_ms, now_ms);
+        let key = queue.join(bounds, need, expected_ms);
         self.enqueued(&mut queue, key, &mut wakers);
         let refused =
             deadline.and_then(|deadline| self.turned_away(&mut queue, key, deadline, &mut wakers));
         if refused.is_some() {
-            queue.leave(key, now_ms);
+            queue.leave(key);
             self.count_waiting(&queue);
         }
         drop(queue);
@@ -62,7 +64,8 @@ impl Limiter {
 
     /// What its turn brings at once: those who wait may all be another guard's.
     pub(crate) fn reserve_in_turn(&self, bounds: &Arc<Bounds>, need: Need) -> Option<u64> {
-        let key = self.wait(bounds, need, None).ok()?;
+        // It does not wait, so that it needs no clock.
+        let key = self.wait(bounds, need, Duration::ZERO, None).ok()?;
         match self.poll_wait(key, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => outcome.ok(),
             Poll::Pending => {
@@ -77,7 +80,6 @@ impl Limiter {
     pub(crate) fn poll_wait(&self, key: usize, cx: &mut Context<'_>) -> Poll<Result<u64, Reason>> {
         let mut wakers = Wakers::default();
         let mut waker = cx.waker().clone();
-        let now_ms = self.now_ms();
         let mut queue = lock(&self.queue);
         if matches!(queue.waiters[key].state, State::PassedOn) {
             queue.rejoin(key);
@@ -89,7 +91,7 @@ impl Limiter {
             State::Waiting | State::PassedOn => None,
         };
         std::mem::swap(&mut queue.waiters[key].waker, &mut waker);
-        let left = settled.map(|_| queue.leave(key, now_ms));
+        let left = settled.map(|_| queue.leave(key));
         drop(queue);
         // Wakers are dropped, and others are woken, only now.
         drop((waker, left));
@@ -100,10 +102,9 @@ impl Limiter {
     /// Gives up a place, or a grant that was not claimed yet, and lets the next ones in.
     pub(crate) fn stop_waiting(&self, key: usize) {
         let mut wakers = Wakers::default();
-        let now_ms = self.now_ms();
         let mut queue = lock(&self.queue);
         let was_first = queue.is_first(key);
-        let left = queue.leave(key, now_ms);
+        let left = queue.leave(key);
         if let State::Granted { kib, .. } = left.state {
             let released = self.ledger.cancel_need(&left.bounds, kib, left.need);
             if released.of_tenant {
@@ -148,7 +149,7 @@ impl Limiter {
         }
         let too_long = |least_ms| Duration::from_millis(least_ms) > deadline;
         let is_too_long = queue.least_wait_ms(key).is_some_and(too_long);
-        if is_too_long && !queue.is_newest_first(key, self.now_ms()) {
+        if is_too_long && !queue.goes_newest_first(queue.waiters[key].flow) {
             return Some(Reason::WaitTooLong);
         }
         if !queue.waiters[key].bounds.has_too_many_waiters() {

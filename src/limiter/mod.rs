@@ -39,7 +39,7 @@ mod word;
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64 as Counter};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub(crate) use acquire::Refusal;
@@ -69,8 +69,6 @@ pub(crate) struct Limiter {
     /// 1 while a guard counts its requests in the ledger's word.
     counts_in_word: AtomicU32,
     queue: Mutex<Queue>,
-    /// The time of the last sample, in milliseconds.
-    now_ms: Counter,
     /// What those who wait were found to wait for last is bytes.
     lacks_bytes: AtomicBool,
 }
@@ -117,8 +115,8 @@ impl Limiter {
     /// Nobody is in flight, nor waits: as if nobody had ever done so.
     pub(crate) fn forget(&self) {
         self.ledger.confirm_freed(self.ledger.ended_kib());
-        lock(&self.queue).forecast = Default::default();
-        self.now_ms.store(0, Ordering::Relaxed);
+        let mut queue = lock(&self.queue);
+        (queue.forecast, queue.now_ms) = Default::default();
     }
 
     /// How many wait, over all guards.
@@ -235,16 +233,11 @@ impl Limiter {
 
     /// Time goes on: a full sample is taken. Measures how long work takes.
     pub(crate) fn tick(&self, now: Duration) {
-        // Never back: two threads may sample, and the later one may have looked earlier.
-        let now_ms = now.as_millis() as u64;
-        let now_ms = now_ms.max(self.now_ms.fetch_max(now_ms, Ordering::Relaxed));
         let (reserved_kib, ended_kib) = (self.reserved().kib(), self.ended_kib());
         let mut queue = lock(&self.queue);
+        queue.pass_time(now);
+        let now_ms = queue.now_ms;
         queue.forecast.measure(now_ms, reserved_kib, ended_kib);
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.now_ms.load(Ordering::Relaxed)
     }
 
     /// What one more waiter may expect to wait. `None` if that is not known.
@@ -258,9 +251,7 @@ impl Limiter {
         if bounds.waiting() == 0 {
             return Duration::ZERO;
         }
-        let since_ms = lock(&self.queue).oldest_since_ms(bounds);
-        let waited_ms = since_ms.map(|since_ms| self.now_ms().saturating_sub(since_ms));
-        Duration::from_millis(waited_ms.unwrap_or(0))
+        Duration::from_millis(lock(&self.queue).oldest_wait_ms(bounds))
     }
 
     /// How far forecasts of waits were off lately, on average, and how many were checked.
@@ -284,7 +275,6 @@ impl Limiter {
     /// Admits the oldest waiter past the bounds, of those that surely need no more
     /// than `most_kib`. `false` if nobody waits.
     pub(crate) fn probe_oldest(&self, bounds: &Arc<Bounds>, most_kib: u64) -> bool {
-        let now_ms = self.now_ms();
         let mut queue = lock(&self.queue);
         let Some((candidate, ask)) = queue.oldest_of(bounds, most_kib) else {
             return false;
@@ -293,7 +283,7 @@ impl Limiter {
         if probed.is_err() {
             return false;
         }
-        let waker = queue.grant(candidate, ask.kib, now_ms);
+        let waker = queue.grant(candidate, ask.kib);
         self.count_waiting(&queue);
         drop(queue);
         foreign::wake(waker);

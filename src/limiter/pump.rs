@@ -39,12 +39,11 @@ impl Limiter {
         aside: &mut Vec<usize>,
         wakers: &mut Wakers,
     ) -> bool {
-        let now_ms = self.now_ms();
-        let mut next = queue.next_in(lane, now_ms);
+        let mut next = queue.next_in(lane);
         while let Some(candidate) = next {
             let ask = queue.waiters[candidate.key].ask();
             match self.try_waiter(queue, candidate, ask) {
-                Ok(_) => wakers.push(queue.grant(candidate, ask.kib, now_ms)),
+                Ok(_) => wakers.push(queue.grant(candidate, ask.kib)),
                 Err(Refused::Quota) => queue.park(candidate),
                 // Its own guard holds it back: the waiters of others may pass it.
                 Err(Refused::Gate | Refused::Count) if self.shared() => {
@@ -65,7 +64,7 @@ impl Limiter {
                     return false;
                 }
             }
-            next = queue.next_in(lane, now_ms);
+            next = queue.next_in(lane);
         }
         true
     }

@@ -98,6 +98,8 @@ pub(super) struct Queue {
     served: i64,
     /// KiB that the oldest waiter of a lane behind may have.
     pub(super) ageing_kib: u64,
+    /// The time of the last sample, or when somebody began to wait since.
+    pub(super) now_ms: u64,
     pub(super) forecast: WaitForecast,
 }
 
@@ -138,6 +140,16 @@ impl Queue {
         self.waiting
     }
 
+    /// Never back: two threads may sample, and the later one may have looked earlier.
+    pub(super) fn pass_time(&mut self, now: Duration) {
+        self.now_ms = self.now_ms.max(now.as_millis() as u64);
+    }
+
+    /// How long a waiter has waited.
+    pub(super) fn waited_ms(&self, key: usize) -> u64 {
+        self.now_ms.saturating_sub(self.waiters[key].since_ms)
+    }
+
     /// What one more waiter may expect to wait: `None` as long as nobody knows.
     pub(super) fn expected_ms(&self, bounds: &Arc<Bounds>, need: Need) -> Option<u64> {
         let own_kib = need.ask(bounds).kib;
@@ -173,7 +185,6 @@ impl Queue {
         bounds: &Arc<Bounds>,
         need: Need,
         expected_ms: Option<u64>,
-        now_ms: u64,
     ) -> usize {
         self.next_number += 1;
         let key = self.waiters.insert(Waiter {
@@ -183,7 +194,7 @@ impl Queue {
             state: State::Waiting,
             flow: 0,
             number: self.next_number,
-            since_ms: now_ms,
+            since_ms: self.now_ms,
             kib: 0,
             expected_ms,
             in_flow: Node::default(),
@@ -287,12 +298,12 @@ impl Queue {
     }
 
     /// Takes a waiter, or what was decided on it, out of the queue.
-    pub(super) fn leave(&mut self, key: usize, now_ms: u64) -> Waiter {
+    pub(super) fn leave(&mut self, key: usize) -> Waiter {
         let waiter = &self.waiters[key];
         match waiter.state {
             State::Waiting => {
                 waiter.bounds.has_waited(waiter.need);
-                let waited_ms = now_ms.saturating_sub(waiter.since_ms);
+                let waited_ms = self.waited_ms(key);
                 self.forecast.gave_up(waiter.expected_ms, waited_ms);
                 self.take_out(key);
             }
@@ -315,10 +326,10 @@ impl Queue {
         std::mem::replace(&mut waiter.waker, Waker::noop().clone())
     }
 
-    pub(super) fn grant(&mut self, candidate: Candidate, kib: u64, now_ms: u64) -> Waker {
+    pub(super) fn grant(&mut self, candidate: Candidate, kib: u64) -> Waker {
         let Candidate { key, aged, .. } = candidate;
         let waiter = &self.waiters[key];
-        let waited_ms = now_ms.saturating_sub(waiter.since_ms);
+        let waited_ms = self.waited_ms(key);
         self.forecast.granted(waiter.expected_ms, waited_ms);
         waiter.bounds.has_waited(waiter.need);
         self.take_out(key);
@@ -333,7 +344,7 @@ impl Queue {
             }
             if aged {
                 self.ageing_kib = self.ageing_kib.saturating_sub(kib);
-            } else if self.aged_behind(lane, now_ms).is_some() {
+            } else if self.aged_behind(lane).is_some() {
                 self.ageing_kib += kib.div_ceil(AGEING_ONE_IN);
             } else {
                 self.ageing_kib = 0;
@@ -356,10 +367,11 @@ impl Queue {
             .remove(&mut self.waiters, key, |w| &mut w.in_flow);
     }
 
-    pub(super) fn oldest_since_ms(&self, bounds: &Arc<Bounds>) -> Option<u64> {
+    /// How long the one of a guard's waiters has waited that has waited longest.
+    pub(super) fn oldest_wait_ms(&self, bounds: &Arc<Bounds>) -> u64 {
         let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));
         let oldest = theirs.filter_map(|flow| flow.waiting.first());
-        oldest.map(|key| self.waiters[key].since_ms).min()
+        oldest.map(|key| self.waited_ms(key)).max().unwrap_or(0)
     }
 
     /// The waiters of one guard, oldest first in each flow.

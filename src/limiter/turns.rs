@@ -50,10 +50,10 @@ impl Queue {
     }
 
     /// The first waiter of the flow that is next in a lane.
-    pub(super) fn next_in(&mut self, at: usize, now_ms: u64) -> Option<Candidate> {
+    pub(super) fn next_in(&mut self, at: usize) -> Option<Candidate> {
         let aged = match self.ageing_kib {
             0 => None,
-            _ => self.aged_behind(at, now_ms),
+            _ => self.aged_behind(at),
         };
         if let Some(aged) = aged.filter(|aged| self.ageing_kib >= self.waiters[aged.key].kib) {
             return Some(aged);
@@ -61,7 +61,7 @@ impl Queue {
         let &(_, _, flow) = self.lanes[at].order.first()?;
         let first = self.flows[flow].waiting.first()?;
         // The oldest, or the newest if the oldest has waited too long for that.
-        let newest = self.goes_newest_first(flow, first, now_ms);
+        let newest = self.goes_newest_first(flow);
         let last = self.flows[flow].waiting.last().filter(|_| newest);
         Some(Candidate {
             key: last.unwrap_or(first),
@@ -82,7 +82,7 @@ impl Queue {
     }
 
     /// The oldest waiter of the lanes behind, if it has waited for long.
-    pub(super) fn aged_behind(&self, at: usize, now_ms: u64) -> Option<Candidate> {
+    pub(super) fn aged_behind(&self, at: usize) -> Option<Candidate> {
         if at <= CRITICAL {
             return None;
         }
@@ -92,7 +92,7 @@ impl Queue {
         let key = firsts.min_by_key(|&key| self.waiters[key].number)?;
         let waiter = &self.waiters[key];
         let flow = &self.flows[waiter.flow];
-        let aged = now_ms.saturating_sub(waiter.since_ms) >= waiter.bounds.ages_after_ms();
+        let aged = self.waited_ms(key) >= waiter.bounds.ages_after_ms();
         (aged && flow.place.is_some()).then_some(Candidate {
             key,
             flow: waiter.flow,
@@ -213,17 +213,12 @@ impl Queue {
         longest.waiting.last()
     }
 
-    /// The oldest of a waiter's flow has waited so long that the newest goes first.
-    pub(super) fn is_newest_first(&self, key: usize, now_ms: u64) -> bool {
-        let flow = self.waiters[key].flow;
-        let first = self.flows[flow].waiting.first();
-        first.is_some_and(|first| self.goes_newest_first(flow, first, now_ms))
-    }
-
-    fn goes_newest_first(&self, flow: usize, first: usize, now_ms: u64) -> bool {
-        let waited_ms = now_ms.saturating_sub(self.waiters[first].since_ms);
-        let newest_after_ms = self.flows[flow].bounds.newest_after_ms.get();
-        newest_after_ms.is_some_and(|after_ms| waited_ms > after_ms)
+    /// The oldest of a flow has waited so long that the newest goes first.
+    pub(super) fn goes_newest_first(&self, flow: usize) -> bool {
+        let flow = &self.flows[flow];
+        let after_ms = flow.bounds.newest_after_ms.get();
+        let first = flow.waiting.first();
+        (first.zip(after_ms)).is_some_and(|(first, after_ms)| self.waited_ms(first) > after_ms)
     }
 
     /// Grants that nobody came for since an earlier sweep, which now pass on.

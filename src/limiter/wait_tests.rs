@@ -23,7 +23,7 @@ impl Ticket {
         need: Need,
         deadline: Duration,
     ) -> Result<Self, Refusal> {
-        let key = limiter.wait(bounds, need, Some(deadline))?;
+        let key = limiter.wait(bounds, need, Duration::ZERO, Some(deadline))?;
         Ok(Self {
             limiter: Arc::clone(limiter),
             key: Some(key),

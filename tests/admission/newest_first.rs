@@ -1,8 +1,9 @@
 //! Where the oldest has waited for long, the newest goes first.
 
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
-use crate::support::{MIB, eventually, fill, with};
+use crate::support::{MIB, counting, eventually, fill, poll_once, with};
 
 #[tokio::test]
 async fn the_newest_that_cannot_be_admitted_holds_nobody_while_nothing_runs() {
@@ -39,4 +40,19 @@ async fn the_newest_that_cannot_be_admitted_holds_nobody_while_nothing_runs() {
     drop(small.pop().unwrap().await.unwrap().unwrap());
     assert!(!large.is_finished());
     large.abort();
+}
+
+#[tokio::test]
+async fn a_wait_begins_when_somebody_comes_not_with_the_sample_before() {
+    let (layer, _memory) = counting(1);
+    let guard = layer.guard();
+    let _held = guard.acquire(1024).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let came = Instant::now();
+    let mut waits = pin!(guard.acquire(1024));
+    assert!(poll_once(waits.as_mut()).is_pending());
+    guard.sample_now();
+    let stated_ms = guard.stats().oldest_waiter_ms;
+    let most_ms = (came.elapsed().as_millis() + 1) as f64;
+    assert!(stated_ms <= most_ms, "{stated_ms} of {most_ms}");
 }
