@@ -103,7 +103,7 @@ impl Limiter {
     pub(crate) fn stop_waiting(&self, key: usize) {
         let mut wakers = Wakers::default();
         let mut queue = lock(&self.queue);
-        let was_first = queue.is_first(key);
+        let was_next = queue.is_next(key);
         let left = queue.leave(key);
         if let State::Granted { kib, .. } = left.state {
             let released = self.ledger.cancel_need(&left.bounds, kib, left.need);
@@ -112,7 +112,7 @@ impl Limiter {
             }
         }
         // The next one may fit where this one did not.
-        if was_first || matches!(left.state, State::Granted { .. }) {
+        if was_next || matches!(left.state, State::Granted { .. }) {
             self.pump_locked(&mut queue, &mut wakers);
         } else {
             self.count_waiting(&queue);
@@ -128,7 +128,7 @@ impl Limiter {
         // is seen by the attempt, what is released after it sees the flag.
         self.ledger.set_waiters();
         // Behind others it is not its turn, unless nobody's end will help those.
-        if queue.is_first(key) || self.ledger.only_staged() {
+        if queue.is_next(key) || self.ledger.only_staged() {
             self.pump_locked(queue, wakers);
         } else {
             self.count_waiting(queue);
@@ -157,9 +157,9 @@ impl Limiter {
         }
         match queue.displaced_by(key) {
             Some(displaced) => {
-                let was_first = queue.is_first(displaced);
+                let was_next = queue.is_next(displaced);
                 wakers.push(queue.refuse(displaced, Reason::QueueFull));
-                match was_first {
+                match was_next {
                     // The next one may fit where this one did not.
                     true => self.pump_locked(queue, wakers),
                     false => self.count_waiting(queue),

@@ -246,10 +246,6 @@ impl Queue {
         flow.waiting
             .insert(&mut self.waiters, key, |w| &mut w.in_flow, older);
         flow.kib += kib;
-        if flow.waiting.first() == Some(key) {
-            // It may be within the quota where the one behind it is not.
-            flow.is_parked = false;
-        }
         if flow.waiting.len() == 1 {
             self.lanes[at].weights += flow.weight();
             if let Some(account) = flow.account() {
@@ -259,19 +255,20 @@ impl Queue {
         }
         self.waiting += 1;
         bounds.waiting.fetch_add(1, Ordering::Relaxed);
-        let flow = self.waiters[key].flow;
-        self.place(flow);
+        let at = self.waiters[key].flow;
+        // It may be within the quota where the one behind it is not.
+        self.flows[at].is_parked &= !self.is_next(key);
+        self.place(at);
     }
 
     fn take_out(&mut self, key: usize) {
         let waiter = &self.waiters[key];
         let (at, kib) = (waiter.flow, waiter.kib);
+        let was_next = self.is_next(key);
         let flow = &mut self.flows[at];
         let lane = &mut self.lanes[flow.lane];
-        if flow.waiting.first() == Some(key) {
-            // The next one may be within the quota.
-            flow.is_parked = false;
-        }
+        // The next one may be within the quota.
+        flow.is_parked &= !was_next;
         flow.waiting
             .remove(&mut self.waiters, key, |w| &mut w.in_flow);
         lane.waiting
@@ -288,13 +285,12 @@ impl Queue {
         self.place(at);
     }
 
-    /// Others wait for this one: it is the next of its flow.
-    pub(super) fn is_first(&self, key: usize) -> bool {
-        let waiter = &self.waiters[key];
-        match waiter.state {
-            State::Waiting => self.flows[waiter.flow].waiting.first() == Some(key),
-            _ => false,
-        }
+    /// Others wait for this one: it is the next of its flow. So is the oldest, which says
+    /// who is.
+    pub(super) fn is_next(&self, key: usize) -> bool {
+        let Waiter { flow, state, .. } = self.waiters[key];
+        let oldest = self.flows[flow].waiting.first();
+        matches!(state, State::Waiting) && [oldest, self.next_of(flow)].contains(&Some(key))
     }
 
     /// Takes a waiter, or what was decided on it, out of the queue.

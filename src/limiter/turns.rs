@@ -59,16 +59,22 @@ impl Queue {
             return Some(aged);
         }
         let &(_, _, flow) = self.lanes[at].order.first()?;
-        let first = self.flows[flow].waiting.first()?;
-        // The oldest, or the newest if the oldest has waited too long for that.
-        let newest = self.goes_newest_first(flow);
-        let last = self.flows[flow].waiting.last().filter(|_| newest);
         Some(Candidate {
-            key: last.unwrap_or(first),
+            key: self.next_of(flow)?,
             flow,
             aged: false,
-            newest,
+            newest: self.goes_newest_first(flow),
         })
+    }
+
+    /// Who is next in a flow: the oldest, or the newest if the oldest has waited too long
+    /// for that.
+    pub(super) fn next_of(&self, flow: usize) -> Option<usize> {
+        let waiting = &self.flows[flow].waiting;
+        match self.goes_newest_first(flow) {
+            true => waiting.last(),
+            false => waiting.first(),
+        }
     }
 
     /// The one behind it in its flow: the next older one, where the newest goes first.

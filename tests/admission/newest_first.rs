@@ -3,6 +3,8 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use tower_memory_guard::{Class, Tier};
+
 use crate::support::{MIB, counting, eventually, fill, poll_once, with};
 
 #[tokio::test]
@@ -40,6 +42,41 @@ async fn the_newest_that_cannot_be_admitted_holds_nobody_while_nothing_runs() {
     drop(small.pop().unwrap().await.unwrap().unwrap());
     assert!(!large.is_finished());
     large.abort();
+}
+
+#[tokio::test]
+async fn the_newest_of_a_tenant_is_looked_at_when_it_comes_and_when_the_one_after_it_leaves() {
+    let after = Duration::from_millis(100);
+    let (layer, memory) = with(|builder| {
+        let builder = builder.newest_first_after(after);
+        builder.tier(Tier::new("a third").max_share(0.3))
+    });
+    let guard = layer.guard();
+    fill(guard, &memory, 0);
+    let of = |mib| {
+        let class = Class::new("work").tenant("one").tier("a third");
+        class.cost(mib * MIB)
+    };
+    let _held = guard.acquire_for(&of(200)).await.unwrap();
+    let ends = guard.acquire_for(&of(100)).await.unwrap();
+    let [large, small, smallest] = [of(200), of(80), of(20)];
+    let mut oldest = pin!(guard.acquire_for(&large));
+    let mut second = pin!(guard.acquire_for(&small));
+    assert!(poll_once(oldest.as_mut()).is_pending());
+    assert!(poll_once(second.as_mut()).is_pending());
+    tokio::time::sleep(after * 2).await;
+    guard.sample_now();
+    {
+        let mut newest = pin!(guard.acquire_for(&large));
+        assert!(poll_once(newest.as_mut()).is_pending());
+        drop(ends);
+        assert!(poll_once(newest).is_pending(), "beyond its share");
+        assert!(poll_once(second.as_mut()).is_pending(), "behind it");
+    }
+    assert!(poll_once(second).is_ready(), "next once that has left");
+    let newest = pin!(guard.acquire_for(&smallest));
+    assert!(poll_once(newest).is_ready(), "next as it comes");
+    assert!(poll_once(oldest).is_pending());
 }
 
 #[tokio::test]
