@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::Limiter;
 use super::bounds::{Bounds, Need};
 use super::lanes::CRITICAL;
 use super::queue::{Queue, State, lane};
-use super::{Limiter, Wakers};
 use crate::error::Reason;
-use crate::sync::{Ordering, lock};
+use crate::sync::Ordering;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -43,23 +43,21 @@ impl Limiter {
         now: Duration,
         deadline: Option<Duration>,
     ) -> Result<usize, Refusal> {
-        let mut wakers = Wakers::default();
-        let mut queue = lock(&self.queue);
-        queue.pass_time(now);
-        let expected_ms = queue.expected_ms(bounds, need);
-        // It joins first: another guard's waiters may be all that is in its way.
-        let key = queue.join(bounds, need, expected_ms);
-        self.enqueued(&mut queue, key, &mut wakers);
-        let refused =
-            deadline.and_then(|deadline| self.turned_away(&mut queue, key, deadline, &mut wakers));
-        if refused.is_some() {
+        self.change(|queue| {
+            queue.pass_time(now);
+            let expected_ms = queue.expected_ms(bounds, need);
+            // It joins first: another guard's waiters may be all that is in its way.
+            let key = queue.join(bounds, need, expected_ms);
+            self.enqueued(queue, key);
+            let Some(reason) = deadline.and_then(|within| self.turned_away(queue, key, within))
+            else {
+                return Ok(key);
+            };
             queue.leave(key);
-            self.count_waiting(&queue);
-        }
-        drop(queue);
-        wakers.wake();
-        let expected = expected_ms.map(Duration::from_millis);
-        refused.map_or(Ok(key), |reason| Err(Refusal { reason, expected }))
+            self.count_waiting(queue);
+            let expected = expected_ms.map(Duration::from_millis);
+            Err(Refusal { reason, expected })
+        })
     }
 
     /// What its turn brings at once: those who wait may all be another guard's.
@@ -78,71 +76,66 @@ impl Limiter {
     /// Ready with `Ok` once so many KiB are reserved; the caller then owns the
     /// reservation. The place is left when it is ready.
     pub(crate) fn poll_wait(&self, key: usize, cx: &mut Context<'_>) -> Poll<Result<u64, Reason>> {
-        let mut wakers = Wakers::default();
         let mut waker = cx.waker().clone();
-        let mut queue = lock(&self.queue);
-        if matches!(queue.waiters[key].state, State::PassedOn) {
-            queue.rejoin(key);
-            self.enqueued(&mut queue, key, &mut wakers);
-        }
-        let settled = match queue.waiters[key].state {
-            State::Granted { kib, .. } => Some(Ok(kib)),
-            State::Refused(reason) => Some(Err(reason)),
-            State::Waiting | State::PassedOn => None,
-        };
-        std::mem::swap(&mut queue.waiters[key].waker, &mut waker);
-        let left = settled.map(|_| queue.leave(key));
-        drop(queue);
-        // Wakers are dropped, and others are woken, only now.
-        drop((waker, left));
-        wakers.wake();
+        let (settled, _left) = self.change(|queue| {
+            if matches!(queue.waiters[key].state, State::PassedOn) {
+                queue.rejoin(key);
+                self.enqueued(queue, key);
+            }
+            let settled = match queue.waiters[key].state {
+                State::Granted { kib, .. } => Some(Ok(kib)),
+                State::Refused(reason) => Some(Err(reason)),
+                State::Waiting | State::PassedOn => None,
+            };
+            std::mem::swap(&mut queue.waiters[key].waker, &mut waker);
+            (settled, settled.map(|_| queue.leave(key)))
+        });
         settled.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Gives up a place, or a grant that was not claimed yet, and lets the next ones in.
     pub(crate) fn stop_waiting(&self, key: usize) {
-        let mut wakers = Wakers::default();
-        let mut queue = lock(&self.queue);
-        let was_next = queue.is_next(key);
-        let left = queue.leave(key);
-        if let State::Granted { kib, .. } = left.state {
-            let released = self.ledger.cancel_need(&left.bounds, kib, left.need);
-            if released.of_tenant {
-                queue.unpark(&left.bounds, left.need.tag().tenant);
+        let _left = self.change(|queue| {
+            let was_next = queue.is_next(key);
+            let left = queue.leave(key);
+            if let State::Granted { kib, .. } = left.state {
+                self.pass_on(queue, &left.bounds, kib, left.need);
             }
-        }
-        // The next one may fit where this one did not.
-        if was_next || matches!(left.state, State::Granted { .. }) {
-            self.pump_locked(&mut queue, &mut wakers);
-        } else {
-            self.count_waiting(&queue);
-        }
-        drop(queue);
-        drop(left);
-        wakers.wake();
+            self.changed(
+                queue,
+                was_next || matches!(left.state, State::Granted { .. }),
+            );
+            left
+        });
     }
 
-    fn enqueued(&self, queue: &mut Queue, key: usize, wakers: &mut Wakers) {
+    /// What was granted and not claimed.
+    pub(super) fn pass_on(&self, queue: &mut Queue, bounds: &Bounds, kib: u64, need: Need) {
+        if self.ledger.cancel_need(bounds, kib, need).of_tenant {
+            queue.unpark(bounds, need.tag().tenant);
+        }
+    }
+
+    /// Somebody came or left. `turns`: it, or the one behind it, may fit where those before
+    /// did not.
+    fn changed(&self, queue: &mut Queue, turns: bool) {
+        match turns {
+            true => self.pump_locked(queue),
+            false => self.count_waiting(queue),
+        }
+    }
+
+    fn enqueued(&self, queue: &mut Queue, key: usize) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // The flag first, then the attempt: what was released before the flag
         // is seen by the attempt, what is released after it sees the flag.
         self.ledger.set_waiters();
         // Behind others it is not its turn, unless nobody's end will help those.
-        if queue.is_next(key) || self.ledger.only_staged() {
-            self.pump_locked(queue, wakers);
-        } else {
-            self.count_waiting(queue);
-        }
+        self.changed(queue, queue.is_next(key) || self.ledger.only_staged());
     }
 
     /// Why somebody who has just joined may not stay.
-    fn turned_away(
-        &self,
-        queue: &mut Queue,
-        key: usize,
-        deadline: Duration,
-        wakers: &mut Wakers,
-    ) -> Option<Reason> {
+    fn turned_away(&self, queue: &mut Queue, key: usize, deadline: Duration) -> Option<Reason> {
         let waiter = &queue.waiters[key];
         if !matches!(waiter.state, State::Waiting) || lane(waiter.need) <= CRITICAL {
             return None;
@@ -155,18 +148,12 @@ impl Limiter {
         if !queue.waiters[key].bounds.has_too_many_waiters() {
             return None;
         }
-        match queue.displaced_by(key) {
-            Some(displaced) => {
-                let was_next = queue.is_next(displaced);
-                wakers.push(queue.refuse(displaced, Reason::QueueFull));
-                match was_next {
-                    // The next one may fit where this one did not.
-                    true => self.pump_locked(queue, wakers),
-                    false => self.count_waiting(queue),
-                }
-                None
-            }
-            None => Some(Reason::QueueFull),
-        }
+        let Some(displaced) = queue.displaced_by(key) else {
+            return Some(Reason::QueueFull);
+        };
+        let was_next = queue.is_next(displaced);
+        queue.refuse(displaced, Reason::QueueFull);
+        self.changed(queue, was_next);
+        None
     }
 }

@@ -333,7 +333,7 @@ impl Bounds {
 
     /// Where the flow of a lane and a tenant stands in the queue.
     pub(super) fn flow(&self, lane: usize, tenant: u16) -> &AtomicUsize {
-        let account = (tenant != 0).then(|| self.tenants.get(tenant)).flatten();
+        let account = self.tenants.named(tenant);
         account.map_or(&self.flows[lane], |account| account.flow(lane))
     }
 

@@ -17,6 +17,18 @@ pub(super) struct Candidate {
     pub(super) newest: bool,
 }
 
+impl Candidate {
+    /// The oldest of its flow.
+    pub(super) fn oldest(key: usize, flow: usize) -> Self {
+        Self {
+            key,
+            flow,
+            aged: false,
+            newest: false,
+        }
+    }
+}
+
 /// One for each priority, and before them one for those who need no bytes. Between
 /// critical work and the rest, one for each priority of those who need more than they
 /// have: what they hold is free only after their turn, so others wait for them anyway.

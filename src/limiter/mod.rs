@@ -7,8 +7,8 @@
 //! by the regulator after it has published new bounds.
 //!
 //! Lock rule: no waker is woken, cloned away or dropped, and no user code
-//! runs, while the queue is locked. Each operation collects the wakers and
-//! acts on them after unlocking.
+//! runs, while the queue is locked. The queue collects the wakers, and
+//! `Limiter::change` wakes them after unlocking.
 
 mod acquire;
 mod bounds;
@@ -51,11 +51,10 @@ pub(crate) use word::{Caps, MAX_COUNT};
 
 use crate::class::tag::Tag;
 use crate::error::Reason;
-use crate::sync::{AtomicU32, Mutex, Ordering, fence, foreign, lock};
+use crate::sync::{AtomicU32, Mutex, Ordering, fence, lock};
 use count::GuardCount;
 use ledger::{Ledger, Released};
 use queue::Queue;
-use wakers::Wakers;
 
 /// How long a grant may stay unclaimed before it passes on.
 const CLAIM_WITHIN: Duration = Duration::from_millis(500);
@@ -212,23 +211,29 @@ impl Limiter {
 
     #[cold]
     fn released(&self, bounds: &Bounds, tag: Tag, released: Released) {
-        let mut wakers = Wakers::default();
-        let mut queue = lock(&self.queue);
-        queue.account(bounds, tag.tenant);
-        if released.of_tenant {
-            queue.unpark(bounds, tag.tenant);
-        }
-        self.pump_locked(&mut queue, &mut wakers);
-        drop(queue);
-        wakers.wake();
+        self.change(|queue| {
+            queue.account(bounds, tag.tenant);
+            if released.of_tenant {
+                queue.unpark(bounds, tag.tenant);
+            }
+            self.pump_locked(queue);
+        });
     }
 
     /// Lets in everybody who fits, in their order.
     #[cold]
     pub(crate) fn pump(&self) {
-        let mut wakers = Wakers::default();
-        self.pump_locked(&mut lock(&self.queue), &mut wakers);
+        self.change(|queue| self.pump_locked(queue));
+    }
+
+    /// Locks the queue, and once it is unlocked wakes those of whom something was decided.
+    fn change<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = lock(&self.queue);
+        let done = act(&mut queue);
+        let wakers = std::mem::take(&mut queue.wakers);
+        drop(queue);
         wakers.wake();
+        done
     }
 
     /// Time goes on: a full sample is taken. Measures how long work takes.
@@ -275,51 +280,42 @@ impl Limiter {
     /// Admits the oldest waiter past the bounds, of those that surely need no more
     /// than `most_kib`. `false` if nobody waits.
     pub(crate) fn probe_oldest(&self, bounds: &Arc<Bounds>, most_kib: u64) -> bool {
-        let mut queue = lock(&self.queue);
-        let Some((candidate, ask)) = queue.oldest_of(bounds, most_kib) else {
-            return false;
-        };
-        let probed = self.attempt(&queue, candidate, ask, Attempt::PastBounds);
-        if probed.is_err() {
-            return false;
-        }
-        let waker = queue.grant(candidate, ask.kib);
-        self.count_waiting(&queue);
-        drop(queue);
-        foreign::wake(waker);
-        true
+        self.change(|queue| {
+            let Some((candidate, ask)) = queue.oldest_of(bounds, most_kib) else {
+                return false;
+            };
+            let probed = self.attempt(queue, candidate, ask, Attempt::PastBounds);
+            if probed.is_ok() {
+                queue.grant(candidate, ask.kib);
+                self.count_waiting(queue);
+            }
+            probed.is_ok()
+        })
     }
 
     /// Answers all waiters of one guard with `reason`.
     pub(crate) fn refuse_all(&self, bounds: &Arc<Bounds>, reason: Reason) {
-        let mut wakers = Wakers::default();
-        let mut queue = lock(&self.queue);
-        for key in queue.of_guard(bounds) {
-            wakers.push(queue.refuse(key, reason));
-        }
-        self.pump_locked(&mut queue, &mut wakers);
-        drop(queue);
-        wakers.wake();
+        self.change(|queue| {
+            for key in queue.of_guard(bounds) {
+                queue.refuse(key, reason);
+            }
+            self.pump_locked(queue);
+        });
     }
 
     /// Passes on grants that nobody came for: a service that was parked after
     /// it asked keeps its place in the queue, but not the memory.
     pub(crate) fn pass_on_unclaimed(&self, now: Duration) {
-        let mut queue = lock(&self.queue);
-        let late = queue.unclaimed(now, CLAIM_WITHIN);
-        if late.is_empty() {
-            return;
-        }
-        for (bounds, kib, need) in late {
-            let released = self.ledger.cancel_need(&bounds, kib, need);
-            if released.of_tenant {
-                queue.unpark(&bounds, need.tag().tenant);
+        self.change(|queue| {
+            let late = queue.unclaimed(now, CLAIM_WITHIN);
+            if late.is_empty() {
+                return;
             }
-        }
-        let mut wakers = Wakers::default();
-        self.pump_locked(&mut queue, &mut wakers);
-        drop(queue);
-        wakers.wake();
+            for (bounds, kib, need) in late {
+                self.pass_on(queue, &bounds, kib, need);
+            }
+            self.pump_locked(queue);
+        });
     }
 
     /// More than one guard reserves here.

@@ -1,23 +1,22 @@
 //! Letting waiters in, in their turn.
 
+use super::Limiter;
 use super::bounds::{Ask, Need};
 use super::checks::Attempt;
 use super::lanes::{CRITICAL, Candidate, LANES, NEED_MORE, NESTED};
 use super::ledger::Refused;
 use super::queue::Queue;
-use super::{Limiter, Wakers};
 use crate::sync::{Ordering, fence};
 
 impl Limiter {
-    pub(super) fn pump_locked(&self, queue: &mut Queue, wakers: &mut Wakers) {
+    pub(super) fn pump_locked(&self, queue: &mut Queue) {
         if queue.len() > 0 {
             // SeqCst, here and where a count was raised for a moment: either the attempts
             // below see that it is down again, or who raised it sees that somebody waits.
             fence(Ordering::SeqCst);
-            let mut aside = Vec::new();
             let mut lanes = NESTED..LANES;
             while let Some(lane) = lanes.next() {
-                if queue.has_waiters(lane) && !self.pump_lane(queue, lane, &mut aside, wakers) {
+                if queue.has_waiters(lane) && !self.pump_lane(queue, lane) {
                     // Where all that critical work waits for are bodies, those go on, or
                     // neither would; and nobody behind them.
                     lanes.end = match lane == CRITICAL && self.ledger.only_staged() {
@@ -26,28 +25,22 @@ impl Limiter {
                     };
                 }
             }
-            queue.put_back(aside);
+            queue.put_back();
         }
         self.count_waiting(queue);
     }
 
     /// `false` if nothing is left for the lanes behind.
-    fn pump_lane(
-        &self,
-        queue: &mut Queue,
-        lane: usize,
-        aside: &mut Vec<usize>,
-        wakers: &mut Wakers,
-    ) -> bool {
+    fn pump_lane(&self, queue: &mut Queue, lane: usize) -> bool {
         let mut next = queue.next_in(lane);
         while let Some(candidate) = next {
             let ask = queue.waiters[candidate.key].ask();
             match self.try_waiter(queue, candidate, ask) {
-                Ok(_) => wakers.push(queue.grant(candidate, ask.kib)),
+                Ok(_) => queue.grant(candidate, ask.kib),
                 Err(Refused::Quota) => queue.park(candidate),
                 // Its own guard holds it back: the waiters of others may pass it.
                 Err(Refused::Gate | Refused::Count) if self.shared() => {
-                    queue.set_aside(candidate, aside);
+                    queue.set_aside(candidate);
                 }
                 // Too large even with nothing in flight: no release can help it.
                 Err(Refused::Bytes) if self.nothing_will_end(queue, candidate) => {
@@ -55,7 +48,7 @@ impl Limiter {
                     if next.is_some() {
                         continue;
                     }
-                    queue.set_aside(candidate, aside);
+                    queue.set_aside(candidate);
                 }
                 // Memory holds it back: nobody passes, or large requests would starve.
                 Err(refused) => {

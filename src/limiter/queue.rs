@@ -23,6 +23,7 @@ use super::lanes::{AGEING_ONE_IN, CRITICAL, Candidate, LANES, NEED_MORE, NESTED}
 use super::list::{List, Node};
 use super::tenants::TenantAccount;
 use super::wait::WaitForecast;
+use super::wakers::Wakers;
 use crate::class::Priority;
 use crate::error::Reason;
 
@@ -92,6 +93,10 @@ pub(super) struct Queue {
     pub(super) flows: Vec<Flow>,
     pub(super) lanes: [Lane; LANES],
     pub(super) granted: List,
+    /// The flows that are not to be looked at in this round.
+    pub(super) aside: Vec<usize>,
+    /// Of those that were granted or refused: to be woken once nothing is locked.
+    pub(super) wakers: Wakers,
     waiting: usize,
     next_number: u64,
     /// What the flow that was granted last had been served.
@@ -106,6 +111,10 @@ pub(super) struct Queue {
 impl Waiter {
     pub(super) fn ask(&self) -> Ask {
         self.need.ask(&self.bounds)
+    }
+
+    fn take_waker(&mut self) -> Waker {
+        std::mem::replace(&mut self.waker, Waker::noop().clone())
     }
 }
 
@@ -314,15 +323,15 @@ impl Queue {
         left
     }
 
-    pub(super) fn refuse(&mut self, key: usize, reason: Reason) -> Waker {
+    pub(super) fn refuse(&mut self, key: usize, reason: Reason) {
         self.take_out(key);
         let waiter = &mut self.waiters[key];
         waiter.state = State::Refused(reason);
         waiter.bounds.unheard.fetch_add(1, Ordering::Relaxed);
-        std::mem::replace(&mut waiter.waker, Waker::noop().clone())
+        self.wakers.push(waiter.take_waker());
     }
 
-    pub(super) fn grant(&mut self, candidate: Candidate, kib: u64) -> Waker {
+    pub(super) fn grant(&mut self, candidate: Candidate, kib: u64) {
         let Candidate { key, aged, .. } = candidate;
         let waiter = &self.waiters[key];
         let waited_ms = self.waited_ms(key);
@@ -351,10 +360,9 @@ impl Queue {
             kib,
             unclaimed_since: None,
         };
-        let waker = std::mem::replace(&mut waiter.waker, Waker::noop().clone());
+        self.wakers.push(waiter.take_waker());
         self.granted
             .insert(&mut self.waiters, key, |w| &mut w.in_flow, |_, _| false);
-        waker
     }
 
     /// Nobody will come for a grant, or somebody did.
@@ -363,16 +371,22 @@ impl Queue {
             .remove(&mut self.waiters, key, |w| &mut w.in_flow);
     }
 
+    pub(super) fn flows_of(&self, bounds: &Arc<Bounds>) -> impl Iterator<Item = &Flow> {
+        let is_theirs = |flow: &&Flow| Arc::ptr_eq(&flow.bounds, bounds);
+        self.flows.iter().filter(is_theirs)
+    }
+
     /// How long the one of a guard's waiters has waited that has waited longest.
     pub(super) fn oldest_wait_ms(&self, bounds: &Arc<Bounds>) -> u64 {
-        let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));
-        let oldest = theirs.filter_map(|flow| flow.waiting.first());
+        let oldest = self
+            .flows_of(bounds)
+            .filter_map(|flow| flow.waiting.first());
         oldest.map(|key| self.waited_ms(key)).max().unwrap_or(0)
     }
 
     /// The waiters of one guard, oldest first in each flow.
     pub(super) fn of_guard(&self, bounds: &Arc<Bounds>) -> Vec<usize> {
-        let theirs = self.flows.iter().filter(|f| Arc::ptr_eq(&f.bounds, bounds));
+        let theirs = self.flows_of(bounds);
         let mut keys: Vec<usize> = theirs
             .flat_map(|flow| flow.waiting.keys(&self.waiters, |w| &w.in_flow))
             .collect();

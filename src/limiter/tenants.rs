@@ -216,6 +216,13 @@ impl TenantTable {
         self.tenants.get()?.get(usize::from(tenant))
     }
 
+    /// The same, but for the nameless one: its table may be made while it waits, and it has
+    /// no quota.
+    #[inline]
+    pub(super) fn named(&self, tenant: u16) -> Option<&TenantAccount> {
+        if tenant == 0 { None } else { self.get(tenant) }
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &TenantAccount> {
         self.tenants.get().into_iter().flatten()
     }
@@ -225,28 +232,23 @@ impl TenantTable {
     }
 
     /// So much more for a tenant, for one more request (1) or for one that it has (0), if
-    /// its quota allows it. The nameless tenant has none, so it is not counted.
+    /// its quota allows it.
     #[inline]
     pub(crate) fn reserve(&self, tenant: u16, requests: u32, kib: u64, force: bool) -> bool {
-        if tenant == 0 {
-            return true;
-        }
-        let limit_kib = self.limit_kib.load(Ordering::Relaxed);
-        self.get(tenant)
-            .is_none_or(|account| account.reserve(requests, kib, limit_kib, force))
+        let limit_kib = || self.limit_kib.load(Ordering::Relaxed);
+        self.named(tenant)
+            .is_none_or(|account| account.reserve(requests, kib, limit_kib(), force))
     }
 
     #[inline]
     pub(super) fn give_back(&self, tenant: u16, requests: u32, kib: u64) -> bool {
         let left = |account: &TenantAccount| account.give_back(requests, kib);
-        tenant != 0 && self.get(tenant).is_some_and(left)
+        self.named(tenant).is_some_and(left)
     }
 
     pub(super) fn is_parked(&self, tenant: u16) -> bool {
-        tenant != 0
-            && self
-                .get(tenant)
-                .is_some_and(|account| account.held().is_parked())
+        let account = self.named(tenant);
+        account.is_some_and(|account| account.held().is_parked())
     }
 
     pub(super) fn park(&self, tenant: u16) {

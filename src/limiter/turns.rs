@@ -60,10 +60,8 @@ impl Queue {
         }
         let &(_, _, flow) = self.lanes[at].order.first()?;
         Some(Candidate {
-            key: self.next_of(flow)?,
-            flow,
-            aged: false,
             newest: self.goes_newest_first(flow),
+            ..Candidate::oldest(self.next_of(flow)?, flow)
         })
     }
 
@@ -100,10 +98,8 @@ impl Queue {
         let flow = &self.flows[waiter.flow];
         let aged = self.waited_ms(key) >= waiter.bounds.ages_after_ms();
         (aged && flow.place.is_some()).then_some(Candidate {
-            key,
-            flow: waiter.flow,
-            aged: true,
-            newest: false,
+            aged,
+            ..Candidate::oldest(key, waiter.flow)
         })
     }
 
@@ -114,14 +110,14 @@ impl Queue {
     }
 
     /// Not in this round: its guard holds it back.
-    pub(super) fn set_aside(&mut self, candidate: Candidate, aside: &mut Vec<usize>) {
+    pub(super) fn set_aside(&mut self, candidate: Candidate) {
         self.flows[candidate.flow].is_aside = true;
         self.passed_over(candidate);
-        aside.push(candidate.flow);
+        self.aside.push(candidate.flow);
     }
 
-    pub(super) fn put_back(&mut self, aside: Vec<usize>) {
-        for flow in aside {
+    pub(super) fn put_back(&mut self) {
+        for flow in std::mem::take(&mut self.aside) {
             self.flows[flow].is_aside = false;
             self.place(flow);
         }
@@ -175,21 +171,14 @@ impl Queue {
         bounds: &Arc<Bounds>,
         most_kib: u64,
     ) -> Option<(Candidate, Ask)> {
-        let flows = self.flows.iter().enumerate();
-        let theirs = flows.filter(|(_, flow)| Arc::ptr_eq(&flow.bounds, bounds));
-        let firsts = theirs.filter_map(|(at, flow)| {
+        let firsts = self.flows_of(bounds).filter_map(|flow| {
             let key = flow.waiting.first()?;
-            let ask = self.waiters[key].ask();
-            let candidate = Candidate {
-                key,
-                flow: at,
-                aged: false,
-                newest: false,
-            };
-            (ask.low_kib <= most_kib).then_some((candidate, ask))
+            let waiter = &self.waiters[key];
+            Some((flow.lane, waiter.number, key, waiter.ask()))
         });
-        firsts
-            .min_by_key(|(first, _)| (self.flows[first.flow].lane, self.waiters[first.key].number))
+        let fit = firsts.filter(|(_, _, _, ask)| ask.low_kib <= most_kib);
+        let (_, _, key, ask) = fit.min_by_key(|&(lane, number, ..)| (lane, number))?;
+        Some((Candidate::oldest(key, self.waiters[key].flow), ask))
     }
 
     /// Whose place a waiter may take that comes to a full queue: the newest of the
@@ -197,26 +186,19 @@ impl Queue {
     /// the one that comes is it.
     pub(super) fn displaced_by(&self, key: usize) -> Option<usize> {
         let comes = &self.flows[self.waiters[key].flow];
-        let theirs = self
-            .flows
-            .iter()
-            .filter(|flow| Arc::ptr_eq(&flow.bounds, &comes.bounds) && flow.waiting.len() > 0);
-        // Its own is among them, so it is in no lane before that. The products order as the
-        // quotients do.
-        let longest = theirs.max_by(|a, b| {
+        // The products order as the quotients do.
+        let by_length = |a: &Flow, b: &Flow| {
             let length = |flow: &Flow, other: &Flow| flow.waiting.len() as u64 * other.weight();
-            let by_length = length(a, b).cmp(&length(b, a));
-            a.lane.cmp(&b.lane).then(by_length)
-        })?;
-        let is_own = longest.lane == comes.lane && longest.tenant == comes.tenant;
-        let shorter = |flow: &Flow, other: &Flow| {
-            flow.waiting.len() as u64 * other.weight() <= other.waiting.len() as u64 * flow.weight()
+            length(a, b).cmp(&length(b, a))
         };
-        let no_longer = longest.lane == comes.lane && shorter(longest, comes);
-        if is_own || no_longer {
-            return None;
-        }
-        longest.waiting.last()
+        // Its own is among them, so it is in no lane before that.
+        let theirs = self.flows_of(&comes.bounds);
+        let longest = theirs
+            .filter(|flow| flow.waiting.len() > 0)
+            .max_by(|a, b| a.lane.cmp(&b.lane).then(by_length(a, b)))?;
+        // One in its lane that is no longer, such as its own, does not give way.
+        let gives_way = longest.lane > comes.lane || by_length(longest, comes).is_gt();
+        longest.waiting.last().filter(|_| gives_way)
     }
 
     /// The oldest of a flow has waited so long that the newest goes first.

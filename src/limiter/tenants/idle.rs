@@ -41,11 +41,6 @@ impl TenantTable {
         }
     }
 
-    /// The nameless one's table may be made while it waits; it always has its number.
-    fn named(&self, tenant: u16) -> Option<&TenantAccount> {
-        (tenant != 0).then(|| self.get(tenant)).flatten()
-    }
-
     /// The tenant that was not named for longest, of those that are idle; so many have come.
     pub(crate) fn longest_unused(&self, came: u32) -> Option<u16> {
         let tenants = self.all().enumerate().take(TENANTS - 1).skip(1);
