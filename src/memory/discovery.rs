@@ -55,10 +55,9 @@ pub(super) fn discover(machine: &Machine) -> io::Result<Location> {
             .collect();
         readings.sort_by_key(|reading| reading.likely);
         let holds = |reading: &Reading| holds_this_process(&reading.location.directory);
+        let may_be = |reading: &Reading| reading.likely < Likely::No;
         let best = readings.iter().position(holds);
-        let best = best.or(readings
-            .iter()
-            .position(|reading| reading.likely < Likely::No))?;
+        let best = best.or_else(|| readings.iter().position(may_be))?;
         Some(readings.swap_remove(best).location)
     });
     found.ok_or_else(|| {
@@ -120,10 +119,8 @@ fn find_hidden(top: &Path, depth: usize, rest: &Path) -> Option<PathBuf> {
             }
             continue;
         }
-        let entries = std::fs::read_dir(&directory)
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = std::fs::read_dir(&directory).into_iter().flatten();
+        let entries = entries.flatten();
         let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         for group in groups {
             left = left.checked_sub(1)?;

@@ -5,9 +5,11 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::machine::of_file;
 use super::{MemoryLevel, psi, working_set};
 
 const SWAP_LIMIT: &str = "memory.memsw.limit_in_bytes";
+const KERNEL: &str = "memory.kmem.usage_in_bytes";
 
 /// Version 1 writes "no limit" as the largest number of whole pages.
 const V1_UNLIMITED: u64 = 1 << 62;
@@ -85,12 +87,7 @@ pub(super) struct Level {
 
 impl Level {
     pub(super) fn open(path: &Path, version: Version) -> io::Result<Self> {
-        let open = |name: &str| {
-            File::open(path.join(name)).map_err(|error| {
-                let file = path.join(name);
-                io::Error::new(error.kind(), format!("{}: {error}", file.display()))
-            })
-        };
+        let open = |name: &str| File::open(path.join(name)).map_err(of_file(path.join(name)));
         let of = |one: Version, name| open(name).ok().filter(|_| version == one);
         let of_v1 = |name| of(Version::V1, name);
         let of_v2 = |name| of(Version::V2, name);
@@ -101,7 +98,7 @@ impl Level {
             limit: open(version.limit())?,
             high: of_v2("memory.high"),
             stat: open("memory.stat").ok(),
-            kernel: of_v1("memory.kmem.usage_in_bytes"),
+            kernel: of_v1(KERNEL),
             swap: open(version.swap()).ok(),
             swap_limit: of_v1(SWAP_LIMIT),
             pressure: of_v2("memory.pressure"),
@@ -151,10 +148,7 @@ impl Level {
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         }
         self.last.limit_bytes = self.number(&self.limit, self.version.limit())?;
-        self.last.high_bytes = match &self.high {
-            Some(high) => self.number(high, "memory.high")?,
-            None => None,
-        };
+        self.last.high_bytes = self.perhaps(&self.high, "memory.high")?;
         let usage = self.number(&self.usage, self.version.usage())?;
         let usage = usage.ok_or_else(|| self.malformed(self.version.usage(), "max"))?;
         self.apply_hierarchical_limit();
@@ -174,16 +168,9 @@ impl Level {
         own: bool,
         machine: &working_set::Kernel,
     ) -> io::Result<()> {
-        let kernel = match &self.kernel {
-            Some(kernel) => self
-                .number(kernel, "memory.kmem.usage_in_bytes")?
-                .unwrap_or(0),
-            None => 0,
-        };
-        let stat = self
-            .stat
-            .as_ref()
-            .map_or("", |stat| text(stat, buffer).unwrap_or(""));
+        let kernel = self.perhaps(&self.kernel, KERNEL)?.unwrap_or(0);
+        let stat = self.stat.as_ref().and_then(|stat| text(stat, buffer).ok());
+        let stat = stat.unwrap_or("");
         let counted = match self.version {
             Version::V1 => working_set::v1(stat, usage, kernel, machine),
             Version::V2 => working_set::v2(stat, usage, machine),
@@ -191,10 +178,8 @@ impl Level {
         self.swap_cached = working_set::field(stat, "swapcached").unwrap_or(0);
         if own && self.version == Version::V1 {
             let limit = |name| working_set::field(stat, name).filter(|&bytes| bytes < V1_UNLIMITED);
-            (self.hierarchical, self.hierarchical_with_swap) = (
-                limit("hierarchical_memory_limit"),
-                limit("hierarchical_memsw_limit"),
-            );
+            self.hierarchical = limit("hierarchical_memory_limit");
+            self.hierarchical_with_swap = limit("hierarchical_memsw_limit");
             self.apply_hierarchical_limit();
         }
         self.set_swapped(usage);
@@ -207,14 +192,9 @@ impl Level {
     }
 
     fn read_swap(&mut self) -> io::Result<()> {
-        let Some(swap) = &self.swap else {
-            return Ok(());
-        };
-        self.swap_held = self.number(swap, self.version.swap())?.unwrap_or(0);
-        self.with_swap.limit_bytes = match &self.swap_limit {
-            Some(limit) => self.number(limit, SWAP_LIMIT)?,
-            None => None,
-        };
+        let held = self.perhaps(&self.swap, self.version.swap())?;
+        self.swap_held = held.unwrap_or(0);
+        self.with_swap.limit_bytes = self.perhaps(&self.swap_limit, SWAP_LIMIT)?;
         Ok(())
     }
 
@@ -250,13 +230,8 @@ impl Level {
     /// changed. The guard may have a lower limit of its own, so what counts is
     /// the change against the usage too.
     fn is_unmoved(&self, usage: u64) -> bool {
-        let bound = self
-            .last
-            .limit_bytes
-            .into_iter()
-            .chain(self.last.high_bytes)
-            .min();
-        bound.is_some_and(|bound| {
+        let bounds = [self.last.limit_bytes, self.last.high_bytes];
+        bounds.into_iter().flatten().min().is_some_and(|bound| {
             let little = bound.min(self.usage_at_stat) / 64;
             usage < bound / 2 && usage.abs_diff(self.usage_at_stat) < little
         })
@@ -266,13 +241,17 @@ impl Level {
         psi::full_avg10(text(self.pressure.as_ref()?, buffer).ok()?)
     }
 
+    /// The same of a file that may not be there.
+    fn perhaps(&self, file: &Option<File>, name: &str) -> io::Result<Option<u64>> {
+        let number = file.as_ref().map(|file| self.number(file, name));
+        number.transpose().map(Option::flatten)
+    }
+
     /// A file that holds one number, or `max`.
     fn number(&self, file: &File, name: &str) -> io::Result<Option<u64>> {
         let mut buffer = [0; 32];
-        let length = file.read_at(&mut buffer, 0).map_err(|error| {
-            let file = self.path.join(name);
-            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
-        })?;
+        let length = file.read_at(&mut buffer, 0);
+        let length = length.map_err(of_file(self.path.join(name)))?;
         let text = buffer[..length].trim_ascii_end();
         match digits(text) {
             Some(bytes) if self.version == Version::V1 && bytes >= V1_UNLIMITED => Ok(None),
@@ -292,18 +271,10 @@ impl Level {
 /// A number of nothing but digits.
 fn digits(text: &[u8]) -> Option<u64> {
     let add = |sum: u64, &byte: &u8| {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            None
-        } else {
-            sum.checked_mul(10)?.checked_add(u64::from(digit))
-        }
+        let digit = char::from(byte).to_digit(10)?;
+        sum.checked_mul(10)?.checked_add(digit.into())
     };
-    if text.is_empty() {
-        None
-    } else {
-        text.iter().try_fold(0, add)
-    }
+    text.iter().try_fold(0, add).filter(|_| !text.is_empty())
 }
 
 /// What a file of the kernel's says now.

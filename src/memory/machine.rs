@@ -40,8 +40,7 @@ impl Machine {
 
     /// What a file says. An error names it.
     pub(super) fn read(&self, path: &str) -> io::Result<Vec<u8>> {
-        std::fs::read(self.path(path))
-            .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+        std::fs::read(self.path(path)).map_err(of_file(path))
     }
 
     /// Physical memory. Not from `/proc/meminfo`, which some containers replace.
@@ -56,4 +55,12 @@ impl Machine {
 pub(super) fn page_bytes() -> u64 {
     let known = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     known.map_or(4096, |bytes| bytes as u64)
+}
+
+/// The same error, with the name of the file.
+pub(super) fn of_file(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| {
+        let message = format!("{}: {error}", path.as_ref().display());
+        io::Error::new(error.kind(), message)
+    }
 }

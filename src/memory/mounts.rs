@@ -46,16 +46,15 @@ pub(super) fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
 fn version_of<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Option<Version> {
     let mut fields = fields.skip_while(|&field| field != b"-").skip(1);
     let (kind, options) = (fields.next()?, fields.nth(1)?);
-    let has_memory = || {
-        options
-            .split(|&byte| byte == b',')
-            .any(|one| one == b"memory")
-    };
     match kind {
         b"cgroup2" => Some(Version::V2),
-        b"cgroup" if has_memory() => Some(Version::V1),
+        b"cgroup" if has_memory(options) => Some(Version::V1),
         _ => None,
     }
+}
+
+fn has_memory(list: &[u8]) -> bool {
+    list.split(|&byte| byte == b',').any(|one| one == b"memory")
 }
 
 /// The kernel writes space, tab, newline and backslash as `\` and three octal digits.
@@ -93,9 +92,7 @@ pub(super) fn group(cgroups: &[u8], version: Version) -> Option<PathBuf> {
         let mut fields = line.splitn(3, |&byte| byte == b':');
         let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
         let is_it = match version {
-            Version::V1 => controllers
-                .split(|&byte| byte == b',')
-                .any(|one| one == b"memory"),
+            Version::V1 => has_memory(controllers),
             Version::V2 => id == b"0" && controllers.is_empty(),
         };
         is_it.then(|| OsString::from_vec(path.to_vec()).into())

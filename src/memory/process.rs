@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
-use super::machine::{Machine, page_bytes};
+use super::machine::{Machine, of_file, page_bytes};
 use super::{Detail, HOST, MemoryLevel, MemorySource, Sample};
 
 const STATM: &str = "/proc/self/statm";
@@ -58,10 +58,8 @@ impl ProcessMemory {
 
 impl MemorySource for ProcessMemory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
-        let resident = self
-            .statm
-            .read(|| open_statm(&self.machine))?
-            .resident_bytes;
+        let resident = self.statm.read(|| open_statm(&self.machine))?;
+        let resident = resident.resident_bytes;
         if self.against_host && (detail == Detail::Full || self.limit_bytes.is_none()) {
             self.limit_bytes = Some(self.host_bytes(resident, sample)?);
         }
@@ -91,11 +89,11 @@ pub(crate) fn anonymous_bytes() -> Option<u64> {
     static STATM: Mutex<Statm> = Mutex::new(Statm::new());
     let mut statm = STATM.lock().unwrap_or_else(PoisonError::into_inner);
     let resident = statm.read(|| open_statm(&Machine::here())).ok()?;
-    Some(
-        resident
-            .resident_bytes
-            .saturating_sub(resident.shared_bytes),
-    )
+    let Resident {
+        resident_bytes,
+        shared_bytes,
+    } = resident;
+    Some(resident_bytes.saturating_sub(shared_bytes))
 }
 
 /// `/proc/self/statm`, kept open.
@@ -131,8 +129,7 @@ impl Statm {
 }
 
 fn open_statm(machine: &Machine) -> io::Result<File> {
-    File::open(machine.path(STATM))
-        .map_err(|error| io::Error::new(error.kind(), format!("{STATM}: {error}")))
+    File::open(machine.path(STATM)).map_err(of_file(STATM))
 }
 
 fn resident_in(statm: &File) -> io::Result<Resident> {
@@ -162,12 +159,11 @@ fn available_bytes(machine: &Machine) -> io::Result<u64> {
     };
     // Kernels before 3.14 do not say how much is available.
     let available = kib("MemAvailable:").or_else(|| kib("MemFree:"));
-    available
-        .map(|kib| kib.saturating_mul(1024))
-        .ok_or_else(|| {
-            let message = format!("{MEMINFO}: expected a line MemAvailable or MemFree");
-            io::Error::new(io::ErrorKind::InvalidData, message)
-        })
+    let available = available.map(|kib| kib.saturating_mul(1024));
+    available.ok_or_else(|| {
+        let message = format!("{MEMINFO}: expected a line MemAvailable or MemFree");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 /// `full avg10` of a `memory.pressure` file, in percent.
 pub(super) fn full_avg10(text: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.starts_with("full "))?;
-    let field = line
-        .split(' ')
-        .find_map(|field| field.strip_prefix("avg10="))?;
-    field
+    let mut fields = line.split(' ');
+    let percent = fields.find_map(|field| field.strip_prefix("avg10="))?;
+    percent
         .parse()
         .ok()
         .filter(|percent: &f64| percent.is_finite())

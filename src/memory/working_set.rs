@@ -30,9 +30,7 @@ impl Kernel {
                 // Kernels without it have no such file.
                 Err(error) => error.kind() != io::ErrorKind::NotFound,
             },
-            lag_bytes: cpus.map_or(1, |list| number_of_cpus(&list))
-                * LAG_PAGES
-                * page_bytes(),
+            lag_bytes: cpus.map_or(1, |list| number_of_cpus(&list)) * LAG_PAGES * page_bytes(),
         }
     }
 }
@@ -132,7 +130,7 @@ impl Parts {
 pub(super) fn v2(stat: &str, usage: u64, kernel: &Kernel) -> Option<u64> {
     let mut parts = Parts::default();
     let (mut sum, mut summands) = (None, 0);
-    for (name, bytes) in Fields::new(stat) {
+    for (name, bytes) in fields(stat) {
         match name {
             "anon" => parts.anon = Some(bytes),
             "file" => parts.file = Some(bytes),
@@ -164,7 +162,7 @@ pub(super) fn v1(stat: &str, usage: u64, kernel_bytes: u64, kernel: &Kernel) -> 
         kernel: kernel_bytes,
         ..Parts::default()
     };
-    for (name, bytes) in Fields::new(stat) {
+    for (name, bytes) in fields(stat) {
         match name {
             "total_rss" => parts.anon = Some(bytes),
             "total_cache" => parts.file = Some(bytes),
@@ -182,34 +180,16 @@ pub(super) fn v1(stat: &str, usage: u64, kernel_bytes: u64, kernel: &Kernel) -> 
 
 /// What a `memory.stat` says under this name.
 pub(super) fn field(stat: &str, name: &str) -> Option<u64> {
-    let mut fields = Fields::new(stat);
-    fields
-        .find(|&(other, _)| other == name)
-        .map(|field| field.1)
+    let found = fields(stat).find(|&(other, _)| other == name);
+    found.map(|(_, value)| value)
 }
 
 /// The `name value` lines of a `memory.stat`.
-struct Fields<'a> {
-    lines: std::str::Lines<'a>,
-}
-
-impl<'a> Fields<'a> {
-    fn new(stat: &'a str) -> Self {
-        Self {
-            lines: stat.lines(),
-        }
-    }
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = (&'a str, u64);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.lines.find_map(|line| {
-            let (name, value) = line.split_once(' ')?;
-            Some((name, value.trim().parse().ok()?))
-        })
-    }
+fn fields(stat: &str) -> impl Iterator<Item = (&str, u64)> {
+    stat.lines().filter_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        Some((name, value.trim().parse().ok()?))
+    })
 }
 
 #[cfg(test)]

@@ -243,7 +243,7 @@ impl Regulator {
             grown_before: AtomicI64::new(0),
             let_grow_before: [const { AtomicI64::new(0) }; 2],
             was_idle: AtomicBool::new(true),
-            release: Release::new(),
+            release: Release::default(),
             keeper,
             control: Mutex::new(Control::new(config, state.is_accounted())),
             levels: watch::Sender::new(Pressure::Normal),

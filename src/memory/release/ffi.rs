@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 /// What the process has allocated and not freed; `None`: its allocator does not say.
-pub(super) fn allocated_bytes() -> Option<u64> {
+pub(crate) fn allocated_bytes() -> Option<u64> {
     #[cfg(feature = "jemalloc")]
     if jemalloc::is_used() {
         return jemalloc::allocated_bytes();
@@ -39,7 +39,7 @@ pub(super) fn tells() -> bool {
 
 /// What this thread has allocated less what it has freed; `None`: the allocator does not
 /// say it of a thread.
-pub(super) fn thread_bytes() -> Option<i64> {
+pub(crate) fn thread_bytes() -> Option<i64> {
     #[cfg(feature = "jemalloc")]
     return jemalloc::is_used().then(jemalloc::thread_bytes).flatten();
     #[cfg(not(feature = "jemalloc"))]

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
+pub(crate) use ffi::{allocated_bytes, thread_bytes};
 pub(crate) use teller::{Teller, is_mapped, see_mapped};
 
 /// After each attempt, so many times its duration pass before the next.
@@ -129,10 +130,9 @@ impl Backoff {
 
     /// It was tried, took so long and brought so much.
     fn after(&mut self, took: Duration, freed_bytes: u64, now: Instant) {
-        self.pause = if freed_bytes >= USEFUL_BYTES {
-            self.shortest
-        } else {
-            (self.pause * 2).min(LONGEST_REST)
+        self.pause = match freed_bytes >= USEFUL_BYTES {
+            true => self.shortest,
+            false => (self.pause * 2).min(LONGEST_REST),
         };
         self.since = Some(now);
         self.until = Some(now + self.pause.max(took * REST));
@@ -143,16 +143,6 @@ impl Backoff {
         let shortest = self.since.map(|since| since + self.shortest);
         self.until = self.until.min(shortest);
     }
-}
-
-/// What the process has allocated and not freed, where its allocator can tell.
-pub(crate) fn allocated_bytes() -> Option<u64> {
-    ffi::allocated_bytes()
-}
-
-/// What this thread has allocated less what it has freed, where the allocator can tell.
-pub(crate) fn thread_bytes() -> Option<i64> {
-    ffi::thread_bytes()
 }
 
 /// Polls are told what is allocated.
@@ -168,6 +158,7 @@ pub(crate) fn trim() -> Duration {
 }
 
 /// What one guard has tried to have memory given back, and when it may try again.
+#[derive(Default)]
 pub(crate) struct Release {
     state: Mutex<State>,
     /// Asked for, and not done yet.
@@ -179,17 +170,16 @@ struct State {
     hooks: Vec<Hook>,
 }
 
-impl Release {
-    pub(crate) fn new() -> Self {
+impl Default for State {
+    fn default() -> Self {
         Self {
-            state: Mutex::new(State {
-                trim: Backoff::new(SHORTEST_REST),
-                hooks: Vec::new(),
-            }),
-            under_way: AtomicBool::new(false),
+            trim: Backoff::new(SHORTEST_REST),
+            hooks: Vec::new(),
         }
     }
+}
 
+impl Release {
     /// Nothing is done for the guard at the moment.
     pub(crate) fn is_idle(&self) -> bool {
         !self.under_way.load(Ordering::Acquire)
@@ -197,11 +187,7 @@ impl Release {
 
     /// As if nothing had been tried so far, without hooks.
     pub(crate) fn forget(&self) {
-        let fresh = State {
-            trim: Backoff::new(SHORTEST_REST),
-            hooks: Vec::new(),
-        };
-        let old = std::mem::replace(&mut *self.state(), fresh);
+        let old = std::mem::take(&mut *self.state());
         // Unlocked: hooks are the user's, and so is what they drop.
         foreign::call(Code::Hook, || drop(old));
     }
@@ -252,12 +238,12 @@ impl Release {
     pub(crate) fn due_hooks(&self, level: Pressure, now: Instant) -> Vec<DueHook> {
         let state = self.state();
         let due = state.hooks.iter().enumerate();
-        due.filter(|(_, hook)| hook.is_due(level, now))
-            .map(|(index, hook)| DueHook {
-                index,
-                call: Arc::clone(&hook.call),
-            })
-            .collect()
+        let due = due.filter(|(_, hook)| hook.is_due(level, now));
+        due.map(|(index, hook)| DueHook {
+            index,
+            call: Arc::clone(&hook.call),
+        })
+        .collect()
     }
 
     /// The allocators may be asked now.
