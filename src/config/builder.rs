@@ -27,9 +27,9 @@ use crate::memory::MemorySource;
 #[derive(Default)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct MemoryGuardBuilder {
-    pub(super) settings: Settings,
-    pub(super) memory_source: Option<Box<dyn MemorySource>>,
-    pub(super) estimates: Option<Estimates>,
+    pub(crate) settings: Settings,
+    pub(crate) memory_source: Option<Box<dyn MemorySource>>,
+    pub(crate) estimates: Option<Estimates>,
 }
 
 impl std::fmt::Debug for MemoryGuardBuilder {
@@ -92,10 +92,5 @@ impl MemoryGuardBuilder {
     pub fn estimates(mut self, estimates: Estimates) -> Self {
         self.estimates = Some(estimates);
         self
-    }
-
-    /// The settings, the user's own source, and what another process has learned.
-    pub(crate) fn into_parts(self) -> (Settings, Option<Box<dyn MemorySource>>, Option<Estimates>) {
-        (self.settings, self.memory_source, self.estimates)
     }
 }

@@ -86,10 +86,8 @@ impl Hold {
 
     fn share(&mut self) -> Option<&Arc<Delivery>> {
         if let Hold::Own(held) = self {
-            let permit = held.take()?;
-            let delivery = Delivery::start(permit);
             *self = Hold::Shared {
-                delivery,
+                delivery: Delivery::start(held.take()?),
                 ended: false,
             };
         }
@@ -176,13 +174,7 @@ impl<B: Body> GuardedBody<B> {
         if body.is_end_stream() {
             hold.finish();
         }
-        Self {
-            body: OrReply::Inner { body },
-            poller: Poller::default(),
-            hold,
-            rest: None,
-            promised_bytes,
-        }
+        Self::of(OrReply::Inner { body }, hold, promised_bytes)
     }
 }
 
@@ -214,21 +206,24 @@ impl<B> GuardedBody<B> {
     /// else what is reserved for it. `None` if it holds no permit any more.
     pub(crate) fn cost_bytes(&self) -> Option<u64> {
         let permit = self.hold.own_permit()?;
-        let peak_bytes = permit.peak_bytes();
-        Some(if peak_bytes > 0 {
-            peak_bytes
-        } else {
-            permit.bytes()
-        })
+        match permit.peak_bytes() {
+            0 => Some(permit.bytes()),
+            peak_bytes => Some(peak_bytes),
+        }
     }
 
     pub(crate) fn rejection(bytes: Bytes) -> Self {
+        Self::of(OrReply::reply(bytes), Hold::Nothing, None)
+    }
+
+    #[inline]
+    fn of(body: OrReply<B>, hold: Hold, promised_bytes: Option<u64>) -> Self {
         Self {
-            body: OrReply::reply(bytes),
+            body,
             poller: Poller::default(),
-            hold: Hold::Nothing,
+            hold,
             rest: None,
-            promised_bytes: None,
+            promised_bytes,
         }
     }
 }
@@ -336,14 +331,14 @@ fn carry(data: Bytes, hold: &mut Hold, charged: Charged) -> Bytes {
     if data.len() <= LARGE_FRAME_BYTES {
         return data;
     }
-    match hold.share() {
-        None => data,
-        Some(delivery) => Bytes::from_owner(Carried {
-            _charged: charged,
-            data,
-            _share: Arc::clone(delivery),
-        }),
-    }
+    let Some(delivery) = hold.share() else {
+        return data;
+    };
+    Bytes::from_owner(Carried {
+        _charged: charged,
+        data,
+        _share: Arc::clone(delivery),
+    })
 }
 
 opaque_debug!(impl[B] GuardedBody<B>);

@@ -56,9 +56,7 @@ impl Delivery {
 
     /// Nobody waits for the rest.
     pub(crate) fn abandon(&self) {
-        if let Some(permit) = &*self.permit() {
-            permit.abandon();
-        }
+        self.permit().iter().for_each(Permit::abandon);
     }
 
     /// The response ends with an error.

@@ -101,11 +101,10 @@ impl MemoryGuardBuilder {
     /// Lists every setting that cannot be used. A sensor that cannot be read is
     /// no error: [`on_sensor_failure`](Self::on_sensor_failure) says what happens then.
     pub fn build(self) -> Result<MemoryGuardLayer, ConfigError> {
-        let (settings, memory_source, estimates) = self.into_parts();
-        let (config, warnings) = settings.check()?;
-        let guard = Guard::start(config, memory_source);
+        let (config, warnings) = self.settings.check()?;
+        let guard = Guard::start(config, self.memory_source);
         crate::telemetry::logs::warnings(&warnings);
-        if let Some(estimates) = estimates {
+        if let Some(estimates) = self.estimates {
             guard.learn_from(&estimates);
         }
         Ok(MemoryGuardLayer::new(guard))

@@ -17,10 +17,8 @@ const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
 /// The content type of a gRPC request, gRPC-Web included.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let value = headers.get(CONTENT_TYPE)?;
-    value
-        .as_bytes()
-        .starts_with(b"application/grpc")
-        .then_some(value)
+    let is_grpc = value.as_bytes().starts_with(b"application/grpc");
+    is_grpc.then_some(value)
 }
 
 pub(super) fn respond(rejected: &Rejected, content_type: &HeaderValue) -> Response<Bytes> {

@@ -64,10 +64,8 @@ impl Respond for HttpResponder {
         let mut response = Response::new(Bytes::from(problem(rejected, status)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        let problem_type = HeaderValue::from_static("application/problem+json");
+        headers.insert(CONTENT_TYPE, problem_type);
         if let Some(after) = rejected.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }

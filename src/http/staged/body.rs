@@ -116,13 +116,11 @@ where
         }
         let settled = ready!(stage.poll_rest(this.waiting, cx));
         *this.reader = None;
-        match settled {
-            Ok(()) => Poll::Ready(this.last.take().map(Ok)),
-            Err(rejected) => {
-                *this.last = None;
-                Poll::Ready(Some(Err(rejected.into())))
-            }
-        }
+        let last = this.last.take();
+        Poll::Ready(match settled {
+            Ok(()) => last.map(Ok),
+            Err(rejected) => Some(Err(rejected.into())),
+        })
     }
 
     fn is_end_stream(&self) -> bool {

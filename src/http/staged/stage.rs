@@ -78,9 +78,8 @@ pub(super) fn take(extensions: &mut Extensions) -> Option<Arc<Stage>> {
 impl Stage {
     /// So many bytes of the body are there; the reservation grows if it has to.
     pub(super) fn read(&self, bytes: usize) -> Result<(), Rejected> {
-        self.work
-            .read(bytes)
-            .map_err(|rejected| self.reject(rejected))
+        let grown = self.work.read(bytes);
+        grown.map_err(|rejected| self.reject(rejected))
     }
 
     /// The body is there: ready once the rest is reserved. Settled when it is ready.
@@ -89,34 +88,24 @@ impl Stage {
         waiting: &mut Option<Box<Waiting>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Rejected>> {
-        let waits = match waiting {
-            Some(waits) => waits,
-            None => match self.ask() {
-                Ok(Remainder::Reserved(kib)) => return Poll::Ready(self.finish(Ok(kib))),
-                Ok(Remainder::Waiting(waits)) => waiting.insert(Box::new(waits)),
-                Err(rejected) => return Poll::Ready(self.finish(Err(rejected))),
-            },
-        };
-        let reserved = ready!(waits.poll_kib(cx));
-        *waiting = None;
-        Poll::Ready(self.finish(reserved))
-    }
-
-    fn ask(&self) -> Result<Remainder, Rejected> {
-        let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        self.work.admit_rest(self.callers.map(left))
-    }
-
-    /// Reading → settled.
-    fn finish(&self, reserved: Result<u64, Rejected>) -> Result<(), Rejected> {
-        match reserved {
-            Ok(kib) => {
-                self.work.has(kib);
-                self.end(READING);
-                Ok(())
+        let reserved = if let Some(waits) = waiting {
+            ready!(waits.poll_kib(cx))
+        } else {
+            let left = |at: Instant| at.saturating_duration_since(Instant::now());
+            match self.work.admit_rest(self.callers.map(left)) {
+                Ok(Remainder::Reserved(kib)) => Ok(kib),
+                Ok(Remainder::Waiting(waits)) => {
+                    ready!(waiting.insert(Box::new(waits)).poll_kib(cx))
+                }
+                Err(rejected) => Err(rejected),
             }
-            Err(rejected) => Err(self.reject(rejected)),
-        }
+        };
+        *waiting = None;
+        let settled = reserved.map(|kib| {
+            self.work.has(kib);
+            self.end(READING);
+        });
+        Poll::Ready(settled.map_err(|rejected| self.reject(rejected)))
     }
 
     /// Leaves the rejection to the response future.
@@ -136,9 +125,7 @@ impl Stage {
 
     /// Reading → let go: the body is dropped before its end.
     pub(super) fn let_go(&self) {
-        let _ = self
-            .state
-            .compare_exchange(READING, LET_GO, Ordering::AcqRel, Ordering::Acquire);
+        self.moves(READING, LET_GO);
     }
 
     /// Let go → settled: the handler works on without its body.
@@ -158,13 +145,16 @@ impl Stage {
 
     /// To settled; `false` if it was not in the state `from`.
     fn end(&self, from: u8) -> bool {
-        let ended = self
-            .state
-            .compare_exchange(from, SETTLED, Ordering::AcqRel, Ordering::Acquire);
-        if ended.is_ok() {
+        let ended = self.moves(from, SETTLED);
+        if ended {
             self.work.end();
         }
-        ended.is_ok()
+        ended
+    }
+
+    fn moves(&self, from: u8, to: u8) -> bool {
+        let (moved, not) = (Ordering::AcqRel, Ordering::Acquire);
+        self.state.compare_exchange(from, to, moved, not).is_ok()
     }
 }
 
