@@ -125,22 +125,15 @@ impl Checks {
     #[inline(always)]
     pub(super) const fn of(operation: Operation, attempt: Attempt, is_apart: bool) -> Self {
         let checks = match attempt {
-            Attempt::First => operation.checks(),
-            Attempt::Resampled => Self {
-                staleness: false,
-                ..operation.checks()
-            },
-            Attempt::FromQueue => Self {
-                waiters: false,
-                staleness: false,
-                ..operation.checks()
-            },
             Attempt::PastBounds => NONE,
+            _ => operation.checks(),
         };
+        let in_turn = matches!(attempt, Attempt::FromQueue);
+        let is_first = matches!(attempt, Attempt::First);
         Self {
             gate: checks.gate && !is_apart,
-            waiters: checks.waiters && !is_apart,
-            staleness: checks.staleness && !is_apart,
+            waiters: checks.waiters && !is_apart && !in_turn,
+            staleness: checks.staleness && !is_apart && is_first,
             count: checks.count && !is_apart,
             quota: checks.quota && !is_apart,
             ..checks

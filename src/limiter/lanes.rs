@@ -18,7 +18,6 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// The oldest of its flow.
     pub(super) fn oldest(key: usize, flow: usize) -> Self {
         Self {
             key,

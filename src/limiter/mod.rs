@@ -251,7 +251,6 @@ impl Limiter {
         expected_ms.map(Duration::from_millis)
     }
 
-    /// How long the oldest waiter of a guard has waited.
     pub(crate) fn oldest_wait(&self, bounds: &Arc<Bounds>) -> Duration {
         if bounds.waiting() == 0 {
             return Duration::ZERO;

@@ -154,7 +154,6 @@ impl Queue {
         self.now_ms = self.now_ms.max(now.as_millis() as u64);
     }
 
-    /// How long a waiter has waited.
     pub(super) fn waited_ms(&self, key: usize) -> u64 {
         self.now_ms.saturating_sub(self.waiters[key].since_ms)
     }
@@ -378,9 +377,8 @@ impl Queue {
 
     /// How long the one of a guard's waiters has waited that has waited longest.
     pub(super) fn oldest_wait_ms(&self, bounds: &Arc<Bounds>) -> u64 {
-        let oldest = self
-            .flows_of(bounds)
-            .filter_map(|flow| flow.waiting.first());
+        let theirs = self.flows_of(bounds);
+        let oldest = theirs.filter_map(|flow| flow.waiting.first());
         oldest.map(|key| self.waited_ms(key)).max().unwrap_or(0)
     }
 

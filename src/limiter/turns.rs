@@ -90,9 +90,8 @@ impl Queue {
         if at <= CRITICAL {
             return None;
         }
-        let firsts = self.lanes[at + 1..]
-            .iter()
-            .filter_map(|lane| lane.waiting.first());
+        let behind = self.lanes[at + 1..].iter();
+        let firsts = behind.filter_map(|lane| lane.waiting.first());
         let key = firsts.min_by_key(|&key| self.waiters[key].number)?;
         let waiter = &self.waiters[key];
         let flow = &self.flows[waiter.flow];

@@ -5,10 +5,8 @@ pub(super) fn full_avg10(text: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.starts_with("full "))?;
     let mut fields = line.split(' ');
     let percent = fields.find_map(|field| field.strip_prefix("avg10="))?;
-    percent
-        .parse()
-        .ok()
-        .filter(|percent: &f64| percent.is_finite())
+    let percent = percent.parse().ok();
+    percent.filter(|percent: &f64| percent.is_finite())
 }
 
 #[cfg(test)]

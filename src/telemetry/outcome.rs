@@ -102,7 +102,6 @@ impl Outcomes {
         self.late.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A caller was gone while it waited.
     pub(crate) fn abandoned_waiting(&self) {
         self.abandoned_waiting.fetch_add(1, Ordering::Relaxed);
     }

@@ -221,16 +221,12 @@ impl Counters {
 
     /// Those that more memory would have served.
     pub(crate) fn rejected_for_memory(&self) -> u64 {
-        let for_memory = Reason::ALL
-            .into_iter()
-            .filter(|reason| reason.is_for_memory());
+        let all = Reason::ALL.into_iter();
+        let for_memory = all.filter(|reason| reason.is_for_memory());
         for_memory.map(|reason| self.rejected(reason)).sum()
     }
 
     pub(crate) fn all_rejected(&self) -> u64 {
-        Reason::ALL
-            .into_iter()
-            .map(|reason| self.rejected(reason))
-            .sum()
+        Reason::ALL.map(|reason| self.rejected(reason)).iter().sum()
     }
 }

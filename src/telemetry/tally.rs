@@ -66,7 +66,6 @@ impl Tally {
         }
     }
 
-    /// A request was turned away.
     pub(crate) fn rejected(&self, reason: Reason, tag: Tag) {
         let rejected = &self.at(sort(tag)).rejected[reason as usize];
         rejected.fetch_add(1, Ordering::Relaxed);
@@ -105,15 +104,11 @@ impl Tally {
     /// All counts, plain requests first: of those, as many were admitted as are left
     /// of `all_admitted`.
     pub(crate) fn entries(&self, all_admitted: u64) -> Vec<Entry> {
-        let mut entries = vec![self.entry(PLAIN)];
-        let others = (0..SORTS).filter(|&at| at != PLAIN);
-        entries.extend(
-            others
-                .filter(|&at| self.get(at).is_some())
-                .map(|at| self.entry(at))
-                // Others are of a guard that was here before.
-                .filter(|entry| entry.admitted > 0 || entry.rejected.iter().any(|&n| n > 0)),
-        );
+        let others = (0..SORTS).filter(|&at| at != PLAIN && self.get(at).is_some());
+        // What has counted nothing is of a guard that was here before.
+        let counted = |entry: &Entry| entry.admitted > 0 || entry.rejected.iter().any(|&n| n > 0);
+        let others = others.map(|at| self.entry(at)).filter(counted);
+        let mut entries: Vec<_> = std::iter::once(self.entry(PLAIN)).chain(others).collect();
         let classified: u64 = entries[1..].iter().map(|entry| entry.admitted).sum();
         entries[0].admitted = all_admitted.saturating_sub(classified);
         entries
