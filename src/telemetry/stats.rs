@@ -163,40 +163,20 @@ pub(crate) struct Counters {
 impl Counters {
     /// As if no request had come so far.
     pub(crate) fn forget(&self) {
-        let Self {
-            outcomes,
-            observed,
-            queued,
-            stalled,
-            not_yet,
-            cancelled,
-            would_pause,
-            releases,
-            released_bytes,
-            longest_release_us,
-            tally,
-            waited_then_admitted,
-            waited_then_rejected,
-            rejected,
-        } = self;
-        outcomes.forget();
-        tally.forget();
-        waited_then_admitted.forget();
-        waited_then_rejected.forget();
-        let counts = [
-            observed,
-            queued,
-            stalled,
-            not_yet,
-            cancelled,
-            would_pause,
-            releases,
-            released_bytes,
-            longest_release_us,
-        ];
-        for count in counts.into_iter().chain(rejected) {
-            count.store(0, Ordering::Relaxed);
+        macro_rules! forget {
+            ($($part:ident)*; $($count:ident)*) => {
+                let Self { $($part,)* $($count,)* rejected } = self;
+                $($part.forget();)*
+                for count in [$($count),*].into_iter().chain(rejected) {
+                    count.store(0, Ordering::Relaxed);
+                }
+            };
         }
+        forget!(
+            outcomes tally waited_then_admitted waited_then_rejected;
+            observed queued stalled not_yet cancelled would_pause releases released_bytes
+            longest_release_us
+        );
     }
 
     pub(crate) fn reject(&self, reason: Reason, tag: Tag) {
