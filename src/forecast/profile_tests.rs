@@ -1,4 +1,6 @@
 use super::*;
+use crate::forecast::course::Course;
+use crate::running::Jump;
 
 const MIB: u64 = 1 << 20;
 
@@ -47,6 +49,21 @@ fn predictions_follow_a_drift() {
     }
     let learned = mib(profile.learned().unwrap().bytes);
     assert!((54.0..66.0).contains(&learned), "{learned}");
+}
+
+#[test]
+fn many_small_ones_do_not_hide_how_slowly_large_ones_grow() {
+    let mut profile = profile([120]);
+    let jump = |largest| Jump {
+        largest,
+        ..Jump::default()
+    };
+    profile.went(Course::new(), jump(12e6), 25);
+    (0..100).for_each(|_| profile.went(Course::new(), jump(2e5), 2));
+    assert!(profile.gap_ms() > Some(20), "{:?}", profile.gap_ms());
+    // Such ones as large do.
+    (0..100).for_each(|_| profile.went(Course::new(), jump(12e6), 2));
+    assert_eq!(profile.gap_ms(), Some(2));
 }
 
 #[test]

@@ -119,6 +119,29 @@ fn where_nobody_gets_on_who_has_come_furthest_does() {
 }
 
 #[test]
+fn who_seems_to_end_with_little_of_what_it_needs_does_not_go_before_the_others() {
+    let brake = brake();
+    brake.publish(0, -MIB, 0);
+    let running: &Running = Box::leak(Box::default());
+    // What each holds and is expected to hold.
+    let two = [(39, 136), (124, 135)].map(|(held_mib, need_mib)| {
+        let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+        slot.charge(held_mib * MIB, 1);
+        slot.expect((need_mib * MIB) as f64);
+        (0..3).for_each(|_| slot.grew(12 << 20, false));
+        running.jump_bytes(slot);
+        let mut one = in_flight(slot, (need_mib - held_mib) as f32);
+        one.runner.settled = held_mib == 39;
+        (one, park(brake, slot, GUARD))
+    });
+    brake.tell(GUARD, two.map(|(one, _)| one).into());
+    brake.sweep(-MIB, None, false);
+    assert!(two[0].0.request.slot().ends());
+    assert!(brake.force_first(24 << 20, Trust::default()));
+    assert_eq!(two.map(|(_, place)| brake.is_forced(place)), [false, true]);
+}
+
+#[test]
 fn nobody_is_stuck_once_one_has_gone_on() {
     let brake = brake();
     brake.publish(0, -MIB, 0);

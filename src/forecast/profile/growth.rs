@@ -24,8 +24,11 @@ impl Profile {
     /// most between two polls of it that added something.
     pub(in crate::forecast) fn went(&mut self, course: Course, jump: Jump, gap_ms: u32) {
         self.courses.learn(course);
-        self.gap_ms = f64::from(gap_ms).max(self.gap_ms * GAP_LEFT);
         self.jumps.ended(jump);
+        // Many small ones say nothing of how large ones grow.
+        let largest = self.jumps.known().map_or(0.0, |known| known.largest);
+        let like = (jump.largest / largest.max(1.0)).min(1.0);
+        self.gap_ms = f64::from(gap_ms).max(self.gap_ms * GAP_LEFT.powf(like));
     }
 
     /// Polls of a request that runs added so much.

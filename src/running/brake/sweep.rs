@@ -77,9 +77,9 @@ impl Brake {
         wakers
     }
 
-    /// One of those who are paused goes on, whatever the headroom is: who is about to end,
-    /// or who holds most and so has come furthest; if what it may add is no more than there
-    /// is. If that is too little for it, who adds least, and leaves most to the others.
+    /// One of those who are paused goes on, whatever the headroom is: who is about to end and
+    /// holds at least half of what it is expected to need, or who holds most and so has come
+    /// furthest; if what it may add is no more than there is. If that is too little for it, who adds least, and leaves most to the others.
     /// Behind all those, one of whom nothing is known for sure, as far as that is to be
     /// trusted.
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
@@ -96,7 +96,7 @@ impl Brake {
         });
         let first = waiting.min_by_key(|one| {
             let rank = match () {
-                () if one.slot().ends() => 0,
+                () if one.slot().ends() && one.slot().is_half_way() => 0,
                 // Anybody else would use it up, and still hold all that it has.
                 () if Some(held_bytes(one)) == most_bytes => 1,
                 () => 2,

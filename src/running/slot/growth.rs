@@ -206,6 +206,11 @@ impl Slot {
         self.look().held_bytes / 1024 <= self.need_kib.get().unwrap_or(0)
     }
 
+    /// It holds half of what it is expected to, or more.
+    pub(in crate::running) fn is_half_way(&self) -> bool {
+        self.look().held_bytes / 512 >= self.need_kib.get().unwrap_or(0)
+    }
+
     /// It is polled.
     pub(crate) fn polled(&self, tick_ms: u32) {
         self.polled.next(Some(tick_ms.into()));
