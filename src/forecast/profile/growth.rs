@@ -6,7 +6,7 @@ use crate::running::brake::{Growth, STEPS};
 use crate::running::{Jump, KnownJumps};
 
 /// The longest time between two polls that add something is forgotten by this with each
-/// request.
+/// request whose polls add as much as any.
 const GAP_LEFT: f64 = 0.95;
 /// The greatest peak is forgotten by this with each request.
 const GREATEST_LEFT: f64 = 0.995;

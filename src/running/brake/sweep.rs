@@ -79,9 +79,9 @@ impl Brake {
 
     /// One of those who are paused goes on, whatever the headroom is: who is about to end and
     /// holds at least half of what it is expected to need, or who holds most and so has come
-    /// furthest; if what it may add is no more than there is. If that is too little for it, who adds least, and leaves most to the others.
-    /// Behind all those, one of whom nothing is known for sure, as far as that is to be
-    /// trusted.
+    /// furthest; if what it may add is no more than there is. If that is too little for it, who
+    /// adds least, and leaves most to the others. Behind all those, one of whom nothing is known
+    /// for sure, as far as that is to be trusted.
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
         let pausing = &mut state.pausing;
