@@ -84,6 +84,13 @@ impl Cancellations {
         }));
     }
 
+    /// Those not told yet: another thread that samples may be about to stop who was chosen.
+    fn not_told(&self, mut victims: Vec<Victim>) -> Vec<Victim> {
+        let is_told = |victim: &Victim| self.told.iter().any(|told| told.request == victim.request);
+        victims.retain(|victim| !is_told(victim));
+        victims
+    }
+
     /// Sees who of those told is over, and learns how long that takes. Once all are, what
     /// comes is to be seen anew: their memory may be the allocator's still.
     fn learn(&mut self, now: Duration) {
@@ -158,6 +165,7 @@ impl Regulator {
             return Vec::new();
         }
         let from = self.state.running.victims(self.state.is_accounted(), now);
+        let from = control.cancellations.not_told(from);
         let mut victims = choose(missing_bytes.unwrap_or(control.request_bytes), from);
         let in_flight = self.state.in_flight();
         let cancellations = &mut control.cancellations;
@@ -227,6 +235,17 @@ mod tests {
             age_ms: 0,
             spared: false,
         }
+    }
+
+    #[test]
+    fn nobody_is_told_twice() {
+        let running: &'static Running = Box::leak(Box::default());
+        let mut cancellations = Cancellations::default();
+        let both = vec![told(running, MIB), told(running, MIB)];
+        cancellations.tell(&both[..1], ms(0));
+        let left = cancellations.not_told(both.clone());
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].request, both[1].request);
     }
 
     #[test]
