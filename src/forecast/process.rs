@@ -189,7 +189,11 @@ impl Forecast {
             let process_bytes = evidence.process_bytes as f64;
             let retained = &mut self.retained;
             retained.observe(evidence.now, process_bytes, allocated_bytes as f64);
-            self.told = Some(Told::at(evidence.now, evidence.grown_bytes));
+            self.told = Some(Told::at(
+                evidence.now,
+                evidence.grown_bytes,
+                self.usage_bytes,
+            ));
         }
         self.grown_bytes = evidence.grown_bytes;
         self.see_reuse(&evidence);

@@ -248,3 +248,23 @@ fn few_large_ones_among_small_ones_explain_what_is_in_use_beside_all() {
         sample(&mut forecast, 0, 0, completed);
     }
 }
+
+#[test]
+fn what_was_given_back_is_not_kept_as_well() {
+    let mut forecast = Forecast::new(200 * MIB, 0.001, false);
+    let told = |seconds, usage_mib, allocated_mib| Evidence {
+        now: Duration::from_secs(seconds),
+        usage_bytes: usage_mib * MIB,
+        process_bytes: usage_mib * MIB,
+        allocated_bytes: Some(allocated_mib * MIB),
+        ..Evidence::default()
+    };
+    forecast.observe(told(1, 300, 300));
+    forecast.observe(told(2, 300, 100));
+    let kept_mib = |forecast: &Forecast| forecast.reusable_bytes(0) / MIB as f64;
+    assert_eq!(kept_mib(&forecast), 150.0);
+    forecast.see_usage(180 * MIB);
+    assert_eq!(kept_mib(&forecast), 60.0);
+    forecast.see_usage(100 * MIB);
+    assert_eq!(kept_mib(&forecast), 0.0);
+}

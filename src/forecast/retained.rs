@@ -114,7 +114,8 @@ impl Retained {
             let known = self.effect.unwrap_or(share);
             self.effect = Some(known + (share - known) * STEP);
         }
-        self.floor_bytes = Some(after);
+        // Less than nothing, if much was freed meanwhile: none of that is there any more.
+        self.floor_bytes = Some(after.max(0.0));
         self.high_water_bytes = most_bytes;
         self.see(usage_bytes, allocated_bytes);
     }
@@ -181,6 +182,14 @@ mod tests {
         retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
         assert!(!retained.is_worth_a_trim());
         assert_eq!(before.freed_since(10 << 20), 390 << 20);
+    }
+
+    #[test]
+    fn what_is_freed_and_given_back_while_memory_is_trimmed_is_nobodys() {
+        let mut retained = trimmed();
+        retained.observe(Duration::ZERO, 410.0 * MIB, 400.0 * MIB);
+        retained.trimmed(retained.before_trim(), 20.0 * MIB, 10.0 * MIB);
+        assert!(retained.bytes() <= 10.0 * MIB, "{retained:?}");
     }
 
     #[test]

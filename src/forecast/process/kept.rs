@@ -7,25 +7,28 @@ use crate::forecast::retained::BeforeTrim;
 
 /// Of what the allocator keeps, so much is taken to be used again.
 const REUSED: f64 = 0.75;
-/// What the allocator kept is counted on for so long, less what polls have added since.
+/// What the allocator kept is counted on for so long, less what polls have added since, and
+/// what is in use no more.
 const KEPT_FOR: Duration = Duration::from_millis(500);
 /// So much of what is in use is allocated where the two are about the same process.
 const EXPLAINED: f64 = 0.5;
 /// Less is not asked for, whoever is stuck.
 const LEAST_KEPT_BYTES: f64 = (4u64 << 20) as f64;
 
-/// When it was known what is allocated, and what polls had added by then.
+/// When it was known what is allocated, and what polls had added and was in use by then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
     at: Duration,
     grown_bytes: i64,
+    usage_bytes: f64,
 }
 
 impl Told {
-    pub(super) fn at(now: Duration, grown_bytes: i64) -> Self {
+    pub(super) fn at(now: Duration, grown_bytes: i64, usage_bytes: f64) -> Self {
         Self {
             at: now,
             grown_bytes,
+            usage_bytes,
         }
     }
 }
@@ -49,11 +52,15 @@ impl Forecast {
         }
     }
 
-    /// All that polls have added since may have been taken from it.
+    /// All that polls have added since may have been taken from it, and all that is in use
+    /// no more have been given back: that is free, and would count twice.
     fn left_of(&self, kept_bytes: f64, grown_bytes: i64) -> f64 {
-        let told_bytes = self.told.as_ref().map_or(0, |told| told.grown_bytes);
-        let used_bytes = grown_bytes.saturating_sub(told_bytes).max(0);
-        (kept_bytes - used_bytes as f64).max(0.0)
+        let Some(told) = &self.told else {
+            return 0.0;
+        };
+        let used_bytes = grown_bytes.saturating_sub(told.grown_bytes).max(0) as f64;
+        let returned_bytes = (told.usage_bytes - self.usage_bytes).max(0.0);
+        (kept_bytes - used_bytes - returned_bytes).max(0.0)
     }
 
     fn allocation_is_known(&self) -> bool {
