@@ -116,3 +116,20 @@ fn what_was_cut_off_is_no_record() {
     profile.add(18.0 * MIB as f64, 1.0);
     assert!(profile.worst_bytes() > 2.0 * before_bytes);
 }
+
+#[test]
+fn one_poll_may_add_what_was_configured_until_some_were_seen() {
+    let known = |seen: usize| {
+        let mut profile = profile(std::iter::repeat_n(4, seen));
+        profile.saw_jump(Jump {
+            largest: MIB as f64,
+            ..Jump::default()
+        });
+        let first = profile.jumps().unwrap().first;
+        (mib(first).round(), profile.known_worst_bytes().map(mib))
+    };
+    assert_eq!(known(10), (200.0, None));
+    let (first_mib, worst_mib) = known(60);
+    assert_eq!(first_mib, 1.0);
+    assert!((4.0..6.0).contains(&worst_mib.unwrap()), "{worst_mib:?}");
+}

@@ -33,7 +33,7 @@ mod who_goes_on;
 
 pub(crate) use taken::Taken;
 use turn::Turn;
-pub(crate) use who_goes_on::{Growth, Runner, STEPS};
+pub(crate) use who_goes_on::{Growth, Runner, STEPS, Stuck};
 
 /// Who may grow, on one ledger.
 #[derive(Debug, Default)]
@@ -54,6 +54,8 @@ pub(crate) struct Brake {
     for_ending: AtomicI64,
     /// What is to be done with a request that no sweep has seen yet: a turn's bits.
     newcomer: AtomicU32,
+    /// What it must leave free, in bytes, beside all that it needs itself.
+    newcomer_least: AtomicI64,
     paused: AtomicU32,
     /// Polls that found room.
     passed: AtomicU64,
@@ -108,8 +110,7 @@ pub(crate) struct Swept {
     pub(crate) paused: u32,
     /// What must stay free so that all can end, one after the other.
     pub(crate) safe_bytes: f64,
-    /// Nobody gets on who is not paused.
-    pub(crate) stuck: bool,
+    pub(crate) stuck: Stuck,
     /// Polls that found room so far: while it stays the same, nobody gets on.
     pub(crate) passed: u64,
 }
@@ -119,7 +120,8 @@ pub(crate) struct Swept {
 pub(crate) struct Trust {
     /// Of whom that is only guessed.
     pub(crate) guesses: bool,
-    /// Who is about to end, as far as can be told: it most likely adds nothing.
+    /// Who is about to end, as far as can be told, or holds all that it is expected to: it
+    /// most likely adds nothing.
     pub(crate) endings: bool,
     /// Anybody: it is the only one, and nothing will be given back.
     pub(crate) anybody: bool,
@@ -206,12 +208,10 @@ impl Brake {
 
     /// What must stay free when this request takes some.
     fn keep_bytes(&self, slot: &Slot) -> Option<i64> {
-        let turn = slot
-            .turn()
-            .unwrap_or_else(|| match slot.place().is_front() {
-                true => Turn::Keep(0.0),
-                false => Turn::of_bits(self.newcomer.load(Ordering::Relaxed)),
-            });
+        if slot.adds_nothing() {
+            return Some(i64::MIN);
+        }
+        let turn = slot.turn().unwrap_or_else(|| self.turn_of_newcomer(slot));
         match turn {
             Turn::Hold => None,
             // As long as it holds no more than was expected.

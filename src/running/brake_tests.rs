@@ -1,7 +1,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use super::brake::{Brake, Runner, Running as InFlight, STEPS, Trust};
+use super::brake::{Brake, Runner, Running as InFlight, STEPS, Stuck, Trust};
 use super::{KnownJumps, Running, Slot};
 use crate::class::tag::Tag;
 
@@ -151,10 +151,10 @@ fn nobody_is_stuck_once_one_has_gone_on() {
         (one, park(brake, one.request.slot(), GUARD))
     });
     brake.tell(GUARD, paused.map(|(one, _)| one).into());
-    assert!(brake.sweep(-MIB, None, false).stuck);
+    assert_eq!(brake.sweep(-MIB, None, false).stuck, Stuck::Yes);
     // Since they were looked at.
     brake.unpark(paused[0].1, Duration::ZERO);
-    assert!(!brake.sweep(-MIB, None, false).stuck);
+    assert_eq!(brake.sweep(-MIB, None, false).stuck, Stuck::No);
 }
 
 #[test]
@@ -180,6 +180,54 @@ fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
 }
 
 #[test]
+fn who_holds_all_that_it_needs_does_not_wait_for_as_much_again() {
+    const LARGE: u64 = 256 << 20;
+    let brake = brake();
+    let running: &Running = Box::leak(Box::default());
+    let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    // Not to be excluded where a mistake would be the end.
+    (0..2).for_each(|_| slot.grew(LARGE, false));
+    slot.charge(LARGE as i64, 1);
+    slot.expect(LARGE as f64 + 1024.0);
+    running.jump_bytes(slot);
+    park(brake, slot, GUARD);
+    let endings = Trust {
+        endings: true,
+        ..Trust::default()
+    };
+    assert!(!brake.force_first(LARGE - 1, endings));
+    slot.expect(LARGE as f64);
+    assert!(!brake.force_first(LARGE - 1, Trust::default()));
+    assert!(brake.force_first(LARGE - 1, endings));
+}
+
+#[test]
+fn who_adds_nothing_any_more_is_not_paused() {
+    let brake = brake();
+    let running: &Running = Box::leak(Box::default());
+    let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    slot.charge(16 * MIB, 1);
+    slot.grew(16 << 20, false);
+    slot.expect(16.7 * MIB as f64);
+    let mut known = KnownJumps {
+        largest: 16.0 * MIB as f64,
+        later: Some(MIB as f64),
+        ..KnownJumps::default()
+    };
+    let mut is_let = |later_kib: f64| {
+        known.later = Some(later_kib * 1024.0);
+        running.set_jump(Tag::NONE.key, known, None);
+        brake.tell(GUARD, vec![in_flight(slot, 0.7)]);
+        brake.publish(0, -20 * MIB, 0);
+        brake.sweep(-20 * MIB, None, false);
+        brake.take(slot, running.jump_bytes(slot)).is_some()
+    };
+    // What is not there cannot be taken.
+    assert!(!is_let(300.0));
+    assert!(is_let(100.0));
+}
+
+#[test]
 fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
     const LARGE: u64 = 250 << 20;
     let running = Running::default();
@@ -188,13 +236,13 @@ fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
         largest: LARGE as f64,
         ..KnownJumps::default()
     };
-    running.set_jump(Tag::NONE.key, known);
+    running.set_jump(Tag::NONE.key, known, None);
     assert_eq!(running.jump_bytes(slot), LARGE);
     slot.grew(LARGE, false);
     // Nobody has seen what follows.
     assert_eq!(running.jump_bytes(slot), LARGE);
     known.later = Some(2.0 * MIB as f64);
-    running.set_jump(Tag::NONE.key, known);
+    running.set_jump(Tag::NONE.key, known, None);
     assert_eq!(running.jump_bytes(slot), 2 << 20);
     // Until it does.
     slot.grew(16 << 20, false);
@@ -210,10 +258,11 @@ fn who_is_about_to_end_is_expected_to_add_what_others_did_then() {
     slot.grew(10 << 20, false);
     let known = KnownJumps {
         largest: 10.0 * MIB as f64,
+        first: 0.0,
         later: Some(10.0 * MIB as f64),
         ending: Some(0.5 * MIB as f64),
     };
-    running.set_jump(Tag::NONE.key, known);
+    running.set_jump(Tag::NONE.key, known, None);
     let mut one = in_flight(slot, 20.0);
     brake.tell(GUARD, vec![one]);
     brake.sweep(100 * MIB, None, false);
@@ -228,6 +277,29 @@ fn who_is_about_to_end_is_expected_to_add_what_others_did_then() {
     slot.grew(3 << 20, true);
     assert_eq!(running.jump_bytes(slot), 3 << 20);
     assert_eq!(slot.jump().ending, Some(3.0 * MIB as f64));
+}
+
+#[test]
+fn who_has_just_begun_goes_on_if_all_that_it_may_need_is_free() {
+    let brake = brake();
+    let running: &Running = Box::leak(Box::default());
+    let mut first = in_flight(slot(1 << 10), 2.0);
+    first.runner.worst_bytes = 280.0 * MIB as f32;
+    brake.tell(GUARD, vec![first]);
+    let newcomer = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    let known = KnownJumps {
+        largest: 256.0 * MIB as f64,
+        ..KnownJumps::default()
+    };
+    running.set_jump(Tag::NONE.key, known, Some(280.0 * MIB as f64));
+    let taken = |room_mib| {
+        brake.publish(0, room_mib * MIB, 0);
+        brake.sweep(room_mib * MIB, None, false);
+        brake.take(newcomer, running.jump_bytes(newcomer)).is_some()
+    };
+    // Beside what the first is expected to add: two.
+    assert!(!taken(281));
+    assert!(taken(282));
 }
 
 #[test]

@@ -76,15 +76,20 @@ impl Running {
     }
 
     /// Polls of this kind of requests are seen to add so much; and so much after one that
-    /// is about as large, and at the end of such, if that is known.
-    pub(crate) fn set_jump(&self, key: ClassKey, known: KnownJumps) {
+    /// is about as large, and at the end of such, if that is known. `worst_bytes`: what such a
+    /// request may need at the very worst, if its hint is the unit and that is known.
+    pub(crate) fn set_jump(&self, key: ClassKey, known: KnownJumps, worst_bytes: Option<f64>) {
         let kib = |bytes: f64| u64::from((bytes / 1024.0).max(1.0) as u32);
         let unknown = std::iter::repeat_with(JumpOfKind::default);
         let made = || unknown.take(ClassKey::COUNT).collect();
         let jumps = &self.jumps.get_or_init(made)[key.index()];
         jumps.largest_kib.set(Some(kib(known.largest)));
+        jumps
+            .first_kib
+            .set(Some(kib(known.first.max(known.largest))));
         jumps.later_kib.set(known.later.map(kib));
         jumps.ending_kib.set(known.ending.map(kib));
+        jumps.worst_kib.set(worst_bytes.map(kib));
     }
 
     /// The most that a poll of any kind of requests is seen to add.
@@ -92,6 +97,13 @@ impl Running {
         let jumps = self.jumps.get().into_iter().flatten();
         let largest_kib = jumps.filter_map(|jumps| jumps.largest_kib.get()).max();
         largest_kib.unwrap_or(0) << 10
+    }
+
+    /// The most that one may add of a request of which nothing was seen.
+    pub(crate) fn largest_first_jump_bytes(&self) -> u64 {
+        let jumps = self.jumps.get().into_iter().flatten();
+        let first_kib = jumps.filter_map(|jumps| jumps.first_kib.get()).max();
+        first_kib.unwrap_or(0) << 10
     }
 
     /// What the next poll of a request may add.
@@ -175,8 +187,10 @@ impl Running {
         }
         for jumps in self.jumps.get().into_iter().flatten() {
             jumps.largest_kib.set(None);
+            jumps.first_kib.set(None);
             jumps.later_kib.set(None);
             jumps.ending_kib.set(None);
+            jumps.worst_kib.set(None);
         }
         for critical in &self.critical {
             critical.store(0, Ordering::Relaxed);

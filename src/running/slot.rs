@@ -2,14 +2,15 @@
 
 mod growth;
 mod holding;
+mod jump;
 mod life;
 
 use growth::Gaps;
-pub(super) use growth::JumpOfKind;
-pub(crate) use growth::{Jump, KnownJumps};
 #[cfg(feature = "account")]
 pub(crate) use holding::Elsewhere;
 use holding::Holding;
+pub(super) use jump::JumpOfKind;
+pub(crate) use jump::{Jump, KnownJumps};
 pub(crate) use life::{Fact, Status};
 use life::{ForGeneration, Life};
 
@@ -51,6 +52,8 @@ pub(crate) struct Slot {
     need_kib: AtomicOption,
     /// What its next poll may add, as said last.
     jump_kib: AtomicU32,
+    /// And what it may need beyond that, at the very worst.
+    rest_kib: AtomicOption,
     /// That is what was reserved: no poll, of it or of its kind, has added anything yet.
     is_guess: AtomicBool,
     /// The most that one poll has added, and how many polls added something.
@@ -199,6 +202,7 @@ impl Slot {
             word.store(0, Ordering::Relaxed);
         }
         self.need_kib.set(None);
+        self.rest_kib.set(None);
         self.ending_kib.set(None);
         self.polled.clear();
         self.grown.clear();

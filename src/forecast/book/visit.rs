@@ -195,7 +195,8 @@ fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
     let profile = &mut kind.profile;
     profile.saw_jump(look.slot.jump().scaled(1.0 / look.slot.scale()));
     if let Some(known) = profile.jumps() {
-        running.set_jump(look.slot.class_key(), known.scaled(kind_scale));
+        let known = known.scaled(kind_scale);
+        running.set_jump(look.slot.class_key(), known, profile.known_worst_bytes());
     }
 }
 

@@ -13,6 +13,8 @@ const GREATEST_LEFT: f64 = 0.995;
 /// Until so many requests were seen one may need what was configured, and from then on
 /// less and less of it.
 const UNKNOWN_UNTIL: f64 = 25.0;
+/// And one poll may add that until so many were.
+const ONE_POLL_UNTIL: f64 = 12.0;
 /// One may need so many times the greatest: until some were seen, and when many were
 /// without a record; and by how much of the difference that falls with each.
 pub(super) const MOST_BEYOND: f64 = 2.0;
@@ -38,7 +40,13 @@ impl Profile {
 
     /// What one poll may add; `None`: it has not been seen.
     pub(in crate::forecast) fn jumps(&self) -> Option<KnownJumps> {
-        self.jumps.known()
+        self.jumps.known().map(|known| KnownJumps {
+            first: match self.seen < ONE_POLL_UNTIL {
+                true => known.largest.max(self.feared_bytes()),
+                false => known.largest,
+            },
+            ..known
+        })
     }
 
     /// How long it is at most between two polls that add something; `None`: it has not
@@ -60,9 +68,19 @@ impl Profile {
     /// More than a request has needed lately, so that whoever is first in the order can
     /// end: the greatest peak and some.
     pub(in crate::forecast) fn worst_bytes(&self) -> f64 {
+        (self.still_feared_bytes()).max(self.greatest_bytes * self.beyond)
+    }
+
+    /// The same, if it is known of requests and not only feared.
+    pub(in crate::forecast) fn known_worst_bytes(&self) -> Option<f64> {
+        let known = self.greatest_bytes * self.beyond;
+        (known >= self.still_feared_bytes()).then_some(known)
+    }
+
+    /// What is left of what was configured.
+    fn still_feared_bytes(&self) -> f64 {
         let fading = 1.0 - (self.seen - UNKNOWN_UNTIL) / UNKNOWN_UNTIL;
-        let configured = self.feared_bytes() * fading.clamp(0.0, 1.0);
-        configured.max(self.greatest_bytes * self.beyond)
+        self.feared_bytes() * fading.clamp(0.0, 1.0)
     }
 
     /// A request that runs looks as if it will need so much. That is no record: looks

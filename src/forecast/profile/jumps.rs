@@ -79,6 +79,7 @@ mod tests {
 
     fn known(largest: f64, later: Option<f64>) -> Option<KnownJumps> {
         Some(KnownJumps {
+            first: 0.0,
             largest,
             later,
             ending: None,

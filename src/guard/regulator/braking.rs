@@ -1,13 +1,15 @@
 //! Who may grow: what a sample publishes to the brake, and what follows from a sweep.
 
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use super::{Control, Regulator};
 use crate::guard::state::allocated_bytes;
 use crate::memory::release::{Teller, is_mapped, see_mapped};
 use crate::policy::{bound_bytes, limit_bytes};
-use crate::running::brake::{Running, Trust};
+use crate::running::brake::{Running, Stuck, Swept, Trust};
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
 
@@ -49,8 +51,11 @@ pub(super) struct Braking {
     used_bytes: u64,
     step_bytes: f64,
     step_at: Duration,
+    /// What of the reserve is for those that are about to end.
+    for_ending_bytes: u64,
     /// There is room for so much of what is expected.
     pub(super) room_bytes: f64,
+    stuck: Stuck,
     stuck_since: Option<Duration>,
     /// What others could take when it began.
     left_bytes: u64,
@@ -130,19 +135,20 @@ impl Regulator {
         let headroom = free + kept.min(free.max(0.0) * KEPT_AT_MOST);
         let brake = self.state.brake;
         brake.publish(grown, headroom as i64, half(bound) as i64);
+        control.braking.for_ending_bytes = half(bound) as u64;
         if let Some(now) = full_at {
             let step_bytes = control.braking.largest_step(control.own_bytes, now);
             let most = control.forecast.most_growth_bytes(reserved_kib * 1024);
             let needed = control.own_bytes as f64 + most as f64;
-            let on = self.state.brakes()
-                && reserved_kib > 0
-                && (needed > bound as f64 * ON_AT
-                    || free < (bound as f64 * ON_BELOW).max(step_bytes * ON_BELOW_STEPS)
-                    || brake.paused() > 0
-                    || self.state.limiter.waiting() > 0
-                    || !control.forecast.knows_jumps()
-                    || (self.state.is_accounted() && is_mapped()));
-            brake.set_on(self.state.board_key(), on);
+            let first_bytes = self.state.running.largest_first_jump_bytes() as f64;
+            let is_tight = needed > bound as f64 * ON_AT
+                || free < (bound as f64 * ON_BELOW).max(step_bytes * ON_BELOW_STEPS)
+                || brake.paused() > 0
+                || self.state.limiter.waiting() > 0
+                || !control.forecast.knows_jumps()
+                || (self.state.is_accounted() && is_mapped());
+            let is_tight = fills_at_once(free, first_bytes) || (reserved_kib > 0 && is_tight);
+            brake.set_on(self.state.board_key(), self.state.brakes() && is_tight);
         }
     }
 
@@ -217,7 +223,8 @@ impl Regulator {
             let braking = &mut control.braking;
             let gets_on = braking.passed != swept.passed;
             braking.passed = swept.passed;
-            if gets_on || swept.paused == 0 || !swept.stuck {
+            braking.stuck = swept.stuck;
+            if gets_on || swept.paused == 0 || swept.stuck == Stuck::No {
                 braking.stuck_since = None;
                 Duration::ZERO
             } else {
@@ -231,20 +238,25 @@ impl Regulator {
             }
         };
         if stuck_for >= STUCK_FOR && swept.paused > 0 {
-            self.unstick(stuck_for, swept.paused, now);
+            self.unstick(swept, stuck_for, now);
         }
     }
 
     /// Nobody gets on: the first goes on in the reserve, as far as that goes. The wall
     /// outranks everything: behind it all are lost.
-    fn unstick(&self, stuck_for: Duration, paused: u32, now: Duration) {
-        let gives_up = stuck_for >= GIVES_UP_AFTER;
+    fn unstick(&self, swept: Swept, stuck_for: Duration, now: Duration) {
+        let gives_up = swept.stuck == Stuck::Yes && stuck_for >= GIVES_UP_AFTER;
         // Who went on since the last sample takes of what that found.
         let grown_bytes = self.grown_before.load(Ordering::Relaxed);
         let added_bytes = self.state.brake.added_since(grown_bytes);
         let (left_bytes, trust) = {
             let control = self.control();
             let left_bytes = control.left_bytes().saturating_sub(added_bytes);
+            // Others may be about to end, and need that.
+            let left_bytes = match swept.stuck {
+                Stuck::Yes => left_bytes,
+                _ => left_bytes.saturating_sub(control.braking.for_ending_bytes),
+            };
             let limit_bytes = limit_bytes(&control.levels).unwrap_or(u64::MAX);
             // Nobody gets on, and there is less left all the same.
             let others_take_it =
@@ -270,7 +282,7 @@ impl Regulator {
                 false => "nobody in flight fits any more, and none can go on",
             };
             self.state.note(EventKind::Stuck, text.into(), 0);
-            logs::stuck(self.state.name.as_deref(), paused, forced);
+            logs::stuck(self.state.name.as_deref(), swept.paused, forced);
         }
     }
 
@@ -282,9 +294,17 @@ impl Regulator {
 
     /// Nobody in flight has got on for a while.
     pub(super) fn is_stuck(control: &Control, now: Duration) -> bool {
-        let since = control.braking.stuck_since;
+        let since = (control.braking.stuck_since).filter(|_| control.braking.stuck == Stuck::Yes);
         since.is_some_and(|since| now.saturating_sub(since) >= STUCK_FOR)
     }
+}
+
+/// As many first polls as there are processors, and one more, would leave nothing. No sample
+/// sees that coming, and whether anything is in flight yet does not matter.
+fn fills_at_once(free_bytes: f64, first_bytes: f64) -> bool {
+    static POLLS: OnceLock<usize> = OnceLock::new();
+    let polls = POLLS.get_or_init(|| available_parallelism().map_or(1, usize::from) + 1);
+    free_bytes < first_bytes * *polls as f64
 }
 
 /// With so much left, who is about to end goes on, whatever others of its kind have added.
@@ -295,6 +315,13 @@ fn may_end_all_the_same(stuck_for: Duration, left_bytes: u64, limit_bytes: u64) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_first_polls_may_fill_memory_at_once() {
+        assert!(fills_at_once(477.0, 256.0));
+        assert!(!fills_at_once(477.0, 0.0));
+        assert!(!fills_at_once(1e6, 1.0));
+    }
 
     #[test]
     fn who_is_about_to_end_does_not_wait_for_half_of_the_limit() {

@@ -28,13 +28,14 @@ impl Brake {
             ceiling,
             for_ending,
             newcomer,
+            newcomer_least,
             passed,
             state,
             pauses,
             paused_ms,
         } = self;
         lock(state).front = None;
-        for bytes in [grown, unheld, ceiling, for_ending] {
+        for bytes in [grown, unheld, ceiling, for_ending, newcomer_least] {
             bytes.store(0, Ordering::Relaxed);
         }
         for count in [passed, pauses, paused_ms] {

@@ -53,6 +53,7 @@ impl Brake {
             running.request.set_turn(turn);
         }
         self.newcomer.store(plan.newcomer.bits(), Ordering::Relaxed);
+        (self.newcomer_least).store(plan.newcomer_least_bytes as i64, Ordering::Relaxed);
         plan
     }
 
@@ -91,7 +92,8 @@ impl Brake {
         let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
             let may_guess = trust.guesses && one.slot().is_guess();
             let may_go_on = left_bytes > 0 && (may_guess || trust.anybody);
-            let may_end = trust.endings && one.slot().ends();
+            let ends = one.slot().ends();
+            let may_end = trust.endings && (ends || one.slot().has_all());
             may_go_on || may_end || jump_bytes(one) <= left_bytes
         });
         let first = waiting.min_by_key(|one| {

@@ -1,6 +1,8 @@
 //! What a request may do, as the last sweep said.
 
+use super::Brake;
 use crate::running::{Slot, SlotRef};
+use crate::sync::Ordering;
 
 /// What is to be done with a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -33,6 +35,23 @@ impl Turn {
     pub(super) fn of_bits(bits: u32) -> Self {
         let without = Self::WITHOUT_KEEP.get((u32::MAX - bits) as usize);
         without.copied().unwrap_or(Self::Keep(f32::from_bits(bits)))
+    }
+}
+
+impl Brake {
+    /// No sweep has said what is to be done with it.
+    pub(super) fn turn_of_newcomer(&self, slot: &Slot) -> Turn {
+        if slot.place().is_front() {
+            return Turn::Keep(0.0);
+        }
+        let turn = Turn::of_bits(self.newcomer.load(Ordering::Relaxed));
+        match (turn, slot.rest_bytes()) {
+            (Turn::Keep(bytes), Some(rest_bytes)) => {
+                let least_bytes = self.newcomer_least.load(Ordering::Relaxed);
+                Turn::Keep(bytes.min((least_bytes as u64 + rest_bytes) as f32))
+            }
+            _ => turn,
+        }
     }
 }
 

@@ -52,10 +52,33 @@ pub(crate) struct Plan {
     pub(crate) front: Option<usize>,
     /// Of whoever comes next, of whom nothing is known.
     pub(crate) newcomer: Turn,
+    /// What must stay free of it, beside all that it needs itself, for it to end before them.
+    pub(crate) newcomer_least_bytes: f32,
     /// What must stay free so that all can end, one after the other.
     pub(crate) safe_bytes: f32,
-    /// Nobody gets on who is not paused.
-    pub(crate) stuck: bool,
+    pub(crate) stuck: Stuck,
+}
+
+/// Whether anybody gets on who is not paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+pub(crate) enum Stuck {
+    #[default]
+    No,
+    /// Others were polled not long ago, and may be about to end.
+    ForNow,
+    /// All that are not paused are idle.
+    Yes,
+}
+
+impl Stuck {
+    fn of(runners: &[Runner]) -> Self {
+        let all = |not: fn(&Runner) -> bool| runners.iter().all(|one| one.paused || not(one));
+        match () {
+            () if all(|one| one.idle) => Self::Yes,
+            () if all(|one| !one.moves) => Self::ForNow,
+            () => Self::No,
+        }
+    }
 }
 
 impl Runner {
@@ -160,8 +183,9 @@ pub(crate) fn plan(room_bytes: f32, runners: &[Runner], front: Option<usize>) ->
             true => Turn::Hold,
             false => Turn::Keep(order.keep_bytes()),
         },
+        newcomer_least_bytes: order.least_bytes(),
         safe_bytes: order.safe_bytes,
-        stuck: runners.iter().all(|runner| runner.paused || runner.idle),
+        stuck: Stuck::of(runners),
     }
 }
 
@@ -258,6 +282,11 @@ impl Order {
     fn keep_bytes(&self) -> f32 {
         self.most_growth.max(self.safe_bytes) + self.queued_bytes
     }
+
+    /// The same if it can end before them.
+    fn least_bytes(&self) -> f32 {
+        self.most_growth + self.queued_bytes
+    }
 }
 
 /// Points in the future at which growth is forecast.
@@ -337,7 +366,12 @@ mod tests {
     fn the_worst_need_of_the_first_stays_free() {
         let mut unknown = runner(2.0, 1.0);
         unknown.worst_bytes = 118e6;
-        let turns = turns(200.0, &[unknown, runner(2.0, 1.0)]);
-        assert_eq!(turns[1], Turn::Keep(118e6));
+        let mut other = runner(2.0, 1.0);
+        other.worst_bytes = 150e6;
+        let plan = plan(200e6, &[unknown, other], None);
+        assert_eq!(plan.turns[1], Turn::Keep(118e6));
+        assert_eq!(plan.newcomer, Turn::Keep(148e6));
+        // If it can end before them, what they are expected to add.
+        assert_eq!(plan.newcomer_least_bytes, 2e6);
     }
 }

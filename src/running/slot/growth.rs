@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Fact, Slot, SlotRef};
+use super::{Fact, Jump, JumpOfKind, Slot, SlotRef};
 use crate::running::place::{FRONT, Place, rank};
 use crate::sync::AtomicU32;
 use crate::sync::optional::AtomicOption;
@@ -24,59 +24,12 @@ const LENDS_AFTER_AT_MOST: Duration = Duration::from_millis(500);
 /// And after so long it may not be polled for hours.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 
+/// It needs no more than one in so many parts of what it holds, and adds one in so many.
+const HAS_ALL: u64 = 20;
+const ADDS_NOTHING: u64 = 64;
+
 const SETTLES_AFTER: Duration = Duration::from_millis(20);
 const SETTLES_AFTER_AT_MOST: Duration = Duration::from_millis(500);
-
-/// What polls of a request were seen to add, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Jump {
-    /// At most.
-    pub(crate) largest: f64,
-    /// At most, after the first that added something.
-    pub(crate) later: f64,
-    /// At most, of those that began when it seemed to be about to end; `None`: there was
-    /// none such.
-    pub(crate) ending: Option<f64>,
-}
-
-impl Jump {
-    pub(crate) fn scaled(self, by: f64) -> Self {
-        Self {
-            largest: self.largest * by,
-            later: self.later * by,
-            ending: self.ending.map(|ending| ending * by),
-        }
-    }
-}
-
-/// What one poll of a kind of requests may add, in bytes, as far as it is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct KnownJumps {
-    pub(crate) largest: f64,
-    /// After one that is about as large.
-    pub(crate) later: Option<f64>,
-    /// And when such a request seems to be about to end.
-    pub(crate) ending: Option<f64>,
-}
-
-impl KnownJumps {
-    pub(crate) fn scaled(self, by: f64) -> Self {
-        let scale = |bytes: f64| bytes * by;
-        Self {
-            largest: scale(self.largest),
-            later: self.later.map(scale),
-            ending: self.ending.map(scale),
-        }
-    }
-}
-
-/// The same, to be read by polls.
-#[derive(Debug, Default)]
-pub(in crate::running) struct JumpOfKind {
-    pub(in crate::running) largest_kib: AtomicOption,
-    pub(in crate::running) later_kib: AtomicOption,
-    pub(in crate::running) ending_kib: AtomicOption,
-}
 
 /// When something was done last, by the sampler's tick, and the longest time between two
 /// such, pauses aside.
@@ -149,13 +102,15 @@ impl Slot {
         self.is_guess.store(is_guess, Ordering::Relaxed);
         let is_large = largest_kib > 0 && largest_kib >= of_kind_kib.unwrap_or(0) / 2;
         let ending_kib = of_kind.ending_kib.get().filter(|_| is_large && self.ends());
-        let kib = match (self.grew.load(Ordering::Relaxed), of_kind.later_kib.get()) {
+        let grew = self.grew.load(Ordering::Relaxed);
+        let kib = match (grew, of_kind.later_kib.get()) {
+            (0, _) => (of_kind.first_kib.get()).unwrap_or_else(|| self.reserved_kib()),
             _ if ending_kib.is_some() => ending_kib.max(self.ending_kib.get()).unwrap_or(0),
             (_, Some(of_others_kib)) if is_large => {
                 let later_kib = u64::from(self.later_kib.load(Ordering::Relaxed));
                 of_others_kib.max(later_kib + later_kib / 8)
             }
-            (0..SHOWN, _) => {
+            (..SHOWN, _) => {
                 let shown = (largest_kib > 0).then_some(largest_kib * 4);
                 largest_kib.max(of_kind_kib.or(shown).unwrap_or_else(|| self.reserved_kib()))
             }
@@ -163,9 +118,17 @@ impl Slot {
         };
         let held_kib = self.look().held_bytes / 1024;
         let left_kib = self.need_kib.get().unwrap_or(0).saturating_sub(held_kib);
-        let kib = if left_kib > 0 { kib.min(left_kib) } else { kib };
+        // Of one that has shown nothing yet only the mean is known.
+        let is_bounded = grew > 0 && left_kib > 0;
+        let kib = if is_bounded { kib.min(left_kib) } else { kib };
         let kib = kib.min(u32::MAX.into()) as u32;
         self.jump_kib.store(kib, Ordering::Relaxed);
+        let worst_kib = of_kind
+            .worst_kib
+            .get()
+            .map(|kib| (kib as f64 * self.scale()) as u64);
+        self.rest_kib
+            .set(worst_kib.map(|worst_kib| worst_kib.saturating_sub(held_kib + u64::from(kib))));
         u64::from(kib) << 10
     }
 
@@ -178,7 +141,12 @@ impl Slot {
         }
     }
 
-    /// The same where a mistake would be the end of all: what its polls have added one may add
+    /// What it may need beyond that at the very worst, if anything is known of its kind.
+    pub(in crate::running) fn rest_bytes(&self) -> Option<u64> {
+        self.rest_kib.get().map(|kib| kib << 10)
+    }
+
+    /// What it may add where a mistake would be the end of all: what its polls have added one may add
     /// again, whatever it is expected to need.
     pub(in crate::running) fn jump_at_worst(&self) -> u64 {
         let shown_kib = self.later_kib.load(Ordering::Relaxed);
@@ -209,6 +177,22 @@ impl Slot {
     /// It holds half of what it is expected to, or more.
     pub(in crate::running) fn is_half_way(&self) -> bool {
         self.look().held_bytes / 512 >= self.need_kib.get().unwrap_or(0)
+    }
+
+    /// It holds about what it needs, and its next poll adds next to nothing to that, as far as
+    /// was seen of such requests: it only has to be polled in order to end.
+    pub(in crate::running) fn adds_nothing(&self) -> bool {
+        let held_kib = self.look().held_bytes / 1024;
+        let need_kib = self.need_kib.get().unwrap_or(u64::MAX);
+        let has_about_all = self.ends() || need_kib <= held_kib + held_kib / HAS_ALL;
+        let jump_kib = u64::from(self.jump_kib.load(Ordering::Relaxed));
+        held_kib > 0 && has_about_all && jump_kib <= held_kib / ADDS_NOTHING
+    }
+
+    /// It has grown, to all that it is expected to hold.
+    pub(in crate::running) fn has_all(&self) -> bool {
+        let held_kib = self.look().held_bytes / 1024;
+        held_kib > 0 && held_kib >= self.need_kib.get().unwrap_or(u64::MAX)
     }
 
     /// It is polled.
