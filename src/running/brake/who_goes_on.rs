@@ -363,6 +363,25 @@ mod tests {
     }
 
     #[test]
+    fn who_was_polled_not_long_ago_may_be_about_to_end() {
+        let stuck = |moves, idle| {
+            let other = Runner {
+                moves,
+                idle,
+                ..runner(10.0, 30.0)
+            };
+            let paused = Runner {
+                paused: true,
+                ..runner(10.0, 30.0)
+            };
+            plan(5e6, &[other, paused], None).stuck
+        };
+        assert_eq!(stuck(true, false), Stuck::No);
+        assert_eq!(stuck(false, false), Stuck::ForNow);
+        assert_eq!(stuck(false, true), Stuck::Yes);
+    }
+
+    #[test]
     fn the_worst_need_of_the_first_stays_free() {
         let mut unknown = runner(2.0, 1.0);
         unknown.worst_bytes = 118e6;
