@@ -60,7 +60,7 @@ pub(crate) struct Plan {
 }
 
 /// Whether anybody gets on who is not paused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) enum Stuck {
     #[default]
     No,

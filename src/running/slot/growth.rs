@@ -146,8 +146,8 @@ impl Slot {
         self.rest_kib.get().map(|kib| kib << 10)
     }
 
-    /// What it may add where a mistake would be the end of all: what its polls have added one may add
-    /// again, whatever it is expected to need.
+    /// What it may add where a mistake would be the end of all: what its polls have added one
+    /// may add again, whatever it is expected to need.
     pub(in crate::running) fn jump_at_worst(&self) -> u64 {
         let shown_kib = self.later_kib.load(Ordering::Relaxed);
         self.jump_within(None).max(u64::from(shown_kib) << 10)
