@@ -252,7 +252,8 @@ settings! {
             "`open` falls back to counts, `closed` rejects";
 
     /// May cancel requests in flight when memory is about to be full by growth that no
-    /// pause stops, or when nobody in flight gets on any more. Default `false`.
+    /// pause stops, or when nobody in flight gets on any more; where requests are never paused
+    /// ([`max_pause`](Self::max_pause) zero), also at 97 % of the limit. Default `false`.
     ///
     /// As many are cancelled as free what is missing, where that can be told; those of
     /// which least is lost, no critical work, and none whose response has begun. At most a
@@ -265,13 +266,14 @@ settings! {
         is SWITCH read ["MEMORY_GUARD_CANCEL"] "`false`"
             "`true`: may cancel requests in flight as a last resort";
 
-    /// Most that a request in flight is paused, in all, so that others can end: while
-    /// it is not polled, it does not grow. From 1 ms to a year; default 5 s; zero: requests
-    /// are never paused. See `docs/braking.md`.
+    /// For how long a request in flight is paused, in all, before it comes first in the order:
+    /// while it is not polled, it does not grow, and others can end. It still needs room then,
+    /// so a pause may be longer. From 1 ms to a year; default 5 s; zero: requests are never
+    /// paused. See `docs/braking.md`.
     max_pause: Duration = Duration::from_secs(5),
         by max_pause(pause: Duration) pause, log debug,
         is TIME_OR_NEVER read ["MEMORY_GUARD_MAX_PAUSE_SEC"] "`5`"
-            "most that a request in flight is paused, in all, so that others can end; 0: never";
+            "paused for so long, in all, a request in flight comes first in the order, and still needs room; 0: never paused";
 
     /// A file that keeps what was learned of requests, so that the next process starts
     /// from it, also after a kill. Default: none; to the builder an empty path is none.

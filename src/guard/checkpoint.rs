@@ -138,9 +138,9 @@ impl Permit {
     /// that is reserved. The more checkpoints, the less has to be free for each part:
     /// call it before each part that grows.
     ///
-    /// Blocks while the guard pauses requests, and for
-    /// [`max_pause`](crate::MemoryGuardBuilder::max_pause) (default 5 s) in all before
-    /// the work goes before all others. With critical [priority](crate::Priority) it
+    /// Blocks while there is no room; after
+    /// [`max_pause`](crate::MemoryGuardBuilder::max_pause) (default 5 s) in all the work
+    /// comes first in the order, and still needs room. With critical [priority](crate::Priority) it
     /// never does, nor where 256 threads of the process are blocked by checkpoints
     /// already, nor where a guarded request, body or followed future is polled on this
     /// thread: those are paused between their polls. Other async work must use

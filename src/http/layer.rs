@@ -59,7 +59,7 @@ impl MemoryGuardLayer {
     /// | `MEMORY_GUARD_CGROUP_PATH` | discovered | a directory that holds a control group's files |
     /// | `MEMORY_GUARD_ON_SENSOR_FAILURE` | `open` | `open` falls back to counts, `closed` rejects |
     /// | `MEMORY_GUARD_CANCEL` | `false` | `true`: may cancel requests in flight as a last resort |
-    /// | `MEMORY_GUARD_MAX_PAUSE_SEC` | `5` | most that a request in flight is paused, in all, so that others can end; 0: never |
+    /// | `MEMORY_GUARD_MAX_PAUSE_SEC` | `5` | paused for so long, in all, a request in flight comes first in the order, and still needs room; 0: never paused |
     /// | `MEMORY_GUARD_STATE` | none | a file that keeps what was learned, also through a kill |
     ///
     /// A share without `%` up to 1 is a fraction, above it a percentage. Sizes
