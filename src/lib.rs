@@ -54,7 +54,8 @@
 //! forecast to fit. It does so best if it knows what each request holds: put the
 //! `account` feature's `TrackingAllocator` in the place of the global allocator, and
 //! it predicts from what requests like this one went on to need. Without, it goes
-//! by the process's usage, on the safe side. The [ladder](Policy::Ladder) bounds the
+//! by what their polls are found to add, once enough have been seen, and else by the
+//! process's usage, on the safe side. The [ladder](Policy::Ladder) bounds the
 //! number of requests in flight by levels of [`Pressure`] as well; it is chosen by
 //! setting one of its thresholds or `MAX_CONCURRENT`. See `docs/architecture.md`
 //! for the formulas.
