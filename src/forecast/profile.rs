@@ -47,9 +47,9 @@ const MOST_SEEN: f64 = 100_000.0;
 ///
 /// A new one needs the mean of the histogram, corrected by what predictions
 /// lately missed if that is significant. Until it has been seen not to happen,
-/// with a probability of 1/(2n + 2) after n requests it needs the configured
-/// estimate instead (the mean for an event that has not occurred in n trials,
-/// starting from Jeffreys's prior).
+/// with a probability of 1/(2n + 2) after n requests, and more after the first
+/// few, it needs the configured estimate instead (the mean for an event that has
+/// not occurred in n trials, starting from Jeffreys's prior).
 #[derive(Clone, Debug)]
 pub(super) struct Profile {
     prior_bytes: f64,
