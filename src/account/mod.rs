@@ -25,7 +25,7 @@
 //! frames of an upload) shows that much less. An account never falls below nothing,
 //! so that hides no more than what is held then. Frames of a response's body leave
 //! the account when they are sent. Figures are published at the end of
-//! each poll, and within one every 64 KiB.
+//! each poll, and within one every 48 KiB.
 //!
 //! # Cost
 //!

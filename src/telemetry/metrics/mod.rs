@@ -1,8 +1,8 @@
 //! Metrics through the `metrics` facade, published with the samples.
 //!
 //! Nothing is recorded while a request passes: totals are published by the
-//! sampler, at most once a second. Handles are asked for at each publication,
-//! so a recorder that is installed after the guard still gets all totals.
+//! sampler, at most once a second but where something is to be said. Handles are asked for at
+//! each publication, so a recorder that is installed after the guard still gets all totals.
 
 mod table;
 

@@ -203,9 +203,11 @@ mod tests {
 <!-- Made from src/telemetry/metrics/table.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib metrics -->
 
 Published through the [`metrics`](https://docs.rs/metrics) facade (feature `metrics`, on by
-default), so any exporter shows them. The guard's sampler publishes them at most once a
-second; nothing is looked up, recorded or allocated while a request passes. A recorder
-that is installed after the guard still gets all of them but the waits before.
+default), so any exporter shows them. The guard's sampler publishes them once a second at
+most, and with a full sample that finds another level or limit, or that memory cannot be read
+or can again; of a source that no thread reads, with each full sample. Nothing is looked up, recorded or allocated
+while a request passes. A recorder that is installed after the guard still gets all of them
+but the waits before.
 
 Guards with a name (`MemoryGuardLayer::builder().name(…)`) add the label `guard`. Labels
 are bounded: at most 64 classes (the last one is `other`, and requests without a class have
