@@ -31,6 +31,7 @@ mod taken;
 mod turn;
 mod who_goes_on;
 
+pub(crate) use sweep::{Swept, Trust};
 pub(crate) use taken::Taken;
 use turn::Turn;
 pub(crate) use who_goes_on::{Growth, Runner, STEPS, Stuck};
@@ -57,6 +58,8 @@ pub(crate) struct Brake {
     /// What it must leave free, in bytes, beside all that it needs itself.
     newcomer_least: AtomicI64,
     paused: AtomicU32,
+    /// Of those nobody polls so many, though they were woken.
+    left: AtomicU32,
     /// Polls that found room.
     passed: AtomicU64,
     state: Mutex<State>,
@@ -76,6 +79,10 @@ struct State {
     front: Option<SlotRef>,
 }
 
+/// Who is woken is polled before so many samples have been taken, 5 ms apart while somebody
+/// is paused.
+const LEFT_AFTER_SWEEPS: u32 = 50;
+
 /// A poller that is paused.
 #[derive(Debug)]
 struct Pausing {
@@ -83,13 +90,18 @@ struct Pausing {
     /// That it runs for.
     guard: usize,
     waker: Waker,
-    /// Woken, and not back yet.
-    woken: bool,
+    /// Woken, and not back since so many sweeps; 0: not woken.
+    woken: u32,
     /// It goes on whatever the headroom is.
     forced: bool,
 }
 
 impl Pausing {
+    /// Whoever polls it does something else: it is not to hold up the others.
+    fn is_left(&self) -> bool {
+        self.woken > LEFT_AFTER_SWEEPS
+    }
+
     /// Of whoever has that now.
     fn slot(&self) -> &'static Slot {
         self.request.slot()
@@ -102,29 +114,6 @@ pub(crate) struct Running {
     pub(crate) request: SlotRef,
     pub(crate) place: Place,
     pub(crate) runner: Runner,
-}
-
-/// What a sweep found.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Swept {
-    pub(crate) paused: u32,
-    /// What must stay free so that all can end, one after the other.
-    pub(crate) safe_bytes: f64,
-    pub(crate) stuck: Stuck,
-    /// Polls that found room so far: while it stays the same, nobody gets on.
-    pub(crate) passed: u64,
-}
-
-/// Who goes on where nobody gets on, though what it may add is more than there is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Trust {
-    /// Of whom that is only guessed.
-    pub(crate) guesses: bool,
-    /// Who is about to end, as far as can be told, or holds all that it is expected to: it
-    /// most likely adds nothing.
-    pub(crate) endings: bool,
-    /// Anybody: it is the only one, and nothing will be given back.
-    pub(crate) anybody: bool,
 }
 
 impl Brake {
@@ -155,6 +144,11 @@ impl Brake {
     #[inline]
     pub(crate) fn paused(&self) -> u32 {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Somebody is paused, and would go on with more room.
+    pub(crate) fn wants_room(&self) -> bool {
+        self.paused() > self.left.load(Ordering::Relaxed)
     }
 
     /// How often pollers were paused so far.
@@ -234,7 +228,8 @@ impl Brake {
         // AcqRel, here and where it is counted: of two who take the last of it at once,
         // at least one sees the other's part.
         let fits = self.headroom_bytes() >= keep_bytes;
-        if fits {
+        // By who goes on and never ends nobody else gets on.
+        if fits && !slot.is_idle() {
             self.passed.fetch_add(1, Ordering::Relaxed);
         }
         fits.then_some(taken)
@@ -279,7 +274,7 @@ impl Brake {
         let known = place.and_then(|place| Some((place, state.pausing.get_mut(place)?)));
         let (place, before) = match known {
             Some((place, pausing)) => {
-                pausing.woken = false;
+                pausing.woken = 0;
                 pausing.forced |= cancelled;
                 (place, Some(std::mem::replace(&mut pausing.waker, kept)))
             }
@@ -288,7 +283,7 @@ impl Brake {
                     request: slot.request(),
                     guard,
                     waker: kept,
-                    woken: false,
+                    woken: 0,
                     forced: cancelled,
                 });
                 self.paused.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,6 @@
-use std::task::Waker;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use super::brake::{Brake, Runner, Running as InFlight, STEPS, Stuck, Trust};
@@ -8,6 +10,25 @@ use crate::class::tag::Tag;
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;
 const OTHER: usize = 2;
+
+/// Counts how often it is woken.
+struct Woken(AtomicU32);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Woken {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicU32::new(0)))
+    }
+
+    fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 fn brake() -> &'static Brake {
     Box::leak(Box::default())
@@ -403,4 +424,73 @@ fn what_has_been_added_since_is_not_left() {
     taken.charge(4 * MIB);
     assert_eq!(brake.added_since(before), 4 << 20);
     assert_eq!(brake.added_since(brake.grown_bytes()), 0);
+}
+
+#[test]
+fn who_goes_on_without_end_does_not_seem_to_get_on() {
+    let brake = brake();
+    brake.publish(0, 10 * MIB, 0);
+    let stream = slot(1);
+    let passed = || brake.sweep(10 * MIB, None, false).passed;
+    assert!(brake.take(stream, 1 << 10).is_some());
+    assert_eq!(passed(), 1);
+    stream.set_idle(true);
+    assert!(brake.take(stream, 1 << 10).is_some());
+    assert_eq!(passed(), 1);
+}
+
+#[test]
+fn who_is_woken_and_not_polled_holds_up_nobody() {
+    let brake = brake();
+    brake.publish(0, 20 * MIB, 0);
+    let running: &Running = Box::leak(Box::default());
+    let slots = [(); 2].map(|()| {
+        let slot = running.take(16 << 10, Tag::NONE, Duration::ZERO).unwrap();
+        running.jump_bytes(slot);
+        slot
+    });
+    let woken = [Woken::new(), Woken::new()];
+    let wakers: Vec<Waker> = woken.iter().cloned().map(Waker::from).collect();
+    let park = |place, index: usize| {
+        brake.park(place, slots[index], GUARD, &wakers[index], Duration::ZERO)
+    };
+    let first = park(None, 0);
+    park(None, 1);
+    let sweep = || brake.sweep(20 * MIB, None, false);
+    sweep();
+    let counts = || [woken[0].count(), woken[1].count()];
+    assert_eq!(counts(), [1, 0]);
+    (0..100).for_each(|_| {
+        sweep();
+    });
+    assert_eq!(counts(), [1, 1]);
+    // It comes back, and is waited for again.
+    park(Some(first), 0);
+    sweep();
+    assert_eq!(counts(), [2, 1]);
+    assert!(brake.wants_room());
+}
+
+#[test]
+fn who_went_on_by_force_and_is_not_polled_is_not_chosen_again() {
+    let brake = brake();
+    brake.publish(0, 0, 0);
+    let running: &Running = Box::leak(Box::default());
+    let places = [8, 8].map(|mib| {
+        let slot = running.take(mib << 10, Tag::NONE, Duration::ZERO).unwrap();
+        running.jump_bytes(slot);
+        park(brake, slot, GUARD)
+    });
+    let forced = || places.map(|place| brake.is_forced(place));
+    assert!(brake.force_first(12 << 20, Trust::default()));
+    let chosen = forced();
+    assert!(brake.force_first(12 << 20, Trust::default()));
+    assert_eq!(forced(), chosen);
+    (0..100).for_each(|_| {
+        brake.sweep(0, None, false);
+    });
+    // In the end it takes what it was let take.
+    assert!(!brake.force_first(12 << 20, Trust::default()));
+    assert!(brake.force_first(16 << 20, Trust::default()));
+    assert_eq!(forced(), [true, true]);
 }

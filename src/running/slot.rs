@@ -56,6 +56,8 @@ pub(crate) struct Slot {
     rest_kib: AtomicOption,
     /// That is what was reserved: no poll, of it or of its kind, has added anything yet.
     is_guess: AtomicBool,
+    /// For long it has not been polled, or added nothing.
+    is_idle: AtomicBool,
     /// The most that one poll has added, and how many polls added something.
     largest_kib: AtomicU32,
     grew: AtomicU32,
@@ -205,6 +207,7 @@ impl Slot {
         self.rest_kib.set(None);
         self.ending_kib.set(None);
         self.polled.clear();
+        self.set_idle(false);
         self.grown.clear();
     }
 

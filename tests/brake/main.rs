@@ -734,6 +734,55 @@ async fn a_response_is_paused_between_its_frames() {
     server.nothing_is_left().await;
 }
 
+/// The first is a stream that never ends.
+async fn stream_or_grow(state: State<Stage>, permit: Extension<Permit>) -> Body {
+    if state.0.taken() > 0 {
+        return Body::from(grow(state, permit).await);
+    }
+    state.0.took();
+    let ticks = stream::unfold(Vec::new(), |held| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let held = if held.is_empty() { block() } else { held };
+        Some((Ok::<_, std::io::Error>(Bytes::from_static(b"tick")), held))
+    });
+    Body::from_stream(ticks)
+}
+
+#[tokio::test]
+async fn beside_a_stream_that_never_ends_the_others_do_not_stand_still() {
+    let server = Server::new(get(stream_or_grow)).await;
+    let mut stream = server.get().await.unwrap().into_body();
+    let read = Arc::new(AtomicUsize::new(0));
+    let frames = Arc::clone(&read);
+    let reads = tokio::spawn(async move {
+        while stream.frame().await.is_some() {
+            frames.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    eventually("it is known by what it adds", || {
+        server.guard.sample_now();
+        read.load(Ordering::Relaxed) >= 40
+    })
+    .await;
+    let response = server.get();
+    eventually("it has begun", || server.stage.taken() == 2).await;
+    // Less than is kept for those that are stuck, and enough for what it adds.
+    server.memory.set_usage_bytes(980 * MIB);
+    server.guard.sample_now();
+    server.stage.allow(1);
+    eventually("it is paused", || server.paused() == 1).await;
+    eventually("it goes on all the same", || {
+        server.guard.sample_now();
+        server.stage.taken() == 3
+    })
+    .await;
+    server.stage.allow(2);
+    server.fill(10);
+    assert_eq!(text(response.await.unwrap()).await, "4 blocks");
+    reads.abort();
+    server.nothing_is_left().await;
+}
+
 #[tokio::test]
 async fn a_checkpoint_that_is_given_up_leaves_nothing_behind() {
     let (layer, memory) = guarded(|builder| builder);

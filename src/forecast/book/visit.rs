@@ -27,6 +27,8 @@ struct Expected {
     need: Moments,
     growth: Growth,
     settled: bool,
+    /// It has been for long.
+    lasts: bool,
     worst_bytes: f64,
 }
 
@@ -185,6 +187,7 @@ fn expect(
         need,
         growth: growth.map(|bytes| bytes * scale as f32),
         settled: seen.flat >= look.slot.settles_after(profile.gap_ms()),
+        lasts: seen.flat >= SETTLED_AFTER,
         worst_bytes: profile.worst_bytes() * scale,
     }
 }
@@ -215,6 +218,7 @@ fn runner(look: &Look<'static>, running: &Requests, expected: &Expected) -> Runn
             worst_bytes: (expected.worst_bytes.max(most_bytes) - held) as f32,
             jump_bytes: running.jump_bytes(look.slot) as f32,
             settled: expected.settled,
+            idle: expected.lasts,
             ..Runner::default()
         },
     }

@@ -188,7 +188,17 @@ impl Regulator {
     pub(super) fn tell_runners(&self, mut runners: Vec<Running>, now: Duration) {
         let longest = self.state.live.max_pause();
         self.state.rank(now);
-        let is_front = |running: &Running| running.request.slot().place().is_front();
+        for running in &mut runners {
+            let slot = running.request.slot();
+            let (moves, idle) = slot.gets_on(now);
+            running.runner.moves = moves;
+            running.runner.idle |= idle;
+            slot.set_idle(running.runner.idle);
+        }
+        let is_front = |running: &Running| {
+            let slot = running.request.slot();
+            slot.place().is_front() && (slot.is_paused() || !running.runner.idle)
+        };
         let mut front = runners.iter().any(is_front);
         for running in &mut runners {
             let slot = running.request.slot();
@@ -198,7 +208,6 @@ impl Regulator {
                 slot.to_the_front();
             }
             running.place = slot.place();
-            (running.runner.moves, running.runner.idle) = slot.gets_on(now);
         }
         self.state.brake.tell(self.state.board_key(), runners);
     }
@@ -246,6 +255,8 @@ impl Regulator {
     /// outranks everything: behind it all are lost.
     fn unstick(&self, swept: Swept, stuck_for: Duration, now: Duration) {
         let gives_up = swept.stuck == Stuck::Yes && stuck_for >= GIVES_UP_AFTER;
+        let in_flight = self.state.limiter.all_in_flight();
+        let is_alone = swept.alone_of.is_some_and(|all| all == in_flight);
         // Who went on since the last sample takes of what that found.
         let grown_bytes = self.grown_before.load(Ordering::Relaxed);
         let added_bytes = self.state.brake.added_since(grown_bytes);
@@ -264,7 +275,7 @@ impl Regulator {
             let trust = Trust {
                 endings: others_take_it || may_end_all_the_same(stuck_for, left_bytes, limit_bytes),
                 guesses: gives_up,
-                anybody: gives_up && self.state.is_one_alone(),
+                anybody: gives_up && (self.state.is_one_alone() || is_alone),
             };
             (left_bytes, trust)
         };

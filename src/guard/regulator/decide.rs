@@ -126,7 +126,7 @@ impl Regulator {
         let needed_bytes = reserved_bytes.saturating_add(next_bytes);
         let fits = are_within(needed_bytes, decision.allowance_bytes);
         control.kept_out = decision.gate || !(fits || fits_alone);
-        if self.state.brake.paused() > 0 {
+        if self.state.brake.wants_room() {
             // Who waits holds nothing: it comes after those that are paused.
             let decision = &mut control.decision;
             let most_bytes = decision.allowance_bytes.unwrap_or(reserved_bytes);

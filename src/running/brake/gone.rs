@@ -23,6 +23,7 @@ impl Brake {
             ongoing: _,
             unheld_ongoing: _,
             paused: _,
+            left: _,
             grown,
             unheld,
             ceiling,

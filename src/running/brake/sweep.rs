@@ -4,10 +4,35 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::turn::Turn;
-use super::who_goes_on::Plan;
-use super::{Brake, Pausing, Runner, Running, State, Swept, Trust, who_goes_on};
+use super::who_goes_on::{Plan, Stuck};
+use super::{Brake, Pausing, Runner, Running, State, who_goes_on};
 use crate::running::place::CRITICAL;
 use crate::sync::foreign;
+
+/// What a sweep found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Swept {
+    pub(crate) paused: u32,
+    /// What must stay free so that all can end, one after the other.
+    pub(crate) safe_bytes: f64,
+    pub(crate) stuck: Stuck,
+    /// Of so many requests only one is not idle, and that is paused: they give nothing back.
+    pub(crate) alone_of: Option<u32>,
+    /// Polls that found room so far: while it stays the same, nobody gets on.
+    pub(crate) passed: u64,
+}
+
+/// Who goes on where nobody gets on, though what it may add is more than there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trust {
+    /// Of whom that is only guessed.
+    pub(crate) guesses: bool,
+    /// Who is about to end, as far as can be told, or holds all that it is expected to: it
+    /// most likely adds nothing.
+    pub(crate) endings: bool,
+    /// Anybody: it is the only one, and nothing will be given back.
+    pub(crate) anybody: bool,
+}
 
 impl Brake {
     /// Says who may grow, and wakes those for whom there is room.
@@ -23,6 +48,7 @@ impl Brake {
             paused: self.paused(),
             safe_bytes: f64::from(plan.safe_bytes),
             stuck: plan.stuck,
+            alone_of: plan.alone_of,
             passed: self.passed.load(Ordering::Relaxed),
         };
         drop(state);
@@ -34,9 +60,14 @@ impl Brake {
         let mut all: Vec<&Running> = state.runners.iter().flat_map(|(_, some)| some).collect();
         all.sort_unstable_by_key(|running| running.place);
         all.retain(|running| !running.request.is_over());
+        let paused = state.pausing.iter().map(|(_, one)| one);
+        let left: Vec<_> = paused.filter(|one| one.is_left()).collect();
+        self.left.store(left.len() as u32, Ordering::Relaxed);
+        let is_left = |request| left.iter().any(|one| one.request == request);
         // Since they were looked at one may have gone on.
         let now = |running: &&Running| Runner {
             paused: running.request.slot().is_paused(),
+            moves: running.runner.moves && !is_left(running.request),
             ..running.runner
         };
         let known: Vec<Runner> = all.iter().map(now).collect();
@@ -69,10 +100,11 @@ impl Brake {
             let fits = keep_bytes.is_some_and(|keep| headroom - jump_bytes >= keep);
             one.forced |= freed == Some(one.guard);
             if fits || one.forced {
-                headroom -= jump_bytes;
-                if !std::mem::replace(&mut one.woken, true) {
+                headroom -= if one.is_left() { 0 } else { jump_bytes };
+                if one.woken == 0 {
                     wakers.push(one.waker.clone());
                 }
+                one.woken = one.woken.saturating_add(1);
             }
         }
         wakers
@@ -89,7 +121,16 @@ impl Brake {
         let held_bytes = |one: &Pausing| one.slot().look().held_bytes;
         let most_bytes = pausing.iter().map(|(_, one)| held_bytes(one)).max();
         let jump_bytes = |one: &Pausing| one.slot().jump_at_worst();
-        let waiting = pausing.iter_mut().map(|(_, one)| one).filter(|one| {
+        // Whoever was told so and is not polled takes that in the end.
+        let is_told = |one: &Pausing| one.forced && one.is_left();
+        let told = pausing
+            .iter()
+            .map(|(_, one)| one)
+            .filter(|one| is_told(one));
+        let told_bytes = told.map(jump_bytes).fold(0, u64::saturating_add);
+        let left_bytes = left_bytes.saturating_sub(told_bytes);
+        let others = pausing.iter_mut().map(|(_, one)| one);
+        let waiting = others.filter(|one| !is_told(one)).filter(|one| {
             let may_guess = trust.guesses && one.slot().is_guess();
             let may_go_on = left_bytes > 0 && (may_guess || trust.anybody);
             let ends = one.slot().ends();
@@ -109,6 +150,7 @@ impl Brake {
         });
         let waker = first.map(|one| {
             one.forced = true;
+            one.woken = one.woken.max(1);
             one.waker.clone()
         });
         drop(state);

@@ -39,7 +39,8 @@ pub(crate) struct Runner {
     /// memory lends its place.
     pub(crate) moves: bool,
     pub(crate) paused: bool,
-    /// Nobody has polled it for long: it may be a stream that waits for hours.
+    /// Nobody has polled it for long, or its polls have added nothing for as long: it may be a
+    /// stream that lasts for hours.
     pub(crate) idle: bool,
 }
 
@@ -57,6 +58,8 @@ pub(crate) struct Plan {
     /// What must stay free so that all can end, one after the other.
     pub(crate) safe_bytes: f32,
     pub(crate) stuck: Stuck,
+    /// Of so many only one is not idle, and that is paused: they give nothing back.
+    pub(crate) alone_of: Option<u32>,
 }
 
 /// Whether anybody gets on who is not paused.
@@ -133,7 +136,7 @@ impl Runner {
 
     /// What it gives back: at its end if it gets on, or else what is expected of it.
     fn gives_back(&self) -> f32 {
-        match self.moves {
+        match self.moves && !self.idle {
             true => self.held_bytes,
             false => (-self.growth[STEPS - 1]).clamp(0.0, self.held_bytes),
         }
@@ -186,7 +189,14 @@ pub(crate) fn plan(room_bytes: f32, runners: &[Runner], front: Option<usize>) ->
         newcomer_least_bytes: order.least_bytes(),
         safe_bytes: order.safe_bytes,
         stuck: Stuck::of(runners),
+        alone_of: alone_of(runners),
     }
+}
+
+fn alone_of(runners: &[Runner]) -> Option<u32> {
+    let mut others = runners.iter().filter(|one| one.paused || !one.idle);
+    let alone = others.next().is_some_and(|one| one.paused) && others.next().is_none();
+    alone.then_some(runners.len() as u32)
 }
 
 /// An order in which all can end, and how many of them for sure: the first whose claim
@@ -295,102 +305,4 @@ pub(crate) const STEPS: usize = 20;
 pub(crate) type Growth = [f32; STEPS];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn runner(held: f32, need: f32) -> Runner {
-        Runner {
-            held_bytes: held * 1e6,
-            growth: [need * 1e6; STEPS],
-            need_bytes: need * 1e6,
-            worst_bytes: need * 1e6,
-            jump_bytes: 1e6,
-            settled: need == 0.0,
-            moves: true,
-            paused: false,
-            idle: false,
-        }
-    }
-
-    fn turns(room: f32, runners: &[Runner]) -> Vec<Turn> {
-        plan(room * 1e6, runners, None).turns
-    }
-
-    #[test]
-    fn as_many_as_fit_go_on_in_their_order() {
-        let turns = turns(
-            50.0,
-            &[runner(10.0, 30.0), runner(10.0, 30.0), runner(1.0, 15.0)],
-        );
-        // The third fits where the second does not.
-        assert_eq!(turns, [Turn::Keep(0.0), Turn::Hold, Turn::Keep(30e6)]);
-    }
-
-    #[test]
-    fn where_no_order_is_safe_the_one_that_needs_least_goes_on() {
-        let turns = turns(5.0, &[runner(10.0, 30.0), runner(10.0, 20.0)]);
-        assert_eq!(turns, [Turn::Hold, Turn::Keep(0.0)]);
-    }
-
-    #[test]
-    fn who_needs_nothing_more_is_always_let_go() {
-        let turns = turns(5.0, &[runner(10.0, 30.0), runner(40.0, 0.0)]);
-        assert_eq!(turns[1], Turn::Free);
-        // And then there is room for the first.
-        assert_ne!(turns[0], Turn::Free);
-    }
-
-    #[test]
-    fn who_does_not_get_on_comes_after_the_others() {
-        let mut idle = runner(10.0, 30.0);
-        idle.moves = false;
-        let turns = turns(40.0, &[idle, runner(10.0, 30.0)]);
-        assert_eq!(turns[1], Turn::Keep(0.0));
-        // But nobody takes what it needs to end after them.
-        assert_eq!(turns[0], Turn::Keep(30e6));
-    }
-
-    #[test]
-    fn what_is_given_back_in_time_makes_room() {
-        let mut ending = runner(40.0, 0.0);
-        ending.growth = [-40e6; STEPS];
-        ending.growth[0] = 0.0;
-        let mut later = runner(10.0, 9.0);
-        later.growth[0] = 5e6;
-        later.growth[9] = 20e6;
-        let turns = turns(10.0, &[ending, later, later]);
-        assert_eq!(turns, [Turn::Free, Turn::Keep(0.0), Turn::Keep(5e6)]);
-    }
-
-    #[test]
-    fn who_was_polled_not_long_ago_may_be_about_to_end() {
-        let stuck = |moves, idle| {
-            let other = Runner {
-                moves,
-                idle,
-                ..runner(10.0, 30.0)
-            };
-            let paused = Runner {
-                paused: true,
-                ..runner(10.0, 30.0)
-            };
-            plan(5e6, &[other, paused], None).stuck
-        };
-        assert_eq!(stuck(true, false), Stuck::No);
-        assert_eq!(stuck(false, false), Stuck::ForNow);
-        assert_eq!(stuck(false, true), Stuck::Yes);
-    }
-
-    #[test]
-    fn the_worst_need_of_the_first_stays_free() {
-        let mut unknown = runner(2.0, 1.0);
-        unknown.worst_bytes = 118e6;
-        let mut other = runner(2.0, 1.0);
-        other.worst_bytes = 150e6;
-        let plan = plan(200e6, &[unknown, other], None);
-        assert_eq!(plan.turns[1], Turn::Keep(118e6));
-        assert_eq!(plan.newcomer, Turn::Keep(148e6));
-        // If it can end before them, what they are expected to add.
-        assert_eq!(plan.newcomer_least_bytes, 2e6);
-    }
-}
+mod tests;

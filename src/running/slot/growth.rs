@@ -153,6 +153,15 @@ impl Slot {
         self.jump_within(None).max(u64::from(shown_kib) << 10)
     }
 
+    /// It may be a stream that lasts for hours.
+    pub(in crate::running) fn is_idle(&self) -> bool {
+        self.is_idle.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_idle(&self, idle: bool) {
+        self.is_idle.store(idle, Ordering::Relaxed);
+    }
+
     /// Nobody has seen what a poll of such a request adds.
     pub(in crate::running) fn is_guess(&self) -> bool {
         self.is_guess.load(Ordering::Relaxed)
