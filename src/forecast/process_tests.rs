@@ -78,7 +78,8 @@ fn expected_mib(each_mib: u64, in_polls_mib: u64, waiting: u32) -> u64 {
     for round in 0..12 {
         let tag = crate::class::tag::Tag::NONE;
         let pair = [(); 2].map(|()| running.take(200 << 10, tag, Duration::ZERO).unwrap());
-        pair.iter().for_each(|slot| slot.polled(1));
+        pair.iter()
+            .for_each(|slot| slot.polled(Duration::from_millis(1)));
         sample(2, 0, round * 2);
         for step in 1..=4 {
             pair.iter()

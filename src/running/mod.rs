@@ -71,7 +71,7 @@ impl Running {
             let bit = 1 << (tag.key.index() % 64);
             self.critical[tag.key.index() / 64].fetch_or(bit, Ordering::Relaxed);
         }
-        slot.begin(reserved_kib, tag, now.as_millis() as u32);
+        slot.begin(reserved_kib, tag, now.as_millis() as u64);
         Some(slot)
     }
 

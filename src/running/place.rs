@@ -8,7 +8,7 @@ pub(crate) struct Place {
     /// Priority and its tenant's share, or before all if it has been paused for as long as
     /// it may be.
     pub(super) rank: u8,
-    pub(super) began_ms: u32,
+    pub(super) began_ms: u64,
     pub(super) shard: u8,
     pub(super) index: u32,
 }

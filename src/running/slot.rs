@@ -34,7 +34,7 @@ pub(crate) struct Slot {
     /// What is known of the request: its tag's bits.
     tag: AtomicU64,
     /// When it began, by the sampler's last tick.
-    began_ms: AtomicU32,
+    began_ms: AtomicU64,
     reserved_kib: AtomicU64,
     held: Holding,
     /// Bytes that the allocator does not see, as the work says.
@@ -146,7 +146,7 @@ impl Slot {
 
     /// A request begins; the slot is taken.
     #[inline]
-    pub(super) fn begin(&self, reserved_kib: u64, tag: Tag, now_ms: u32) {
+    pub(super) fn begin(&self, reserved_kib: u64, tag: Tag, now_ms: u64) {
         self.tag.store(tag.bits(), Ordering::Relaxed);
         self.reserved_kib.store(reserved_kib, Ordering::Relaxed);
         self.began_ms.store(now_ms, Ordering::Relaxed);

@@ -112,3 +112,41 @@ fn threads_take_and_end_slots_while_looks_go_on() {
     let counted: u32 = totals.iter().sum();
     assert_eq!(counted as usize + seen.into_inner(), 20_000);
 }
+
+/// When the milliseconds since the sampler began are more than 32 bits can count: after
+/// seven weeks.
+const LONG: Duration = Duration::from_millis(1 << 32);
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn who_is_in_flight_after_seven_weeks_gets_on_as_before() {
+    let running = Running::default();
+    let slot = running.take(1, Tag::NONE, LONG - SECOND).unwrap();
+    assert_eq!(slot.gets_on(LONG), (false, false));
+    assert_eq!(slot.gets_on(LONG + SECOND), (false, true));
+    slot.polled(LONG + SECOND);
+    assert_eq!(slot.gets_on(LONG + SECOND), (true, false));
+    assert_eq!(slot.gets_on(LONG + 4 * SECOND), (false, true));
+}
+
+#[test]
+fn who_begins_after_seven_weeks_stands_behind_those_before() {
+    let running = Running::default();
+    let [before, after] =
+        [LONG - SECOND, LONG + SECOND].map(|now| running.take(1, Tag::NONE, now).unwrap());
+    assert!(before.place() < after.place());
+}
+
+#[test]
+fn a_pause_over_the_end_of_seven_weeks_counts_as_long_as_it_was() {
+    let running: &Running = Box::leak(Box::default());
+    for since in [LONG - SECOND, LONG - Duration::from_millis(1), LONG] {
+        let slot = running.take(1, Tag::NONE, since).unwrap();
+        slot.pause(since);
+        assert_eq!(slot.paused(since + SECOND).as_secs_f64().round(), 1.0);
+        // By a sample that was begun before.
+        assert_eq!(slot.paused(since - SECOND), Duration::ZERO);
+        let ms = slot.request().resume(since + 2 * SECOND);
+        assert!((1999..=2000).contains(&ms), "{ms}");
+    }
+}

@@ -22,7 +22,7 @@ pub(crate) struct Victim {
     pub(crate) bytes: u64,
     /// What was reserved for it. What it holds beyond that is no loss.
     pub(crate) reserved_bytes: u64,
-    pub(crate) age_ms: u32,
+    pub(crate) age_ms: u64,
     /// As long as others suffice: it ends soon by itself, as far as can be told, or it is in
     /// the midst of a poll and not dropped before that is over.
     pub(crate) spared: bool,
@@ -32,7 +32,7 @@ impl Victim {
     /// What of `missing_bytes` it gives, for each byte and time that is lost.
     fn worth(&self, missing_bytes: f64) -> f64 {
         let lost_bytes = self.bytes.min(self.reserved_bytes) as f64 + missing_bytes * FEW;
-        let lost = lost_bytes * (f64::from(self.age_ms) + YOUNGEST_MS);
+        let lost = lost_bytes * (self.age_ms as f64 + YOUNGEST_MS);
         (self.bytes as f64).min(missing_bytes) / lost
     }
 }
@@ -67,14 +67,14 @@ impl Running {
     /// nor critical work, nor whose memory is held by work that goes on without its future.
     /// `accounted`: what they hold is known; else as much as was reserved is taken for it.
     pub(crate) fn victims(&'static self, accounted: bool, now: Duration) -> Vec<Victim> {
-        let now_ms = now.as_millis() as u32;
+        let now_ms = now.as_millis() as u64;
         let as_victim = |slot: &'static Slot| slot.as_victim(accounted, now_ms);
         self.in_flight().filter_map(as_victim).collect()
     }
 }
 
 impl Slot {
-    fn as_victim(&'static self, accounted: bool, now_ms: u32) -> Option<Victim> {
+    fn as_victim(&'static self, accounted: bool, now_ms: u64) -> Option<Victim> {
         let request = self.request();
         let life = self.life.get();
         let place = self.place();
@@ -109,7 +109,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// MiB that are held, for so many ms, and whether it is spared. Says which.
-    fn chosen(missing: u64, requests: &[(u64, u32, bool)]) -> Vec<usize> {
+    fn chosen(missing: u64, requests: &[(u64, u64, bool)]) -> Vec<usize> {
         let running: &'static Running = Box::leak(Box::default());
         let from = requests.iter().map(|&(mib, age_ms, spared)| Victim {
             request: (running.take(1, Tag::NONE, Duration::ZERO).unwrap()).request(),
@@ -190,5 +190,14 @@ mod tests {
         assert_eq!((victims(true), victims(false)), (0, 1));
         assert!(one.request().cancel());
         assert_eq!(victims(false), 0);
+    }
+
+    #[test]
+    fn who_has_run_for_more_than_seven_weeks_is_no_younger_for_that() {
+        let running: &'static Running = Box::leak(Box::default());
+        let slot = running.take(1024, Tag::NONE, Duration::from_secs(1));
+        slot.unwrap().register(Waker::noop());
+        let now = Duration::from_millis(1 << 32);
+        assert_eq!(running.victims(false, now)[0].age_ms, (1 << 32) - 1000);
     }
 }

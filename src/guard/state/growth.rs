@@ -32,7 +32,7 @@ impl State {
         priority: Priority,
         forced: bool,
     ) -> Option<Taken> {
-        slot.polled(self.sampler.tick().as_millis() as u32);
+        slot.polled(self.sampler.tick());
         let jump_bytes = self.running.jump_bytes(slot);
         let passes = forced || priority == Priority::Critical || slot.is_cancelled();
         // The brake may be on for another guard.

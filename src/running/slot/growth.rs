@@ -43,7 +43,7 @@ impl Gaps {
     /// Two at once may count as one: they are as far from the one before.
     fn next(&self, now_ms: Option<u64>) {
         if let Some((now_ms, last_ms)) = now_ms.zip(self.last_ms.get()) {
-            let gap_ms = now_ms.saturating_sub(last_ms);
+            let gap_ms = now_ms.saturating_sub(last_ms).min(u32::MAX.into());
             self.longest_ms.fetch_max(gap_ms as u32, Ordering::Relaxed);
         }
         self.last_ms.set(now_ms);
@@ -205,8 +205,8 @@ impl Slot {
     }
 
     /// It is polled.
-    pub(crate) fn polled(&self, tick_ms: u32) {
-        self.polled.next(Some(tick_ms.into()));
+    pub(crate) fn polled(&self, tick: Duration) {
+        self.polled.next(Some(tick.as_millis() as u64));
     }
 
     /// A poll begins, with the brake on.
@@ -245,8 +245,8 @@ impl Slot {
     /// nobody has polled it, or could have while the brake was on.
     pub(crate) fn gets_on(&self, now: Duration) -> (bool, bool) {
         let began_ms = self.began_ms.load(Ordering::Relaxed);
-        let since_ms = (self.polled.last_ms.get().unwrap_or(0)).max(began_ms.into());
-        let idle_ms = u64::from(now.as_millis() as u32).saturating_sub(since_ms);
+        let since_ms = (self.polled.last_ms.get().unwrap_or(0)).max(began_ms);
+        let idle_ms = (now.as_millis() as u64).saturating_sub(since_ms);
         let gap_ms = u64::from(self.polled.longest_ms.load(Ordering::Relaxed));
         let lends_after = Duration::from_millis(gap_ms * GAPS);
         let lends_after = lends_after.clamp(LENDS_AFTER, LENDS_AFTER_AT_MOST);
@@ -295,8 +295,10 @@ impl Slot {
                 // What is there is of a request before it.
                 false => 0,
             };
-            let since = u64::from((now.as_millis() as u32).wrapping_add(1));
-            self.pause_ms.store(before | since, Ordering::Relaxed);
+            // 0 would be no pause at all.
+            let since = (now.as_millis() as u32).wrapping_add(1).max(1);
+            self.pause_ms
+                .store(before | u64::from(since), Ordering::Relaxed);
             if !was_paused {
                 self.told_ms.store(0, Ordering::Relaxed);
                 self.life.say(Fact::Paused);
@@ -311,7 +313,12 @@ impl Slot {
         let pause_ms = self.pause_ms.load(Ordering::Relaxed);
         let ms = match (pause_ms & SINCE) as u32 {
             0 => 0,
-            since => (now.as_millis() as u32).saturating_sub(since - 1),
+            since => {
+                // The clock's bits begin anew after seven weeks. What is more than half of
+                // that has not begun yet: `now` may be older.
+                let ms = (now.as_millis() as u32).wrapping_sub(since - 1);
+                if ms > u32::MAX / 2 { 0 } else { ms }
+            }
         };
         ((pause_ms >> 32) as u32, ms)
     }
