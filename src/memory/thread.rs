@@ -2,6 +2,7 @@
 
 mod again;
 mod forked;
+mod there;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -32,6 +33,8 @@ pub(crate) struct Sampler {
     /// Its one source is its user's.
     given: bool,
     thread: Mutex<Option<Thread>>,
+    /// It is there, for those who may not take the lock.
+    has_thread: AtomicBool,
     /// The process that has the thread: a forked child does not.
     process: AtomicU32,
     /// Nor will it ever sample.
@@ -120,6 +123,7 @@ impl Sampler {
             asked: AtomicBool::new(false),
             background,
             thread: Mutex::new(None),
+            has_thread: AtomicBool::new(false),
             process: AtomicU32::new(std::process::id()),
             lost: AtomicBool::new(false),
         })
@@ -162,11 +166,6 @@ impl Sampler {
     pub(crate) fn moment(&self) -> Moment {
         let parts = self.started.elapsed().as_micros() * u128::from(Moment::PARTS) / 1000;
         Moment((parts as u32).max(1))
-    }
-
-    /// A thread samples, not only those who ask.
-    pub(crate) fn in_background(&self) -> bool {
-        self.background
     }
 
     /// What the source at this place watches.
@@ -322,7 +321,7 @@ impl Sampler {
                 std::mem::forget(lifeline);
             });
         match spawned {
-            Ok(handle) => *thread = Some(handle.thread().clone()),
+            Ok(handle) => self.set_thread(&mut thread, Some(handle.thread().clone())),
             // No thread to be had: admissions near the limit still sample.
             Err(error) => crate::telemetry::logs::no_thread(&error),
         }
@@ -331,7 +330,7 @@ impl Sampler {
     /// All go by their policy for failures, until another thread samples.
     #[cold]
     fn thread_is_gone(self: &Arc<Self>) {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.forget_thread();
         let now = self.started.elapsed();
         let subscribers = {
             let reader = self.reader();
@@ -364,7 +363,7 @@ impl Sampler {
             }
             if reader.subscribers.is_empty() {
                 // The next to subscribe starts another.
-                *thread = None;
+                self.set_thread(&mut thread, None);
                 return;
             }
             let subscribers = Arc::clone(&reader.subscribers);

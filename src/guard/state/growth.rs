@@ -71,7 +71,7 @@ impl State {
     /// Somebody is paused, or is so again: it is looked after at once. By a thread that
     /// samples, often from the first time on.
     pub(in crate::guard) fn pauses(&self, again: bool) {
-        if !self.sampler.in_background() {
+        if !self.sampler.has_thread() {
             // Room may have come back since it asked. SeqCst: see there.
             fence(Ordering::SeqCst);
             self.limiter.meet_ends();
@@ -93,7 +93,7 @@ impl State {
 
     /// The same for a poll that is over while the brake is on.
     pub(in crate::guard) fn has_polled(&self) {
-        if !self.sampler.in_background() {
+        if !self.sampler.has_thread() {
             // SeqCst, here and where one is paused: either this sees that it is, or it sees
             // the room.
             fence(Ordering::SeqCst);
@@ -103,7 +103,7 @@ impl State {
 
     #[cold]
     fn sample_without_thread(&self) {
-        if !self.sampler.in_background() {
+        if !self.sampler.has_thread() {
             self.sampler.request_sample();
         }
     }

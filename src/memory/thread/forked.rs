@@ -5,7 +5,7 @@
 //! where samples are taken, and now and then where requests end.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use super::Sampler;
@@ -29,7 +29,7 @@ impl Sampler {
             return true;
         }
         if self.process.swap(id, Ordering::Relaxed) != id {
-            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.forget_thread();
             self.sample_now();
             self.run();
             crate::telemetry::logs::warnings(&[
