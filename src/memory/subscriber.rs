@@ -27,6 +27,10 @@ pub(crate) trait Subscriber: Send + Sync {
     /// sample is due.
     fn after_sample(&'static self, full: bool, now: Duration) -> Duration;
 
+    /// What others did in the process that this one was forked from, they do not go on with
+    /// here. May be told more than once, and before anything else is done here.
+    fn forked(&self, _now: Duration) {}
+
     /// There was nothing to do since the sample before, when the pause was chosen.
     fn was_idle(&self) -> bool;
 

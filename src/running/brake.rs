@@ -71,6 +71,10 @@ pub(crate) struct Brake {
 #[derive(Debug, Default)]
 struct State {
     pausing: Slab<Pausing>,
+    /// The place of the first of them: those below were others', see `leave_behind`.
+    first_place: usize,
+    /// Which process has left behind what was another's.
+    process: u32,
     /// The guards that want it on.
     wanted: Vec<usize>,
     /// By guard: its requests in flight, as it saw them last.
@@ -271,7 +275,7 @@ impl Brake {
         let kept = waker.clone();
         let mut state = self.state();
         let cancelled = slot.is_cancelled();
-        let known = place.and_then(|place| Some((place, state.pausing.get_mut(place)?)));
+        let known = place.and_then(|place| Some((place, state.at(place)?)));
         let (place, before) = match known {
             Some((place, pausing)) => {
                 pausing.woken = 0;
@@ -279,7 +283,7 @@ impl Brake {
                 (place, Some(std::mem::replace(&mut pausing.waker, kept)))
             }
             None => {
-                let place = state.pausing.insert(Pausing {
+                let key = state.pausing.insert(Pausing {
                     request: slot.request(),
                     guard,
                     waker: kept,
@@ -289,7 +293,7 @@ impl Brake {
                 self.paused.fetch_add(1, Ordering::Relaxed);
                 self.pauses.fetch_add(1, Ordering::Relaxed);
                 slot.pause(now);
-                (place, None)
+                (state.first_place + key, None)
             }
         };
         drop(state);
@@ -306,10 +310,12 @@ impl Brake {
     /// any more. That may be over, and another one have its slot.
     pub(crate) fn unpark(&self, place: usize, now: Duration) -> u64 {
         let mut state = self.state();
-        let pausing = state.pausing.try_remove(place);
-        let ms = (pausing.as_ref()).map_or(0, |one| one.request.resume(now));
+        let pausing = (state.key(place)).and_then(|key| state.pausing.try_remove(key));
+        let ms = pausing.as_ref().map_or(0, |one| {
+            self.paused.fetch_sub(1, Ordering::Relaxed);
+            one.request.resume(now)
+        });
         drop(state);
-        self.paused.fetch_sub(1, Ordering::Relaxed);
         self.paused_ms.fetch_add(ms, Ordering::Relaxed);
         drop(pausing);
         ms
@@ -317,8 +323,8 @@ impl Brake {
 
     /// It is to go on, whatever the headroom is.
     pub(crate) fn is_forced(&self, place: usize) -> bool {
-        let state = self.state();
-        state.pausing.get(place).is_some_and(|one| one.forced)
+        let mut state = self.state();
+        state.at(place).is_some_and(|one| one.forced)
     }
 
     /// A guard's requests in flight, in its order.

@@ -396,6 +396,27 @@ fn a_poller_that_stays_behind_its_request_does_not_resume_the_next() {
 }
 
 #[test]
+fn who_was_paused_before_a_fork_takes_nobodys_place_after_it() {
+    let brake = brake();
+    let [before, after] = [slot(4), slot(4)];
+    let left_behind = park(brake, before, GUARD);
+    let second = Duration::from_secs(1);
+    brake.leave_behind(second);
+    assert_eq!((brake.paused(), before.is_paused()), (0, false));
+    assert_eq!(before.paused(2 * second), second);
+    let place = park(brake, after, GUARD);
+    // It is dropped here as well.
+    assert!(!brake.is_forced(left_behind));
+    brake.unpark(left_behind, second);
+    // Once is enough.
+    brake.leave_behind(second);
+    assert!(after.is_paused());
+    assert_eq!(brake.paused(), 1);
+    brake.unpark(place, second);
+    assert_eq!((brake.paused(), after.is_paused()), (0, false));
+}
+
+#[test]
 fn a_plan_goes_by_the_shares_of_tenants() {
     let brake = brake();
     brake.publish(0, 20 * MIB, 0);

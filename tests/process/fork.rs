@@ -8,11 +8,13 @@ mod support;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use support::{LIMIT, MIB};
+use support::{LIMIT, MIB, poll_once};
 use tower_memory_guard::{
-    Cost, Detail, Guard, MemoryGuardLayer, MemoryLevel, MemorySource, OnSensorFailure, Sample,
+    Cost, Detail, Guard, MemoryGuardLayer, MemoryLevel, MemorySource, OnSensorFailure, Permit,
+    Sample,
 };
 
 #[allow(unsafe_code)]
@@ -78,11 +80,14 @@ struct Memory {
     builder: u32,
     here: u64,
     there: u64,
+    background: bool,
 }
 
 /// The builder's next full sample does not come to an end.
 static BLOCKS: AtomicBool = AtomicBool::new(false);
 static BLOCKED: AtomicBool = AtomicBool::new(false);
+/// All of the builder's memory is in use, whatever it was built with.
+static FULL: AtomicBool = AtomicBool::new(false);
 
 impl MemorySource for Memory {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
@@ -91,7 +96,11 @@ impl MemorySource for Memory {
             BLOCKED.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(1));
         }
-        let percent = if is_here { self.here } else { self.there };
+        let percent = match is_here {
+            true if FULL.load(Ordering::SeqCst) => 100,
+            true => self.here,
+            false => self.there,
+        };
         sample.push(MemoryLevel::new(LIMIT * percent / 100, Some(LIMIT)));
         Ok(())
     }
@@ -99,14 +108,24 @@ impl MemorySource for Memory {
     fn name(&self) -> String {
         "what a test says".into()
     }
+
+    fn in_background(&self) -> bool {
+        self.background
+    }
 }
 
 fn guard(here: u64, there: u64, on_failure: OnSensorFailure) -> Guard {
+    let builder = std::process::id();
     let memory = Memory {
-        builder: std::process::id(),
+        builder,
         here,
         there,
+        background: true,
     };
+    guard_of(memory, on_failure)
+}
+
+fn guard_of(memory: Memory, on_failure: OnSensorFailure) -> Guard {
     let layer = MemoryGuardLayer::builder()
         .memory_source(memory)
         .estimated_bytes_per_request(MIB)
@@ -162,11 +181,8 @@ fn it_does_not_admit_for_ever() {
     guard.close();
 }
 
-/// The process was forked in the midst of a sample.
-fn it_fails_by_its_policy(on_failure: OnSensorFailure) {
-    let guard = guard(50, 50, on_failure);
-    // The last sample of a guard that was closed would be what blocks.
-    wait_for_quiet();
+/// From now on somebody is in the midst of a sample, until nothing blocks it any more.
+fn in_the_midst_of_a_sample(guard: &Guard) -> JoinHandle<()> {
     BLOCKED.store(false, Ordering::SeqCst);
     BLOCKS.store(true, Ordering::SeqCst);
     let samples = {
@@ -176,6 +192,15 @@ fn it_fails_by_its_policy(on_failure: OnSensorFailure) {
     while !BLOCKED.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(1));
     }
+    samples
+}
+
+/// The process was forked in the midst of a sample.
+fn it_fails_by_its_policy(on_failure: OnSensorFailure) {
+    let guard = guard(50, 50, on_failure);
+    // The last sample of a guard that was closed would be what blocks.
+    wait_for_quiet();
+    let samples = in_the_midst_of_a_sample(&guard);
     let admits = on_failure == OnSensorFailure::Open;
     assert!(in_child(|| {
         // None of them waits for a thread that is not there.
@@ -197,6 +222,66 @@ fn it_fails_by_its_policy(on_failure: OnSensorFailure) {
     guard.close();
 }
 
+/// Sampled by nobody but those who ask: while somebody is paused no thread would be quiet.
+fn without_thread(here: u64, there: u64) -> Guard {
+    let builder = std::process::id();
+    let memory = Memory {
+        builder,
+        here,
+        there,
+        background: false,
+    };
+    guard_of(memory, OnSensorFailure::Open)
+}
+
+/// Two requests while memory was free, which it is not any more: the next to grow is paused.
+fn while_full(guard: &Guard) -> [Permit; 2] {
+    let permits = [(); 2].map(|()| guard.try_acquire(Cost::Bytes(MIB)).unwrap());
+    FULL.store(true, Ordering::SeqCst);
+    guard.sample_now();
+    permits
+}
+
+/// One was paused when the process was forked: who comes to the child does not wait for it.
+fn it_does_not_hold_back_for_who_was_paused() {
+    let guard = without_thread(10, 10);
+    let [permit, other] = while_full(&guard);
+    let mut paused = Box::pin(permit.checkpoint_async());
+    assert!(poll_once(paused.as_mut()).is_pending());
+    assert_eq!(guard.stats().paused_tasks, 1);
+    wait_for_quiet();
+    assert!(in_child(|| {
+        guard.sample_now();
+        answers_at_last(&guard, true);
+        let paused_before = guard.stats().paused_tasks;
+        let goes_on = poll_once(paused.as_mut()).is_ready();
+        drop(paused);
+        (paused_before, goes_on, guard.stats().paused_tasks) == (0, true, 0)
+    }));
+    FULL.store(false, Ordering::SeqCst);
+    drop((permit, other));
+    guard.close();
+}
+
+/// The process was forked in the midst of a sample, while who grows was paused.
+fn it_pauses_nobody_where_it_sees_nothing() {
+    let guard = guard(10, 10, OnSensorFailure::Open);
+    wait_for_quiet();
+    let [permit, other] = while_full(&guard);
+    let samples = in_the_midst_of_a_sample(&guard);
+    assert!(in_child(|| {
+        let goes_on = || poll_once(std::pin::pin!(permit.checkpoint_async())).is_ready();
+        goes_on() && goes_on() && guard.stats().paused_tasks == 0
+    }));
+    BLOCKS.store(false, Ordering::SeqCst);
+    samples.join().unwrap();
+    // Where it sees, it does.
+    assert!(poll_once(std::pin::pin!(permit.checkpoint_async())).is_pending());
+    FULL.store(false, Ordering::SeqCst);
+    drop((permit, other));
+    guard.close();
+}
+
 // One after the other: only the guards' threads may be there when the process is forked.
 #[test]
 fn a_guard_that_was_built_before_a_fork_neither_hangs_nor_believes_what_was() {
@@ -205,4 +290,6 @@ fn a_guard_that_was_built_before_a_fork_neither_hangs_nor_believes_what_was() {
     it_does_not_admit_for_ever();
     it_fails_by_its_policy(OnSensorFailure::Open);
     it_fails_by_its_policy(OnSensorFailure::Closed);
+    it_does_not_hold_back_for_who_was_paused();
+    it_pauses_nobody_where_it_sees_nothing();
 }

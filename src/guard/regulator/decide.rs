@@ -279,6 +279,10 @@ impl Subscriber for Regulator {
         self.pass_on(control, full, now)
     }
 
+    fn forked(&self, now: Duration) {
+        self.state.brake.leave_behind(now);
+    }
+
     fn was_idle(&self) -> bool {
         self.was_idle.load(Ordering::Relaxed)
     }

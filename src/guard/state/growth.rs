@@ -12,7 +12,7 @@ use crate::running::brake::Taken;
 impl State {
     /// Requests may be paused.
     pub(in crate::guard) fn brakes(&self) -> bool {
-        self.live.may_pause() && !self.is_closed()
+        self.live.may_pause() && !self.is_closed() && !self.sampler.was_lost()
     }
 
     /// Says where each in flight stands, unless that is its priority's place alone.
@@ -48,6 +48,11 @@ impl State {
             if let Some(taken) = self.take_headroom(slot) {
                 return Some(taken);
             }
+        }
+        // In a forked child it may be that nobody would ever wake it.
+        self.sampler.check_process();
+        if !self.brakes() {
+            return Some(self.brake.take_anyway(jump_bytes));
         }
         if self.live.only_observes() {
             self.counters.would_pause.fetch_add(1, Ordering::Relaxed);

@@ -28,6 +28,11 @@ impl Sampler {
         if self.is_lost() {
             return true;
         }
+        // Before this is known: whoever is paused from then on is so here.
+        let subscribers = Arc::clone(&self.reader().subscribers);
+        for one in subscribers.iter() {
+            one.subscriber.forked(self.now());
+        }
         if self.process.swap(id, Ordering::Relaxed) != id {
             self.forget_thread();
             self.sample_now();
@@ -46,6 +51,11 @@ impl Sampler {
     pub(crate) fn is_here(&self) -> bool {
         let ours = self.process.load(Ordering::Relaxed) == std::process::id();
         ours && !self.lost.load(Ordering::Relaxed)
+    }
+
+    /// No sample will ever be taken here, as was found before. Reads nothing but that.
+    pub(crate) fn was_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// The last sample is so old that there may be no thread. Reads the clock.
