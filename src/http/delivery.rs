@@ -56,7 +56,9 @@ impl Delivery {
 
     /// Nobody waits for the rest.
     pub(crate) fn abandon(&self) {
-        self.permit().iter().for_each(Permit::abandon);
+        // Cloned: it wakes who is paused, which may be anybody's code, under no lock.
+        let permit = self.permit().clone();
+        permit.iter().for_each(Permit::abandon);
     }
 
     /// The response ends with an error.
@@ -108,5 +110,48 @@ impl Drop for Delivery {
         if let Some(place) = self.place {
             self.guard.unwatch(place);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+    use std::task::{Context, Wake, Waker};
+
+    use super::*;
+    use crate::{ManualSource, MemoryGuardLayer};
+
+    /// Woken, it has a look at the delivery, as whatever is dropped with a task may.
+    #[derive(Default)]
+    struct Curious {
+        delivery: OnceLock<Arc<Delivery>>,
+        found_it_free: AtomicBool,
+    }
+
+    impl Wake for Curious {
+        fn wake(self: Arc<Self>) {
+            let delivery = self.delivery.get().unwrap();
+            let is_free = delivery.permit.try_lock().is_ok();
+            self.found_it_free.store(is_free, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_is_woken_since_nobody_waits_for_it_may_do_anything() {
+        let memory = ManualSource::new(1 << 30);
+        let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+        let guard = builder.build().unwrap().guard().clone();
+        let permit = guard.try_acquire(1 << 20).unwrap();
+        memory.set_usage_bytes(1 << 30);
+        guard.sample_now();
+        let curious = Arc::new(Curious::default());
+        let _ = curious.delivery.set(Delivery::start(permit.clone()));
+        let waker = Waker::from(Arc::clone(&curious));
+        let mut work = Box::pin(permit.checkpoint_async());
+        let paused = work.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(paused.is_pending());
+        curious.delivery.get().unwrap().abandon();
+        assert!(curious.found_it_free.load(Ordering::Relaxed));
+        assert!(permit.cancelled());
     }
 }
