@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 
 use super::allocator::tell;
 use super::current;
+use crate::guard::checkpoint::carried::{Carried, Parts};
 use crate::guard::permit::Permit;
-use crate::guard::poller::{Growth, Poller, is_polling};
+use crate::guard::poller::{Poller, is_polling};
 use crate::running::{Elsewhere, Slot};
 
 pin_project! {
@@ -73,8 +74,13 @@ impl<F: Future> Future for Followed<F> {
         let this = self.project();
         let polled = {
             let permit = this.permit.as_ref();
-            if this.elsewhere.is_none() && !is_polling() {
+            let by_itself = !is_polling();
+            if this.elsewhere.is_none() && by_itself {
                 *this.elsewhere = permit.and_then(elsewhere);
+            }
+            if let Some(permit) = permit.filter(|_| by_itself) {
+                // A closure may block on it.
+                Carried::asks(permit.holder());
             }
             let mut growth = None;
             let _polling = ready!(this.poller.poll_followed(permit, &mut growth, cx));
@@ -118,11 +124,12 @@ where
     let permit = current();
     move || {
         let done = {
-            // What it adds is known at its end: no poll holds it back, but the next slice.
-            let mut growth = None;
-            Growth::begin_anyway(permit.as_ref().map(Permit::holder), &mut growth);
+            // What it adds is known at its end, or at its checkpoints, which alone hold it back.
+            let holder = permit.as_ref().map(Permit::holder);
+            let _carried = holder.map(Carried::begin);
             let _elsewhere = permit.as_ref().and_then(elsewhere);
             let _scope = permit.as_ref().map(Permit::enter);
+            let _parts = holder.map(Parts::begin);
             work()
         };
         // The thread may end with it.

@@ -3,7 +3,11 @@
 //! What the part up to the next checkpoint may add is taken from the headroom and counted
 //! as added at once; samples show what really was. So nothing is held for a part whose
 //! end nobody tells. What a thread adds between two checkpoints is known at the second
-//! one, and is what the next part may add.
+//! one, and is what the next part may add. Of a closure that follows its request the end is
+//! told, and so is that of its last part.
+
+#[cfg(feature = "account")]
+pub(crate) mod carried;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -15,6 +19,7 @@ use std::time::Duration;
 
 use super::permit::Permit;
 use super::poller::{self, Leave, Mark, Poller};
+use super::state::State;
 use crate::error::Cancelled;
 use crate::running::{Fact, Slot, SlotRef};
 
@@ -42,14 +47,23 @@ struct Part {
 impl Part {
     /// Takes effect on this thread.
     fn begin(leave: Leave) {
-        let accounted = leave.state.is_accounted();
+        let part = Self::of(leave.state, leave.slot, leave.ending);
+        let ahead_bytes = leave.taken.charge_all();
         PART.set(Some(Self {
-            request: leave.slot.request(),
-            from: Mark::of_work(accounted),
-            reported_bytes: leave.slot.reported_bytes(),
-            ending: leave.ending,
-            ahead_bytes: leave.taken.charge_all(),
+            ahead_bytes,
+            ..part
         }));
+    }
+
+    /// Nothing of it is counted yet.
+    fn of(state: &State, slot: &'static Slot, ending: bool) -> Self {
+        Self {
+            request: slot.request(),
+            from: Mark::of_work(state.is_accounted()),
+            reported_bytes: slot.reported_bytes(),
+            ending,
+            ahead_bytes: 0,
+        }
     }
 
     /// What this thread has added since its last checkpoint is counted, if that was the
@@ -223,6 +237,9 @@ impl Permit {
         if !self.brakes() || poller::is_polling() {
             return self.go_on();
         }
+        // A closure may block on it.
+        #[cfg(feature = "account")]
+        carried::Carried::asks(self.holder());
         let mut poller = Poller::default();
         let leave = poll_fn(|cx| self.poll_leave(&mut poller, cx)).await?;
         if let Some(leave) = leave {
@@ -266,6 +283,8 @@ impl Permit {
         if let Some(slot) = holder.slot().filter(|slot| !slot.is(Fact::Checked)) {
             slot.say(Fact::Checked);
         }
+        #[cfg(feature = "account")]
+        carried::Carried::asks(holder);
         Part::end(holder);
         self.go_on()?;
         let leave = match Leave::ask(holder, false, false) {

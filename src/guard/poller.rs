@@ -168,6 +168,13 @@ impl Growth {
         *growth = Leave::take(permit, true).map(Self::begin);
     }
 
+    /// It is this request's.
+    #[cfg(feature = "account")]
+    pub(crate) fn is_of(&self, slot: &Slot) -> bool {
+        let own = self.leave.as_ref().map(|leave| leave.slot);
+        own.is_some_and(|own| std::ptr::eq(own, slot))
+    }
+
     fn begin(leave: Leave) -> Self {
         leave.slot.begin_poll();
         Self {

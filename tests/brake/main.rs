@@ -548,6 +548,53 @@ async fn synchronous_work_is_paused_at_its_checkpoints() {
     server.nothing_is_left().await;
 }
 
+/// One that comes to a closure of its own, with room for what one part may add, as is
+/// reserved, and not for twice as much.
+async fn ends_beside_its_closure(work: fn(Permit) -> usize) {
+    let carried = move |State(stage): State<Stage>, Extension(permit): Extension<Permit>| async move {
+        stage.took();
+        stage.allowed().await;
+        let work = account::spawn_blocking(move || work(permit));
+        work.await.unwrap().to_string()
+    };
+    let server = Server::new(get(carried)).await;
+    let response = server.get();
+    eventually("it has begun", || server.stage.taken() == 1).await;
+    // Else a guess is no more than there is.
+    let other = server.guard.acquire(MIB).await.unwrap();
+    server.fill(95);
+    server.stage.allow(1);
+    eventually("it ends", || response.is_finished()).await;
+    let held_bytes = text(response.await.unwrap()).await;
+    assert_eq!(held_bytes, (3 * MIB).to_string());
+    drop(other);
+    server.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_does_not_wait_for_what_is_kept_for_its_own_closure() {
+    ends_beside_its_closure(|permit| {
+        let mut blocks = Vec::new();
+        for _ in 0..3 {
+            permit.checkpoint().unwrap();
+            blocks.push(block());
+        }
+        permit.checkpoint().unwrap();
+        blocks.concat().len()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_closure_blocks_on_does_not_wait_for_what_is_kept_for_that() {
+    ends_beside_its_closure(|permit| {
+        let followed = permit.follow(async { [block(), block(), block()] });
+        let blocks = tokio::runtime::Handle::current().block_on(followed);
+        blocks.concat().len()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn synchronous_work_is_told_that_its_caller_is_gone() {
     let server = Server::new(get(blocking)).await;
