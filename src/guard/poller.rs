@@ -25,6 +25,12 @@ pub(crate) fn is_polling() -> bool {
     UNDER_WAY.get() > 0
 }
 
+/// It polls for this request, in the innermost of its polls.
+#[cfg(feature = "account")]
+fn is_polling_for(permit: &Permit) -> bool {
+    is_polling() && permit.slot().is_some_and(crate::running::charge::charges)
+}
+
 /// One that polls for a request: its future, its response's body, work that follows it.
 /// Each is paused by itself. Boxed, as most are never paused and all are moved.
 #[derive(Debug, Default)]
@@ -238,7 +244,8 @@ impl Poller {
     }
 
     /// The same, for what is charged to `permit` and paused with the one that holds the
-    /// bytes.
+    /// bytes. Within a poll of the same request it goes on: that has asked for both, and
+    /// counts what both add.
     #[cfg(feature = "account")]
     pub(crate) fn poll_followed<'a>(
         &mut self,
@@ -246,7 +253,13 @@ impl Poller {
         growth: &mut Option<Growth>,
         cx: &Context<'_>,
     ) -> Poll<Polling<'a>> {
-        ready!(self.poll_growth(permit.map(Permit::holder), false, growth, cx));
+        let holder = permit.map(Permit::holder);
+        match (holder, &mut self.0) {
+            (Some(holder), paused) if is_polling_for(holder) => {
+                paused.iter_mut().for_each(|paused| paused.go_on());
+            }
+            _ => ready!(self.poll_growth(holder, false, growth, cx)),
+        }
         Poll::Ready(Polling::begin(permit))
     }
 

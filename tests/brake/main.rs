@@ -507,6 +507,38 @@ async fn work_that_follows_a_request_is_paused_by_itself() {
     server.nothing_is_left().await;
 }
 
+#[tokio::test]
+async fn what_a_request_polls_itself_is_not_paused_beside_it() {
+    async fn with_a_part(
+        State(stage): State<Stage>,
+        Extension(permit): Extension<Permit>,
+    ) -> String {
+        let part = permit.follow(async move {
+            let first = block();
+            stage.took();
+            stage.allowed().await;
+            first.len() + block().len()
+        });
+        part.await.to_string()
+    }
+    let server = Server::new(get(with_a_part)).await;
+    let response = server.get();
+    eventually("it has begun", || server.stage.taken() == 1).await;
+    // Room for what a poll of it may add, and not for twice as much.
+    let other = server.guard.acquire(MIB).await.unwrap();
+    server.fill(95);
+    server.stage.allow(1);
+    let ended = || {
+        server.guard.sample_now();
+        response.is_finished()
+    };
+    eventually("it ends", ended).await;
+    assert_eq!(text(response.await.unwrap()).await, (2 * MIB).to_string());
+    assert_eq!(server.guard.stats().pauses, 0);
+    drop(other);
+    server.nothing_is_left().await;
+}
+
 /// Work on a thread that grows after each checkpoint.
 async fn blocking(State(stage): State<Stage>, Extension(permit): Extension<Permit>) -> String {
     // In a poll it never blocks.
@@ -697,6 +729,23 @@ async fn one_that_is_paused_goes_on_when_the_poll_of_another_is_over() {
     assert!(woken.0.load(Ordering::Relaxed));
     drop(first);
     assert!(poll_once(second.as_mut()).is_pending());
+    assert_eq!(guard.stats().paused_tasks, 0);
+}
+
+#[tokio::test]
+async fn work_that_was_paused_by_itself_goes_on_within_its_request() {
+    let (layer, memory) = guarded(|builder| builder);
+    let guard = layer.guard().clone();
+    let [permit, _other] = [(); 2].map(|()| guard.try_acquire(16 * MIB).unwrap());
+    let mut part = Box::pin(permit.clone().follow(std::future::pending::<()>()));
+    fill(&guard, &memory, 100);
+    assert!(poll_once(part.as_mut()).is_pending());
+    assert_eq!(guard.stats().paused_tasks, 1);
+    // Room for what a poll may add, and not for twice as much.
+    memory.set_usage_bytes(955 * MIB);
+    guard.sample_now();
+    let mut whole = Box::pin(permit.follow(poll_fn(|cx| part.as_mut().poll(cx))));
+    assert!(poll_once(whole.as_mut()).is_pending());
     assert_eq!(guard.stats().paused_tasks, 0);
 }
 
