@@ -25,12 +25,14 @@ use crate::sync::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock,
 };
 
+mod bounds;
 mod gone;
 mod sweep;
 mod taken;
 mod turn;
 mod who_goes_on;
 
+pub(crate) use bounds::Bound;
 pub(crate) use sweep::{Swept, Trust};
 pub(crate) use taken::Taken;
 use turn::Turn;
@@ -77,6 +79,8 @@ struct State {
     process: u32,
     /// The guards that want it on.
     wanted: Vec<usize>,
+    /// By guard: how far growth may come.
+    bounds: Vec<(usize, Bound)>,
     /// By guard: its requests in flight, as it saw them last.
     runners: Vec<(usize, Vec<Running>)>,
     /// Whom all others leave what it needs to end.
@@ -127,16 +131,6 @@ impl Brake {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// It is on while one of the ledger's guards wants it.
-    pub(crate) fn set_on(&self, guard: usize, on: bool) {
-        let mut state = self.state();
-        state.wanted.retain(|&one| one != guard);
-        if on {
-            state.wanted.push(guard);
-        }
-        self.on.store(!state.wanted.is_empty(), Ordering::Relaxed);
-    }
-
     /// For how long, in all, the one that has been paused longest of those that are.
     #[cfg(feature = "dashboard")]
     pub(crate) fn longest_paused(&self, now: Duration) -> Duration {
@@ -185,14 +179,6 @@ impl Brake {
         let ongoing = self.ongoing.load(Ordering::Acquire);
         let added_bytes = self.grown_bytes() + ongoing - grown_bytes;
         added_bytes.max(0) as u64
-    }
-
-    /// From `grown_bytes` on, so many bytes may be added; and more by those that are about
-    /// to end.
-    pub(crate) fn publish(&self, grown_bytes: i64, room_bytes: i64, for_ending_bytes: i64) {
-        self.for_ending.store(for_ending_bytes, Ordering::Relaxed);
-        self.ceiling
-            .store(grown_bytes.saturating_add(room_bytes), Ordering::Release);
     }
 
     pub(crate) fn headroom_bytes(&self) -> i64 {

@@ -3,13 +3,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use super::brake::{Brake, Runner, Running as InFlight, STEPS, Stuck, Trust};
+use super::brake::{Bound, Brake, Runner, Running as InFlight, STEPS, Stuck, Trust};
 use super::{KnownJumps, Running, Slot};
 use crate::class::tag::Tag;
 
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;
 const OTHER: usize = 2;
+
+fn bound(grown_bytes: i64, headroom_bytes: i64) -> Bound {
+    Bound {
+        grown_bytes,
+        headroom_bytes,
+        for_ending_bytes: 0,
+        room_bytes: i64::MAX,
+        left_bytes: u64::MAX,
+    }
+}
 
 /// Counts how often it is woken.
 struct Woken(AtomicU32);
@@ -71,7 +81,7 @@ fn park(brake: &Brake, slot: &'static Slot, guard: usize) -> usize {
 #[test]
 fn who_is_not_known_goes_before_all_others_in_the_end() {
     let brake = brake();
-    brake.publish(0, 5 * MIB, 0);
+    brake.publish(GUARD, bound(0, 5 * MIB));
     brake.tell(GUARD, vec![needy(15.0)]);
     brake.sweep(5 * MIB, None, false);
     let unknown = slot(4);
@@ -91,7 +101,7 @@ fn who_is_not_known_goes_before_all_others_in_the_end() {
 #[test]
 fn what_is_only_guessed_holds_nobody_for_ever() {
     let brake = brake();
-    brake.publish(0, MIB, 0);
+    brake.publish(GUARD, bound(0, MIB));
     let running: &Running = Box::leak(Box::default());
     let places = [64, 32].map(|mib| {
         let slot = running.take(mib << 10, Tag::NONE, Duration::ZERO).unwrap();
@@ -118,7 +128,7 @@ fn what_is_only_guessed_holds_nobody_for_ever() {
 #[test]
 fn where_nobody_gets_on_who_has_come_furthest_does() {
     let brake = brake();
-    brake.publish(0, MIB, 0);
+    brake.publish(GUARD, bound(0, MIB));
     let running: &Running = Box::leak(Box::default());
     // What each holds and is expected to hold, and what its polls have added.
     let places = [(2, 50, 3), (50, 51, 8), (100, 400, 12), (2, 50, 3)];
@@ -142,7 +152,7 @@ fn where_nobody_gets_on_who_has_come_furthest_does() {
 #[test]
 fn who_seems_to_end_with_little_of_what_it_needs_does_not_go_before_the_others() {
     let brake = brake();
-    brake.publish(0, -MIB, 0);
+    brake.publish(GUARD, bound(0, -MIB));
     let running: &Running = Box::leak(Box::default());
     // What each holds and is expected to hold.
     let two = [(39, 136), (124, 135)].map(|(held_mib, need_mib)| {
@@ -165,7 +175,7 @@ fn who_seems_to_end_with_little_of_what_it_needs_does_not_go_before_the_others()
 #[test]
 fn nobody_is_stuck_once_one_has_gone_on() {
     let brake = brake();
-    brake.publish(0, -MIB, 0);
+    brake.publish(GUARD, bound(0, -MIB));
     let paused = [15.0, 20.0].map(|need_mib| {
         let mut one = needy(need_mib);
         one.runner.paused = true;
@@ -181,7 +191,7 @@ fn nobody_is_stuck_once_one_has_gone_on() {
 #[test]
 fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
     let brake = brake();
-    brake.publish(0, -MIB, 0);
+    brake.publish(GUARD, bound(0, -MIB));
     let running: &Running = Box::leak(Box::default());
     let mut ending = needy(15.0);
     ending.request.slot().grew(20 << 20, false);
@@ -239,7 +249,7 @@ fn who_adds_nothing_any_more_is_not_paused() {
         known.later = Some(later_kib * 1024.0);
         running.set_jump(Tag::NONE.key, known, None);
         brake.tell(GUARD, vec![in_flight(slot, 0.7)]);
-        brake.publish(0, -20 * MIB, 0);
+        brake.publish(GUARD, bound(0, -20 * MIB));
         brake.sweep(-20 * MIB, None, false);
         brake.take(slot, running.jump_bytes(slot)).is_some()
     };
@@ -273,7 +283,7 @@ fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
 #[test]
 fn who_is_about_to_end_is_expected_to_add_what_others_did_then() {
     let brake = brake();
-    brake.publish(0, MIB, 0);
+    brake.publish(GUARD, bound(0, MIB));
     let running: &Running = Box::leak(Box::default());
     let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
     slot.grew(10 << 20, false);
@@ -314,7 +324,7 @@ fn who_has_just_begun_goes_on_if_all_that_it_may_need_is_free() {
     };
     running.set_jump(Tag::NONE.key, known, Some(280.0 * MIB as f64));
     let taken = |room_mib| {
-        brake.publish(0, room_mib * MIB, 0);
+        brake.publish(GUARD, bound(0, room_mib * MIB));
         brake.sweep(room_mib * MIB, None, false);
         brake.take(newcomer, running.jump_bytes(newcomer)).is_some()
     };
@@ -326,7 +336,7 @@ fn who_has_just_begun_goes_on_if_all_that_it_may_need_is_free() {
 #[test]
 fn the_only_one_goes_on_in_the_end() {
     let brake = brake();
-    brake.publish(0, MIB, 0);
+    brake.publish(GUARD, bound(0, MIB));
     let running: &Running = Box::leak(Box::default());
     let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
     slot.grew(64 << 20, false);
@@ -345,7 +355,7 @@ fn the_only_one_goes_on_in_the_end() {
 #[test]
 fn a_guard_lets_only_its_own_go() {
     let brake = brake();
-    brake.publish(0, -MIB, 0);
+    brake.publish(GUARD, bound(0, -MIB));
     let places = [GUARD, OTHER].map(|guard| park(brake, slot(4), guard));
     brake.sweep(-MIB, Some(GUARD), false);
     assert_eq!(places.map(|place| brake.is_forced(place)), [true, false]);
@@ -367,13 +377,13 @@ fn it_is_on_while_one_guard_wants_it() {
 #[test]
 fn what_is_counted_ahead_is_not_free_until_a_sample() {
     let brake = brake();
-    brake.publish(0, 10 * MIB, 0);
+    brake.publish(GUARD, bound(0, 10 * MIB));
     let one = slot(6);
     let taken = brake.take(one, 6 << 20).expect("room");
     assert_eq!(taken.charge_all(), 6 * MIB);
     assert!(brake.take(one, 6 << 20).is_none());
     // The sample shows what was added: nothing.
-    brake.publish(brake.grown_bytes(), 10 * MIB, 0);
+    brake.publish(GUARD, bound(brake.grown_bytes(), 10 * MIB));
     assert!(brake.take(one, 6 << 20).is_some());
 }
 
@@ -419,7 +429,7 @@ fn who_was_paused_before_a_fork_takes_nobodys_place_after_it() {
 #[test]
 fn a_plan_goes_by_the_shares_of_tenants() {
     let brake = brake();
-    brake.publish(0, 20 * MIB, 0);
+    brake.publish(GUARD, bound(0, 20 * MIB));
     let running: &Running = Box::leak(Box::default());
     let slots = [1, 1, 1, 2].map(|tenant| {
         running
@@ -438,7 +448,7 @@ fn a_plan_goes_by_the_shares_of_tenants() {
 #[test]
 fn what_has_been_added_since_is_not_left() {
     let brake = brake();
-    brake.publish(0, 10 * MIB, 0);
+    brake.publish(GUARD, bound(0, 10 * MIB));
     let before = brake.grown_bytes();
     let taken = brake.take_anyway(6 << 20);
     assert_eq!(brake.added_since(before), 6 << 20);
@@ -450,7 +460,7 @@ fn what_has_been_added_since_is_not_left() {
 #[test]
 fn who_goes_on_without_end_does_not_seem_to_get_on() {
     let brake = brake();
-    brake.publish(0, 10 * MIB, 0);
+    brake.publish(GUARD, bound(0, 10 * MIB));
     let stream = slot(1);
     let passed = || brake.sweep(10 * MIB, None, false).passed;
     assert!(brake.take(stream, 1 << 10).is_some());
@@ -463,7 +473,7 @@ fn who_goes_on_without_end_does_not_seem_to_get_on() {
 #[test]
 fn who_is_woken_and_not_polled_holds_up_nobody() {
     let brake = brake();
-    brake.publish(0, 20 * MIB, 0);
+    brake.publish(GUARD, bound(0, 20 * MIB));
     let running: &Running = Box::leak(Box::default());
     let slots = [(); 2].map(|()| {
         let slot = running.take(16 << 10, Tag::NONE, Duration::ZERO).unwrap();
@@ -495,7 +505,7 @@ fn who_is_woken_and_not_polled_holds_up_nobody() {
 #[test]
 fn who_went_on_by_force_and_is_not_polled_is_not_chosen_again() {
     let brake = brake();
-    brake.publish(0, 0, 0);
+    brake.publish(GUARD, bound(0, 0));
     let running: &Running = Box::leak(Box::default());
     let places = [8, 8].map(|mib| {
         let slot = running.take(mib << 10, Tag::NONE, Duration::ZERO).unwrap();
@@ -514,4 +524,32 @@ fn who_went_on_by_force_and_is_not_polled_is_not_chosen_again() {
     assert!(!brake.force_first(12 << 20, Trust::default()));
     assert!(brake.force_first(16 << 20, Trust::default()));
     assert_eq!(forced(), [true, true]);
+}
+
+#[test]
+fn of_several_guards_the_tightest_says_how_far_growth_may_come() {
+    let brake = brake();
+    let wide = bound(0, 100 * MIB);
+    let tight = Bound {
+        left_bytes: 2 << 20,
+        ..bound(0, MIB)
+    };
+    brake.set_on(GUARD, true);
+    brake.publish(GUARD, tight);
+    brake.publish(OTHER, wide);
+    assert_eq!(brake.headroom_bytes(), MIB);
+    // It is far from its own limit, and does not ask for the brake.
+    brake.publish(OTHER, bound(0, 0));
+    assert_eq!(brake.headroom_bytes(), MIB);
+    brake.set_on(OTHER, true);
+    assert_eq!(brake.headroom_bytes(), 0);
+    brake.publish(OTHER, wide);
+    // Nor is anybody let go by what is left of the other's.
+    let slot = slot(4);
+    Running::default().jump_bytes(slot);
+    park(brake, slot, GUARD);
+    assert!(!brake.force_first(50 << 20, Trust::default()));
+    brake.leave(GUARD);
+    assert_eq!(brake.headroom_bytes(), 100 * MIB);
+    assert!(brake.force_first(50 << 20, Trust::default()));
 }

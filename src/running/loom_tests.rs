@@ -7,7 +7,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::bins::BINS;
-use super::brake::{Brake, Runner, Running as InFlight, STEPS, Taken};
+use super::brake::{Bound, Brake, Runner, Running as InFlight, STEPS, Taken};
 use super::{Fact, JumpOfKind, Running, Slot, SlotRef};
 use crate::class::tag::Tag;
 use crate::limiter::{Ask, Attempt, Bounds, Caps, Limiter, Operation};
@@ -15,6 +15,16 @@ use crate::sync::{AtomicU32, Ordering};
 
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;
+
+fn bound(grown_bytes: i64, headroom_bytes: i64) -> Bound {
+    Bound {
+        grown_bytes,
+        headroom_bytes,
+        for_ending_bytes: 0,
+        room_bytes: i64::MAX,
+        left_bytes: u64::MAX,
+    }
+}
 
 /// Counts how often it is woken.
 struct Woken(AtomicU32);
@@ -43,7 +53,7 @@ fn brake(room_mib: i64) -> &'static Brake {
 }
 
 fn publish(brake: &Brake, room_mib: i64) {
-    brake.publish(brake.grown_bytes(), room_mib * MIB, 0);
+    brake.publish(GUARD, bound(brake.grown_bytes(), room_mib * MIB));
 }
 
 /// What a sample does at its end.

@@ -9,7 +9,7 @@ use super::{Control, Regulator};
 use crate::guard::state::allocated_bytes;
 use crate::memory::release::{Teller, is_mapped, see_mapped};
 use crate::policy::{bound_bytes, limit_bytes};
-use crate::running::brake::{Running, Stuck, Swept, Trust};
+use crate::running::brake::{Bound, Running, Stuck, Swept, Trust};
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
 
@@ -134,7 +134,14 @@ impl Regulator {
         // While little is really free, what is kept may be in the wrong places.
         let headroom = free + kept.min(free.max(0.0) * KEPT_AT_MOST);
         let brake = self.state.brake;
-        brake.publish(grown, headroom as i64, half(bound) as i64);
+        let bounds = Bound {
+            grown_bytes: grown,
+            headroom_bytes: headroom as i64,
+            for_ending_bytes: half(bound) as i64,
+            room_bytes: (free + kept) as i64,
+            left_bytes: control.left_bytes(),
+        };
+        brake.publish(self.state.board_key(), bounds);
         control.braking.for_ending_bytes = half(bound) as u64;
         if let Some(now) = full_at {
             let step_bytes = control.braking.largest_step(control.own_bytes, now);

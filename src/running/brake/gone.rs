@@ -23,6 +23,7 @@ impl Brake {
     pub(crate) fn leave(&self, guard: usize) {
         self.set_on(guard, false);
         self.tell(guard, Vec::new());
+        self.state().bounds.retain(|(key, _)| *key != guard);
     }
 
     /// One that works for this guard is paused.
@@ -72,7 +73,11 @@ impl Brake {
             pauses,
             paused_ms,
         } = self;
-        lock(state).front = None;
+        {
+            let mut state = lock(state);
+            state.front = None;
+            state.bounds.clear();
+        }
         for bytes in [grown, unheld, ceiling, for_ending, newcomer_least] {
             bytes.store(0, Ordering::Relaxed);
         }

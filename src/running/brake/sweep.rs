@@ -42,6 +42,7 @@ impl Brake {
     /// `alone`: nothing else is in flight, so that nobody will give anything back.
     pub(crate) fn sweep(&self, room_bytes: i64, freed: Option<usize>, alone: bool) -> Swept {
         let mut state = self.state();
+        let room_bytes = room_bytes.min(state.room_bytes());
         let plan = self.plan(&mut state, room_bytes);
         let wakers = self.let_go(&mut state, freed, alone);
         let swept = Swept {
@@ -117,6 +118,7 @@ impl Brake {
     /// for sure, as far as that is to be trusted.
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
+        let of_all_bytes = state.left_bytes(self);
         let pausing = &mut state.pausing;
         let held_bytes = |one: &Pausing| one.slot().look().held_bytes;
         let most_bytes = pausing.iter().map(|(_, one)| held_bytes(one)).max();
@@ -128,7 +130,7 @@ impl Brake {
             .map(|(_, one)| one)
             .filter(|one| is_told(one));
         let told_bytes = told.map(jump_bytes).fold(0, u64::saturating_add);
-        let left_bytes = left_bytes.saturating_sub(told_bytes);
+        let left_bytes = left_bytes.min(of_all_bytes).saturating_sub(told_bytes);
         let others = pausing.iter_mut().map(|(_, one)| one);
         let waiting = others.filter(|one| !is_told(one)).filter(|one| {
             let may_guess = trust.guesses && one.slot().is_guess();

@@ -1,0 +1,78 @@
+//! How far growth may come: of the guards that want the brake on, the tightest says.
+
+use super::{Brake, State};
+use crate::sync::Ordering;
+
+/// What a guard found last, from what had been counted before it read usage.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) grown_bytes: i64,
+    /// So many bytes may be added from there on.
+    pub(crate) headroom_bytes: i64,
+    /// And so many more by those that are about to end.
+    pub(crate) for_ending_bytes: i64,
+    /// What there is for all that is expected.
+    pub(crate) room_bytes: i64,
+    /// What is left below where memory ends.
+    pub(crate) left_bytes: u64,
+}
+
+impl Bound {
+    fn ceiling_bytes(&self) -> i64 {
+        self.grown_bytes.saturating_add(self.headroom_bytes)
+    }
+}
+
+impl Brake {
+    /// It is on while one of the ledger's guards wants it.
+    pub(crate) fn set_on(&self, guard: usize, on: bool) {
+        let mut state = self.state();
+        state.wanted.retain(|&one| one != guard);
+        if on {
+            state.wanted.push(guard);
+        }
+        self.bind(&state);
+        self.on.store(!state.wanted.is_empty(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn publish(&self, guard: usize, bound: Bound) {
+        let mut state = self.state();
+        match state.bounds.iter_mut().find(|(key, _)| *key == guard) {
+            Some((_, known)) => *known = bound,
+            None => state.bounds.push((guard, bound)),
+        }
+        self.bind(&state);
+    }
+
+    fn bind(&self, state: &State) {
+        let tightest = state.binding().min_by_key(Bound::ceiling_bytes);
+        if let Some(bound) = tightest {
+            (self.for_ending).store(bound.for_ending_bytes, Ordering::Relaxed);
+            self.ceiling.store(bound.ceiling_bytes(), Ordering::Release);
+        }
+    }
+}
+
+impl State {
+    /// Of the guards that want it on, or of all while none does.
+    fn binding(&self) -> impl Iterator<Item = Bound> {
+        let none = self.wanted.is_empty();
+        let binds = move |guard: &usize| none || self.wanted.contains(guard);
+        (self.bounds.iter()).filter_map(move |(guard, bound)| binds(guard).then_some(*bound))
+    }
+
+    /// What there is for all that is expected.
+    pub(super) fn room_bytes(&self) -> i64 {
+        let room = self.binding().map(|bound| bound.room_bytes);
+        room.min().unwrap_or(i64::MAX)
+    }
+
+    /// What is left below where memory ends.
+    pub(super) fn left_bytes(&self, brake: &Brake) -> u64 {
+        let left = |bound: Bound| {
+            let added_bytes = brake.added_since(bound.grown_bytes);
+            bound.left_bytes.saturating_sub(added_bytes)
+        };
+        self.binding().map(left).min().unwrap_or(u64::MAX)
+    }
+}
