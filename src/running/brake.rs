@@ -13,6 +13,7 @@
 //! Whoever finds too little is paused: its waker is kept here, and it is woken by a
 //! sweep after a sample, one after another, each only if there is headroom for it.
 
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -97,7 +98,8 @@ struct Pausing {
     request: SlotRef,
     /// That it runs for.
     guard: usize,
-    waker: Waker,
+    /// Cloned under the lock, where nobody's code may run.
+    waker: Arc<Waker>,
     /// Woken, and not back since so many sweeps; 0: not woken.
     woken: u32,
     /// It goes on whatever the headroom is.
@@ -258,7 +260,7 @@ impl Brake {
         now: Duration,
     ) -> usize {
         // Cloned outside of the lock: it may be anybody's.
-        let kept = waker.clone();
+        let kept = Arc::new(waker.clone());
         let mut state = self.state();
         let cancelled = slot.is_cancelled();
         let known = place.and_then(|place| Some((place, state.at(place)?)));
@@ -352,14 +354,14 @@ impl Brake {
 
     #[cold]
     fn wake(&self, slot: &Slot) {
-        let wakers: Vec<Waker> = {
+        let wakers: Vec<Arc<Waker>> = {
             let state = self.state();
             let of_slot = |(_, one): (usize, &Pausing)| {
-                std::ptr::eq(one.slot(), slot).then(|| one.waker.clone())
+                std::ptr::eq(one.slot(), slot).then(|| Arc::clone(&one.waker))
             };
             state.pausing.iter().filter_map(of_slot).collect()
         };
-        wakers.into_iter().for_each(foreign::wake);
+        wakers.into_iter().for_each(foreign::wake_kept);
     }
 
     /// A request that is paused is to be polled all the same: it was cancelled.
@@ -368,9 +370,9 @@ impl Brake {
         for (_, one) in &mut self.state().pausing {
             if one.request == request {
                 one.forced = true;
-                wakers.push(one.waker.clone());
+                wakers.push(Arc::clone(&one.waker));
             }
         }
-        wakers.into_iter().for_each(foreign::wake);
+        wakers.into_iter().for_each(foreign::wake_kept);
     }
 }

@@ -4,6 +4,7 @@
 //! round in which others are woken, not the connection whose request is turned away.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
@@ -98,6 +99,11 @@ impl<F: FnOnce()> Drop for Unwinding<F> {
 /// Wakes a task, whatever its executor makes of it.
 pub(crate) fn wake(waker: Waker) {
     call(Code::Waker, || waker.wake());
+}
+
+/// The same of one that is kept under a lock. Cloning the `Arc` there runs nobody's code.
+pub(crate) fn wake_kept(waker: Arc<Waker>) {
+    call(Code::Waker, move || waker.wake_by_ref());
 }
 
 #[cold]

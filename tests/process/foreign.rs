@@ -6,7 +6,7 @@ mod support;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 use std::time::Duration;
 
 use axum::Router;
@@ -166,6 +166,59 @@ async fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
     next.await.unwrap().unwrap();
     drop(ill);
     support::assert_empty(&guard);
+}
+
+/// A waker, of which none can be made once that is said.
+struct Uncopied {
+    ill: AtomicBool,
+    woken: AtomicBool,
+}
+
+static UNCOPIED: Uncopied = Uncopied {
+    ill: AtomicBool::new(false),
+    woken: AtomicBool::new(false),
+};
+
+#[allow(unsafe_code)]
+impl Uncopied {
+    const TABLE: RawWakerVTable =
+        RawWakerVTable::new(Self::copied, Self::wake, Self::wake, Self::drop);
+
+    fn waker() -> Waker {
+        // SAFETY: the table's functions use no pointer, and may be called by any thread.
+        unsafe { Waker::from_raw(Self::raw()) }
+    }
+
+    fn raw() -> RawWaker {
+        RawWaker::new(std::ptr::null(), &Self::TABLE)
+    }
+
+    fn copied(_: *const ()) -> RawWaker {
+        assert!(!UNCOPIED.ill.load(Ordering::Relaxed), "no copy");
+        Self::raw()
+    }
+
+    fn wake(_: *const ()) {
+        UNCOPIED.woken.store(true, Ordering::Relaxed);
+    }
+
+    fn drop(_: *const ()) {}
+}
+
+#[test]
+fn who_is_paused_is_woken_although_its_waker_cannot_be_copied_any_more() {
+    let (layer, memory) = support::with(|builder| builder);
+    let guard = layer.guard().clone();
+    let permit = guard.try_acquire(MIB).unwrap();
+    fill(&guard, &memory, 100);
+    let waker = Uncopied::waker();
+    let mut work = Box::pin(permit.checkpoint_async());
+    let paused = work.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(paused.is_pending());
+    UNCOPIED.ill.store(true, Ordering::Relaxed);
+    fill(&guard, &memory, 10);
+    assert!(UNCOPIED.woken.load(Ordering::Relaxed));
+    assert!(support::poll_once(work.as_mut()).is_ready());
 }
 
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! After a sample: who may grow, and who is woken.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
@@ -53,7 +54,7 @@ impl Brake {
             passed: self.passed.load(Ordering::Relaxed),
         };
         drop(state);
-        wakers.into_iter().for_each(foreign::wake);
+        wakers.into_iter().for_each(foreign::wake_kept);
         swept
     }
 
@@ -90,7 +91,7 @@ impl Brake {
     }
 
     /// Those for whom there is room, one after another.
-    fn let_go(&self, state: &mut State, freed: Option<usize>, alone: bool) -> Vec<Waker> {
+    fn let_go(&self, state: &mut State, freed: Option<usize>, alone: bool) -> Vec<Arc<Waker>> {
         let mut wakers = Vec::new();
         let mut headroom = self.headroom_bytes();
         let mut waiting: Vec<(usize, &mut Pausing)> = state.pausing.iter_mut().collect();
@@ -103,7 +104,7 @@ impl Brake {
             if fits || one.forced {
                 headroom -= if one.is_left() { 0 } else { jump_bytes };
                 if one.woken == 0 {
-                    wakers.push(one.waker.clone());
+                    wakers.push(Arc::clone(&one.waker));
                 }
                 one.woken = one.woken.saturating_add(1);
             }
@@ -153,9 +154,9 @@ impl Brake {
         let waker = first.map(|one| {
             one.forced = true;
             one.woken = one.woken.max(1);
-            one.waker.clone()
+            Arc::clone(&one.waker)
         });
         drop(state);
-        waker.map(foreign::wake).is_some()
+        waker.map(foreign::wake_kept).is_some()
     }
 }
