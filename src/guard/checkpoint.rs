@@ -21,6 +21,7 @@ use super::permit::Permit;
 use super::poller::{self, Leave, Mark, Poller};
 use super::state::State;
 use crate::error::Cancelled;
+use crate::running::brake::Ahead;
 use crate::running::{Fact, Slot, SlotRef};
 
 /// Threads that are parked at once, at most: half of tokio's for work that blocks, so that
@@ -40,19 +41,15 @@ struct Part {
     from: Mark,
     reported_bytes: u64,
     ending: bool,
-    /// Counted as added before it was.
-    ahead_bytes: i64,
+    ahead: Ahead,
 }
 
 impl Part {
     /// Takes effect on this thread.
     fn begin(leave: Leave) {
         let part = Self::of(leave.state, leave.slot, leave.ending);
-        let ahead_bytes = leave.taken.charge_all();
-        PART.set(Some(Self {
-            ahead_bytes,
-            ..part
-        }));
+        let ahead = leave.taken.begin_part(leave.state.sampler.tick());
+        PART.set(Some(Self { ahead, ..part }));
     }
 
     /// Nothing of it is counted yet.
@@ -62,7 +59,7 @@ impl Part {
             from: Mark::of_work(state.is_accounted()),
             reported_bytes: slot.reported_bytes(),
             ending,
-            ahead_bytes: 0,
+            ahead: Ahead::default(),
         }
     }
 
@@ -82,8 +79,7 @@ impl Part {
         let said_bytes = slot.reported_bytes().saturating_sub(part.reported_bytes);
         let grown_bytes = added_bytes.max(0).saturating_add(said_bytes as i64);
         slot.grew(grown_bytes as u64, part.ending);
-        let brake = permit.state().brake;
-        brake.add_grown(grown_bytes.saturating_sub(part.ahead_bytes));
+        permit.state().brake.end_part(part.ahead, grown_bytes);
     }
 }
 

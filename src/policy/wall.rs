@@ -14,9 +14,9 @@ const LOOKS: f64 = 4.0 / 3.0;
 pub(crate) struct Seen {
     /// Below where something is killed.
     pub(crate) free_bytes: i64,
-    /// What polls have added, ever, that could have been held back.
+    /// What polls and parts of work have added, ever, that could have been held back.
     pub(crate) let_grow_bytes: i64,
-    /// What such polls that are under way may add still: there was room for it.
+    /// What such that are under way may add still: there was room for it.
     pub(crate) under_way_bytes: i64,
 }
 

@@ -28,12 +28,15 @@ use crate::sync::{
 
 mod bounds;
 mod gone;
+mod parts;
 mod sweep;
 mod taken;
 mod turn;
 mod who_goes_on;
 
 pub(crate) use bounds::Bound;
+pub(crate) use parts::Ahead;
+use parts::Parts;
 pub(crate) use sweep::{Swept, Trust};
 pub(crate) use taken::Taken;
 use turn::Turn;
@@ -48,9 +51,12 @@ pub(crate) struct Brake {
     grown: AtomicI64,
     /// What polls under way may add.
     ongoing: AtomicI64,
-    /// What of both is of polls that nobody could hold back.
-    unheld: AtomicI64,
+    /// What those have really added that could have been held back. Only rises.
+    let_grown: AtomicI64,
+    /// What polls under way may add that nobody could hold back.
     unheld_ongoing: AtomicI64,
+    /// What parts of work under way may add, of those that could be: it is in `grown` already.
+    parts: Mutex<Parts>,
     /// What the two may come to.
     ceiling: AtomicI64,
     /// What of the reserve, which is beyond the headroom, is for those that are about to
@@ -164,16 +170,6 @@ impl Brake {
     /// What polls have added so far: to be read before usage is.
     pub(crate) fn grown_bytes(&self) -> i64 {
         self.grown.load(Ordering::Acquire)
-    }
-
-    /// What polls have added that were let grow, and what such polls that are under way may
-    /// add. To be read before usage is.
-    pub(crate) fn let_grow_bytes(&self) -> (i64, i64) {
-        // What is over between these counts as if it were under way still.
-        let ongoing = self.ongoing.load(Ordering::Acquire);
-        let under_way = ongoing - self.unheld_ongoing.load(Ordering::Acquire);
-        let unheld = self.unheld.load(Ordering::Acquire);
-        (self.grown_bytes() - unheld, under_way.max(0))
     }
 
     /// What polls have added from `grown_bytes` on, and those under way may add.
@@ -334,11 +330,6 @@ impl Brake {
         if let Some(first) = first.filter(|one| one.slot().paused(now) >= longest) {
             first.slot().to_the_front();
         }
-    }
-
-    /// What was not counted yet has been added.
-    pub(crate) fn add_grown(&self, bytes: i64) {
-        self.grown.fetch_add(bytes.max(0), Ordering::AcqRel);
     }
 
     /// Somebody is gone, which was said before: has its request look again, if it is

@@ -101,6 +101,30 @@ async fn as_many_are_cancelled_as_are_needed_at_once() {
 }
 
 #[tokio::test]
+async fn checkpoints_do_not_hide_what_nobody_lets_grow() {
+    let (layer, memory, guard) = cancelling();
+    let app = Router::new().route("/", get(pending::<()>)).layer(layer);
+    let address = serve_axum(app).await;
+    let _request = request(address);
+    eventually("it is active", || guard.stats().active_tasks == 1).await;
+    let working = guard.acquire(80 * MIB).await.unwrap();
+    creep(&guard, &memory, &[40, 65, 71]).await;
+    fill(&guard, &memory, 71);
+    // Each may add what is reserved, and none does.
+    let checkpoints = move || {
+        for _ in 0..5 {
+            working.checkpoint().unwrap();
+        }
+        working
+    };
+    let working = std::thread::spawn(checkpoints).join().unwrap();
+    fill(&guard, &memory, 96);
+    let cancelled = || guard.stats().cancelled_requests;
+    eventually("one is cancelled", || cancelled() == 1).await;
+    drop(working);
+}
+
+#[tokio::test]
 async fn nobody_is_cancelled_while_nothing_grows() {
     let (layer, memory, guard) = cancelling();
     let app = Router::new().route("/", get(pending::<()>)).layer(layer);

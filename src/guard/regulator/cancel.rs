@@ -125,8 +125,8 @@ impl Cancellations {
 
 impl Regulator {
     /// Before a sample.
-    pub(super) fn note_let_grow(&self) {
-        let (bytes, under_way_bytes) = self.state.brake.let_grow_bytes();
+    pub(super) fn note_let_grow(&self, now: Duration) {
+        let (bytes, under_way_bytes) = self.state.brake.let_grow_bytes(now);
         self.let_grow_before[0].store(bytes, Ordering::Relaxed);
         self.let_grow_before[1].store(under_way_bytes, Ordering::Relaxed);
     }

@@ -222,7 +222,7 @@ impl Subscriber for Regulator {
         // And what polls have added by now, it shows.
         let grown_bytes = self.state.brake.grown_bytes();
         self.grown_before.store(grown_bytes, Ordering::Relaxed);
-        self.note_let_grow();
+        self.note_let_grow(now);
         if detail == Detail::Full && (self.state.is_accounted() || self.state.brakes()) {
             let mut control = self.control();
             let forecast = &mut control.forecast;

@@ -60,10 +60,11 @@ impl Brake {
             on: _,
             ongoing: _,
             unheld_ongoing: _,
+            parts: _,
             paused: _,
             left: _,
             grown,
-            unheld,
+            let_grown,
             ceiling,
             for_ending,
             newcomer,
@@ -78,7 +79,7 @@ impl Brake {
             state.front = None;
             state.bounds.clear();
         }
-        for bytes in [grown, unheld, ceiling, for_ending, newcomer_least] {
+        for bytes in [grown, let_grown, ceiling, for_ending, newcomer_least] {
             bytes.store(0, Ordering::Relaxed);
         }
         for count in [passed, pauses, paused_ms] {

@@ -19,18 +19,10 @@ impl Taken {
         self.brake
             .grown
             .fetch_add(grown_bytes.max(0), Ordering::AcqRel);
-        if !self.was_let {
-            let unheld = &self.brake.unheld;
-            unheld.fetch_add(grown_bytes.max(0), Ordering::AcqRel);
+        if self.was_let {
+            let let_grown = &self.brake.let_grown;
+            let_grown.fetch_add(grown_bytes.max(0), Ordering::AcqRel);
         }
-    }
-
-    /// Counts as added what was taken, until a sample shows what really was. Says how
-    /// much that is.
-    pub(crate) fn charge_all(self) -> i64 {
-        let bytes = self.bytes;
-        self.charge(bytes);
-        bytes
     }
 }
 
