@@ -55,6 +55,9 @@ pub(crate) struct Brake {
     let_grown: AtomicI64,
     /// What polls under way may add that nobody could hold back.
     unheld_ongoing: AtomicI64,
+    /// What newcomers whose polls are under way may need beyond that at the very worst: no
+    /// plan has them yet.
+    rest: AtomicI64,
     /// What parts of work under way may add, of those that could be: it is in `grown` already.
     parts: Mutex<Parts>,
     /// What the two may come to.
@@ -130,6 +133,15 @@ pub(crate) struct Running {
     pub(crate) request: SlotRef,
     pub(crate) place: Place,
     pub(crate) runner: Runner,
+}
+
+/// What must stay free when a newcomer takes some while others are in the midst of their first
+/// polls: each may come to its worst before anybody can hold it back.
+fn beside_newcomers(keep_bytes: i64, rest_bytes: i64, others_bytes: i64) -> i64 {
+    match others_bytes {
+        0 => keep_bytes,
+        _ => keep_bytes.max(rest_bytes).saturating_add(others_bytes),
+    }
 }
 
 impl Brake {
@@ -211,8 +223,13 @@ impl Brake {
 
     /// Takes what one poll may add, if it is there.
     pub(crate) fn take(&'static self, slot: &Slot, jump_bytes: u64) -> Option<Taken> {
-        let keep_bytes = self.keep_bytes(slot)?;
-        let taken = self.begin(jump_bytes, true);
+        let mut keep_bytes = self.keep_bytes(slot)?;
+        let mut taken = self.begin(jump_bytes, true);
+        if let Some(rest_bytes) = slot.rest_of_newcomer() {
+            taken.rest_bytes = rest_bytes;
+            let others_bytes = self.rest.fetch_add(rest_bytes, Ordering::AcqRel);
+            keep_bytes = beside_newcomers(keep_bytes, rest_bytes, others_bytes);
+        }
         // AcqRel, here and where it is counted: of two who take the last of it at once,
         // at least one sees the other's part.
         let fits = self.headroom_bytes() >= keep_bytes;
@@ -238,6 +255,7 @@ impl Brake {
             brake: self,
             bytes,
             was_let,
+            rest_bytes: 0,
         }
     }
 

@@ -553,3 +553,36 @@ fn of_several_guards_the_tightest_says_how_far_growth_may_come() {
     assert_eq!(brake.headroom_bytes(), 100 * MIB);
     assert!(brake.force_first(50 << 20, Trust::default()));
 }
+
+#[test]
+fn of_two_who_have_just_begun_one_goes_on_if_either_may_need_most_of_what_is_free() {
+    let brake = brake();
+    let running: &Running = Box::leak(Box::default());
+    let known = KnownJumps {
+        largest: 20.0 * MIB as f64,
+        ..KnownJumps::default()
+    };
+    running.set_jump(Tag::NONE.key, known, Some(256.0 * MIB as f64));
+    let slots = [(); 3].map(|()| {
+        let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+        running.jump_bytes(slot);
+        slot
+    });
+    let take = |index: usize| brake.take(slots[index], running.jump_bytes(slots[index]));
+    brake.publish(GUARD, bound(0, 480 * MIB));
+    brake.sweep(480 * MIB, None, false);
+    let first = take(0);
+    assert!(first.is_some());
+    assert!(take(1).is_none());
+    // Nor are they woken together.
+    park(brake, slots[1], GUARD);
+    let place = park(brake, slots[2], GUARD);
+    brake.sweep(480 * MIB, None, false);
+    assert!(!brake.is_forced(place));
+    drop(first);
+    // What the poll has added shows, and that it is over.
+    let second = take(1);
+    assert!(second.is_some());
+    drop(second);
+    assert!(take(2).is_some());
+}

@@ -60,6 +60,7 @@ impl Brake {
             on: _,
             ongoing: _,
             unheld_ongoing: _,
+            rest: _,
             parts: _,
             paused: _,
             left: _,

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use super::turn::Turn;
 use super::who_goes_on::{Plan, Stuck};
-use super::{Brake, Pausing, Runner, Running, State, who_goes_on};
+use super::{Brake, Pausing, Runner, Running, State, beside_newcomers, who_goes_on};
 use crate::running::place::CRITICAL;
 use crate::sync::foreign;
 
@@ -94,15 +94,26 @@ impl Brake {
     fn let_go(&self, state: &mut State, freed: Option<usize>, alone: bool) -> Vec<Arc<Waker>> {
         let mut wakers = Vec::new();
         let mut headroom = self.headroom_bytes();
+        // Of newcomers that go on: see where they ask.
+        let mut rest_bytes = self.rest.load(Ordering::Acquire);
         let mut waiting: Vec<(usize, &mut Pausing)> = state.pausing.iter_mut().collect();
         waiting.sort_unstable_by_key(|(place, one)| (one.slot().place(), *place));
         for (_, one) in waiting {
             let jump_bytes = one.slot().jump_within(alone.then_some(headroom)) as i64;
             let keep_bytes = self.keep_bytes(one.slot());
+            let own_rest_bytes = one.slot().rest_of_newcomer();
+            let beside = |keep| match own_rest_bytes {
+                Some(own_bytes) => beside_newcomers(keep, own_bytes, rest_bytes),
+                None => keep,
+            };
+            let keep_bytes = keep_bytes.map(beside);
             let fits = keep_bytes.is_some_and(|keep| headroom - jump_bytes >= keep);
             one.forced |= freed == Some(one.guard);
             if fits || one.forced {
-                headroom -= if one.is_left() { 0 } else { jump_bytes };
+                if !one.is_left() {
+                    headroom -= jump_bytes;
+                    rest_bytes += own_rest_bytes.unwrap_or(0);
+                }
                 if one.woken == 0 {
                     wakers.push(Arc::clone(&one.waker));
                 }

@@ -10,6 +10,8 @@ pub(crate) struct Taken {
     pub(super) bytes: i64,
     /// There was room for it, or it would have been held back.
     pub(super) was_let: bool,
+    /// Of a newcomer: what it may need beyond that.
+    pub(super) rest_bytes: i64,
 }
 
 impl Taken {
@@ -29,6 +31,9 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.brake.ongoing.fetch_sub(self.bytes, Ordering::AcqRel);
+        if self.rest_bytes > 0 {
+            self.brake.rest.fetch_sub(self.rest_bytes, Ordering::AcqRel);
+        }
         if !self.was_let {
             let unheld = &self.brake.unheld_ongoing;
             unheld.fetch_sub(self.bytes, Ordering::AcqRel);

@@ -67,6 +67,13 @@ impl Slot {
         self.turn.get(self.generation()).map(Turn::of_bits)
     }
 
+    /// What it may need at the very worst beyond what its next poll may add, if no sweep has
+    /// seen it.
+    pub(super) fn rest_of_newcomer(&self) -> Option<i64> {
+        let rest_bytes = self.rest_bytes().filter(|_| self.turn().is_none())?;
+        Some(rest_bytes.min(1 << 50) as i64).filter(|&bytes| bytes > 0)
+    }
+
     /// As far as can be told it gives back soon what it holds.
     pub(crate) fn ends(&self) -> bool {
         matches!(self.turn(), Some(Turn::Free | Turn::Ends))
