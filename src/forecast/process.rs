@@ -90,6 +90,8 @@ pub(crate) struct Forecast {
     beside_allocated: f64,
     /// Requests hold what polls do not show.
     hidden_until: Duration,
+    /// It seemed so when the allocator was asked last.
+    was_beyond: bool,
     /// What requests are expected to have grown by, by what they touch.
     touched_growth: [f64; STEPS],
     /// When it was known last what is allocated.
@@ -129,6 +131,7 @@ impl Forecast {
             held_each_bytes: 0.0,
             beside_allocated: f64::MAX,
             hidden_until: Duration::ZERO,
+            was_beyond: false,
             touched_growth: [0.0; STEPS],
             told: None,
             grown_bytes: 0,
@@ -219,7 +222,9 @@ impl Forecast {
     }
 
     fn see_beside(&mut self, beside_bytes: f64) {
+        let returned_bytes = self.returned_bytes();
         let spare_bytes = self.retained.most_bytes() - self.counted_on_bytes();
+        let spare_bytes = (spare_bytes - returned_bytes).max(0.0);
         self.usage.see_usage(beside_bytes as u64, spare_bytes);
     }
 

@@ -269,3 +269,35 @@ fn what_was_given_back_is_not_kept_as_well() {
     forecast.see_usage(100 * MIB);
     assert_eq!(kept_mib(&forecast), 0.0);
 }
+
+#[test]
+fn what_was_given_back_is_not_the_allocators_when_the_next_request_grows() {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, false);
+    let mut now = Duration::ZERO;
+    let mut sample = |usage_mib: u64, allocated_mib: Option<u64>, in_flight, completed| {
+        now += Duration::from_millis(20);
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: usage_mib * MIB,
+            process_bytes: usage_mib * MIB,
+            allocated_bytes: allocated_mib.map(|mib| mib * MIB),
+            own_in_flight: in_flight,
+            all_in_flight: in_flight,
+            completed,
+            ..Evidence::default()
+        });
+        forecast.usage.request_bytes() / MIB
+    };
+    sample(8, Some(4), 0, 0);
+    for round in 0..10 {
+        sample(260, Some(256), 1, round);
+        // Its memory is free, and the allocator has it until it was trimmed.
+        sample(260, Some(4), 0, round + 1);
+        sample(8, None, 0, round + 1);
+    }
+    // One ends; the next grows before that was given back.
+    sample(260, Some(256), 1, 10);
+    sample(260, Some(4), 1, 11);
+    let mib = sample(470, None, 1, 11);
+    assert!(mib < 400, "{mib}");
+}

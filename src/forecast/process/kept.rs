@@ -59,8 +59,13 @@ impl Forecast {
             return 0.0;
         };
         let used_bytes = grown_bytes.saturating_sub(told.grown_bytes).max(0) as f64;
-        let returned_bytes = (told.usage_bytes - self.usage_bytes).max(0.0);
-        (kept_bytes - used_bytes - returned_bytes).max(0.0)
+        (kept_bytes - used_bytes - self.returned_bytes()).max(0.0)
+    }
+
+    /// In use no more, since it was known what is allocated.
+    pub(super) fn returned_bytes(&self) -> f64 {
+        let told = self.told.as_ref();
+        told.map_or(0.0, |told| (told.usage_bytes - self.usage_bytes).max(0.0))
     }
 
     fn allocation_is_known(&self) -> bool {

@@ -120,7 +120,9 @@ impl Forecast {
     fn see_hidden(&mut self, evidence: &Evidence, beyond_bytes: f64) {
         let waiting = f64::from(evidence.waiting) * WAITER_BYTES;
         let each = f64::from(evidence.all_in_flight) * LEAST_HIDDEN_EACH;
-        if beyond_bytes - waiting > each.max(self.limit_bytes * LEAST_HIDDEN) {
+        let is_beyond = beyond_bytes - waiting > each.max(self.limit_bytes * LEAST_HIDDEN);
+        // Once may be of one that has ended since the allocator was asked.
+        if std::mem::replace(&mut self.was_beyond, is_beyond) && is_beyond {
             self.hidden_until = evidence.now + HIDDEN_FOR;
         }
     }
