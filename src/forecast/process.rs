@@ -222,7 +222,8 @@ impl Forecast {
     }
 
     fn see_beside(&mut self, beside_bytes: f64) {
-        let returned_bytes = self.returned_bytes();
+        // With accounts it is asked at each full sample what is allocated.
+        let returned_bytes = (self.book.as_ref()).map_or_else(|| self.returned_bytes(), |_| 0.0);
         let spare_bytes = self.retained.most_bytes() - self.counted_on_bytes();
         let spare_bytes = (spare_bytes - returned_bytes).max(0.0);
         self.usage.see_usage(beside_bytes as u64, spare_bytes);

@@ -55,8 +55,8 @@ pub(crate) struct Brake {
     let_grown: AtomicI64,
     /// What polls under way may add that nobody could hold back.
     unheld_ongoing: AtomicI64,
-    /// What newcomers whose polls are under way may need beyond that at the very worst: no
-    /// plan has them yet.
+    /// What polls of newcomers that are under way may add beyond that at worst: no plan has
+    /// them yet.
     rest: AtomicI64,
     /// What parts of work under way may add, of those that could be: it is in `grown` already.
     parts: Mutex<Parts>,

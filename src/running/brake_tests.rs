@@ -289,6 +289,7 @@ fn who_is_about_to_end_is_expected_to_add_what_others_did_then() {
     slot.grew(10 << 20, false);
     let known = KnownJumps {
         largest: 10.0 * MIB as f64,
+        once: 0.0,
         first: 0.0,
         later: Some(10.0 * MIB as f64),
         ending: Some(0.5 * MIB as f64),
@@ -560,6 +561,7 @@ fn of_two_who_have_just_begun_one_goes_on_if_either_may_need_most_of_what_is_fre
     let running: &Running = Box::leak(Box::default());
     let known = KnownJumps {
         largest: 20.0 * MIB as f64,
+        once: 250.0 * MIB as f64,
         ..KnownJumps::default()
     };
     running.set_jump(Tag::NONE.key, known, Some(256.0 * MIB as f64));

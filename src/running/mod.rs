@@ -84,6 +84,7 @@ impl Running {
         let made = || unknown.take(ClassKey::COUNT).collect();
         let jumps = &self.jumps.get_or_init(made)[key.index()];
         jumps.largest_kib.set(Some(kib(known.largest)));
+        jumps.once_kib.set(Some(kib(known.once.max(known.largest))));
         jumps
             .first_kib
             .set(Some(kib(known.first.max(known.largest))));

@@ -54,6 +54,8 @@ pub(crate) struct Slot {
     jump_kib: AtomicU32,
     /// And what it may need beyond that, at the very worst.
     rest_kib: AtomicOption,
+    /// What that poll may add beyond its jump, as one of many has.
+    once_kib: AtomicU32,
     /// That is what was reserved: no poll, of it or of its kind, has added anything yet.
     is_guess: AtomicBool,
     /// For long it has not been polled, or added nothing.
@@ -197,6 +199,7 @@ impl Slot {
         self.allocations.store(0, Ordering::Relaxed);
         for word in [
             &self.jump_kib,
+            &self.once_kib,
             &self.largest_kib,
             &self.grew,
             &self.later_kib,

@@ -19,6 +19,7 @@ const MOST_REUSE: f64 = 8.0;
 const LEAST_HIDDEN: f64 = 1.0 / 64.0;
 const LEAST_HIDDEN_EACH: f64 = (2u64 << 20) as f64;
 const HIDDEN_FOR: Duration = Duration::from_secs(30);
+const HIDDEN_AT_FIRST: Duration = Duration::from_secs(1);
 /// What the newest look at that counts.
 const REUSE_STEP: f64 = 0.02;
 /// What stays allocated for longer is of no request: with this half-life.
@@ -121,9 +122,11 @@ impl Forecast {
         let waiting = f64::from(evidence.waiting) * WAITER_BYTES;
         let each = f64::from(evidence.all_in_flight) * LEAST_HIDDEN_EACH;
         let is_beyond = beyond_bytes - waiting > each.max(self.limit_bytes * LEAST_HIDDEN);
-        // Once may be of one that has ended since the allocator was asked.
-        if std::mem::replace(&mut self.was_beyond, is_beyond) && is_beyond {
-            self.hidden_until = evidence.now + HIDDEN_FOR;
+        let again = std::mem::replace(&mut self.was_beyond, is_beyond);
+        if is_beyond {
+            // Once it may be of one that has ended since the allocator was asked.
+            let lasts = if again { HIDDEN_FOR } else { HIDDEN_AT_FIRST };
+            self.hidden_until = self.hidden_until.max(evidence.now + lasts);
         }
     }
 

@@ -4,6 +4,8 @@ use crate::running::{Jump, KnownJumps};
 
 /// Forgotten by this with each request.
 const LEFT: f64 = 0.99;
+/// And by this what one in hundreds may do.
+const ONCE_LEFT: f64 = 0.999;
 /// What was learned of polls that follow a large one, and of those at the end, is of
 /// requests that had one at least so large, as a share of the largest.
 const LIKE: f64 = 0.5;
@@ -21,6 +23,7 @@ impl Jumps {
             (known.later, known.ending) = (None, None);
         }
         known.largest = known.largest.max(jump.largest);
+        known.once = known.once.max(jump.largest);
         if self.is_like(jump) {
             let known = &mut self.0;
             known.later = known.later.map(|later| later.max(jump.later));
@@ -36,6 +39,7 @@ impl Jumps {
             return;
         }
         self.0.largest *= LEFT;
+        self.0.once *= ONCE_LEFT;
         self.saw(jump);
         if self.is_like(jump) {
             let after =
@@ -81,6 +85,7 @@ mod tests {
         Some(KnownJumps {
             first: 0.0,
             largest,
+            once: largest,
             later,
             ending: None,
         })
@@ -134,7 +139,13 @@ mod tests {
         let mut jumps = Jumps::default();
         jumps.ended(jump(250.0, 20.0));
         (0..500).for_each(|_| jumps.ended(jump(2.0, 1.0)));
-        let KnownJumps { largest, later, .. } = jumps.known().unwrap();
+        let KnownJumps {
+            largest,
+            once,
+            later,
+            ..
+        } = jumps.known().unwrap();
+        assert!(once > 100.0, "{once}");
         assert!(
             largest < 5.0 && later.unwrap() <= 20.0,
             "{largest} {later:?}"

@@ -67,11 +67,12 @@ impl Slot {
         self.turn.get(self.generation()).map(Turn::of_bits)
     }
 
-    /// What it may need at the very worst beyond what its next poll may add, if no sweep has
-    /// seen it.
+    /// What its next poll may add beyond its jump, as one of many has, and no more than it may
+    /// need at the very worst; if no sweep has seen it.
     pub(super) fn rest_of_newcomer(&self) -> Option<i64> {
         let rest_bytes = self.rest_bytes().filter(|_| self.turn().is_none())?;
-        Some(rest_bytes.min(1 << 50) as i64).filter(|&bytes| bytes > 0)
+        let bytes = rest_bytes.min(self.once_bytes()) as i64;
+        Some(bytes).filter(|&bytes| bytes > 0)
     }
 
     /// As far as can be told it gives back soon what it holds.

@@ -129,6 +129,8 @@ impl Slot {
             .map(|kib| (kib as f64 * self.scale()) as u64);
         self.rest_kib
             .set(worst_kib.map(|worst_kib| worst_kib.saturating_sub(held_kib + u64::from(kib))));
+        let once_kib = of_kind.once_kib.get().unwrap_or(0) as u32;
+        (self.once_kib).store(once_kib.saturating_sub(kib), Ordering::Relaxed);
         u64::from(kib) << 10
     }
 
@@ -144,6 +146,11 @@ impl Slot {
     /// What it may need beyond that at the very worst, if anything is known of its kind.
     pub(in crate::running) fn rest_bytes(&self) -> Option<u64> {
         self.rest_kib.get().map(|kib| kib << 10)
+    }
+
+    /// What a poll of it may add beyond its jump, as one of many has.
+    pub(in crate::running) fn once_bytes(&self) -> u64 {
+        u64::from(self.once_kib.load(Ordering::Relaxed)) << 10
     }
 
     /// What it may add where a mistake would be the end of all: what its polls have added one

@@ -28,6 +28,8 @@ impl Jump {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct KnownJumps {
     pub(crate) largest: f64,
+    /// The same of many more requests.
+    pub(crate) once: f64,
     /// Of one of which no poll has added anything yet.
     pub(crate) first: f64,
     /// After one that is about as large.
@@ -41,6 +43,7 @@ impl KnownJumps {
         let scale = |bytes: f64| bytes * by;
         Self {
             largest: scale(self.largest),
+            once: scale(self.once),
             first: scale(self.first),
             later: self.later.map(scale),
             ending: self.ending.map(scale),
@@ -53,6 +56,7 @@ impl KnownJumps {
 #[derive(Debug, Default)]
 pub(in crate::running) struct JumpOfKind {
     pub(in crate::running) largest_kib: AtomicOption,
+    pub(in crate::running) once_kib: AtomicOption,
     pub(in crate::running) first_kib: AtomicOption,
     pub(in crate::running) later_kib: AtomicOption,
     pub(in crate::running) ending_kib: AtomicOption,
