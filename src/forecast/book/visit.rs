@@ -101,7 +101,7 @@ impl Book {
         let alike = self.alike.entry((key, alike(seen.age, seen.held_bytes)));
         let growth = *alike.or_insert_with(|| kind.profile.growth(&seen, as_others.bytes));
         let expected = expect(kind, serial, track, look, &seen, as_others, growth);
-        teach_jump(kind, look, running);
+        teach_jump(kind, look, running, self.polled_alone);
         let made = match is_new {
             true => kind.next.scaled(scale),
             false => expected.need,
@@ -193,12 +193,16 @@ fn expect(
 }
 
 /// What its polls have added, its kind learns; and what one may add, the others.
-fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
+fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests, polled_alone: bool) {
     let kind_scale = kind.scale();
     let profile = &mut kind.profile;
     profile.saw_jump(look.slot.jump().scaled(1.0 / look.slot.scale()));
     if let Some(known) = profile.jumps() {
-        let known = known.scaled(kind_scale);
+        let mut known = known.scaled(kind_scale);
+        if !polled_alone {
+            // Accounts show what is held in the midst of a poll.
+            known.once = 0.0;
+        }
         running.set_jump(look.slot.class_key(), known, profile.known_worst_bytes());
     }
 }
