@@ -1,44 +1,14 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use super::brake::{Bound, Brake, Runner, Running as InFlight, STEPS, Stuck, Trust};
+use super::test_support::{Woken, bound};
 use super::{KnownJumps, Running, Slot};
 use crate::class::tag::Tag;
 
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;
 const OTHER: usize = 2;
-
-fn bound(grown_bytes: i64, headroom_bytes: i64) -> Bound {
-    Bound {
-        grown_bytes,
-        headroom_bytes,
-        for_ending_bytes: 0,
-        room_bytes: i64::MAX,
-        left_bytes: u64::MAX,
-    }
-}
-
-/// Counts how often it is woken.
-struct Woken(AtomicU32);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Woken {
-    fn new() -> Arc<Self> {
-        Arc::new(Self(AtomicU32::new(0)))
-    }
-
-    fn count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 fn brake() -> &'static Brake {
     Box::leak(Box::default())

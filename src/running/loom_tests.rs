@@ -1,13 +1,14 @@
 //! Every interleaving of who is paused with sweeps, ends and cancellations, under loom.
 
 use std::sync::Arc;
-use std::task::{Poll, Wake, Waker};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use loom::thread;
 
 use super::bins::BINS;
-use super::brake::{Bound, Brake, Runner, Running as InFlight, STEPS, Taken};
+use super::brake::{Brake, Runner, Running as InFlight, STEPS, Taken};
+use super::test_support::{Woken, bound};
 use super::{Fact, JumpOfKind, Running, Slot, SlotRef};
 use crate::class::tag::Tag;
 use crate::limiter::{Ask, Attempt, Bounds, Caps, Limiter, Operation};
@@ -15,35 +16,6 @@ use crate::sync::{AtomicU32, Ordering};
 
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;
-
-fn bound(grown_bytes: i64, headroom_bytes: i64) -> Bound {
-    Bound {
-        grown_bytes,
-        headroom_bytes,
-        for_ending_bytes: 0,
-        room_bytes: i64::MAX,
-        left_bytes: u64::MAX,
-    }
-}
-
-/// Counts how often it is woken.
-struct Woken(AtomicU32);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Woken {
-    fn new() -> Arc<Self> {
-        Arc::new(Self(AtomicU32::new(0)))
-    }
-
-    fn count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// With room for so much.
 fn brake(room_mib: i64) -> &'static Brake {

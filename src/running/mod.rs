@@ -18,6 +18,8 @@ pub(crate) mod place;
 mod ranks;
 mod slot;
 mod slots;
+#[cfg(test)]
+mod test_support;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;
 pub(crate) mod victims;

@@ -30,10 +30,6 @@ pub(crate) struct AtomicWaker(Mutex<Option<std::task::Waker>>);
 
 #[cfg(all(test, memory_guard_loom))]
 impl AtomicWaker {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     pub(crate) fn register(&self, waker: &std::task::Waker) {
         *lock(&self.0) = Some(waker.clone());
     }

@@ -3,7 +3,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Wake, Waker};
@@ -14,11 +13,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use http::Response;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use support::{LIMIT, MIB, counting, eventually, fill, serve_axum};
-use tower_memory_guard::{
-    Class, Cost, Detail, MemoryGuardLayer, MemoryLevel, MemorySource, Pressure, Rejected,
-    RequestHead, Respond, Sample,
-};
+use support::{LIMIT, MIB, Shared, counting, eventually, fill, serve_axum};
+use tower_memory_guard::{Class, Cost, MemoryGuardLayer, Pressure, Rejected, RequestHead, Respond};
 
 /// While it is set, everything here panics.
 static ILL: AtomicBool = AtomicBool::new(false);
@@ -67,21 +63,6 @@ impl tracing::Subscriber for IllSubscriber {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// Sampled by the guard's thread, as the built-in sources are.
-#[derive(Clone)]
-struct Shared(Arc<AtomicU64>);
-
-impl MemorySource for Shared {
-    fn read(&mut self, _: Detail, sample: &mut Sample) -> io::Result<()> {
-        let usage_bytes = self.0.load(Ordering::Relaxed);
-        sample.push(MemoryLevel::new(usage_bytes, Some(LIMIT)));
-        Ok(())
-    }
-    fn name(&self) -> String {
-        "shared".into()
-    }
-}
-
 /// A task whose executor is no more.
 struct IllWaker;
 
@@ -122,7 +103,7 @@ where
 async fn memory_is_watched_although_the_recorder_and_the_subscriber_panic() {
     let _ = metrics::set_global_recorder(IllRecorder);
     let _ = tracing::subscriber::set_global_default(IllSubscriber);
-    let usage = Shared(Arc::default());
+    let usage = Shared::default();
     let layer = MemoryGuardLayer::builder()
         .memory_source(usage.clone())
         .check_interval(Duration::from_millis(100))
@@ -132,10 +113,10 @@ async fn memory_is_watched_although_the_recorder_and_the_subscriber_panic() {
     let address = serve_axum(app(layer)).await;
     assert_eq!(status(address).await, 200);
     ILL.store(true, Ordering::Relaxed);
-    usage.0.store(LIMIT * 99 / 100, Ordering::Relaxed);
+    usage.is_used(LIMIT * 99 / 100);
     eventually("critical", || guard.pressure() == Pressure::Critical).await;
     assert_eq!(status(address).await, 503);
-    usage.0.store(100 * MIB, Ordering::Relaxed);
+    usage.is_used(100 * MIB);
     eventually("normal again", || guard.pressure() == Pressure::Normal).await;
     assert_eq!(status(address).await, 200);
     ILL.store(false, Ordering::Relaxed);

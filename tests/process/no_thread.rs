@@ -6,38 +6,13 @@
 mod support;
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use support::{LIMIT, MIB, poll_once};
-use tower_memory_guard::{
-    Detail, Guard, MemoryGuardLayer, MemoryLevel, MemorySource, Permit, Sample,
-};
-
-/// Sampled by the guard's thread, as the built-in sources are.
-#[derive(Clone, Default)]
-struct Shared(Arc<AtomicU64>);
-
-impl Shared {
-    fn is_used(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
-    }
-}
-
-impl MemorySource for Shared {
-    fn read(&mut self, _: Detail, sample: &mut Sample) -> io::Result<()> {
-        let usage_bytes = self.0.load(Ordering::Relaxed);
-        sample.push(MemoryLevel::new(usage_bytes, Some(LIMIT)));
-        Ok(())
-    }
-
-    fn name(&self) -> String {
-        "shared".into()
-    }
-}
+use support::{LIMIT, MIB, Shared, poll_once};
+use tower_memory_guard::{Guard, MemoryGuardLayer, Permit};
 
 #[derive(Default)]
 struct Woken(AtomicBool);

@@ -10,20 +10,46 @@ pub(crate) mod resident;
 pub(crate) mod tools;
 
 use std::future::Future;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use proptest::test_runner::{Config, FileFailurePersistence};
 use tokio::net::TcpListener;
-use tower_memory_guard::{Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer, Pressure};
+use tower_memory_guard::{
+    Detail, Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer, MemoryLevel, MemorySource,
+    Pressure, Sample,
+};
 
 pub(crate) const MIB: u64 = 1 << 20;
 /// Of every guard that [`with`] makes.
 pub(crate) const LIMIT: u64 = 1000 * MIB;
+
+/// What `ManualSource` is, but sampled by the guard's thread, as the built-in sources are.
+#[derive(Clone, Default)]
+pub(crate) struct Shared(Arc<AtomicU64>);
+
+impl Shared {
+    pub(crate) fn is_used(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl MemorySource for Shared {
+    fn read(&mut self, _: Detail, sample: &mut Sample) -> io::Result<()> {
+        let usage_bytes = self.0.load(Ordering::Relaxed);
+        sample.push(MemoryLevel::new(usage_bytes, Some(LIMIT)));
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "shared".into()
+    }
+}
 
 /// A guard over 1,000 MiB of memory that is what `ManualSource` is told, with
 /// requests so small that only the count binds.
