@@ -47,6 +47,10 @@ pub(crate) struct Evidence {
     pub(crate) allocated_bytes: Option<u64>,
     /// Without accounting: polls show what they allocate, and not only what they touch.
     pub(crate) polls_tell: bool,
+    /// And so they all have since the last sample, and none was left out.
+    pub(crate) all_told: bool,
+    /// What they have added, if none is under way while it is known what is allocated.
+    pub(crate) told_bytes: Option<i64>,
     /// Where the allocator does not tell: what is resident and stands in no file.
     pub(crate) anonymous_bytes: Option<u64>,
     /// What polls have added so far.

@@ -4,6 +4,7 @@
 #[path = "process_tests.rs"]
 mod tests;
 
+mod hidden;
 mod kept;
 mod outlook;
 mod outstanding;
@@ -22,6 +23,7 @@ use super::usage::UsageEstimate;
 use crate::class::tag::ClassKey;
 use crate::running::Running;
 use crate::running::brake::STEPS;
+use hidden::Hidden;
 use kept::Told;
 pub(crate) use outstanding::Outstanding;
 use pausing::Pausing;
@@ -88,10 +90,8 @@ pub(crate) struct Forecast {
     held_each_bytes: f64,
     /// What is allocated beside requests.
     beside_allocated: f64,
-    /// Requests hold what polls do not show.
-    hidden_until: Duration,
-    /// It seemed so when the allocator was asked last.
-    was_beyond: bool,
+    /// Without accounting: what requests hold that polls do not show.
+    hidden: Hidden,
     /// What requests are expected to have grown by, by what they touch.
     touched_growth: [f64; STEPS],
     /// When it was known last what is allocated.
@@ -130,8 +130,7 @@ impl Forecast {
             quiet: 0.0,
             held_each_bytes: 0.0,
             beside_allocated: f64::MAX,
-            hidden_until: Duration::ZERO,
-            was_beyond: false,
+            hidden: Hidden::default(),
             touched_growth: [0.0; STEPS],
             told: None,
             grown_bytes: 0,

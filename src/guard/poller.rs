@@ -13,7 +13,7 @@ use crate::class::tag::ClassKey;
 use crate::running::brake::Taken;
 use crate::running::{Slot, SlotRef};
 use crate::telemetry::logs::RequestSpan;
-pub(crate) use mark::Mark;
+pub(crate) use mark::{Mark, untold};
 
 thread_local! {
     /// How many polls are under way on this thread, one within another.

@@ -62,6 +62,9 @@ pub(crate) struct Brake {
     parts: Mutex<Parts>,
     /// What the two may come to.
     ceiling: AtomicI64,
+    /// What of that the allocator keeps, and from where on a poll counts as a large one.
+    kept: AtomicI64,
+    large: AtomicI64,
     /// What of the reserve, which is beyond the headroom, is for those that are about to
     /// end.
     for_ending: AtomicI64,
@@ -184,6 +187,12 @@ impl Brake {
         self.grown.load(Ordering::Acquire)
     }
 
+    /// The same while no poll is under way.
+    pub(crate) fn grown_at_rest(&self) -> Option<i64> {
+        let ongoing = self.ongoing.load(Ordering::Acquire);
+        (ongoing == 0).then(|| self.grown_bytes())
+    }
+
     /// What polls have added from `grown_bytes` on, and those under way may add.
     pub(crate) fn added_since(&self, grown_bytes: i64) -> u64 {
         let ongoing = self.ongoing.load(Ordering::Acquire);
@@ -230,6 +239,7 @@ impl Brake {
             let others_bytes = self.rest.fetch_add(rest_bytes, Ordering::AcqRel);
             keep_bytes = beside_newcomers(keep_bytes, rest_bytes, others_bytes);
         }
+        let keep_bytes = self.beside_kept(keep_bytes, taken.bytes);
         // AcqRel, here and where it is counted: of two who take the last of it at once,
         // at least one sees the other's part.
         let fits = self.headroom_bytes() >= keep_bytes;

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -523,6 +524,43 @@ fn of_several_guards_the_tightest_says_how_far_growth_may_come() {
     brake.leave(GUARD);
     assert_eq!(brake.headroom_bytes(), 100 * MIB);
     assert!(brake.force_first(50 << 20, Trust::default()));
+}
+
+#[test]
+fn a_large_poll_does_not_count_on_what_the_allocator_keeps() {
+    let brake = brake();
+    let kept = Bound {
+        kept_bytes: 190 * MIB,
+        large_bytes: 25 * MIB,
+        ..bound(0, 400 * MIB)
+    };
+    brake.publish(GUARD, kept);
+    let running: &Running = Box::leak(Box::default());
+    let slot = running.take(254 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    let jump_bytes = running.jump_bytes(slot);
+    assert_eq!(jump_bytes, 254 << 20);
+    // What of it is not used again nobody could take back.
+    assert!(brake.take(slot, jump_bytes).is_none());
+    let woken = Woken::new();
+    brake.park(
+        None,
+        slot,
+        GUARD,
+        &Arc::clone(&woken).into(),
+        Duration::ZERO,
+    );
+    brake.sweep(400 * MIB, None, false);
+    assert_eq!(woken.count(), 0);
+    assert!(brake.take(slot, 210 << 20).is_some());
+    // Of smaller ones the next sample says whether it was.
+    let small: Vec<_> = (0..17).map_while(|_| brake.take(slot, 25 << 20)).collect();
+    assert_eq!(small.len(), 16);
+    drop(small);
+    // It was given back.
+    brake.publish(GUARD, bound(0, 400 * MIB));
+    brake.sweep(400 * MIB, None, false);
+    assert_eq!(woken.count(), 1);
+    assert!(brake.take(slot, jump_bytes).is_some());
 }
 
 #[test]

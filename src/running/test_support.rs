@@ -10,6 +10,8 @@ pub(super) fn bound(grown_bytes: i64, headroom_bytes: i64) -> Bound {
     Bound {
         grown_bytes,
         headroom_bytes,
+        kept_bytes: 0,
+        large_bytes: i64::MAX,
         for_ending_bytes: 0,
         room_bytes: i64::MAX,
         left_bytes: u64::MAX,

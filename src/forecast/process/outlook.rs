@@ -6,20 +6,12 @@ use super::Forecast;
 use crate::forecast::Evidence;
 use crate::forecast::book::Book;
 use crate::forecast::outlook::Outlook;
-use crate::forecast::usage::WAITER_BYTES;
 use crate::running::brake::{self, STEPS};
 
 /// Where requests are seen to touch less, nothing is learned from it.
 const LEAST_TOUCHED_BYTES: f64 = (16u64 << 20) as f64;
 /// Requests hold at most so many times what they are seen to touch.
 const MOST_REUSE: f64 = 8.0;
-/// What is allocated beyond that is held by work that no poll shows, if it is more than so
-/// much of the limit, and than so much for each request; and for so long after it was seen
-/// last, there may be more such work.
-const LEAST_HIDDEN: f64 = 1.0 / 64.0;
-const LEAST_HIDDEN_EACH: f64 = (2u64 << 20) as f64;
-const HIDDEN_FOR: Duration = Duration::from_secs(30);
-const HIDDEN_AT_FIRST: Duration = Duration::from_secs(1);
 /// What the newest look at that counts.
 const REUSE_STEP: f64 = 0.02;
 /// What stays allocated for longer is of no request: with this half-life.
@@ -83,6 +75,7 @@ impl Forecast {
         if self.book.is_some() {
             return;
         }
+        self.hidden.see_added(evidence, self.limit_bytes);
         // Where nobody tells, it is at most what is resident.
         let Some(allocated) = evidence.allocated_bytes.max(evidence.anonymous_bytes) else {
             return;
@@ -105,7 +98,9 @@ impl Forecast {
         let all_seen = book.in_flight() + 1 >= evidence.all_in_flight as usize;
         // What a poll under way touches shows when it is over.
         if all_seen && sums.in_polls == 0 {
-            self.see_hidden(evidence, held - touched * MOST_REUSE);
+            let beyond_bytes = held - touched * MOST_REUSE;
+            let hidden = &mut self.hidden;
+            hidden.see_beyond(evidence, beyond_bytes, self.limit_bytes);
         }
         if self.polls_tell {
             self.reuse = 1.0;
@@ -114,19 +109,6 @@ impl Forecast {
         if touched > LEAST_TOUCHED_BYTES && all_seen {
             let ratio = (held / touched).clamp(1.0, MOST_REUSE);
             self.reuse += (ratio - self.reuse) * REUSE_STEP;
-        }
-    }
-
-    /// So much is allocated beyond what those in flight may hold by what they touch.
-    fn see_hidden(&mut self, evidence: &Evidence, beyond_bytes: f64) {
-        let waiting = f64::from(evidence.waiting) * WAITER_BYTES;
-        let each = f64::from(evidence.all_in_flight) * LEAST_HIDDEN_EACH;
-        let is_beyond = beyond_bytes - waiting > each.max(self.limit_bytes * LEAST_HIDDEN);
-        let again = std::mem::replace(&mut self.was_beyond, is_beyond);
-        if is_beyond {
-            // Once it may be of one that has ended since the allocator was asked.
-            let lasts = if again { HIDDEN_FOR } else { HIDDEN_AT_FIRST };
-            self.hidden_until = self.hidden_until.max(evidence.now + lasts);
         }
     }
 
@@ -143,7 +125,7 @@ impl Forecast {
 
     /// Nothing of what requests hold is hidden, as far as was seen lately.
     pub(super) fn all_is_seen(&self) -> bool {
-        self.now >= self.hidden_until
+        self.hidden.is_over(self.now)
     }
 
     /// By how much usage may rise at most, as far as is known, without another request.

@@ -1,6 +1,7 @@
 //! [`Mark`]: what a poll adds, or work between two checkpoints.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shared::{self, Part};
 use crate::memory::release::Teller;
@@ -11,6 +12,13 @@ thread_local! {
     /// What polls of this thread were found to have added, ever: a poll within another
     /// one is not counted twice.
     static COUNTED: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Polls and work of which no allocator tells what they add.
+static UNTOLD: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn untold() -> u64 {
+    UNTOLD.load(Ordering::Relaxed)
 }
 
 /// From here on, what this thread adds.
@@ -54,6 +62,11 @@ impl Meter {
         crate::memory::release::thread_bytes().map(|_| Meter::Thread)
     }
 
+    fn untold() -> Self {
+        UNTOLD.fetch_add(1, Ordering::Relaxed);
+        Meter::Faults
+    }
+
     fn bytes(self) -> i64 {
         match self {
             #[cfg(feature = "account")]
@@ -90,7 +103,7 @@ impl Mark {
             let mapped = is_mapped().then(|| Part::begin(true)).flatten();
             return mapped.map_or(Meter::Account, Meter::Mapped).mark();
         }
-        let by_sum = || Part::begin(accounted).map_or(Meter::Faults, Meter::Poll);
+        let by_sum = || Part::begin(accounted).map_or_else(Meter::untold, Meter::Poll);
         Meter::of_thread().unwrap_or_else(by_sum).mark()
     }
 
@@ -104,7 +117,7 @@ impl Mark {
         let by_sum = || {
             let teller = Teller::now();
             let in_time = teller.bytes_in_time();
-            in_time.map_or(Meter::Faults, |_| Meter::BesidePolls(teller))
+            in_time.map_or_else(Meter::untold, |_| Meter::BesidePolls(teller))
         };
         Meter::of_thread().unwrap_or_else(by_sum).mark()
     }

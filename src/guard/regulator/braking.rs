@@ -62,6 +62,8 @@ pub(super) struct Braking {
     /// Polls that had found room.
     passed: u64,
     said_stuck: Option<Duration>,
+    /// Polls of which no allocator has told what they added.
+    pub(super) untold: u64,
     /// When the allocator may be asked again.
     asks_at: Duration,
 }
@@ -132,11 +134,13 @@ impl Regulator {
         let kept = control.forecast.reusable_bytes(grown);
         control.braking.room_bytes = free + kept;
         // While little is really free, what is kept may be in the wrong places.
-        let headroom = free + kept.min(free.max(0.0) * KEPT_AT_MOST);
+        let kept_headroom = kept.min(free.max(0.0) * KEPT_AT_MOST);
         let brake = self.state.brake;
         let bounds = Bound {
             grown_bytes: grown,
-            headroom_bytes: headroom as i64,
+            headroom_bytes: (free + kept_headroom) as i64,
+            kept_bytes: kept_headroom as i64,
+            large_bytes: (bound as f64 * MOST_FOR_STUCK) as i64,
             for_ending_bytes: half(bound) as i64,
             room_bytes: (free + kept) as i64,
             left_bytes: control.left_bytes(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Control, Notice, Regulator};
 use crate::class::tag::Tag;
 use crate::forecast::{Evidence, Forecast};
+use crate::guard::poller::untold;
 use crate::limiter::OpenBodies;
 use crate::memory::{Detail, Sample};
 use crate::policy::limit_bytes;
@@ -43,12 +44,20 @@ impl Regulator {
             true => OpenBodies::default(),
             false => self.state.limiter.staged(),
         };
+        let polls_tell = !self.state.is_accounted() && crate::memory::release::tells_quickly();
+        let told_bytes = self.state.brake.grown_at_rest();
+        let allocated_bytes = self.ask_allocated(control, now);
+        let told_after = self.state.brake.grown_at_rest();
+        let untold = untold();
+        let all_told = std::mem::replace(&mut control.braking.untold, untold) == untold;
         Evidence {
             now,
             usage_bytes: control.own_bytes,
             process_bytes: control.process_usage_bytes(),
-            allocated_bytes: self.ask_allocated(control, now),
-            polls_tell: !self.state.is_accounted() && crate::memory::release::tells_quickly(),
+            allocated_bytes,
+            polls_tell,
+            all_told: polls_tell && all_told && self.state.brake.is_on(),
+            told_bytes: told_bytes.filter(|_| told_bytes == told_after),
             anonymous_bytes: self.anonymous_bytes(),
             grown_bytes: self.grown_before.load(Ordering::Relaxed),
             own_in_flight: active.saturating_sub(staged.requests),

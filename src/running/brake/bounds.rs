@@ -9,6 +9,10 @@ pub(crate) struct Bound {
     pub(crate) grown_bytes: i64,
     /// So many bytes may be added from there on.
     pub(crate) headroom_bytes: i64,
+    /// What of that is in use: the allocator keeps it.
+    pub(crate) kept_bytes: i64,
+    /// The next samples correct what a smaller poll has added.
+    pub(crate) large_bytes: i64,
     /// And so many more by those that are about to end.
     pub(crate) for_ending_bytes: i64,
     /// What there is for all that is expected.
@@ -44,10 +48,21 @@ impl Brake {
         self.bind(&state);
     }
 
+    /// What must stay free when a poll takes so much: one that is large may come to live beside
+    /// what the allocator keeps, and nobody could hold it back any more.
+    pub(super) fn beside_kept(&self, keep_bytes: i64, jump_bytes: i64) -> i64 {
+        match jump_bytes > self.large.load(Ordering::Relaxed) {
+            true => keep_bytes.max(self.kept.load(Ordering::Relaxed) + keep_bytes.min(0)),
+            false => keep_bytes,
+        }
+    }
+
     fn bind(&self, state: &State) {
         let tightest = state.binding().min_by_key(Bound::ceiling_bytes);
         if let Some(bound) = tightest {
             (self.for_ending).store(bound.for_ending_bytes, Ordering::Relaxed);
+            self.kept.store(bound.kept_bytes, Ordering::Relaxed);
+            self.large.store(bound.large_bytes, Ordering::Relaxed);
             self.ceiling.store(bound.ceiling_bytes(), Ordering::Release);
         }
     }

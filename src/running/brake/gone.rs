@@ -67,6 +67,8 @@ impl Brake {
             grown,
             let_grown,
             ceiling,
+            kept,
+            large,
             for_ending,
             newcomer,
             newcomer_least,
@@ -80,7 +82,10 @@ impl Brake {
             state.front = None;
             state.bounds.clear();
         }
-        for bytes in [grown, let_grown, ceiling, for_ending, newcomer_least] {
+        for bytes in [grown, let_grown, for_ending, newcomer_least] {
+            bytes.store(0, Ordering::Relaxed);
+        }
+        for bytes in [ceiling, kept, large] {
             bytes.store(0, Ordering::Relaxed);
         }
         for count in [passed, pauses, paused_ms] {

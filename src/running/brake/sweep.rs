@@ -106,7 +106,7 @@ impl Brake {
                 Some(own_bytes) => beside_newcomers(keep, own_bytes, rest_bytes),
                 None => keep,
             };
-            let keep_bytes = keep_bytes.map(beside);
+            let keep_bytes = keep_bytes.map(|keep| self.beside_kept(beside(keep), jump_bytes));
             let fits = keep_bytes.is_some_and(|keep| headroom - jump_bytes >= keep);
             one.forced |= freed == Some(one.guard);
             if fits || one.forced {
