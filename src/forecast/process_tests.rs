@@ -154,6 +154,8 @@ fn work_that_no_account_shows_counts_if_it_is_little_of_all() {
     let hidden = after_five_at_a_time(true);
     let hidden_mib = hidden.unexplained_bytes() / MIB as f64;
     assert!((8.0..16.0).contains(&hidden_mib), "{hidden_mib}");
+    // Nobody can hold it back.
+    assert!(hidden.trusted() > 0.15, "{}", hidden.trusted());
     // When it comes is not known: all at once.
     let at_once = |forecast: &Forecast| forecast.outlook(0).next_share[0];
     let more = at_once(&hidden) - at_once(&all_shown);

@@ -239,7 +239,7 @@ impl Forecast {
     }
 
     /// How much of the margin is needed: only what comes in so large parts that nobody can
-    /// hold them back in time.
+    /// hold them back in time. For as many as grow where nobody sees it, all of it is.
     pub(super) fn trusted(&self) -> f64 {
         let Some(book) = self.book.as_ref().filter(|_| self.brakes) else {
             return 1.0;
@@ -255,6 +255,10 @@ impl Forecast {
             true => sum / all / self.limit_bytes,
             false => 1.0,
         };
-        ((part - HELD_BACK) / HELD_BACK).clamp(0.0, 1.0)
+        let unseen = match self.unexplained_bytes() > 0.0 {
+            true => self.quiet.clamp(0.0, 1.0),
+            false => 0.0,
+        };
+        ((part - HELD_BACK) / HELD_BACK).clamp(unseen, 1.0)
     }
 }
