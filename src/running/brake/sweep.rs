@@ -10,6 +10,10 @@ use super::{Brake, Pausing, Runner, Running, State, beside_newcomers, who_goes_o
 use crate::running::place::CRITICAL;
 use crate::sync::foreign;
 
+/// Who seems to be about to end may be at its end, or else need all that it is expected to:
+/// on the whole so many times less.
+const ENDS: u64 = 4;
+
 /// What a sweep found.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Swept {
@@ -123,17 +127,13 @@ impl Brake {
         wakers
     }
 
-    /// One of those who are paused goes on, whatever the headroom is: who is about to end and
-    /// holds at least half of what it is expected to need, or who holds most and so has come
-    /// furthest; if what it may add is no more than there is. If that is too little for it, who
-    /// adds least, and leaves most to the others. Behind all those, one of whom nothing is known
-    /// for sure, as far as that is to be trusted.
+    /// One of those who are paused goes on, whatever the headroom is: of those of whom one poll
+    /// adds no more than there is, who is expected to need least. Behind all those, one of whom
+    /// nothing is known for sure, as far as that is to be trusted.
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
         let of_all_bytes = state.left_bytes(self);
         let pausing = &mut state.pausing;
-        let held_bytes = |one: &Pausing| one.slot().look().held_bytes;
-        let most_bytes = pausing.iter().map(|(_, one)| held_bytes(one)).max();
         let jump_bytes = |one: &Pausing| one.slot().jump_at_worst();
         // Whoever was told so and is not polled takes that in the end.
         let is_told = |one: &Pausing| one.forced && one.is_left();
@@ -152,15 +152,16 @@ impl Brake {
             may_go_on || may_end || jump_bytes(one) <= left_bytes
         });
         let first = waiting.min_by_key(|one| {
-            let rank = match () {
-                () if one.slot().ends() && one.slot().is_half_way() => 0,
-                // Anybody else would use it up, and still hold all that it has.
-                () if Some(held_bytes(one)) == most_bytes => 1,
-                () => 2,
+            // Whoever needs much more would use it up, and still hold all that it has.
+            let needs = one.slot().rest_to_come_kib();
+            let needs = if one.slot().ends() {
+                needs / ENDS
+            } else {
+                needs
             };
             // Of those that are too much for what there is, what they may add says nothing.
             let fits = Some(jump_bytes(one)).filter(|&bytes| bytes <= left_bytes);
-            (fits.is_none(), rank, fits, one.slot().place())
+            (fits.is_none(), needs, fits, one.slot().place())
         });
         let waker = first.map(|one| {
             one.forced = true;
