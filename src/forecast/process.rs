@@ -67,6 +67,8 @@ pub(crate) struct Forecast {
     pub(super) usage: UsageEstimate,
     retained: Retained,
     usage_bytes: f64,
+    /// What the allocator says that it keeps.
+    kept_bytes: f64,
     /// What the process holds besides requests.
     beside_bytes: f64,
     in_flight: f64,
@@ -116,6 +118,7 @@ impl Forecast {
             },
             retained: Retained::default(),
             usage_bytes: 0.0,
+            kept_bytes: 0.0,
             beside_bytes: 0.0,
             in_flight: 0.0,
             slack_bytes: 0.0,
@@ -185,6 +188,7 @@ impl Forecast {
     /// Learns from one full sample. Called in the order of time.
     pub(crate) fn observe(&mut self, evidence: Evidence) {
         self.usage_bytes = evidence.usage_bytes as f64;
+        self.kept_bytes = evidence.kept_bytes as f64;
         self.in_flight = f64::from(evidence.all_in_flight);
         if let Some(allocated_bytes) = evidence.allocated_bytes {
             // What others in the group use is not kept by this process's allocator.
@@ -223,7 +227,8 @@ impl Forecast {
     fn see_beside(&mut self, beside_bytes: f64) {
         // With accounts it is asked at each full sample what is allocated.
         let returned_bytes = (self.book.as_ref()).map_or_else(|| self.returned_bytes(), |_| 0.0);
-        let spare_bytes = self.retained.most_bytes() - self.counted_on_bytes();
+        let spare_bytes = self.retained.most_bytes_of(self.kept_for_nobody());
+        let spare_bytes = spare_bytes - self.counted_on_bytes();
         let spare_bytes = (spare_bytes - returned_bytes).max(0.0);
         self.usage.see_usage(beside_bytes as u64, spare_bytes);
     }

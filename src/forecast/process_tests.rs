@@ -256,6 +256,51 @@ fn few_large_ones_among_small_ones_explain_what_is_in_use_beside_all() {
     }
 }
 
+/// For each of three requests that grow to 12 MiB again and again, while so much more is in
+/// use than is allocated, and the allocator says that it keeps so much.
+fn unexplained_beside(beside_mib: u64, kept_mib: u64) -> f64 {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_slack(0, 1024 * MIB);
+    let running: &'static Running = Box::leak(Box::new(Running::default()));
+    let mut now = Duration::ZERO;
+    for round in 0..20 {
+        let tag = crate::class::tag::Tag::NONE;
+        let three = [(); 3].map(|()| running.take(12 << 10, tag, Duration::ZERO).unwrap());
+        for step in 0..=10 {
+            now += Duration::from_millis(50);
+            if step == 1 {
+                three
+                    .iter()
+                    .for_each(|slot| slot.charge(12 * MIB as i64, 1));
+            }
+            forecast.look(running, now);
+            let held_mib = if step == 0 { 0 } else { 36 };
+            let beside_mib = beside_mib * step / 10;
+            forecast.observe(Evidence {
+                now,
+                usage_bytes: (20 + held_mib + beside_mib) * MIB,
+                process_bytes: (20 + held_mib + beside_mib) * MIB,
+                allocated_bytes: Some((20 + held_mib) * MIB),
+                kept_bytes: kept_mib * MIB,
+                own_in_flight: u32::from(step > 0) * 3,
+                all_in_flight: u32::from(step > 0) * 3,
+                completed: round * 3,
+                ..Evidence::default()
+            });
+        }
+        three.iter().for_each(|slot| running.end(slot));
+    }
+    forecast.unexplained_bytes()
+}
+
+#[test]
+fn what_the_allocator_says_that_it_keeps_is_no_requests() {
+    assert!(unexplained_beside(60, 0) > 8.0 * MIB as f64);
+    assert_eq!(unexplained_beside(60, 64), 0.0);
+    // Mapped past it.
+    assert!(unexplained_beside(60, 10) > 8.0 * MIB as f64);
+}
+
 #[test]
 fn what_was_given_back_is_not_kept_as_well() {
     let mut forecast = Forecast::new(200 * MIB, 0.001, false);

@@ -70,9 +70,15 @@ impl Retained {
     /// What may be the allocator's, whether a trim would bring it or not: as much as was
     /// freed lately.
     pub(super) fn most_bytes(&self) -> f64 {
+        self.most_bytes_of(0.0)
+    }
+
+    /// The same where it says that it keeps so much.
+    pub(super) fn most_bytes_of(&self, kept_bytes: f64) -> f64 {
         let beside_bytes = self.usage_bytes - self.allocated_bytes;
         let freed_bytes = self.lately.most_bytes() - self.allocated_bytes;
-        beside_bytes.min(freed_bytes).max(self.bytes())
+        let kept_bytes = freed_bytes.max(kept_bytes);
+        beside_bytes.min(kept_bytes).max(self.bytes())
     }
 
     fn kept_bytes(&self) -> f64 {

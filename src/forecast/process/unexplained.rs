@@ -36,6 +36,15 @@ impl Forecast {
         }
     }
 
+    /// What the allocator says that it keeps is no request's. Where many seem to hold nothing it
+    /// counts all the same: it has been the margin for work elsewhere.
+    pub(super) fn kept_for_nobody(&self) -> f64 {
+        match self.quiet > MANY {
+            true => 0.0,
+            false => self.kept_bytes,
+        }
+    }
+
     /// After a look at requests.
     pub(super) fn see_held(&mut self) {
         let Some(book) = &self.book else {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Control, Regulator};
 use crate::guard::state::allocated_bytes;
-use crate::memory::release::{Teller, is_mapped, see_mapped};
+use crate::memory::release::{Teller, is_mapped, kept_bytes, see_mapped};
 use crate::policy::{bound_bytes, limit_bytes};
 use crate::running::brake::{Bound, Running, Stuck, Swept, Trust};
 use crate::telemetry::logs;
@@ -36,6 +36,8 @@ const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
 /// While so much of the limit is left, who is about to end then goes on, though others of
 /// its kind have added more than that at once.
 const MUCH_LEFT: u64 = 8;
+/// What is in use beside all that is allocated matters from this share of the limit on.
+const MUCH_BESIDE: u64 = 64;
 const SAYS_EVERY: Duration = Duration::from_secs(10);
 /// What is in use varies by less while nobody takes any.
 const TAKEN_BYTES: u64 = 1 << 20;
@@ -64,6 +66,8 @@ pub(super) struct Braking {
     said_stuck: Option<Duration>,
     /// Polls of which no allocator has told what they added.
     pub(super) untold: u64,
+    /// With accounting: what the allocator said that it keeps.
+    pub(super) kept_bytes: u64,
     /// When the allocator may be asked again.
     asks_at: Duration,
 }
@@ -181,6 +185,10 @@ impl Regulator {
         if due {
             if let Some((allocated, limit)) = allocated_bytes.zip(limit_bytes(&control.levels)) {
                 see_mapped(allocated, limit, now);
+                let beside_bytes = control.own_bytes.saturating_sub(allocated);
+                let asks = accounted && beside_bytes > limit / MUCH_BESIDE;
+                let kept_bytes = asks.then(kept_bytes).flatten();
+                control.braking.kept_bytes = kept_bytes.unwrap_or(0);
             }
             control.braking.asks_at = now + started.elapsed() * 50;
         }

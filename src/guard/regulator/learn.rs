@@ -55,6 +55,7 @@ impl Regulator {
             usage_bytes: control.own_bytes,
             process_bytes: control.process_usage_bytes(),
             allocated_bytes,
+            kept_bytes: control.braking.kept_bytes,
             polls_tell,
             all_told: polls_tell && all_told && self.state.brake.is_on(),
             told_bytes: told_bytes.filter(|_| told_bytes == told_after),

@@ -25,6 +25,18 @@ pub(super) fn obtained_bytes() -> Option<u64> {
     None
 }
 
+/// What of that is not allocated, resident or not.
+pub(crate) fn kept_bytes() -> Option<u64> {
+    #[cfg(feature = "jemalloc")]
+    if jemalloc::is_used() {
+        return None;
+    }
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    return glibc::kept_bytes();
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    None
+}
+
 /// It says.
 pub(super) fn tells() -> bool {
     #[cfg(feature = "jemalloc")]
@@ -89,6 +101,10 @@ mod glibc {
             let info = info(ask);
             (info.arena + info.hblkhd) as u64
         })
+    }
+
+    pub(in crate::memory::release) fn kept_bytes() -> Option<u64> {
+        ask().map(|ask| info(ask).fordblks as u64)
     }
 
     pub(in crate::memory::release) fn tells() -> bool {

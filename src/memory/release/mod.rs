@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
-pub(crate) use ffi::{allocated_bytes, thread_bytes};
+pub(crate) use ffi::{allocated_bytes, kept_bytes, thread_bytes};
 pub(crate) use teller::{Teller, is_mapped, see_mapped};
 
 /// After each attempt, so many times its duration pass before the next.
