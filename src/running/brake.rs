@@ -35,8 +35,8 @@ mod turn;
 mod who_goes_on;
 
 pub(crate) use bounds::Bound;
-pub(crate) use parts::Ahead;
 use parts::Parts;
+pub(crate) use parts::{Ahead, parts_begun};
 pub(crate) use sweep::{Swept, Trust};
 pub(crate) use taken::Taken;
 use turn::Turn;
@@ -239,10 +239,10 @@ impl Brake {
             let others_bytes = self.rest.fetch_add(rest_bytes, Ordering::AcqRel);
             keep_bytes = beside_newcomers(keep_bytes, rest_bytes, others_bytes);
         }
-        let keep_bytes = self.beside_kept(keep_bytes, taken.bytes);
         // AcqRel, here and where it is counted: of two who take the last of it at once,
         // at least one sees the other's part.
-        let fits = self.headroom_bytes() >= keep_bytes;
+        let headroom_bytes = self.headroom_bytes();
+        let fits = headroom_bytes >= self.beside_kept(keep_bytes, taken.bytes);
         // By who goes on and never ends nobody else gets on.
         if fits && !slot.is_idle() {
             self.passed.fetch_add(1, Ordering::Relaxed);

@@ -96,8 +96,15 @@ fn what_is_only_guessed_holds_nobody_for_ever() {
     assert_eq!(forced(), [true, true]);
 }
 
-#[test]
-fn where_nobody_gets_on_who_needs_least_does() {
+const NEEDS: Trust = Trust {
+    guesses: false,
+    endings: false,
+    anybody: false,
+    needs: true,
+};
+
+/// Who goes on of four, if so much is left, and then if so much is.
+fn forced_of_four(left_mib: [u64; 2], trust: Trust) -> [[bool; 4]; 2] {
     let brake = brake();
     brake.publish(GUARD, bound(0, MIB));
     let running: &Running = Box::leak(Box::default());
@@ -111,17 +118,32 @@ fn where_nobody_gets_on_who_needs_least_does() {
         running.jump_bytes(slot);
         park(brake, slot, GUARD)
     });
-    let forced = || places.map(|place| brake.is_forced(place));
-    assert!(brake.force_first(24 << 20, Trust::default()));
-    assert_eq!(forced(), [false, true, false, false]);
+    left_mib.map(|mib| {
+        assert!(brake.force_first(mib << 20, trust));
+        places.map(|place| brake.is_forced(place))
+    })
+}
+
+#[test]
+fn where_nobody_gets_on_who_needs_least_does() {
+    let forced = forced_of_four([24, 7], NEEDS);
+    assert_eq!(forced[0], [false, true, false, false]);
     // Its poll may add too much. Of two alike it is the first.
-    assert!(brake.force_first(7 << 20, Trust::default()));
-    assert_eq!(forced(), [true, true, false, false]);
+    assert_eq!(forced[1], [true, true, false, false]);
+}
+
+#[test]
+fn where_nobody_gets_on_and_needs_are_guesses_who_has_come_furthest_does() {
+    let forced = forced_of_four([24, 10], Trust::default());
+    assert_eq!(forced[0], [false, false, true, false]);
+    // Where it cannot, large ones would use up what is left, whatever they are expected
+    // to need.
+    assert_eq!(forced[1], [true, false, true, false]);
 }
 
 /// Who goes on of one that seems to be about to end, and one that has come far: what each
 /// holds and is expected to hold.
-fn forced_of_one_that_ends_and_another(two: [(i64, i64); 2]) -> [bool; 2] {
+fn forced_of_one_that_ends_and_another(two: [(i64, i64); 2], trust: Trust) -> [bool; 2] {
     let brake = brake();
     brake.publish(GUARD, bound(0, -MIB));
     let running: &Running = Box::leak(Box::default());
@@ -139,16 +161,17 @@ fn forced_of_one_that_ends_and_another(two: [(i64, i64); 2]) -> [bool; 2] {
     brake.tell(GUARD, vec![one, other.0]);
     brake.sweep(-MIB, None, false);
     assert!(one.request.slot().ends());
-    assert!(brake.force_first(24 << 20, Trust::default()));
+    assert!(brake.force_first(24 << 20, trust));
     [place, other.1].map(|place| brake.is_forced(place))
 }
 
 #[test]
 fn who_seems_to_end_with_little_of_what_it_needs_does_not_go_before_the_others() {
-    let few = forced_of_one_that_ends_and_another([(39, 136), (124, 135)]);
-    assert_eq!(few, [false, true]);
-    let some = forced_of_one_that_ends_and_another([(39, 79), (124, 135)]);
-    assert_eq!(some, [true, false]);
+    let forced = forced_of_one_that_ends_and_another;
+    for trust in [NEEDS, Trust::default()] {
+        assert_eq!(forced([(39, 136), (124, 135)], trust), [false, true]);
+        assert_eq!(forced([(40, 79), (124, 135)], trust), [true, false]);
+    }
 }
 
 #[test]
@@ -547,6 +570,8 @@ fn a_large_poll_does_not_count_on_what_the_allocator_keeps() {
     let slot = running.take(254 << 10, Tag::NONE, Duration::ZERO).unwrap();
     let jump_bytes = running.jump_bytes(slot);
     assert_eq!(jump_bytes, 254 << 20);
+    // A guess of one that is alone is no more than that.
+    assert_eq!(brake.most_for_one_bytes(), 210 * MIB);
     // What of it is not used again nobody could take back.
     assert!(brake.take(slot, jump_bytes).is_none());
     let woken = Woken::new();

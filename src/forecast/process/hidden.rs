@@ -16,8 +16,9 @@ const LASTS: Duration = Duration::from_secs(30);
 const LASTS_AT_FIRST: Duration = Duration::from_secs(1);
 /// Seen again so soon it is no other.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Polls that began before the brake was on add what nobody counts, for so long.
-const UNCOUNTED: Duration = Duration::from_millis(100);
+/// Polls that began before the brake was on, and parts of work, add what nobody counts, or was
+/// counted before: for so long.
+const UNCOUNTED: Duration = Duration::from_millis(500);
 
 /// Whether requests hold what polls do not show.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,8 +35,18 @@ pub(super) struct Hidden {
 struct Added {
     /// Since when all that polls add is counted.
     told_since: Option<Duration>,
-    least_bytes: Option<f64>,
+    least: Option<Least>,
+    body_bytes: u64,
     seen_at: Option<Duration>,
+}
+
+/// What there was when it was least.
+#[derive(Clone, Copy, Debug)]
+struct Least {
+    bytes: f64,
+    /// Then.
+    connections: u32,
+    body_bytes: u64,
 }
 
 impl Hidden {
@@ -74,25 +85,38 @@ impl Added {
     fn is_seen(&mut self, evidence: &Evidence, most_bytes: f64) -> Option<bool> {
         let now = evidence.now;
         if !evidence.all_told {
-            (self.told_since, self.least_bytes) = (None, None);
+            (self.told_since, self.least) = (None, None);
             return None;
         }
         let since = *self.told_since.get_or_insert(now);
         let told_bytes = evidence.told_bytes.filter(|_| now >= since + UNCOUNTED);
         let (allocated_bytes, grown_bytes) = evidence.allocated_bytes.zip(told_bytes)?;
-        let connections = evidence.waiting + evidence.all_in_flight;
-        let bytes = allocated_bytes as f64
-            - grown_bytes as f64
-            - evidence.body_bytes as f64
-            - f64::from(connections) * WAITER_BYTES;
-        let least_bytes = self.least_bytes.unwrap_or(bytes).min(bytes);
-        self.least_bytes = Some(least_bytes);
-        if bytes - least_bytes <= most_bytes {
+        let seen = Least {
+            bytes: allocated_bytes as f64 - grown_bytes as f64,
+            connections: evidence.waiting + evidence.all_in_flight,
+            body_bytes: evidence.body_bytes,
+        };
+        // Bodies whose work has begun are still held, and counted no more.
+        let begins = seen.body_bytes < std::mem::replace(&mut self.body_bytes, seen.body_bytes);
+        let is_least = |least: &Least| seen.bytes >= least.bytes && !begins;
+        let least = self.least.filter(is_least);
+        let least = *self.least.insert(least.unwrap_or(seen));
+        if seen.beyond(least) <= most_bytes {
             return None;
         }
-        self.least_bytes = Some(bytes);
+        self.least = Some(seen);
         let before = self.seen_at.replace(now);
         Some(before.is_some_and(|before| now < before + AGAIN))
+    }
+}
+
+impl Least {
+    /// Since then, beside what connections that came since take, and bodies. Those that went
+    /// may have left theirs.
+    fn beyond(self, least: Least) -> f64 {
+        let connections = self.connections.saturating_sub(least.connections);
+        let body_bytes = self.body_bytes.saturating_sub(least.body_bytes);
+        self.bytes - least.bytes - f64::from(connections) * WAITER_BYTES - body_bytes as f64
     }
 }
 
@@ -104,8 +128,8 @@ mod tests {
     const LIMIT_BYTES: f64 = (512 * MIB) as f64;
 
     /// Whether work is hidden after steps of so many MiB each: added by polls, allocated in
-    /// all, and of connections that came to wait.
-    fn is_hidden_after(steps: &[(i64, i64, u32)], all_told: bool) -> bool {
+    /// all, and connections that came to wait, or left.
+    fn is_hidden_after(steps: &[(i64, i64, i32)], all_told: bool) -> bool {
         let mut hidden = Hidden::default();
         let mut evidence = Evidence {
             all_told,
@@ -123,7 +147,7 @@ mod tests {
             *told += in_polls << 20;
             let bytes = evidence.allocated_bytes.as_mut().unwrap();
             *bytes = bytes.strict_add_signed(allocated << 20);
-            evidence.waiting += waiting;
+            evidence.waiting = evidence.waiting.strict_add_signed(waiting);
             hidden.see_added(&evidence, LIMIT_BYTES);
         }
         !hidden.is_over(evidence.now)
@@ -155,6 +179,30 @@ mod tests {
     fn connections_that_wait_are_no_work() {
         assert!(is_hidden_after(&[(0, 3, 0); 5], true));
         assert!(!is_hidden_after(&[(0, 3, 100); 5], true));
+        // They leave, and their connections keep what they have.
+        let left = [[(0, 0, 100); 9], [(0, 0, -100); 9]].concat();
+        assert!(!is_hidden_after(&left, true));
+    }
+
+    #[test]
+    fn bodies_whose_work_begins_are_no_work() {
+        let mut hidden = Hidden::default();
+        let mut seen = |second, allocated_mib: u64, body_mib: u64| {
+            let evidence = Evidence {
+                now: Duration::from_secs(second),
+                all_told: true,
+                told_bytes: Some(0),
+                allocated_bytes: Some(allocated_mib * MIB),
+                body_bytes: body_mib * MIB,
+                ..Evidence::default()
+            };
+            hidden.see_added(&evidence, LIMIT_BYTES);
+            !hidden.is_over(evidence.now)
+        };
+        assert!(!seen(1, 100, 0) && !seen(2, 100, 0));
+        assert!(!seen(3, 120, 20), "a body comes");
+        assert!(!seen(4, 120, 0), "its work begins, and holds it");
+        assert!(seen(5, 140, 0));
     }
 
     #[test]

@@ -66,13 +66,30 @@ pub(super) struct Braking {
     said_stuck: Option<Duration>,
     /// Polls of which no allocator has told what they added.
     pub(super) untold: u64,
-    /// With accounting: what the allocator said that it keeps.
+    /// With accounting: what the allocator said that it keeps, but for what it has given back
+    /// and keeps the addresses of.
     pub(super) kept_bytes: u64,
+    given_back_bytes: u64,
     /// When the allocator may be asked again.
     asks_at: Duration,
 }
 
 impl Braking {
+    /// The allocator says that it keeps so much.
+    fn keeps(&mut self, bytes: u64) {
+        // 0 stands for nothing known.
+        if bytes > 0 {
+            self.given_back_bytes = self.given_back_bytes.min(bytes);
+        }
+        self.kept_bytes = bytes.saturating_sub(self.given_back_bytes);
+    }
+
+    /// It says so after it was asked to give that back: as much of it is resident no more as
+    /// was not used again since.
+    pub(super) fn gave_back(&mut self, kept_bytes: u64) {
+        self.given_back_bytes = kept_bytes;
+    }
+
     /// By how much what is in use has changed most between two samples, lately.
     fn largest_step(&mut self, used_bytes: u64, now: Duration) -> f64 {
         let elapsed = now.saturating_sub(self.step_at).as_secs_f64();
@@ -187,8 +204,8 @@ impl Regulator {
                 see_mapped(allocated, limit, now);
                 let beside_bytes = control.own_bytes.saturating_sub(allocated);
                 let asks = accounted && beside_bytes > limit / MUCH_BESIDE;
-                let kept_bytes = asks.then(kept_bytes).flatten();
-                control.braking.kept_bytes = kept_bytes.unwrap_or(0);
+                let kept_bytes = asks.then(kept_bytes).flatten().unwrap_or(0);
+                control.braking.keeps(kept_bytes);
             }
             control.braking.asks_at = now + started.elapsed() * 50;
         }
@@ -294,6 +311,7 @@ impl Regulator {
             let trust = Trust {
                 endings: others_take_it || may_end_all_the_same(stuck_for, left_bytes, limit_bytes),
                 guesses: gives_up,
+                needs: self.state.is_accounted(),
                 anybody: gives_up && (self.state.is_one_alone() || is_alone),
             };
             (left_bytes, trust)

@@ -10,6 +10,7 @@ use crate::guard::poller::untold;
 use crate::limiter::OpenBodies;
 use crate::memory::{Detail, Sample};
 use crate::policy::limit_bytes;
+use crate::running::brake::parts_begun;
 use crate::units::kib;
 
 impl Regulator {
@@ -48,7 +49,7 @@ impl Regulator {
         let told_bytes = self.state.brake.grown_at_rest();
         let allocated_bytes = self.ask_allocated(control, now);
         let told_after = self.state.brake.grown_at_rest();
-        let untold = untold();
+        let untold = untold() + parts_begun();
         let all_told = std::mem::replace(&mut control.braking.untold, untold) == untold;
         Evidence {
             now,

@@ -118,7 +118,9 @@ impl Regulator {
         let Some(allocated_bytes) = allocated_bytes.or_else(release::allocated_bytes) else {
             return 0;
         };
+        let kept_bytes = release::kept_bytes().unwrap_or(0);
         let mut control = self.control();
+        control.braking.gave_back(kept_bytes);
         let usage_bytes = usage_bytes.min(control.process_usage_bytes());
         let forecast = &mut control.forecast;
         forecast.trimmed(before, usage_bytes, allocated_bytes);

@@ -64,7 +64,7 @@ impl State {
     /// What its next poll may add, as said last, if it is there.
     fn take_headroom(&self, slot: &Slot) -> Option<Taken> {
         let alone = self.is_one_alone();
-        let most_bytes = alone.then(|| self.brake.headroom_bytes());
+        let most_bytes = alone.then(|| self.brake.most_for_one_bytes());
         self.brake.take(slot, slot.jump_within(most_bytes))
     }
 

@@ -48,6 +48,14 @@ impl Brake {
         self.bind(&state);
     }
 
+    /// What a poll may add at most, if it is nobody else's turn.
+    pub(crate) fn most_for_one_bytes(&self) -> i64 {
+        let headroom_bytes = self.headroom_bytes();
+        let kept_bytes = self.kept.load(Ordering::Relaxed);
+        let large_bytes = self.large.load(Ordering::Relaxed);
+        (headroom_bytes - kept_bytes).max(headroom_bytes.min(large_bytes))
+    }
+
     /// What must stay free when a poll takes so much: one that is large may come to live beside
     /// what the allocator keeps, and nobody could hold it back any more.
     pub(super) fn beside_kept(&self, keep_bytes: i64, jump_bytes: i64) -> i64 {
@@ -61,7 +69,11 @@ impl Brake {
         let tightest = state.binding().min_by_key(Bound::ceiling_bytes);
         if let Some(bound) = tightest {
             (self.for_ending).store(bound.for_ending_bytes, Ordering::Relaxed);
-            self.kept.store(bound.kept_bytes, Ordering::Relaxed);
+            // Of another guard less may be really free.
+            let free_bytes = |bound: Bound| bound.ceiling_bytes() - bound.kept_bytes;
+            let least = state.binding().map(free_bytes).min();
+            let kept_bytes = bound.ceiling_bytes() - least.unwrap_or(bound.ceiling_bytes());
+            self.kept.store(kept_bytes, Ordering::Relaxed);
             self.large.store(bound.large_bytes, Ordering::Relaxed);
             self.ceiling.store(bound.ceiling_bytes(), Ordering::Release);
         }

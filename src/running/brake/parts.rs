@@ -5,6 +5,7 @@
 //! work is over: for half a second at most a part counts as under way. One that takes longer
 //! adds little in any moment.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::{Brake, Taken};
@@ -12,6 +13,14 @@ use crate::sync::{Ordering, lock};
 
 const STEP_MS: u64 = 64;
 const LASTS: u64 = 8;
+
+/// Parts of which it is not known when they add what was counted as added.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
+/// So many, ever, of all brakes.
+pub(crate) fn parts_begun() -> u64 {
+    BEGUN.load(Ordering::Relaxed)
+}
 
 /// Parts under way that were let grow: what they may add, by the time when they began.
 #[derive(Debug, Default)]
@@ -61,6 +70,7 @@ impl Taken {
     /// Counts as added what was taken for a part of work, until a sample shows what really
     /// was. To be [ended](Brake::end_part) if its end is told.
     pub(crate) fn begin_part(self, now: Duration) -> Ahead {
+        BEGUN.fetch_add(1, Ordering::Relaxed);
         let brake = self.brake;
         let bytes = self.bytes;
         // First, as with what a poll has added: for a moment both count.
@@ -74,6 +84,7 @@ impl Taken {
     /// it adds, nor when it is over. At once: under way for half a second it would hide for
     /// as long what nobody lets grow, and as nothing it would look like that itself.
     pub(crate) fn charge_all(self) {
+        BEGUN.fetch_add(1, Ordering::Relaxed);
         let bytes = self.bytes;
         self.charge(bytes);
     }

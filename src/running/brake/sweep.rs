@@ -37,6 +37,8 @@ pub(crate) struct Trust {
     pub(crate) endings: bool,
     /// Anybody: it is the only one, and nothing will be given back.
     pub(crate) anybody: bool,
+    /// What each is expected to need, since accounts show what they hold.
+    pub(crate) needs: bool,
 }
 
 impl Brake {
@@ -98,12 +100,13 @@ impl Brake {
     fn let_go(&self, state: &mut State, freed: Option<usize>, alone: bool) -> Vec<Arc<Waker>> {
         let mut wakers = Vec::new();
         let mut headroom = self.headroom_bytes();
+        let most_for_one = alone.then(|| self.most_for_one_bytes());
         // Of newcomers that go on: see where they ask.
         let mut rest_bytes = self.rest.load(Ordering::Acquire);
         let mut waiting: Vec<(usize, &mut Pausing)> = state.pausing.iter_mut().collect();
         waiting.sort_unstable_by_key(|(place, one)| (one.slot().place(), *place));
         for (_, one) in waiting {
-            let jump_bytes = one.slot().jump_within(alone.then_some(headroom)) as i64;
+            let jump_bytes = one.slot().jump_within(most_for_one) as i64;
             let keep_bytes = self.keep_bytes(one.slot());
             let own_rest_bytes = one.slot().rest_of_newcomer();
             let beside = |keep| match own_rest_bytes {
@@ -128,12 +131,16 @@ impl Brake {
     }
 
     /// One of those who are paused goes on, whatever the headroom is: of those of whom one poll
-    /// adds no more than there is, who is expected to need least. Behind all those, one of whom
-    /// nothing is known for sure, as far as that is to be trusted.
+    /// adds no more than there is, who is expected to need least; or, where that is not to be
+    /// trusted, who is about to end and holds at least half of it, or else who holds most and so
+    /// has come furthest. Behind all those, one of whom nothing is known for sure, as far as that
+    /// is to be trusted.
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
         let of_all_bytes = state.left_bytes(self);
         let pausing = &mut state.pausing;
+        let held_bytes = |one: &Pausing| one.slot().look().held_bytes;
+        let most_bytes = pausing.iter().map(|(_, one)| held_bytes(one)).max();
         let jump_bytes = |one: &Pausing| one.slot().jump_at_worst();
         // Whoever was told so and is not polled takes that in the end.
         let is_told = |one: &Pausing| one.forced && one.is_left();
@@ -154,14 +161,17 @@ impl Brake {
         let first = waiting.min_by_key(|one| {
             // Whoever needs much more would use it up, and still hold all that it has.
             let needs = one.slot().rest_to_come_kib();
-            let needs = if one.slot().ends() {
-                needs / ENDS
-            } else {
-                needs
+            let rank = match (trust.needs, one.slot().ends()) {
+                (true, true) => needs / ENDS,
+                (true, false) => needs,
+                (false, true) if one.slot().is_half_way() => 0,
+                // Of those whose needs are guesses who has come furthest.
+                (false, _) if Some(held_bytes(one)) == most_bytes => 1,
+                (false, _) => 2,
             };
             // Of those that are too much for what there is, what they may add says nothing.
             let fits = Some(jump_bytes(one)).filter(|&bytes| bytes <= left_bytes);
-            (fits.is_none(), needs, fits, one.slot().place())
+            (fits.is_none(), rank, fits, one.slot().place())
         });
         let waker = first.map(|one| {
             one.forced = true;

@@ -190,6 +190,11 @@ impl Slot {
         self.look().held_bytes / 1024 <= self.need_kib.get().unwrap_or(0)
     }
 
+    /// It holds half of what it is expected to, or more.
+    pub(in crate::running) fn is_half_way(&self) -> bool {
+        self.look().held_bytes / 512 >= self.need_kib.get().unwrap_or(0)
+    }
+
     /// What it is expected to need still.
     pub(in crate::running) fn rest_to_come_kib(&self) -> u64 {
         let need_kib = self.need_kib.get().unwrap_or(u64::MAX);
