@@ -15,6 +15,8 @@ const PEAK_OVER_AVERAGE: f64 = 1.5;
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// And after this time while usage does not show what requests need.
 const UNCLEAR_HALF_LIFE: Duration = Duration::from_secs(300);
+/// What accounts do not show is a request's if it lasts for longer.
+const LASTS: Duration = Duration::from_millis(50);
 /// An average that rose in this time is taken to go on rising.
 const TREND: Duration = Duration::from_secs(2);
 /// What a connection takes whose request waits (measured with hyper: 26 KiB).
@@ -49,6 +51,8 @@ pub(crate) struct UsageEstimate {
     /// It is about what accounts do not show.
     beside_accounts: bool,
     average_bytes: f64,
+    /// Beside accounts, the least that there was lately.
+    lately: Lately,
     baseline_bytes: f64,
     lowest_baseline_bytes: f64,
     kept_bytes: f64,
@@ -69,6 +73,29 @@ pub(crate) struct UsageEstimate {
     started: bool,
 }
 
+/// The least average of the last one to two times [`LASTS`]: who has just ended may take some
+/// time to free what it held, and longer while the allocator gives memory back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lately {
+    began: Duration,
+    average_bytes: f64,
+    average_before: f64,
+}
+
+impl Lately {
+    fn least(&mut self, now: Duration, average_bytes: f64) -> f64 {
+        if now >= self.began + LASTS {
+            // Without a look in between nothing is known.
+            let gap = now >= self.began + LASTS * 3;
+            self.average_before = if gap { 0.0 } else { self.average_bytes };
+            self.began = now;
+            self.average_bytes = average_bytes;
+        }
+        self.average_bytes = self.average_bytes.min(average_bytes);
+        self.average_bytes.min(self.average_before)
+    }
+}
+
 impl UsageEstimate {
     /// The configured estimate is another. Beside accounts there is none.
     pub(crate) fn set_prior(&mut self, bytes: u64) {
@@ -82,6 +109,7 @@ impl UsageEstimate {
             prior_bytes: prior_bytes as f64,
             beside_accounts: false,
             average_bytes: 0.0,
+            lately: Lately::default(),
             baseline_bytes: 0.0,
             lowest_baseline_bytes: f64::MAX,
             kept_bytes: 0.0,
@@ -132,6 +160,10 @@ impl UsageEstimate {
             let waiting = f64::from(evidence.waiting) * WAITER_BYTES;
             let theirs = self.growth_bytes() - self.kept_bytes - waiting - NOISE_BYTES;
             let average = theirs.max(0.0) / in_flight;
+            let average = match self.beside_accounts {
+                true => self.lately.least(evidence.now, average),
+                false => average,
+            };
             self.average_bytes = self.average_bytes.max(average);
         }
         if evidence.now >= self.compared.0 + TREND {

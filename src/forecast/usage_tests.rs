@@ -137,3 +137,25 @@ fn requests_that_no_sample_saw_teach_nothing() {
     run.sample(20 * MIB, 0);
     assert_eq!(run.estimate.request_bytes(), 200 * MIB);
 }
+
+#[test]
+fn beside_accounts_what_lasts_for_a_moment_is_no_requests() {
+    let expected_mib = |samples: u32| {
+        let mut run = Run::new();
+        run.estimate = UsageEstimate::beside_accounts();
+        run.sample(20 * MIB, 0);
+        for step in 0..40 {
+            // Some that have ended have not freed yet what they held.
+            let more_bytes = if step >= 30 - samples && step < 30 {
+                150 * MIB
+            } else {
+                0
+            };
+            run.now -= Duration::from_millis(90);
+            run.sample(30 * MIB + more_bytes, 5);
+        }
+        run.estimate.request_bytes() / MIB
+    };
+    assert!(expected_mib(4) < 3, "{}", expected_mib(4));
+    assert!(expected_mib(20) > 40, "{}", expected_mib(20));
+}
