@@ -150,6 +150,15 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_counted_since_nobody_knows_when_they_add_what_they_took() {
+        let brake = brake();
+        let before = parts_begun();
+        begin(brake, 6, ms(10));
+        brake.begin(6, true).charge_all();
+        assert!(parts_begun() >= before + 2);
+    }
+
+    #[test]
     fn a_part_that_nobody_could_hold_back_was_not_let_grow() {
         let brake = brake();
         let ahead = brake.take_anyway(6).begin_part(ms(10));
