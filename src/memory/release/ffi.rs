@@ -13,26 +13,21 @@ pub(crate) fn allocated_bytes() -> Option<u64> {
     None
 }
 
-/// What the process's allocator has of the system, in use or not; `None`: it does not say.
-pub(super) fn obtained_bytes() -> Option<u64> {
-    #[cfg(feature = "jemalloc")]
-    if jemalloc::is_used() {
-        return None;
-    }
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    return glibc::obtained_bytes();
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-    None
+/// What the process's allocator has of the system.
+pub(super) struct Obtained {
+    pub(super) bytes: u64,
+    /// What of that is not allocated, resident or not.
+    pub(super) kept_bytes: u64,
 }
 
-/// What of that is not allocated, resident or not.
-pub(crate) fn kept_bytes() -> Option<u64> {
+/// `None`: it does not say.
+pub(super) fn obtained() -> Option<Obtained> {
     #[cfg(feature = "jemalloc")]
     if jemalloc::is_used() {
         return None;
     }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    return glibc::kept_bytes();
+    return glibc::obtained();
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     None
 }
@@ -96,15 +91,12 @@ mod glibc {
         ask().map(in_use)
     }
 
-    pub(in crate::memory::release) fn obtained_bytes() -> Option<u64> {
-        ask().map(|ask| {
-            let info = info(ask);
-            (info.arena + info.hblkhd) as u64
+    pub(in crate::memory::release) fn obtained() -> Option<super::Obtained> {
+        let info = info(ask()?);
+        Some(super::Obtained {
+            bytes: (info.arena + info.hblkhd) as u64,
+            kept_bytes: info.fordblks as u64,
         })
-    }
-
-    pub(in crate::memory::release) fn kept_bytes() -> Option<u64> {
-        ask().map(|ask| info(ask).fordblks as u64)
     }
 
     pub(in crate::memory::release) fn tells() -> bool {

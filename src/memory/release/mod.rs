@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
-pub(crate) use ffi::{allocated_bytes, kept_bytes, thread_bytes};
+pub(crate) use ffi::{allocated_bytes, thread_bytes};
 pub(crate) use teller::{Teller, is_mapped, see_mapped};
 
 /// After each attempt, so many times its duration pass before the next.
@@ -143,6 +143,11 @@ impl Backoff {
         let shortest = self.since.map(|since| since + self.shortest);
         self.until = self.until.min(shortest);
     }
+}
+
+/// What the allocator has of the system and is not allocated, resident or not.
+pub(crate) fn kept_bytes() -> Option<u64> {
+    ffi::obtained().map(|obtained| obtained.kept_bytes)
 }
 
 /// Polls are told what is allocated.

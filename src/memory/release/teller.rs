@@ -81,7 +81,7 @@ fn is_much(mapped_bytes: u64, limit_bytes: u64) -> bool {
 
 /// What the allocator has from the system may be resident, allocated or free, and not more.
 fn mapped_bytes() -> Option<u64> {
-    let obtained_bytes = super::ffi::obtained_bytes()?;
+    let obtained_bytes = super::ffi::obtained()?.bytes;
     Some(crate::memory::anonymous_bytes()?.saturating_sub(obtained_bytes))
 }
 
@@ -138,7 +138,7 @@ mod tests {
     fn what_is_allocated_is_had_from_the_system() {
         let block = std::hint::black_box(vec![1_u8; 8 << 20]);
         let allocated = crate::memory::release::allocated_bytes();
-        assert!(crate::memory::release::ffi::obtained_bytes() >= allocated);
+        assert!(crate::memory::release::ffi::obtained().map(|all| all.bytes) >= allocated);
         drop(block);
     }
 }
