@@ -173,6 +173,7 @@ impl Book {
     /// Looks at all requests in flight, learns from those that ended, and adds up.
     pub(super) fn look(&mut self, running: &'static Requests, now: Duration) {
         self.kinds.learn_ended_between_looks(running);
+        self.teach_records(running);
         self.runners.clear();
         self.alike.clear();
         self.made = Made::default();
@@ -217,7 +218,7 @@ impl Book {
             kind.profile
                 .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
             let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
-            let gap_ms = look.slot.growth_gap_ms();
+            let gap_ms = look.slot.seen_gap_ms();
             kind.profile.looks(serial, unscaled_bytes as f64);
             kind.profile.went(track.course, jump, gap_ms);
             self.kinds.peaked(peak_bytes as f64, 1.0);

@@ -31,6 +31,8 @@ pub(super) struct Kinds {
 #[derive(Debug)]
 pub(super) struct Kind {
     pub(super) profile: Profile,
+    /// Some of it nobody holds back: critical work, and closures without checkpoints.
+    pub(super) is_unheld: bool,
     /// What the next request was said to need after the look before.
     pub(super) next: Moments,
     /// Of the requests seen lately, and how large they were beside the unit.
@@ -86,16 +88,19 @@ impl Kinds {
         if key.index() >= self.kinds.len() {
             self.kinds.resize_with(key.index() + 1, || None);
         }
-        self.kinds[key.index()].get_or_insert_with(|| {
+        let kind = self.kinds[key.index()].get_or_insert_with(|| {
             let profile = Profile::new(prior_bytes);
             Box::new(Kind {
+                is_unheld: is_critical,
                 next: profile.next(),
                 profile,
                 recent: 0.0,
                 scale: 1.0,
                 ended_between_looks: Box::new([0; BINS]),
             })
-        })
+        });
+        kind.is_unheld |= is_critical;
+        kind
     }
 
     /// The kinds that have been seen.

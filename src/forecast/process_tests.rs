@@ -352,3 +352,52 @@ fn what_was_given_back_is_not_the_allocators_when_the_next_request_grows() {
     let mib = sample(470, None, 1, 11);
     assert!(mib < 400, "{mib}");
 }
+
+#[test]
+fn a_poll_outgrows_what_is_known_until_it_stands_still_and_then_that_is_known() {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_brakes(true);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let take = || running.take(48 << 10, tag, Duration::ZERO).unwrap();
+    let slot = take();
+    slot.polls_from(0);
+    let mut at = |ms: u64, added_mib: i64| {
+        slot.charge(added_mib << 20, 1);
+        forecast.look(running, Duration::from_millis(ms));
+        forecast.outgrown_bytes() / MIB
+    };
+    assert_eq!(at(10, 40), 0);
+    assert_eq!(at(20, 20), 60);
+    assert_eq!(at(25, 10), 70);
+    // It computes with that.
+    assert_eq!(at(80, 0), 0);
+    assert_eq!(running.jump_bytes(take()) / MIB, 70);
+    assert_eq!(at(90, 40), 110);
+    slot.polls_no_more_from(0);
+    assert_eq!(at(95, 0), 0);
+}
+
+#[test]
+fn what_a_poll_has_added_counts_beside_the_hint() {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_brakes(true);
+    let running: &'static Running = Box::leak(Box::default());
+    let hinted = |mib: u32| crate::class::tag::Tag {
+        hint_kib: std::num::NonZeroU32::new(mib << 10),
+        ..crate::class::tag::Tag::NONE
+    };
+    let take =
+        |mib: u32| (running.take(u64::from(mib) << 10, hinted(mib), Duration::ZERO)).unwrap();
+    let large = take(100);
+    assert!(running.saw_jump(large, 100 * MIB));
+    // One of a tenth of that is expected to add a tenth.
+    assert_eq!(running.jump_bytes(take(10)) / MIB, 10);
+    forecast.look(running, Duration::from_millis(10));
+    assert_eq!(running.records().count(), 0);
+    let first_mib = |mib: u32| running.jump_bytes(take(mib)) / MIB;
+    // Of few, more is feared than was seen, in proportion.
+    assert_eq!(first_mib(200), 20 * first_mib(10));
+    assert!(!running.saw_jump(take(10), first_mib(10) * MIB));
+    assert!(running.saw_jump(take(10), (first_mib(10) + 1) * MIB));
+}

@@ -78,7 +78,7 @@ impl Part {
         }
         let said_bytes = slot.reported_bytes().saturating_sub(part.reported_bytes);
         let grown_bytes = added_bytes.max(0).saturating_add(said_bytes as i64);
-        slot.grew(grown_bytes as u64, part.ending);
+        (permit.state()).grew(slot, grown_bytes as u64, part.ending);
         permit.state().brake.end_part(part.ahead, grown_bytes);
     }
 }

@@ -1,19 +1,20 @@
 //! [`Poller`]: whoever polls for a request, and may be paused.
 
 mod mark;
+mod polling;
 mod shared;
 
 use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
 use super::permit::Permit;
-use super::scope::Scope;
 use super::state::State;
 use crate::class::tag::ClassKey;
 use crate::running::brake::Taken;
 use crate::running::{Slot, SlotRef};
 use crate::telemetry::logs::RequestSpan;
 pub(crate) use mark::{Mark, untold};
+pub(crate) use polling::Polling;
 
 thread_local! {
     /// How many polls are under way on this thread, one within another.
@@ -83,12 +84,6 @@ fn tell(span: &RequestSpan, slot: &Slot) {
     if let Some(ms) = slot.untold_ms() {
         span.paused(ms);
     }
-}
-
-/// A poll under way. To be dropped before what it adds is counted, so that what the thread
-/// allocated is charged by then.
-pub(crate) struct Polling<'a> {
-    _scope: Option<Scope<'a>>,
 }
 
 /// Leave to grow, as far as was taken from the headroom.
@@ -198,7 +193,7 @@ impl Drop for Growth {
         let Leave { state, slot, .. } = leave;
         let added = self.from.count();
         let grown_bytes = added.bytes.max(0);
-        slot.grew(grown_bytes as u64, leave.ending);
+        state.grew(slot, grown_bytes as u64, leave.ending);
         slot.end_poll();
         // Who says what it maps is not charged for that twice.
         let says = state.is_accounted() && slot.reported_bytes() > 0;
@@ -207,24 +202,6 @@ impl Drop for Growth {
         }
         leave.taken.charge(grown_bytes);
         state.has_polled();
-    }
-}
-
-impl<'a> Polling<'a> {
-    /// The thread works for the request from here on.
-    #[inline(always)]
-    pub(crate) fn begin(permit: Option<&'a Permit>) -> Self {
-        UNDER_WAY.set(UNDER_WAY.get() + 1);
-        Self {
-            _scope: permit.map(Permit::enter),
-        }
-    }
-}
-
-impl Drop for Polling<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        UNDER_WAY.set(UNDER_WAY.get() - 1);
     }
 }
 
@@ -240,7 +217,7 @@ impl Poller {
         cx: &Context<'_>,
     ) -> Poll<Polling<'a>> {
         ready!(self.poll_growth(permit, is_first, growth, cx));
-        Poll::Ready(Polling::begin(permit))
+        Poll::Ready(Polling::begin(permit, growth))
     }
 
     /// The same, for what is charged to `permit` and paused with the one that holds the
@@ -258,9 +235,12 @@ impl Poller {
             (Some(holder), paused) if is_polling_for(holder) => {
                 paused.iter_mut().for_each(|paused| paused.go_on());
             }
-            _ => ready!(self.poll_growth(holder, false, growth, cx)),
+            _ => {
+                ready!(self.poll_growth(holder, false, growth, cx));
+                return Poll::Ready(Polling::begin(permit, growth));
+            }
         }
-        Poll::Ready(Polling::begin(permit))
+        Poll::Ready(Polling::within(permit))
     }
 
     #[inline(always)]

@@ -24,6 +24,16 @@ impl Permit {
     }
 }
 
+#[cfg(not(feature = "account"))]
+impl Scope<'_> {
+    #[inline(always)]
+    pub(crate) fn begin_poll(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn end_poll(&self) {}
+}
+
 #[cfg(feature = "account")]
 mod charged {
     use std::cell::Cell;
@@ -74,6 +84,31 @@ mod charged {
                 _borrows: PhantomData,
             }
         }
+
+        /// It is that of a poll. `false`: of one within another for the same request, or nobody
+        /// keeps an account.
+        #[inline(always)]
+        pub(crate) fn begin_poll(&self) -> bool {
+            let charged = self.charged.as_ref().filter(|charged| !charged.is_within());
+            if let Some(charged) = charged {
+                charged.account.polls_from(charged.held_bytes);
+            }
+            charged.is_some()
+        }
+
+        /// The poll is over, if it is that of one.
+        #[inline(always)]
+        pub(crate) fn end_poll(&self) {
+            if let Some(charged) = self.charged.as_ref().filter(|charged| !charged.is_within()) {
+                charged.account.polls_no_more_from(charged.held_bytes);
+            }
+        }
+    }
+
+    impl Charged {
+        fn is_within(&self) -> bool {
+            (self.outer).is_some_and(|outer| ptr::eq(outer, self.account))
+        }
     }
 
     impl Drop for Scope<'_> {
@@ -85,7 +120,7 @@ mod charged {
             };
             switch(charged.outer);
             if let Some(outer) = charged.outer {
-                if !ptr::eq(outer, charged.account) {
+                if !charged.is_within() {
                     // Guards that watch different memory: the work is both's.
                     let held = charged.account.held_bytes() as i64;
                     outer.charge(held - charged.held_bytes as i64, 0);

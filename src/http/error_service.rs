@@ -249,7 +249,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         let future = {
             let mut growth = None;
             Growth::begin_anyway(held.permit(), &mut growth);
-            let _polling = Polling::begin(held.permit());
+            let _polling = Polling::begin(held.permit(), &growth);
             held.run(|| self.inner.call(request))
         };
         ErrorFuture::calling(future, held, None)

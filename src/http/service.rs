@@ -194,7 +194,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
         if ready && Growth::try_begin(held.permit(), &mut growth) {
             let fallback = Fallback::keep(held.permit(), &self.responder, &request);
             let future = {
-                let _polling = Polling::begin(held.permit());
+                let _polling = Polling::begin(held.permit(), &growth);
                 held.run(|| self.inner.call(request))
             };
             return ResponseFuture::calling(future, held, fallback);

@@ -34,12 +34,11 @@ mod taken;
 mod turn;
 mod who_goes_on;
 
-pub(crate) use bounds::Bound;
+pub(crate) use bounds::{Bound, fills_at_once};
 use parts::Parts;
 pub(crate) use parts::{Ahead, parts_begun};
 pub(crate) use sweep::{Swept, Trust};
 pub(crate) use taken::Taken;
-use turn::Turn;
 pub(crate) use who_goes_on::{Growth, Runner, STEPS, Stuck};
 
 /// Who may grow, on one ledger.
@@ -72,6 +71,9 @@ pub(crate) struct Brake {
     newcomer: AtomicU32,
     /// What it must leave free, in bytes, beside all that it needs itself.
     newcomer_least: AtomicI64,
+    /// One above the kind of a request whose poll has added more than any was known to, and
+    /// goes on: others of it may, too. 0: there is none.
+    outgrows: AtomicU32,
     paused: AtomicU32,
     /// Of those nobody polls so many, though they were woken.
     left: AtomicU32,
@@ -207,27 +209,6 @@ impl Brake {
         let grown = self.grown.load(Ordering::Acquire);
         let ceiling = self.ceiling.load(Ordering::Acquire);
         ceiling.saturating_sub(grown + ongoing)
-    }
-
-    /// What must stay free when this request takes some.
-    fn keep_bytes(&self, slot: &Slot) -> Option<i64> {
-        if slot.adds_nothing() {
-            return Some(i64::MIN);
-        }
-        let turn = slot.turn().unwrap_or_else(|| self.turn_of_newcomer(slot));
-        match turn {
-            Turn::Hold => None,
-            // As long as it holds no more than was expected.
-            Turn::Free if slot.is_within_need() => Some(i64::MIN),
-            // They may go into a part of the reserve: who ends gives more back.
-            Turn::Free | Turn::Ends => Some(-self.for_ending.load(Ordering::Relaxed)),
-            Turn::Keep(bytes) => Some(bytes as i64),
-        }
-    }
-
-    /// Its growth does not fit beside those before it, whatever the headroom is now.
-    pub(crate) fn is_held(&self, slot: &Slot) -> bool {
-        self.keep_bytes(slot).is_none()
     }
 
     /// Takes what one poll may add, if it is there.

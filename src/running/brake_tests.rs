@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::brake::{Bound, Brake, Runner, Running as InFlight, STEPS, Stuck, Trust};
 use super::test_support::{Woken, bound};
 use super::{KnownJumps, Running, Slot};
-use crate::class::tag::Tag;
+use crate::class::tag::{ClassKey, Tag};
 
 const MIB: i64 = 1 << 20;
 const GUARD: usize = 1;
@@ -41,6 +41,7 @@ fn in_flight(slot: &'static Slot, need_mib: f32) -> InFlight {
             moves: true,
             paused: false,
             idle: false,
+            outgrown_bytes: 0.0,
         },
     }
 }
@@ -98,6 +99,7 @@ fn what_is_only_guessed_holds_nobody_for_ever() {
 
 const NEEDS: Trust = Trust {
     guesses: false,
+    expected: false,
     endings: false,
     anybody: false,
     needs: true,
@@ -249,7 +251,7 @@ fn who_adds_nothing_any_more_is_not_paused() {
     };
     let mut is_let = |later_kib: f64| {
         known.later = Some(later_kib * 1024.0);
-        running.set_jump(Tag::NONE.key, known, None);
+        running.set_jump(Tag::NONE.key, known, 1.0, None);
         brake.tell(GUARD, vec![in_flight(slot, 0.7)]);
         brake.publish(GUARD, bound(0, -20 * MIB));
         brake.sweep(-20 * MIB, None, false);
@@ -269,13 +271,13 @@ fn who_has_grown_at_once_as_others_do_is_not_expected_to_again() {
         largest: LARGE as f64,
         ..KnownJumps::default()
     };
-    running.set_jump(Tag::NONE.key, known, None);
+    running.set_jump(Tag::NONE.key, known, 1.0, None);
     assert_eq!(running.jump_bytes(slot), LARGE);
     slot.grew(LARGE, false);
     // Nobody has seen what follows.
     assert_eq!(running.jump_bytes(slot), LARGE);
     known.later = Some(2.0 * MIB as f64);
-    running.set_jump(Tag::NONE.key, known, None);
+    running.set_jump(Tag::NONE.key, known, 1.0, None);
     assert_eq!(running.jump_bytes(slot), 2 << 20);
     // Until it does.
     slot.grew(16 << 20, false);
@@ -296,7 +298,7 @@ fn who_is_about_to_end_is_expected_to_add_what_others_did_then() {
         later: Some(10.0 * MIB as f64),
         ending: Some(0.5 * MIB as f64),
     };
-    running.set_jump(Tag::NONE.key, known, None);
+    running.set_jump(Tag::NONE.key, known, 1.0, None);
     let mut one = in_flight(slot, 20.0);
     brake.tell(GUARD, vec![one]);
     brake.sweep(100 * MIB, None, false);
@@ -325,7 +327,7 @@ fn who_has_just_begun_goes_on_if_all_that_it_may_need_is_free() {
         largest: 256.0 * MIB as f64,
         ..KnownJumps::default()
     };
-    running.set_jump(Tag::NONE.key, known, Some(280.0 * MIB as f64));
+    running.set_jump(Tag::NONE.key, known, 1.0, Some(280.0 * MIB as f64));
     let taken = |room_mib| {
         brake.publish(GUARD, bound(0, room_mib * MIB));
         brake.sweep(room_mib * MIB, None, false);
@@ -605,7 +607,7 @@ fn of_two_who_have_just_begun_one_goes_on_if_either_may_need_most_of_what_is_fre
         once: 250.0 * MIB as f64,
         ..KnownJumps::default()
     };
-    running.set_jump(Tag::NONE.key, known, Some(256.0 * MIB as f64));
+    running.set_jump(Tag::NONE.key, known, 1.0, Some(256.0 * MIB as f64));
     let slots = [(); 3].map(|()| {
         let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
         running.jump_bytes(slot);
@@ -628,4 +630,137 @@ fn of_two_who_have_just_begun_one_goes_on_if_either_may_need_most_of_what_is_fre
     assert!(second.is_some());
     drop(second);
     assert!(take(2).is_some());
+}
+
+#[test]
+fn while_a_poll_has_outgrown_what_is_known_no_other_of_its_kind_begins() {
+    let brake = brake();
+    let large_from = Bound {
+        large_bytes: 25 * MIB,
+        ..bound(0, 400 * MIB)
+    };
+    brake.publish(GUARD, large_from);
+    let in_poll = slot(1);
+    let with = |outgrown_mib: i64| {
+        let mut one = in_flight(in_poll, 1.0);
+        one.runner.outgrown_bytes = (outgrown_mib * MIB) as f32;
+        brake.tell(GUARD, vec![one]);
+        brake.sweep(400 * MIB, None, false);
+    };
+    let (newcomer, shown) = (slot(1), slot(1));
+    shown.grew(1 << 20, false);
+    let takes = |slot: &Slot| brake.take(slot, 1 << 20).is_some();
+    // A little more than was known is corrected in time, and much fits.
+    for mib in [12, 13] {
+        with(mib);
+        assert!(takes(newcomer));
+    }
+    with(200);
+    assert!(!takes(newcomer) && takes(shown));
+    let tag = Tag {
+        key: ClassKey::all().last().unwrap(),
+        ..Tag::NONE
+    };
+    let running: &Running = Box::leak(Box::default());
+    let of_other_kind = running.take(1 << 10, tag, Duration::ZERO).unwrap();
+    assert!(takes(of_other_kind));
+    newcomer.to_the_front();
+    assert!(takes(newcomer));
+    let other = slot(1);
+    assert!(!takes(other));
+    with(0);
+    assert!(takes(other));
+}
+
+#[test]
+fn what_a_poll_has_added_so_far_is_known_in_the_midst_of_it() {
+    let slot = slot(4);
+    slot.charge(10 * MIB, 1);
+    assert_eq!(slot.added_in_poll(), 0);
+    slot.polls_from(slot.held_bytes());
+    slot.charge(5 * MIB, 1);
+    assert_eq!(slot.added_in_poll(), 5 << 20);
+    // Another one of the same request has begun, and goes on.
+    slot.polls_no_more_from(3 << 20);
+    assert_eq!(slot.added_in_poll(), 5 << 20);
+    slot.polls_no_more_from(10 << 20);
+    assert_eq!(slot.added_in_poll(), 0);
+}
+
+#[test]
+fn the_most_that_a_poll_has_added_is_known_to_others_at_once() {
+    let running: &Running = Box::leak(Box::default());
+    let begin = || running.take(4 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    let first_bytes = || running.jump_bytes(begin());
+    let slot = begin();
+    assert_eq!(first_bytes(), 4 << 20);
+    assert!(running.saw_jump(slot, 100 << 20));
+    assert_eq!(first_bytes(), 100 << 20);
+    // What is less says nothing new.
+    assert!(!running.saw_jump(slot, 50 << 20));
+    assert_eq!(first_bytes(), 100 << 20);
+    // Until a look has told the rest of what is known. What came after that stays.
+    let records = || {
+        running
+            .records()
+            .map(|(_, bytes)| bytes)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(records(), [100.0 * MIB as f64]);
+    assert!(running.saw_jump(slot, 120 << 20));
+    let tell = |mib: i64| {
+        let known = KnownJumps {
+            largest: (mib * MIB) as f64,
+            ..KnownJumps::default()
+        };
+        running.set_jump(Tag::NONE.key, known, 1.0, None);
+    };
+    tell(100);
+    assert_eq!((first_bytes(), records().len()), (120 << 20, 1));
+    tell(120);
+    assert_eq!((first_bytes(), records().len()), (120 << 20, 0));
+    assert!(!running.saw_jump(slot, 120 << 20));
+}
+
+#[test]
+fn what_polls_add_while_nobody_asks_is_no_time_in_which_it_grows() {
+    let running: &Running = Box::leak(Box::default());
+    let slot = running.take(4 << 10, Tag::NONE, Duration::ZERO).unwrap();
+    (0..4).for_each(|_| slot.grew_untimed(30 << 20));
+    let jump = slot.jump();
+    assert_eq!(
+        (jump.largest, jump.later),
+        (30.0 * MIB as f64, 30.0 * MIB as f64)
+    );
+    assert!(!slot.has_shown() && slot.seen_gap_ms().is_none());
+    slot.grew(1 << 20, false);
+    assert_eq!(slot.seen_gap_ms(), Some(0));
+}
+
+#[test]
+fn where_each_may_add_more_than_there_is_who_needs_less_goes_on_in_the_end() {
+    let brake = brake();
+    brake.publish(GUARD, bound(0, MIB));
+    let running: &Running = Box::leak(Box::default());
+    let known = KnownJumps {
+        largest: 256.0 * MIB as f64,
+        ..KnownJumps::default()
+    };
+    running.set_jump(Tag::NONE.key, known, 1.0, None);
+    let places = [250, 5, 3].map(|need_mib| {
+        let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
+        slot.expect((need_mib * MIB) as f64);
+        running.jump_bytes(slot);
+        park(brake, slot, GUARD)
+    });
+    brake.sweep(MIB, None, false);
+    let forced = || places.map(|place| brake.is_forced(place));
+    assert!(!brake.force_first(200 << 20, NEEDS));
+    let in_the_end = Trust {
+        expected: true,
+        ..NEEDS
+    };
+    assert!(!brake.force_first(2 << 20, in_the_end));
+    assert!(brake.force_first(200 << 20, in_the_end));
+    assert_eq!(forced(), [false, false, true]);
 }

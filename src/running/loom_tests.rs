@@ -301,6 +301,7 @@ fn needs_nothing(slot: &'static Slot) -> InFlight {
             moves: true,
             paused: true,
             idle: false,
+            outgrown_bytes: 0.0,
         },
     }
 }

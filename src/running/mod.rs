@@ -35,6 +35,7 @@ pub(crate) use slot::{Fact, Holdings, Jump, KnownJumps, Slot, SlotRef, Status};
 
 use crate::class::Priority;
 use crate::class::tag::{ClassKey, Tag};
+use crate::sync::optional::AtomicOption;
 use crate::sync::sharded::{ByShard, OWNED_SHARDS, shard};
 use bins::BINS;
 use slots::Shard;
@@ -77,14 +78,21 @@ impl Running {
         Some(slot)
     }
 
-    /// Polls of this kind of requests are seen to add so much; and so much after one that
-    /// is about as large, and at the end of such, if that is known. `worst_bytes`: what such a
-    /// request may need at the very worst, if its hint is the unit and that is known.
-    pub(crate) fn set_jump(&self, key: ClassKey, known: KnownJumps, worst_bytes: Option<f64>) {
+    /// Polls of this kind of requests are seen to add so much, where their hint is the unit; and
+    /// so much after one that is about as large, and at the end of such, if that is known.
+    /// `scale`: how large they are beside that. `worst_bytes`: what such a request may need at
+    /// the very worst, if its hint is the unit and that is known.
+    pub(crate) fn set_jump(
+        &self,
+        key: ClassKey,
+        known: KnownJumps,
+        scale: f64,
+        worst_bytes: Option<f64>,
+    ) {
         let kib = |bytes: f64| u64::from((bytes / 1024.0).max(1.0) as u32);
-        let unknown = std::iter::repeat_with(JumpOfKind::default);
-        let made = || unknown.take(ClassKey::COUNT).collect();
-        let jumps = &self.jumps.get_or_init(made)[key.index()];
+        let jumps = &self.jumps()[key.index()];
+        let unit_kib = kib(known.first.max(known.largest));
+        let known = known.scaled(scale);
         jumps.largest_kib.set(Some(kib(known.largest)));
         jumps.once_kib.set(Some(kib(known.once.max(known.largest))));
         jumps
@@ -93,6 +101,42 @@ impl Running {
         jumps.later_kib.set(known.later.map(kib));
         jumps.ending_kib.set(known.ending.map(kib));
         jumps.worst_kib.set(worst_bytes.map(kib));
+        jumps.unit_kib.set(Some(unit_kib));
+        let record_kib = jumps.record_kib.get();
+        // Else there is another one already.
+        jumps
+            .record_kib
+            .set(record_kib.filter(|&record_kib| record_kib > unit_kib));
+    }
+
+    /// A poll of a request has added so much; says whether that is more than any of its kind
+    /// is known to.
+    pub(crate) fn saw_jump(&self, slot: &Slot, bytes: u64) -> bool {
+        let jumps = &self.jumps()[slot.class_key().index()];
+        let kib = (bytes as f64 / 1024.0 / slot.scale()) as u64;
+        let is_more = |known: &AtomicOption| known.get().is_none_or(|known_kib| kib > known_kib);
+        let is_record = is_more(&jumps.unit_kib) && is_more(&jumps.record_kib);
+        if is_record {
+            jumps.record_kib.set(Some(kib));
+        }
+        is_record
+    }
+
+    /// The kinds of which a poll has added more than was known, and by one whose hint is the
+    /// unit how much. To be told by [`set_jump`](Self::set_jump).
+    pub(crate) fn records(&self) -> impl Iterator<Item = (ClassKey, f64)> {
+        let jumps = self.jumps.get().into_iter().flatten();
+        let by_key = ClassKey::all().zip(jumps);
+        by_key.filter_map(|(key, jumps)| {
+            let kib = jumps.record_kib.get()?;
+            Some((key, kib as f64 * 1024.0))
+        })
+    }
+
+    fn jumps(&self) -> &[JumpOfKind] {
+        let unknown = std::iter::repeat_with(JumpOfKind::default);
+        let made = || unknown.take(ClassKey::COUNT).collect();
+        self.jumps.get_or_init(made)
     }
 
     /// The most that a poll of any kind of requests is seen to add.
@@ -194,6 +238,8 @@ impl Running {
             jumps.later_kib.set(None);
             jumps.ending_kib.set(None);
             jumps.worst_kib.set(None);
+            jumps.unit_kib.set(None);
+            jumps.record_kib.set(None);
         }
         for critical in &self.critical {
             critical.store(0, Ordering::Relaxed);
@@ -234,6 +280,11 @@ pub(crate) struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Some of its work nobody polls, and it does not come to checkpoints.
+    pub(crate) fn is_unheld(&self) -> bool {
+        self.slot.works_elsewhere() && !self.life.is(Fact::Checked)
+    }
+
     /// An account shows what it does.
     pub(crate) fn is_visible(&self) -> bool {
         self.held.peak_bytes > 0 || self.slot.allocations() > 0

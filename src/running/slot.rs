@@ -63,12 +63,17 @@ pub(crate) struct Slot {
     /// The most that one poll has added, and how many polls added something.
     largest_kib: AtomicU32,
     grew: AtomicU32,
+    /// Of those so many with the brake on.
+    timed: AtomicU32,
     /// The most that one has added after the first of them.
     later_kib: AtomicU32,
     /// And of those that began when it seemed to be about to end.
     ending_kib: AtomicOption,
     /// Polls of it that are under way, of those that began with the brake on.
     polls: AtomicU32,
+    /// What it held when the poll under way began that began last, in KiB and one more; 0:
+    /// none is.
+    poll_from: AtomicU32,
     /// When it was polled, while the brake was on, and when a poll added something.
     polled: Gaps,
     grown: Gaps,
@@ -202,7 +207,9 @@ impl Slot {
             &self.once_kib,
             &self.largest_kib,
             &self.grew,
+            &self.timed,
             &self.later_kib,
+            &self.poll_from,
         ] {
             word.store(0, Ordering::Relaxed);
         }
@@ -233,6 +240,11 @@ impl Slot {
     /// What the allocator does not see, as was said last.
     pub(crate) fn reported_bytes(&self) -> u64 {
         self.reported_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What it does says nothing about others.
+    pub(crate) fn says_nothing(&self) -> bool {
+        self.life.get().says_nothing()
     }
 
     pub(super) fn tag(&self) -> Tag {

@@ -336,6 +336,48 @@ async fn without_pauses_nobody_is_paused() {
     assert_eq!(server.guard.stats().pauses, 0);
 }
 
+/// All that it needs, in one poll; it ends when it may.
+async fn in_one_poll(State(stage): State<Stage>) -> &'static str {
+    let small = stage.taken() < SMALL;
+    let mib = if small { 1 } else { 100 };
+    let _block: Vec<u8> = Vec::with_capacity(mib * MIB as usize);
+    stage.took();
+    match small {
+        true => tokio::task::yield_now().await,
+        false => stage.allowed().await,
+    }
+    "done"
+}
+
+/// So many are small, of those that grow in one poll.
+const SMALL: usize = 100;
+
+#[tokio::test]
+async fn what_one_poll_adds_is_learned_while_there_is_plenty() {
+    let server = Server::new(get(in_one_poll)).await;
+    let requests = (0..SMALL).map(|_| server.get());
+    for response in requests.collect::<Vec<_>>() {
+        text(response.await.unwrap()).await;
+    }
+    server.fill(10);
+    // It takes much, and nobody has to ask.
+    let first = server.get();
+    eventually("it has begun", || server.stage.taken() == SMALL + 1).await;
+    // For another one there is no room, though there is for many of the small ones.
+    server.fill(82);
+    let others = [server.get(), server.get()];
+    // The second does not even begin while the first is paused.
+    let waits = || server.paused() + server.guard.stats().waiting_requests;
+    eventually("they have to wait", || waits() == 2).await;
+    server.fill(10);
+    server.stage.allow(3);
+    text(first.await.unwrap()).await;
+    for response in others {
+        text(response.await.unwrap()).await;
+    }
+    server.nothing_is_left().await;
+}
+
 #[tokio::test]
 async fn a_handlers_own_time_limit_can_leave_pauses_out() {
     async fn limited(

@@ -10,7 +10,11 @@ pub(in crate::forecast) struct Sums {
     pub(crate) held_bytes: f64,
     /// Those in the midst of a poll, and those that wait for something and hold nothing.
     pub(crate) in_polls: u32,
+    /// The most that one of those has added, if that is more than it was expected to.
+    pub(crate) outgrown_bytes: f64,
     pub(crate) quiet: u32,
+    /// Few of the kind of one of them have been seen.
+    pub(crate) new: bool,
     /// What they will add to that: Σ max(0, rᵢ − mᵢ).
     pub(crate) growth_bytes: f64,
     /// What they need at their peaks: Σ max(rᵢ, mᵢ).

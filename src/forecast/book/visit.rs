@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use super::{Book, Sums, Track};
+use crate::class::tag::ClassKey;
 use crate::forecast::course::alike;
 use crate::forecast::kinds::Kind;
 use crate::forecast::need::Moments;
 use crate::forecast::profile::{Profile, SETTLED_AFTER, Seen};
 use crate::running::brake::{Growth, Runner, Running};
-use crate::running::{Fact, Look, Running as Requests};
+use crate::running::{Fact, Jump, Look, Running as Requests};
 
 /// Work that has not allocated anything for so long does so elsewhere.
 const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
@@ -21,6 +22,9 @@ const MOST_DEVIATIONS: f64 = 2.33;
 const MOST_FORESEEN: f64 = 1.5;
 /// Growth below this share of the peak is none.
 const GROWTH: f64 = 0.01;
+
+/// A poll has added more than any before it if it is so many times as much.
+const OUTGROWN: f64 = 1.125;
 
 /// What is expected of a request.
 struct Expected {
@@ -97,11 +101,17 @@ impl Book {
         if is_new {
             kind.saw(1.0, scale);
         }
+        kind.is_unheld |= look.is_unheld();
+        sums.new |= kind.profile.is_new() && seen.flat < SETTLED_AFTER;
         let as_others = kind.profile.predict(&seen);
         let alike = self.alike.entry((key, alike(seen.age, seen.held_bytes)));
         let growth = *alike.or_insert_with(|| kind.profile.growth(&seen, as_others.bytes));
         let expected = expect(kind, serial, track, look, &seen, as_others, growth);
-        teach_jump(kind, look, running, self.polled_alone);
+        let outgrown_bytes = match self.polled_alone {
+            true => 0.0,
+            false => outgrown_bytes(kind, look, &seen),
+        };
+        teach_jump(kind, look, running);
         let made = match is_new {
             true => kind.next.scaled(scale),
             false => expected.need,
@@ -109,7 +119,22 @@ impl Book {
         self.made.in_flight += 1;
         self.made.needs.add(made);
         sums.add_expected(look, &expected);
-        self.runners.push(runner(look, running, &expected));
+        let mut one = runner(look, running, &expected);
+        one.runner.outgrown_bytes = outgrown_bytes as f32;
+        sums.outgrown_bytes = sums.outgrown_bytes.max(outgrown_bytes);
+        self.runners.push(one);
+    }
+
+    /// Polls have added more than any of their kinds was known to.
+    pub(super) fn teach_records(&mut self, running: &Requests) {
+        for (key, largest) in running.records() {
+            let kind = self.kinds.kind(key, running.is_critical(key));
+            kind.profile.saw_jump(Jump {
+                largest,
+                ..Jump::default()
+            });
+            tell_jump(kind, key, running);
+        }
     }
 
     /// What is known of the request in a slot; there is room for it from now on.
@@ -193,18 +218,43 @@ fn expect(
 }
 
 /// What its polls have added, its kind learns; and what one may add, the others.
-fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests, polled_alone: bool) {
-    let kind_scale = kind.scale();
-    let profile = &mut kind.profile;
-    profile.saw_jump(look.slot.jump().scaled(1.0 / look.slot.scale()));
-    if let Some(known) = profile.jumps() {
-        let mut known = known.scaled(kind_scale);
-        if !polled_alone {
-            // Accounts show what is held in the midst of a poll.
-            known.once = 0.0;
-        }
-        running.set_jump(look.slot.class_key(), known, profile.known_worst_bytes());
+fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
+    let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
+    kind.profile.saw_jump(jump);
+    tell_jump(kind, look.slot.class_key(), running);
+}
+
+fn tell_jump(kind: &Kind, key: ClassKey, running: &Requests) {
+    if let Some(known) = kind.profile.jumps() {
+        let worst_bytes = kind.profile.known_worst_bytes();
+        running.set_jump(key, known, kind.scale(), worst_bytes);
     }
+}
+
+/// What the poll under way has added so far, if that is more than any was known to. While it
+/// grows: once it stands still its kind knows that polls add so much.
+fn outgrown_bytes(kind: &mut Kind, look: &Look<'_>, seen: &Seen) -> f64 {
+    let (slot, scale) = (look.slot, look.slot.scale());
+    let added_bytes = slot.added_in_poll() as f64;
+    if added_bytes == 0.0 {
+        return 0.0;
+    }
+    let reserved_bytes = (look.held.reserved_kib * 1024) as f64;
+    let of_kind = kind.profile.jumps();
+    let of_kind = of_kind.map_or(reserved_bytes, |known| {
+        known.first.max(known.largest) * scale
+    });
+    if added_bytes <= of_kind.max(slot.jump().largest * OUTGROWN) {
+        return 0.0;
+    }
+    if seen.flat < INVISIBLE_AFTER {
+        return added_bytes;
+    }
+    kind.profile.saw_jump(Jump {
+        largest: added_bytes / scale,
+        ..Jump::default()
+    });
+    0.0
 }
 
 /// The request as the brake sees it.

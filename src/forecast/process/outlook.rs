@@ -16,8 +16,8 @@ const MOST_REUSE: f64 = 8.0;
 const REUSE_STEP: f64 = 0.02;
 /// What stays allocated for longer is of no request: with this half-life.
 const KEPT_HALF_LIFE: Duration = Duration::from_secs(60);
-/// Parts up to so much of the limit are held back in time; of those twice as large, none is.
-const HELD_BACK: f64 = 0.05;
+/// Parts up to so much of the limit the next sample corrects; of those twice as large, none.
+const CORRECTED: f64 = 0.05;
 /// Of what is reserved, so much may be for requests that no look has found yet.
 const MOST_OTHERS: f64 = 0.5;
 
@@ -141,6 +141,18 @@ impl Forecast {
         }
     }
 
+    /// What a poll under way has added, if that is more than it was expected to.
+    pub(crate) fn outgrown_bytes(&self) -> u64 {
+        let book = self.book.as_ref();
+        book.map_or(0, |book| book.sums().outgrown_bytes as u64)
+    }
+
+    /// Few requests have been seen of a kind of those in flight.
+    pub(crate) fn is_new(&self) -> bool {
+        let book = self.book.as_ref().filter(|_| self.brakes);
+        book.is_some_and(|book| book.sums().new || book.kinds().iter().next().is_none())
+    }
+
     /// It is known what polls of requests add.
     pub(crate) fn knows_jumps(&self) -> bool {
         self.book
@@ -238,27 +250,31 @@ impl Forecast {
         }
     }
 
-    /// How much of the margin is needed: only what comes in so large parts that nobody can
-    /// hold them back in time. For as many as grow where nobody sees it, all of it is.
+    /// How much of the margin is needed: that for kinds of which it is not known yet what a
+    /// poll adds, and so what could be held back in time; and of those that nobody may hold
+    /// back, what comes in large parts. For as many as grow where nobody sees it, all of it is.
     pub(super) fn trusted(&self) -> f64 {
         let Some(book) = self.book.as_ref().filter(|_| self.brakes) else {
             return 1.0;
         };
         let (mut sum, mut all) = (0.0, 0.0);
         for (_, kind, share) in book.kinds().mix() {
-            // Until a poll has been seen to add something, all of it may come at once.
-            let jump_bytes = (kind.profile.jumps()).map_or(self.limit_bytes, |known| known.largest);
-            sum += jump_bytes * kind.scale() * share;
+            let part = match kind.profile.jumps() {
+                None => 1.0,
+                Some(known) if kind.is_unheld && self.limit_bytes > 0.0 => {
+                    let part = known.largest * kind.scale() / self.limit_bytes;
+                    ((part - CORRECTED) / CORRECTED).clamp(0.0, 1.0)
+                }
+                Some(_) => 0.0,
+            };
+            sum += part * share;
             all += share;
         }
-        let part = match all > 0.0 && self.limit_bytes > 0.0 {
-            true => sum / all / self.limit_bytes,
-            false => 1.0,
-        };
+        let part = if all > 0.0 { sum / all } else { 1.0 };
         let unseen = match self.unexplained_bytes() > 0.0 {
             true => self.quiet.clamp(0.0, 1.0),
             false => 0.0,
         };
-        ((part - HELD_BACK) / HELD_BACK).clamp(unseen, 1.0)
+        part.max(unseen)
     }
 }

@@ -15,6 +15,8 @@ const GREATEST_LEFT: f64 = 0.995;
 const UNKNOWN_UNTIL: f64 = 25.0;
 /// And one poll may add that until so many were.
 const ONE_POLL_UNTIL: f64 = 12.0;
+/// One in ten of another kind is among so many, nearly always.
+const NEW_UNTIL: f64 = 64.0;
 /// One may need so many times the greatest: until some were seen, and when many were
 /// without a record; and by how much of the difference that falls with each.
 pub(super) const MOST_BEYOND: f64 = 2.0;
@@ -23,10 +25,13 @@ const BEYOND_LEFT: f64 = 0.95;
 
 impl Profile {
     /// How a request went that has ended, and what its polls added. And how long it was at
-    /// most between two polls of it that added something.
-    pub(in crate::forecast) fn went(&mut self, course: Course, jump: Jump, gap_ms: u32) {
+    /// most between two polls of it that added something, if anybody saw them.
+    pub(in crate::forecast) fn went(&mut self, course: Course, jump: Jump, gap_ms: Option<u32>) {
         self.courses.learn(course);
         self.jumps.ended(jump);
+        let Some(gap_ms) = gap_ms else {
+            return;
+        };
         // Many small ones say nothing of how large ones grow.
         let largest = self.jumps.known().map_or(0.0, |known| known.largest);
         let like = (jump.largest / largest.max(1.0)).min(1.0);
@@ -47,6 +52,11 @@ impl Profile {
             },
             ..known
         })
+    }
+
+    /// Few have been seen by this process: others may be quite unlike them.
+    pub(in crate::forecast) fn is_new(&self) -> bool {
+        self.own < NEW_UNTIL
     }
 
     /// How long it is at most between two polls that add something; `None`: it has not

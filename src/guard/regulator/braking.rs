@@ -1,15 +1,13 @@
 //! Who may grow: what a sample publishes to the brake, and what follows from a sweep.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use super::{Control, Regulator};
 use crate::guard::state::allocated_bytes;
 use crate::memory::release::{Teller, is_mapped, kept_bytes, see_mapped};
 use crate::policy::{bound_bytes, limit_bytes};
-use crate::running::brake::{Bound, Running, Stuck, Swept, Trust};
+use crate::running::brake::{Bound, Running, Stuck, Swept, Trust, fills_at_once};
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
 
@@ -24,7 +22,7 @@ const MOST_FOR_STUCK: f64 = 1.0 / 20.0;
 const ON_AT: f64 = 0.9;
 const ON_BELOW: f64 = 0.25;
 /// Or less than so many of the largest steps seen between two samples, with this
-/// half-life: of polls that began with the brake off nobody knows what they add.
+/// half-life: of polls that began with the brake off nobody may know what they add.
 const ON_BELOW_STEPS: f64 = 2.0;
 const STEP_HALF_LIFE: Duration = Duration::from_secs(60);
 /// What is kept counts as headroom up to so many times what is really free.
@@ -178,6 +176,7 @@ impl Regulator {
                 || brake.paused() > 0
                 || self.state.limiter.waiting() > 0
                 || !control.forecast.knows_jumps()
+                || brake.may_come_to_much(control.forecast.outgrown_bytes())
                 || (self.state.is_accounted() && is_mapped());
             let is_tight = fills_at_once(free, first_bytes) || (reserved_kib > 0 && is_tight);
             brake.set_on(self.state.board_key(), self.state.brakes() && is_tight);
@@ -227,7 +226,7 @@ impl Regulator {
         for running in &mut runners {
             let slot = running.request.slot();
             let (moves, idle) = slot.gets_on(now);
-            running.runner.moves = moves;
+            running.runner.moves = moves || running.runner.outgrown_bytes > 0.0;
             running.runner.idle |= idle;
             slot.set_idle(running.runner.idle);
         }
@@ -311,6 +310,7 @@ impl Regulator {
             let trust = Trust {
                 endings: others_take_it || may_end_all_the_same(stuck_for, left_bytes, limit_bytes),
                 guesses: gives_up,
+                expected: gives_up && self.state.is_accounted() && is_much(left_bytes, limit_bytes),
                 needs: self.state.is_accounted(),
                 anybody: gives_up && (self.state.is_one_alone() || is_alone),
             };
@@ -347,29 +347,18 @@ impl Regulator {
     }
 }
 
-/// As many first polls as there are processors, and one more, would leave nothing. No sample
-/// sees that coming, and whether anything is in flight yet does not matter.
-fn fills_at_once(free_bytes: f64, first_bytes: f64) -> bool {
-    static POLLS: OnceLock<usize> = OnceLock::new();
-    let polls = POLLS.get_or_init(|| available_parallelism().map_or(1, usize::from) + 1);
-    free_bytes < first_bytes * *polls as f64
-}
-
 /// With so much left, who is about to end goes on, whatever others of its kind have added.
 fn may_end_all_the_same(stuck_for: Duration, left_bytes: u64, limit_bytes: u64) -> bool {
-    stuck_for >= GIVES_UP_AFTER && left_bytes >= limit_bytes / MUCH_LEFT
+    stuck_for >= GIVES_UP_AFTER && is_much(left_bytes, limit_bytes)
+}
+
+fn is_much(left_bytes: u64, limit_bytes: u64) -> bool {
+    left_bytes >= limit_bytes / MUCH_LEFT
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn two_first_polls_may_fill_memory_at_once() {
-        assert!(fills_at_once(477.0, 256.0));
-        assert!(!fills_at_once(477.0, 0.0));
-        assert!(!fills_at_once(1e6, 1.0));
-    }
 
     #[test]
     fn who_is_about_to_end_does_not_wait_for_half_of_the_limit() {

@@ -10,6 +10,9 @@ use crate::limiter::{Need, TenantAccount};
 use crate::memory::Subscriber;
 
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
+/// And while little is known of requests: one that is unlike those before it is to be seen
+/// before the next such begins.
+const NEW_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest time between samples while memory cannot be read.
 const BLIND_INTERVAL: Duration = Duration::from_secs(1);
 /// Half of each tenant's rejections are forgotten this often.
@@ -90,8 +93,12 @@ impl Regulator {
                 false => WAITING_INTERVAL,
             });
         }
-        if self.state.brake.paused() > 0 {
+        let outgrown_bytes = control.forecast.outgrown_bytes();
+        let outgrows = self.state.brake.may_come_to_much(outgrown_bytes);
+        if self.state.brake.paused() > 0 || outgrows {
             longest = longest.min(SHORTEST_INTERVAL);
+        } else if busy && control.forecast.is_new() {
+            longest = longest.min(NEW_INTERVAL);
         }
         // A quarter of the time it would take.
         let due = (free / rise.max(floor) / 4.0).min(longest.as_secs_f64());

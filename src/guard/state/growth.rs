@@ -61,6 +61,28 @@ impl State {
         None
     }
 
+    /// A poll of it has added so much, or work between two checkpoints. `ending`: when it
+    /// began, the request seemed to be about to end.
+    pub(in crate::guard) fn grew(&self, slot: &Slot, bytes: u64, ending: bool) {
+        slot.grew(bytes, ending);
+        self.saw_jump(slot, bytes);
+    }
+
+    /// The same of a poll for which nobody had to ask.
+    pub(in crate::guard) fn grew_unasked(&self, slot: &Slot, bytes: u64) {
+        slot.grew_untimed(bytes);
+        self.saw_jump(slot, bytes);
+    }
+
+    /// The next sample tells others of its kind. Of what is large, and more than any of them has
+    /// added, they have to know at once.
+    fn saw_jump(&self, slot: &Slot, bytes: u64) {
+        let tells = self.brake.is_large(bytes) && !slot.says_nothing();
+        if tells && self.running.saw_jump(slot, bytes) {
+            self.sampler.request_sample();
+        }
+    }
+
     /// What its next poll may add, as said last, if it is there.
     fn take_headroom(&self, slot: &Slot) -> Option<Taken> {
         let alone = self.is_one_alone();

@@ -1,7 +1,13 @@
 //! How far growth may come: of the guards that want the brake on, the tightest says.
 
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
+
 use super::{Brake, State};
 use crate::sync::Ordering;
+
+/// A poll that is seen to outgrow all is in the first part of its way.
+const OUTGROWS_BY: f64 = 4.0;
 
 /// What a guard found last, from what had been counted before it read usage.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +71,26 @@ impl Brake {
         }
     }
 
+    /// No sample corrects in time what a poll has added that adds so much.
+    #[inline]
+    pub(crate) fn is_large(&self, bytes: u64) -> bool {
+        // 0: no bound is known.
+        let large_bytes = self.large.load(Ordering::Relaxed);
+        large_bytes > 0 && bytes > large_bytes as u64
+    }
+
+    /// And if it and other first polls come to so many times as much, nothing is left.
+    pub(super) fn may_fill(&self, outgrown_bytes: f32) -> bool {
+        let most_bytes = f64::from(outgrown_bytes) * OUTGROWS_BY;
+        let headroom_bytes = self.headroom_bytes() as f64;
+        self.may_come_to_much(outgrown_bytes as u64) && fills_at_once(headroom_bytes, most_bytes)
+    }
+
+    /// A poll has added so much so far, more than it was expected to, and goes on.
+    pub(crate) fn may_come_to_much(&self, outgrown_bytes: u64) -> bool {
+        self.is_large(outgrown_bytes.saturating_mul(2))
+    }
+
     fn bind(&self, state: &State) {
         let tightest = state.binding().min_by_key(Bound::ceiling_bytes);
         if let Some(bound) = tightest {
@@ -101,5 +127,25 @@ impl State {
             bound.left_bytes.saturating_sub(added_bytes)
         };
         self.binding().map(left).min().unwrap_or(u64::MAX)
+    }
+}
+
+/// As many first polls as there are processors, and one more, would leave nothing. No sample
+/// sees that coming, and whether anything is in flight yet does not matter.
+pub(crate) fn fills_at_once(free_bytes: f64, first_bytes: f64) -> bool {
+    static POLLS: OnceLock<usize> = OnceLock::new();
+    let polls = POLLS.get_or_init(|| available_parallelism().map_or(1, usize::from) + 1);
+    free_bytes < first_bytes * *polls as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_first_polls_may_fill_memory_at_once() {
+        assert!(fills_at_once(477.0, 256.0));
+        assert!(!fills_at_once(477.0, 0.0));
+        assert!(!fills_at_once(1e6, 1.0));
     }
 }

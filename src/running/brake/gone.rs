@@ -72,6 +72,7 @@ impl Brake {
             for_ending,
             newcomer,
             newcomer_least,
+            outgrows,
             passed,
             state,
             pauses,
@@ -92,5 +93,6 @@ impl Brake {
             count.store(0, Ordering::Relaxed);
         }
         newcomer.store(0, Ordering::Relaxed);
+        outgrows.store(0, Ordering::Relaxed);
     }
 }

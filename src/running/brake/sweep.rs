@@ -32,6 +32,8 @@ pub(crate) struct Swept {
 pub(crate) struct Trust {
     /// Of whom that is only guessed.
     pub(crate) guesses: bool,
+    /// Who is expected to need less than there is, whatever one poll may add.
+    pub(crate) expected: bool,
     /// Who is about to end, as far as can be told, or holds all that it is expected to: it
     /// most likely adds nothing.
     pub(crate) endings: bool,
@@ -79,6 +81,16 @@ impl Brake {
             ..running.runner
         };
         let known: Vec<Runner> = all.iter().map(now).collect();
+        let outgrown = all
+            .iter()
+            .zip(&known)
+            .filter(|(_, one)| one.outgrown_bytes > 0.0);
+        let most = outgrown.max_by(|a, b| a.1.outgrown_bytes.total_cmp(&b.1.outgrown_bytes));
+        let kind = most.filter(|(_, one)| self.may_fill(one.outgrown_bytes));
+        let kind = kind.map_or(0, |(one, _)| {
+            one.request.slot().class_key().index() as u32 + 1
+        });
+        self.outgrows.store(kind, Ordering::Relaxed);
         let before = state.front;
         let front = before.and_then(|front| all.iter().position(|one| one.request == front));
         let plan = who_goes_on::plan(room_bytes as f32, &known, front);
@@ -153,7 +165,10 @@ impl Brake {
         let others = pausing.iter_mut().map(|(_, one)| one);
         let waiting = others.filter(|one| !is_told(one)).filter(|one| {
             let may_guess = trust.guesses && one.slot().is_guess();
-            let may_go_on = left_bytes > 0 && (may_guess || trust.anybody);
+            // All would stand still for ever where each may add more than there is.
+            let expects_less = one.slot().rest_to_come_kib() <= left_bytes / 1024;
+            let may_need_less = trust.expected && expects_less;
+            let may_go_on = left_bytes > 0 && (may_guess || may_need_less || trust.anybody);
             let ends = one.slot().ends();
             let may_end = trust.endings && (ends || one.slot().has_all());
             may_go_on || may_end || jump_bytes(one) <= left_bytes

@@ -39,6 +39,37 @@ impl Turn {
 }
 
 impl Brake {
+    /// What must stay free when this request takes some.
+    pub(super) fn keep_bytes(&self, slot: &Slot) -> Option<i64> {
+        if slot.adds_nothing() {
+            return Some(i64::MIN);
+        }
+        if self.may_outgrow(slot) {
+            return None;
+        }
+        let turn = slot.turn().unwrap_or_else(|| self.turn_of_newcomer(slot));
+        match turn {
+            Turn::Hold => None,
+            // As long as it holds no more than was expected.
+            Turn::Free if slot.is_within_need() => Some(i64::MIN),
+            // They may go into a part of the reserve: who ends gives more back.
+            Turn::Free | Turn::Ends => Some(-self.for_ending.load(Ordering::Relaxed)),
+            Turn::Keep(bytes) => Some(bytes as i64),
+        }
+    }
+
+    /// Its growth does not fit beside those before it, whatever the headroom is now.
+    pub(crate) fn is_held(&self, slot: &Slot) -> bool {
+        self.keep_bytes(slot).is_none()
+    }
+
+    /// It may be about to do what nobody has seen but of one that does it just now.
+    fn may_outgrow(&self, slot: &Slot) -> bool {
+        let kind = self.outgrows.load(Ordering::Relaxed);
+        let is_like_it = kind != 0 && kind == slot.class_key().index() as u32 + 1;
+        is_like_it && slot.has_shown_nothing() && !slot.place().is_front()
+    }
+
     /// No sweep has said what is to be done with it.
     pub(super) fn turn_of_newcomer(&self, slot: &Slot) -> Turn {
         if slot.place().is_front() {

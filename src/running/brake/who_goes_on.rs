@@ -42,6 +42,9 @@ pub(crate) struct Runner {
     /// Nobody has polled it for long, or its polls have added nothing for as long: it may be a
     /// stream that lasts for hours.
     pub(crate) idle: bool,
+    /// The poll it is in the midst of has added so much, if that is more than it was expected
+    /// to, and goes on.
+    pub(crate) outgrown_bytes: f32,
 }
 
 /// Who may grow, of all that run.

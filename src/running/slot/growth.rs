@@ -104,7 +104,7 @@ impl Slot {
         let ending_kib = of_kind.ending_kib.get().filter(|_| is_large && self.ends());
         let grew = self.grew.load(Ordering::Relaxed);
         let kib = match (grew, of_kind.later_kib.get()) {
-            (0, _) => (of_kind.first_kib.get()).unwrap_or_else(|| self.reserved_kib()),
+            (0, _) => self.first_kib(of_kind),
             _ if ending_kib.is_some() => ending_kib.max(self.ending_kib.get()).unwrap_or(0),
             (_, Some(of_others_kib)) if is_large => {
                 let later_kib = u64::from(self.later_kib.load(Ordering::Relaxed));
@@ -180,9 +180,9 @@ impl Slot {
         polled.is_some() || self.grew.load(Ordering::Relaxed) > 0 || self.is_paused()
     }
 
-    /// It is known by how it grew.
+    /// It is known by how it grew, and when.
     pub(crate) fn has_shown(&self) -> bool {
-        self.grew.load(Ordering::Relaxed) >= SHOWN
+        self.timed.load(Ordering::Relaxed) >= SHOWN
     }
 
     /// It holds no more than it was expected to.
@@ -250,8 +250,14 @@ impl Slot {
     }
 
     /// The longest time between two polls that added something, pauses aside.
-    pub(crate) fn growth_gap_ms(&self) -> u32 {
+    fn growth_gap_ms(&self) -> u32 {
         self.grown.longest_ms.load(Ordering::Relaxed)
+    }
+
+    /// The same; `None`: nobody has seen such polls.
+    pub(crate) fn seen_gap_ms(&self) -> Option<u32> {
+        let seen = self.timed.load(Ordering::Relaxed) > 0;
+        seen.then(|| self.growth_gap_ms())
     }
 
     /// Whether it gets on, or would if it were not paused; and whether it is idle: by how long
@@ -275,17 +281,24 @@ impl Slot {
             self.ending_kib.set(Some(before_kib.max(bytes / 1024)));
         }
         if bytes >= LEAST_GROWTH_BYTES {
-            let is_first = self.grew.fetch_add(1, Ordering::Relaxed) == 0;
+            self.timed.fetch_add(1, Ordering::Relaxed);
             self.grown.next(self.polled.last_ms.get());
-            let kib = (bytes / 1024) as u32;
-            self.largest_kib.fetch_max(kib, Ordering::Relaxed);
-            if !is_first {
-                self.later_kib.fetch_max(kib, Ordering::Relaxed);
-            }
+            self.grew_untimed(bytes);
         }
     }
 
-    /// What its polls have added, while the brake was on.
+    /// The same with the brake off, when nobody sees when that was: it says how much one adds,
+    /// and not how long it is from one to the next.
+    pub(crate) fn grew_untimed(&self, bytes: u64) {
+        let is_first = self.grew.fetch_add(1, Ordering::Relaxed) == 0;
+        let kib = (bytes / 1024) as u32;
+        self.largest_kib.fetch_max(kib, Ordering::Relaxed);
+        if !is_first {
+            self.later_kib.fetch_max(kib, Ordering::Relaxed);
+        }
+    }
+
+    /// What its polls have added.
     pub(crate) fn jump(&self) -> Jump {
         let bytes = |kib: &AtomicU32| f64::from(kib.load(Ordering::Relaxed)) * 1024.0;
         Jump {

@@ -1,6 +1,18 @@
 //! What polls add: of a request, and of those of its kind.
 
+use std::sync::atomic::Ordering;
+
+use super::Slot;
 use crate::sync::optional::AtomicOption;
+
+/// Who has held as much has begun.
+const BEGUN_BYTES: u64 = 64 << 10;
+
+/// 0 would be no poll.
+#[cfg(any(feature = "account", test))]
+fn above_kib(bytes: u64) -> u32 {
+    (bytes / 1024) as u32 + 1
+}
 
 /// What polls of a request were seen to add, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -61,4 +73,52 @@ pub(in crate::running) struct JumpOfKind {
     pub(in crate::running) later_kib: AtomicOption,
     pub(in crate::running) ending_kib: AtomicOption,
     pub(in crate::running) worst_kib: AtomicOption,
+    /// Of a request whose hint is the unit: what its first poll may add, and what one has added
+    /// since that was found, if it is more.
+    pub(in crate::running) unit_kib: AtomicOption,
+    pub(in crate::running) record_kib: AtomicOption,
+}
+
+impl Slot {
+    /// A poll begins, and it holds so much.
+    #[cfg(any(feature = "account", test))]
+    #[inline(always)]
+    pub(crate) fn polls_from(&self, held_bytes: u64) {
+        self.poll_from
+            .store(above_kib(held_bytes), Ordering::Relaxed);
+    }
+
+    /// It is over; another one may have begun meanwhile.
+    #[cfg(any(feature = "account", test))]
+    #[inline(always)]
+    pub(crate) fn polls_no_more_from(&self, held_bytes: u64) {
+        if self.poll_from.load(Ordering::Relaxed) == above_kib(held_bytes) {
+            self.poll_from.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// What the poll under way has added so far: as accounts show it.
+    pub(crate) fn added_in_poll(&self) -> u64 {
+        match self.poll_from.load(Ordering::Relaxed) {
+            0 => 0,
+            above => {
+                let from_bytes = u64::from(above - 1) << 10;
+                self.held_bytes().saturating_sub(from_bytes)
+            }
+        }
+    }
+
+    /// No poll of it has added anything yet, as far as anybody saw, and it seems to have more
+    /// to do than to end.
+    pub(in crate::running) fn has_shown_nothing(&self) -> bool {
+        let grew = self.grew.load(Ordering::Relaxed) > 0;
+        !grew && self.peak_bytes() < BEGUN_BYTES && !self.ends()
+    }
+
+    /// What its first poll that adds something may add.
+    pub(super) fn first_kib(&self, of_kind: &JumpOfKind) -> u64 {
+        let unit_kib = of_kind.unit_kib.get().max(of_kind.record_kib.get());
+        let scaled = unit_kib.map(|unit_kib| (unit_kib as f64 * self.scale()) as u64);
+        scaled.unwrap_or_else(|| self.reserved_kib())
+    }
 }

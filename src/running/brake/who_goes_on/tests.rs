@@ -11,6 +11,7 @@ fn runner(held: f32, need: f32) -> Runner {
         moves: true,
         paused: false,
         idle: false,
+        outgrown_bytes: 0.0,
     }
 }
 
