@@ -166,6 +166,25 @@ fn work_that_no_account_shows_counts_if_it_is_little_of_all() {
     assert!(more > 0.15, "{more}");
 }
 
+#[test]
+fn who_seems_to_hold_nothing_may_come_to_all_that_was_reserved() {
+    let mut forecast = after_five_at_a_time(true);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    for _ in 0..4 {
+        let slot = running.take(48 << 10, tag, Duration::ZERO).unwrap();
+        slot.charge(1 << 10, 1);
+    }
+    let mut now = Duration::from_secs(60);
+    // They have only begun: usage shows 10 MiB of each.
+    for _ in 0..3 {
+        sample_next(&mut forecast, running, &mut now, (4, 40, 1000));
+    }
+    assert!(forecast.unexplained_bytes() > 0.0);
+    let outstanding_mib = forecast.outstanding_bytes(192 * MIB) / MIB as i64;
+    assert!(outstanding_mib >= 192 - 40, "{outstanding_mib}");
+}
+
 /// 50 ms later: so many are in flight, so many MiB are in use beside 20, so many have ended.
 fn sample_next(
     forecast: &mut Forecast,

@@ -71,6 +71,7 @@ impl Book {
         let is_quiet = !in_poll && age >= INVISIBLE_AFTER && look.held.peak_bytes < QUIET_BYTES;
         sums.in_polls += u32::from(in_poll);
         sums.quiet += u32::from(is_quiet);
+        sums.quiet_kib += if is_quiet { look.held.reserved_kib } else { 0 };
         let is_known = !self.polled_alone || look.slot.was_polled();
         if !(look.is_visible() && is_known) || look.life.is(Fact::Declared) || track.staged {
             sums.add_promised(look, age);

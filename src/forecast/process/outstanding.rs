@@ -52,9 +52,14 @@ impl Forecast {
         let allocated =
             self.beside_bytes + sums.need_bytes + self.others.held_bytes - self.usage_bytes;
         let growth = touched.max(allocated) + self.margin_bytes(&sums.needs);
-        // What no account shows: as much as was reserved, or as usage tells.
-        let elsewhere =
-            (self.unexplained_bytes() * self.in_flight).max(sums.invisible_bytes) as u64;
+        // What no account shows: as much as was reserved, or as usage tells; which shows what
+        // such requests hold while they grow, and not what each will hold in the end.
+        let quiet_bytes = match self.unexplained_bytes() > 0.0 {
+            true => (sums.quiet_kib * 1024) as f64,
+            false => 0.0,
+        };
+        let by_usage = self.unexplained_bytes() * self.in_flight;
+        let elsewhere = by_usage.max(sums.invisible_bytes).max(quiet_bytes) as u64;
         let elsewhere = elsewhere - self.usage.realised_bytes(elsewhere);
         let others = self.others.outstanding_bytes;
         let more = others.saturating_add_unsigned(elsewhere);
