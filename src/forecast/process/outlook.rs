@@ -171,7 +171,7 @@ impl Forecast {
         let mut outlook =
             if let Some(book) = touched.filter(|book| self.are_pausable(book, reserved_bytes)) {
                 self.touched_outlook(book, reserved_bytes)
-            } else if let Some(book) = self.book.as_ref().filter(|_| self.brakes) {
+            } else if let Some(book) = self.book.as_ref().filter(|_| self.may_expect_ends()) {
                 self.accounted_outlook(book, reserved_bytes)
             } else {
                 return Outlook::constant(self.outstanding_bytes(reserved_bytes));
@@ -181,6 +181,12 @@ impl Forecast {
             *bytes += margin_bytes;
         }
         outlook
+    }
+
+    /// What others give back in time may be admitted into: if not, there are requests that
+    /// nobody can hold back.
+    fn may_expect_ends(&self) -> bool {
+        self.brakes && !self.works_elsewhere()
     }
 
     fn accounted_outlook(&self, book: &Book, reserved_bytes: u64) -> Outlook {

@@ -36,6 +36,11 @@ impl Forecast {
         }
     }
 
+    /// Many seem to hold nothing, and usage shows that they do: elsewhere.
+    pub(super) fn works_elsewhere(&self) -> bool {
+        self.quiet > MANY && self.unexplained_bytes() > 0.0
+    }
+
     /// What the allocator says that it keeps is no request's. Where many seem to hold nothing it
     /// counts all the same: it has been the margin for work elsewhere.
     pub(super) fn kept_for_nobody(&self) -> f64 {
