@@ -22,6 +22,7 @@ use slab::Slab;
 use super::place::Place;
 use super::{Slot, SlotRef};
 use crate::sync::foreign::{self, Code};
+use crate::sync::optional::AtomicOption;
 use crate::sync::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, fence, lock,
 };
@@ -71,9 +72,9 @@ pub(crate) struct Brake {
     newcomer: AtomicU32,
     /// What it must leave free, in bytes, beside all that it needs itself.
     newcomer_least: AtomicI64,
-    /// One above the kind of a request whose poll has added more than any was known to, and
-    /// goes on: others of it may, too. 0: there is none.
-    outgrows: AtomicU32,
+    /// The kind of a request whose poll has added more than any was known to, and goes on:
+    /// others of it may, too.
+    outgrows: AtomicOption,
     paused: AtomicU32,
     /// Of those nobody polls so many, though they were woken.
     left: AtomicU32,

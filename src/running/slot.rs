@@ -71,9 +71,8 @@ pub(crate) struct Slot {
     ending_kib: AtomicOption,
     /// Polls of it that are under way, of those that began with the brake on.
     polls: AtomicU32,
-    /// What it held when the poll under way began that began last, in KiB and one more; 0:
-    /// none is.
-    poll_from: AtomicU32,
+    /// What it held when the poll under way began that began last, in bytes.
+    poll_from: AtomicOption,
     /// When it was polled, while the brake was on, and when a poll added something.
     polled: Gaps,
     grown: Gaps,
@@ -209,12 +208,12 @@ impl Slot {
             &self.grew,
             &self.timed,
             &self.later_kib,
-            &self.poll_from,
         ] {
             word.store(0, Ordering::Relaxed);
         }
         self.need_kib.set(None);
         self.rest_kib.set(None);
+        self.poll_from.set(None);
         self.ending_kib.set(None);
         self.polled.clear();
         self.set_idle(false);

@@ -10,11 +10,11 @@ pub(in crate::forecast) struct Sums {
     pub(crate) held_bytes: f64,
     /// Those in the midst of a poll, and those that wait for something and hold nothing.
     pub(crate) in_polls: u32,
-    /// The most that one of those has added, if that is more than it was expected to.
-    pub(crate) outgrown_bytes: f64,
     pub(crate) quiet: u32,
     /// What is reserved for the latter.
     pub(crate) quiet_kib: u64,
+    /// The most that a poll under way has added, if that is more than it was expected to.
+    pub(crate) outgrown_bytes: f64,
     /// Few of the kind of one of them have been seen.
     pub(crate) new: bool,
     /// What they will add to that: Σ max(0, rᵢ − mᵢ).

@@ -22,7 +22,6 @@ const MOST_DEVIATIONS: f64 = 2.33;
 const MOST_FORESEEN: f64 = 1.5;
 /// Growth below this share of the peak is none.
 const GROWTH: f64 = 0.01;
-
 /// A poll has added more than any before it if it is so many times as much.
 const OUTGROWN: f64 = 1.125;
 

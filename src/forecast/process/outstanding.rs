@@ -54,11 +54,9 @@ impl Forecast {
         let growth = touched.max(allocated) + self.margin_bytes(&sums.needs);
         // What no account shows: as much as was reserved, or as usage tells; which shows what
         // such requests hold while they grow, and not what each will hold in the end.
-        let quiet_bytes = match self.unexplained_bytes() > 0.0 {
-            true => (sums.quiet_kib * 1024) as f64,
-            false => 0.0,
-        };
         let by_usage = self.unexplained_bytes() * self.in_flight;
+        let quiet_kib = if by_usage > 0.0 { sums.quiet_kib } else { 0 };
+        let quiet_bytes = (quiet_kib * 1024) as f64;
         let elsewhere = by_usage.max(sums.invisible_bytes).max(quiet_bytes) as u64;
         let elsewhere = elsewhere - self.usage.realised_bytes(elsewhere);
         let others = self.others.outstanding_bytes;

@@ -93,6 +93,6 @@ impl Brake {
             count.store(0, Ordering::Relaxed);
         }
         newcomer.store(0, Ordering::Relaxed);
-        outgrows.store(0, Ordering::Relaxed);
+        outgrows.set(None);
     }
 }

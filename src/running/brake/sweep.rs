@@ -87,10 +87,8 @@ impl Brake {
             .filter(|(_, one)| one.outgrown_bytes > 0.0);
         let most = outgrown.max_by(|a, b| a.1.outgrown_bytes.total_cmp(&b.1.outgrown_bytes));
         let kind = most.filter(|(_, one)| self.may_fill(one.outgrown_bytes));
-        let kind = kind.map_or(0, |(one, _)| {
-            one.request.slot().class_key().index() as u32 + 1
-        });
-        self.outgrows.store(kind, Ordering::Relaxed);
+        let kind = kind.map(|(one, _)| one.request.slot().class_key().index() as u64);
+        self.outgrows.set(kind);
         let before = state.front;
         let front = before.and_then(|front| all.iter().position(|one| one.request == front));
         let plan = who_goes_on::plan(room_bytes as f32, &known, front);

@@ -65,8 +65,8 @@ impl Brake {
 
     /// It may be about to do what nobody has seen but of one that does it just now.
     fn may_outgrow(&self, slot: &Slot) -> bool {
-        let kind = self.outgrows.load(Ordering::Relaxed);
-        let is_like_it = kind != 0 && kind == slot.class_key().index() as u32 + 1;
+        let kind = self.outgrows.get();
+        let is_like_it = kind.is_some_and(|kind| kind == slot.class_key().index() as u64);
         is_like_it && slot.has_shown_nothing() && !slot.place().is_front()
     }
 

@@ -8,12 +8,6 @@ use crate::sync::optional::AtomicOption;
 /// Who has held as much has begun.
 const BEGUN_BYTES: u64 = 64 << 10;
 
-/// 0 would be no poll.
-#[cfg(any(feature = "account", test))]
-fn above_kib(bytes: u64) -> u32 {
-    (bytes / 1024) as u32 + 1
-}
-
 /// What polls of a request were seen to add, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Jump {
@@ -84,28 +78,22 @@ impl Slot {
     #[cfg(any(feature = "account", test))]
     #[inline(always)]
     pub(crate) fn polls_from(&self, held_bytes: u64) {
-        self.poll_from
-            .store(above_kib(held_bytes), Ordering::Relaxed);
+        self.poll_from.set(Some(held_bytes));
     }
 
     /// It is over; another one may have begun meanwhile.
     #[cfg(any(feature = "account", test))]
     #[inline(always)]
     pub(crate) fn polls_no_more_from(&self, held_bytes: u64) {
-        if self.poll_from.load(Ordering::Relaxed) == above_kib(held_bytes) {
-            self.poll_from.store(0, Ordering::Relaxed);
+        if self.poll_from.get() == Some(held_bytes) {
+            self.poll_from.set(None);
         }
     }
 
     /// What the poll under way has added so far: as accounts show it.
     pub(crate) fn added_in_poll(&self) -> u64 {
-        match self.poll_from.load(Ordering::Relaxed) {
-            0 => 0,
-            above => {
-                let from_bytes = u64::from(above - 1) << 10;
-                self.held_bytes().saturating_sub(from_bytes)
-            }
-        }
+        let from_bytes = self.poll_from.get();
+        from_bytes.map_or(0, |bytes| self.held_bytes().saturating_sub(bytes))
     }
 
     /// No poll of it has added anything yet, as far as anybody saw, and it seems to have more
