@@ -121,12 +121,14 @@ impl CgroupMemory {
     }
 
     fn read_levels(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
+        let (buffer, machine) = (&mut self.buffer, &self.kernel);
         for (index, level) in self.levels.iter_mut().enumerate() {
+            let own = index == 0;
             match detail {
-                Detail::Full => level.read_full(&mut self.buffer, index == 0, &self.kernel)?,
+                Detail::Full => level.read_full(buffer, own, machine)?,
                 // What has no bound cannot change a decision.
-                Detail::Quick if index > 0 && !level.is_bounded() => {}
-                Detail::Quick => level.read_quick()?,
+                Detail::Quick if !own && !level.is_bounded() => {}
+                Detail::Quick => level.read_quick(buffer, own, machine)?,
             }
             sample.push(level.last);
             sample.levels.extend(level.with_swap());

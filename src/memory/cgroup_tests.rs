@@ -47,10 +47,10 @@ fn a_quick_read_takes_off_what_the_last_full_one_found_reclaimable() {
     v2_group(root.path(), "1000\n", "8000\n", V2_STAT);
     let mut source = CgroupMemory::at(Machine::here(), root.path());
     read(&mut source, Detail::Full).unwrap();
-    fs::write(root.path().join("memory.current"), "1500\n").unwrap();
+    fs::write(root.path().join("memory.current"), "1250\n").unwrap();
     assert_eq!(
         read(&mut source, Detail::Quick).unwrap()[0].usage_bytes,
-        320 + 500
+        320 + 250
     );
     // It fell: that may have been cache, so nothing is known to be free.
     fs::write(root.path().join("memory.current"), "700\n").unwrap();
@@ -58,6 +58,21 @@ fn a_quick_read_takes_off_what_the_last_full_one_found_reclaimable() {
         read(&mut source, Detail::Quick).unwrap()[0].usage_bytes,
         320
     );
+}
+
+#[test]
+fn a_file_written_between_two_full_reads_does_not_count() {
+    let root = tempfile::tempdir().unwrap();
+    v2_group(root.path(), "1000\n", "8000\n", V2_STAT);
+    let mut source = CgroupMemory::at(Machine::here(), root.path());
+    read(&mut source, Detail::Full).unwrap();
+    let written = V2_STAT.replace("file 500", "file 7400");
+    v2_group(root.path(), "7900\n", "8000\n", &written);
+    let quick = |source: &mut CgroupMemory| read(source, Detail::Quick).unwrap()[0].usage_bytes;
+    assert_eq!(quick(&mut source), 320);
+    // From there on what is added counts again.
+    fs::write(root.path().join("memory.current"), "7950\n").unwrap();
+    assert_eq!(quick(&mut source), 320 + 50);
 }
 
 #[test]

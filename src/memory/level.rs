@@ -114,7 +114,7 @@ impl Level {
     }
 
     pub(super) fn is_bounded(&self) -> bool {
-        self.last.limit_bytes.is_some() || self.last.high_bytes.is_some()
+        self.bound_bytes().is_some()
     }
 
     pub(super) fn version_number(&self) -> &'static str {
@@ -124,14 +124,23 @@ impl Level {
         }
     }
 
-    /// Usage alone. What could be reclaimed is taken from the last full read;
+    /// Usage alone. What could be reclaimed is taken from the last read of `memory.stat`;
     /// if usage fell since, cache may have gone with it, so none of the fall
     /// counts. Either way the result is not below what is really in use, as
     /// long as nothing is reclaimed meanwhile, which happens near the limit
-    /// only, where full reads are frequent.
-    pub(super) fn read_quick(&mut self) -> io::Result<()> {
+    /// only, where full reads are frequent. If usage has leapt, what it is made of is
+    /// read again: a file can be written faster than anything else grows.
+    pub(super) fn read_quick(
+        &mut self,
+        buffer: &mut [u8],
+        own: bool,
+        machine: &working_set::Kernel,
+    ) -> io::Result<()> {
         let usage = self.number(&self.usage, self.version.usage())?;
         let usage = usage.unwrap_or(0).max(self.usage_at_stat);
+        if self.has_leapt(usage) {
+            return self.read_stat(usage, buffer, own, machine);
+        }
         self.set_usage(usage - self.reclaimable);
         Ok(())
     }
@@ -230,11 +239,22 @@ impl Level {
     /// changed. The guard may have a lower limit of its own, so what counts is
     /// the change against the usage too.
     fn is_unmoved(&self, usage: u64) -> bool {
-        let bounds = [self.last.limit_bytes, self.last.high_bytes];
-        bounds.into_iter().flatten().min().is_some_and(|bound| {
+        self.bound_bytes().is_some_and(|bound| {
             let little = bound.min(self.usage_at_stat) / 64;
             usage < bound / 2 && usage.abs_diff(self.usage_at_stat) < little
         })
+    }
+
+    /// Usage rose by so much since `memory.stat` was read that it could be taken for another
+    /// level of pressure.
+    fn has_leapt(&self, usage: u64) -> bool {
+        let bound = self.bound_bytes();
+        bound.is_some_and(|bound| usage - self.usage_at_stat > bound / 32)
+    }
+
+    fn bound_bytes(&self) -> Option<u64> {
+        let bounds = [self.last.limit_bytes, self.last.high_bytes];
+        bounds.into_iter().flatten().min()
     }
 
     pub(super) fn stall_percent(&self, buffer: &mut [u8]) -> Option<f64> {
