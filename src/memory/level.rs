@@ -128,8 +128,8 @@ impl Level {
     /// if usage fell since, cache may have gone with it, so none of the fall
     /// counts. Either way the result is not below what is really in use, as
     /// long as nothing is reclaimed meanwhile, which happens near the limit
-    /// only, where full reads are frequent. If usage has leapt, what it is made of is
-    /// read again: a file can be written faster than anything else grows.
+    /// only, where full reads are frequent. If usage has moved far, what it is made of is
+    /// read again: a file can be written faster than anything else grows, and be deleted.
     pub(super) fn read_quick(
         &mut self,
         buffer: &mut [u8],
@@ -137,11 +137,12 @@ impl Level {
         machine: &working_set::Kernel,
     ) -> io::Result<()> {
         let usage = self.number(&self.usage, self.version.usage())?;
-        let usage = usage.unwrap_or(0).max(self.usage_at_stat);
-        if self.has_leapt(usage) {
+        let usage = usage.unwrap_or(0);
+        if self.has_moved_far(usage) {
+            self.read_swap()?;
             return self.read_stat(usage, buffer, own, machine);
         }
-        self.set_usage(usage - self.reclaimable);
+        self.set_usage(usage.max(self.usage_at_stat) - self.reclaimable);
         Ok(())
     }
 
@@ -245,11 +246,11 @@ impl Level {
         })
     }
 
-    /// Usage rose by so much since `memory.stat` was read that it could be taken for another
-    /// level of pressure.
-    fn has_leapt(&self, usage: u64) -> bool {
+    /// Usage changed by so much since `memory.stat` was read that it could be taken for
+    /// another level of pressure.
+    fn has_moved_far(&self, usage: u64) -> bool {
         let bound = self.bound_bytes();
-        bound.is_some_and(|bound| usage - self.usage_at_stat > bound / 32)
+        bound.is_some_and(|bound| usage.abs_diff(self.usage_at_stat) > bound / 32)
     }
 
     fn bound_bytes(&self) -> Option<u64> {
