@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Control, Regulator};
 use crate::guard::state::allocated_bytes;
-use crate::memory::release::{Teller, is_giving_back, is_mapped, kept_bytes, see_mapped};
+use crate::memory::release::{Teller, is_mapped, kept_bytes, see_mapped};
 use crate::policy::{bound_bytes, limit_bytes};
 use crate::running::brake::{Bound, Running, Stuck, Swept, Trust, fills_at_once};
 use crate::telemetry::logs;
@@ -189,8 +189,7 @@ impl Regulator {
     pub(super) fn ask_allocated(&self, control: &mut Control, now: Duration) -> Option<u64> {
         let accounted = self.state.is_accounted();
         let due = now >= control.braking.asks_at;
-        let may_ask = due && self.state.brake.is_on() && !is_giving_back();
-        let asks = accounted || may_ask;
+        let asks = accounted || (due && self.state.brake.is_on());
         if !asks {
             return None;
         }

@@ -41,8 +41,8 @@ impl Regulator {
             return Shortage::Stuck;
         }
         let kept_bytes = control.forecast.retained_bytes();
-        let near = !control.blind && worst(&control.levels, end_bytes) >= URGENT_AT;
-        if near && kept_bytes >= URGENT_BYTES || self.waits_for_kept(control, kept_bytes) {
+        let near = kept_bytes >= URGENT_BYTES && worst(&control.levels, end_bytes) >= URGENT_AT;
+        if !control.blind && (near || self.waits_for_kept(control, kept_bytes)) {
             Shortage::Urgent
         } else if control.decision.gate || self.wanted_bytes(control) > 0 {
             Shortage::Some

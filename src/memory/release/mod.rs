@@ -29,8 +29,6 @@ const REST: u32 = 49;
 const SHORTEST_REST: Duration = Duration::from_millis(20);
 const SHORTEST_HOOK_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// Who needs it at once does not wait for longer.
-const LONGEST_URGENT_REST: Duration = Duration::from_millis(320);
 /// What brings less is useless.
 pub(crate) const USEFUL_BYTES: u64 = 1 << 20;
 
@@ -113,7 +111,6 @@ impl DueHook {
 struct Backoff {
     shortest: Duration,
     pause: Duration,
-    took: Duration,
     since: Option<Instant>,
     until: Option<Instant>,
 }
@@ -123,7 +120,6 @@ impl Backoff {
         Self {
             shortest,
             pause: shortest,
-            took: Duration::ZERO,
             since: None,
             until: None,
         }
@@ -139,16 +135,14 @@ impl Backoff {
             true => self.shortest,
             false => (self.pause * 2).min(LONGEST_REST),
         };
-        self.took = took;
         self.since = Some(now);
         self.until = Some(now + self.pause.max(took * REST));
     }
 
-    /// The shortest rest must do: half of the time is the service's, and what was useless
-    /// is tried less often still.
+    /// The shortest rest must do.
     fn cut_short(&mut self) {
-        let rest = self.pause.min(LONGEST_URGENT_REST).max(self.took);
-        self.until = self.until.min(self.since.map(|since| since + rest));
+        let shortest = self.since.map(|since| since + self.shortest);
+        self.until = self.until.min(shortest);
     }
 }
 
@@ -162,20 +156,10 @@ pub(crate) fn tells_quickly() -> bool {
     thread_bytes().is_some() || (ask::has_time() && Teller::now() == Teller::Allocator)
 }
 
-/// The allocators are giving back what they keep, for whichever guard: who asks them for
-/// anything meanwhile waits for that.
-static GIVING_BACK: AtomicBool = AtomicBool::new(false);
-
-pub(crate) fn is_giving_back() -> bool {
-    GIVING_BACK.load(Ordering::Relaxed)
-}
-
 /// Asks the allocators to give back what they keep. Says how long it took.
 pub(crate) fn trim() -> Duration {
     let started = Instant::now();
-    GIVING_BACK.store(true, Ordering::Relaxed);
     ffi::give_back();
-    GIVING_BACK.store(false, Ordering::Relaxed);
     started.elapsed()
 }
 
