@@ -9,6 +9,8 @@ mod kept;
 mod outlook;
 mod outstanding;
 mod pausing;
+#[cfg(test)]
+mod polls_tests;
 mod saved;
 mod unexplained;
 

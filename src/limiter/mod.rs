@@ -16,6 +16,8 @@ mod bounds;
 mod check_tests;
 mod checks;
 mod count;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod full_queue_tests;
 mod lanes;
 mod ledger;
 mod list;
@@ -25,6 +27,12 @@ mod loom_tests;
 mod property_tests;
 mod pump;
 mod queue;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod reservation_tests;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod shared_tests;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod tenant_tests;
 mod tenants;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod tests;

@@ -11,6 +11,10 @@ pub(crate) mod brake;
 mod brake_tests;
 #[cfg(feature = "account")]
 pub(crate) mod charge;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod growth_tests;
+#[cfg(all(test, memory_guard_loom))]
+mod look_loom_tests;
 #[cfg(all(test, memory_guard_loom))]
 mod loom_tests;
 mod peaks;
@@ -18,6 +22,8 @@ pub(crate) mod place;
 mod ranks;
 mod slot;
 mod slots;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod stuck_tests;
 #[cfg(test)]
 mod test_support;
 #[cfg(all(test, not(memory_guard_loom)))]

@@ -1,0 +1,110 @@
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// What the next request is taken to need after a dozen pairs of them that came to hold
+/// so much each, of which their polls showed so much, while so many others waited.
+fn expected_mib(each_mib: u64, in_polls_mib: u64, waiting: u32) -> u64 {
+    let mut forecast = Forecast::new(200 * MIB, 0.001, false);
+    forecast.set_brakes(true);
+    forecast.set_slack(0, 512 * MIB);
+    let running: &'static Running = Box::leak(Box::default());
+    let mut now = Duration::ZERO;
+    let mut sample = |in_flight: u32, held_mib: u64, completed: u64| {
+        now += Duration::from_millis(200);
+        forecast.look(running, now);
+        let waiting = if in_flight > 0 { waiting } else { 0 };
+        let held_mib = held_mib + u64::from(waiting) * 30 / 1024;
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: (20 + held_mib) * MIB,
+            process_bytes: (20 + held_mib) * MIB,
+            allocated_bytes: Some((10 + held_mib) * MIB),
+            own_in_flight: in_flight,
+            all_in_flight: in_flight,
+            waiting,
+            completed,
+            ..Evidence::default()
+        });
+        forecast.of_unknown_kind().0 / MIB
+    };
+    sample(0, 0, 0);
+    let mut expected_mib = 0;
+    for round in 0..12 {
+        let tag = crate::class::tag::Tag::NONE;
+        let pair = [(); 2].map(|()| running.take(200 << 10, tag, Duration::ZERO).unwrap());
+        pair.iter()
+            .for_each(|slot| slot.polled(Duration::from_millis(1)));
+        sample(2, 0, round * 2);
+        for step in 1..=4 {
+            pair.iter()
+                .for_each(|slot| slot.charge((in_polls_mib * MIB) as i64 / 4, 1));
+            sample(2, each_mib * step / 2, round * 2);
+        }
+        expected_mib = sample(2, each_mib * 2, round * 2);
+        pair.iter().for_each(|slot| running.end(slot));
+        sample(0, 0, round * 2 + 2);
+    }
+    expected_mib
+}
+
+#[test]
+fn what_polls_do_not_show_is_learned_from_usage() {
+    let by_polls = expected_mib(48, 48, 0);
+    assert!((40..60).contains(&by_polls), "{by_polls}");
+    // On a thread that may block, say.
+    let elsewhere = expected_mib(48, 0, 0);
+    assert!((45..80).contains(&elsewhere), "{elsewhere}");
+    // What connections of those that wait take is not such.
+    let beside_waiters = expected_mib(2, 2, 1024);
+    assert!((1..10).contains(&beside_waiters), "{beside_waiters}");
+}
+
+#[test]
+fn a_poll_outgrows_what_is_known_until_it_stands_still_and_then_that_is_known() {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_brakes(true);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let take = || running.take(48 << 10, tag, Duration::ZERO).unwrap();
+    let slot = take();
+    slot.polls_from(0);
+    let mut at = |ms: u64, added_mib: i64| {
+        slot.charge(added_mib << 20, 1);
+        forecast.look(running, Duration::from_millis(ms));
+        forecast.outgrown_bytes() / MIB
+    };
+    assert_eq!(at(10, 40), 0);
+    assert_eq!(at(20, 20), 60);
+    assert_eq!(at(25, 10), 70);
+    // It computes with that.
+    assert_eq!(at(80, 0), 0);
+    assert_eq!(running.jump_bytes(take()) / MIB, 70);
+    assert_eq!(at(90, 40), 110);
+    slot.polls_no_more_from(0);
+    assert_eq!(at(95, 0), 0);
+}
+
+#[test]
+fn what_a_poll_has_added_counts_beside_the_hint() {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_brakes(true);
+    let running: &'static Running = Box::leak(Box::default());
+    let hinted = |mib: u32| crate::class::tag::Tag {
+        hint_kib: std::num::NonZeroU32::new(mib << 10),
+        ..crate::class::tag::Tag::NONE
+    };
+    let take =
+        |mib: u32| (running.take(u64::from(mib) << 10, hinted(mib), Duration::ZERO)).unwrap();
+    let large = take(100);
+    assert!(running.saw_jump(large, 100 * MIB));
+    // One of a tenth of that is expected to add a tenth.
+    assert_eq!(running.jump_bytes(take(10)) / MIB, 10);
+    forecast.look(running, Duration::from_millis(10));
+    assert_eq!(running.records().count(), 0);
+    let first_mib = |mib: u32| running.jump_bytes(take(mib)) / MIB;
+    // Of few, more is feared than was seen, in proportion.
+    assert_eq!(first_mib(200), 20 * first_mib(10));
+    assert!(!running.saw_jump(take(10), first_mib(10) * MIB));
+    assert!(running.saw_jump(take(10), (first_mib(10) + 1) * MIB));
+}

@@ -1,0 +1,229 @@
+//! Turns by tenant: weights, quotas, and what each is charged for.
+
+use std::time::Duration;
+
+use super::turn_tests::{Bed, granted, is_granted, tag};
+use super::wait_tests::Ticket;
+use super::{Refused, TENANTS};
+use crate::class::tag::Tag;
+use crate::class::{Priority, Quota};
+
+#[test]
+fn a_tenants_turn_in_one_lane_counts_in_the_others() {
+    let bed = Bed::full(100);
+    bed.make_tenants();
+    let mut waiters = vec![
+        ("first", bed.join(tag(Priority::Normal, 1), 10)),
+        ("other", bed.join(tag(Priority::Normal, 2), 10)),
+        ("urgent", bed.join(tag(Priority::High, 1), 10)),
+    ];
+    let order = [(); 3].map(|()| bed.free(10, &mut waiters)).concat();
+    assert_eq!(order, ["urgent", "other", "first"]);
+}
+
+/// Serves waiters of two tenants, each request for as long as its tenant's take, and
+/// says what part of all bytes × time the first one got.
+fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
+    let bed = Bed::empty(100);
+    for (tenant, weight) in [1, 2].into_iter().zip(weights) {
+        bed.tenant(tenant).entitle(Quota::weighing(weight));
+    }
+    let of = |tenant: usize| (tag(Priority::Normal, tenant as u16 + 1), kib[tenant]);
+    let full: u64 = 100;
+    bed.reserve(Tag::NONE, full).unwrap();
+    let mut waiting: Vec<(usize, Ticket)> = Vec::new();
+    for _ in 0..50 {
+        for tenant in 0..2 {
+            let (tag, kib) = of(tenant);
+            waiting.push((tenant, bed.join(tag, kib)));
+        }
+    }
+    bed.cancel(full, Tag::NONE);
+    let mut running: Vec<(usize, u32)> = Vec::new();
+    let mut had = [0.0; 2];
+    for step in 0..4_000_u32 {
+        bed.tick(f64::from(step) * 0.1);
+        waiting.retain_mut(|(tenant, ticket)| {
+            let granted = is_granted(ticket);
+            if granted {
+                running.push((*tenant, step));
+            }
+            !granted
+        });
+        running.retain(|&(tenant, began)| {
+            let over = step - began >= lasts[tenant];
+            if over {
+                let (tag, kib) = of(tenant);
+                let elapsed = Duration::from_millis(100) * (step - began);
+                bed.bounds.tenants.charge_actual(tag.tenant, kib, elapsed);
+                bed.cancel(kib, tag);
+                waiting.push((tenant, bed.join(tag, kib)));
+            }
+            !over
+        });
+        for &(tenant, _) in &running {
+            if step > 1_000 {
+                had[tenant] += kib[tenant] as f64;
+            }
+        }
+    }
+    had[0] / (had[0] + had[1])
+}
+
+#[test]
+fn tenants_get_bytes_and_time_by_their_weights() {
+    let share = share_of_first([1, 1], [10, 10], [5, 5]);
+    assert!((share - 0.5).abs() < 0.02, "alike: {share}");
+    let share = share_of_first([3, 1], [5, 5], [5, 5]);
+    assert!((share - 0.75).abs() < 0.03, "by weight: {share}");
+    let share = share_of_first([1, 1], [20, 5], [5, 5]);
+    assert!((share - 0.5).abs() < 0.06, "larger requests: {share}");
+    let share = share_of_first([1, 1], [10, 10], [10, 2]);
+    assert!((share - 0.5).abs() < 0.05, "longer requests: {share}");
+}
+
+#[test]
+fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
+    let bed = Bed::full(100);
+    bed.make_tenants();
+    let mut waiters: Vec<_> = (0..20)
+        .map(|_| ("early", bed.join(tag(Priority::Normal, 1), 10)))
+        .collect();
+    for _ in 0..10 {
+        bed.free(10, &mut waiters);
+    }
+    assert_eq!(waiters.len(), 10);
+    waiters.extend((0..10).map(|_| ("late", bed.join(tag(Priority::Normal, 2), 10))));
+    let mut order = Vec::new();
+    for _ in 0..8 {
+        bed.cancel(10, tag(Priority::Normal, 1));
+        order.extend(granted(&mut waiters));
+    }
+    let late = order.iter().filter(|&&name| name == "late").count();
+    assert!((3..=5).contains(&late), "{order:?}");
+}
+
+#[test]
+fn a_tenant_at_its_quota_waits_and_others_pass() {
+    let bed = Bed::empty(100);
+    bed.bounds.set_limit(100);
+    bed.tenant(1).entitle(Quota::default().at_most(1));
+    bed.tenant(2).entitle(Quota::up_to(0.3));
+    let (one, two) = (tag(Priority::Normal, 1), tag(Priority::Normal, 2));
+    bed.reserve(one, 10).unwrap();
+    assert_eq!(bed.reserve(one, 10), Err(Refused::Quota));
+    bed.reserve(two, 20).unwrap();
+    assert_eq!(bed.reserve(two, 20), Err(Refused::Quota));
+    let mut waiters = vec![("one", bed.join(one, 10)), ("two", bed.join(two, 20))];
+    assert!(granted(&mut waiters).is_empty());
+    // Somebody else may pass them.
+    let mut other = bed.join(Tag::NONE, 10);
+    assert!(is_granted(&mut other));
+    bed.cancel(10, one);
+    assert_eq!(granted(&mut waiters), ["one"]);
+    bed.cancel(20, two);
+    assert_eq!(granted(&mut waiters), ["two"]);
+    // Or its quota is raised.
+    waiters.push(("one", bed.join(one, 10)));
+    assert!(granted(&mut waiters).is_empty());
+    bed.tenant(1).entitle(Quota::default());
+    bed.limiter.unpark_all();
+    bed.limiter.pump();
+    assert_eq!(granted(&mut waiters), ["one"]);
+    // What it goes on holding counts, whoever has waited for some of it.
+    bed.tenant(1).entitle(Quota::default().at_most(2));
+    waiters.push(("one", bed.join(one, 10)));
+    bed.cancel(10, one);
+    assert_eq!(granted(&mut waiters), ["one"]);
+    let held = bed.tenant(1).held();
+    assert_eq!((held.count(), held.kib()), (2, 20));
+}
+
+#[test]
+fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
+    let bed = Bed::empty(100);
+    bed.bounds.set_limit(100);
+    bed.tenant(1).entitle(Quota::up_to(0.3));
+    let tag = tag(Priority::Normal, 1);
+    bed.reserve(tag, 20).unwrap();
+    let large = bed.join(tag, 20);
+    let mut small = bed.join(tag, 10);
+    assert!(!is_granted(&mut small));
+    drop(large);
+    assert!(is_granted(&mut small));
+}
+
+#[test]
+fn a_tenant_is_charged_for_as_long_as_its_requests_took_of_late() {
+    let bed = Bed::empty(100);
+    let account = bed.tenant(1);
+    account.charge(16);
+    let at_first = account.served();
+    assert!(at_first > 0);
+    // A sixteenth of twice as long.
+    bed.bounds
+        .tenants
+        .charge_actual(1, 0, Duration::from_secs(1));
+    account.charge(16);
+    let later = account.served() - at_first;
+    assert_eq!(later * 16, at_first * 17);
+}
+
+#[test]
+fn a_tenant_whose_request_took_long_lets_others_go_first() {
+    let bed = Bed::full(100);
+    let mut waiters = Vec::new();
+    for (name, tenant) in [("one", 1), ("two", 2)] {
+        bed.tenant(tenant);
+        waiters.extend((0..3).map(|_| (name, bed.join(tag(Priority::Normal, tenant), 10))));
+    }
+    assert_eq!(bed.free(10, &mut waiters), ["one"]);
+    bed.bounds
+        .tenants
+        .charge_actual(1, 10, Duration::from_secs(10));
+    bed.cancel(10, tag(Priority::Normal, 1));
+    let mut order = granted(&mut waiters);
+    for _ in 0..4 {
+        order.extend(bed.free(10, &mut waiters));
+    }
+    assert_eq!(order, ["two", "two", "two", "one", "one"]);
+}
+
+#[test]
+fn half_of_a_tenants_rejections_are_forgotten_at_a_time() {
+    let tenants = Bed::empty(100).bounds.tenants.clone();
+    let account = tenants.make(1);
+    assert_eq!([(); 5].map(|()| account.strike()), [1, 2, 3, 4, 5]);
+    account.forgive();
+    assert_eq!(account.strike(), 3);
+}
+
+#[test]
+fn a_number_is_another_tenants_once_its_own_holds_nothing_and_waits_for_nothing() {
+    let bed = Bed::full(100);
+    let tenants = &bed.bounds.tenants;
+    for tenant in 1..TENANTS as u16 {
+        tenants.make(tenant).used(u32::from(tenant));
+    }
+    let longest_unused = || tenants.longest_unused(5000);
+    assert_eq!(longest_unused(), Some(1));
+    let waits = bed.join(tag(Priority::Normal, 1), 10);
+    assert_eq!(longest_unused(), Some(2));
+    drop(waits);
+    assert_eq!(longest_unused(), Some(1));
+    bed.allow(110);
+    bed.reserve(tag(Priority::Normal, 1), 10).unwrap();
+    assert_eq!(longest_unused(), Some(2));
+    // It begins as a new one does.
+    let charged = |tenant| {
+        let account = tenants.make(tenant);
+        account.charge(16);
+        (account.served(), account.strike())
+    };
+    tenants.charge_actual(2, 10, Duration::from_secs(10));
+    assert_eq!(charged(2).1, 1);
+    tenants.make(2).begin();
+    assert_eq!(charged(2), charged(3));
+    tenants.make(2).fold();
+    assert_eq!(tenants.make(2).served(), tenants.make(3).served());
+}
