@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::bins::BINS;
 use super::brake::{Brake, Runner, Running as InFlight, STEPS, Taken};
 use super::test_support::{Woken, bound};
-use super::{Fact, JumpOfKind, Running, Slot, SlotRef};
+use super::{JumpOfKind, Slot, SlotRef};
 use crate::class::tag::Tag;
 use crate::limiter::{Ask, Attempt, Bounds, Caps, Limiter, Operation};
 use crate::sync::{AtomicU32, Ordering};

@@ -17,9 +17,6 @@ use crate::units::mib;
 /// is needed.
 const URGENT_AT: f64 = 0.92;
 const URGENT_BYTES: u64 = 2 << 20;
-/// Below this share of the limit it is not worth stalling allocations for those that are paused.
-const WAITED_FOR: u64 = 8;
-
 impl Regulator {
     pub(super) fn relieve(&'static self, now: Duration) {
         if self.state.live.only_observes() {
@@ -40,23 +37,14 @@ impl Regulator {
         if Self::is_stuck(control, now) && control.forecast.may_trim() {
             return Shortage::Stuck;
         }
-        let kept_bytes = control.forecast.retained_bytes();
-        let near = kept_bytes >= URGENT_BYTES && worst(&control.levels, end_bytes) >= URGENT_AT;
-        if !control.blind && (near || self.waits_for_kept(control, kept_bytes)) {
+        let counted_on = control.forecast.retained_bytes() >= URGENT_BYTES;
+        if counted_on && !control.blind && worst(&control.levels, end_bytes) >= URGENT_AT {
             Shortage::Urgent
         } else if control.decision.gate || self.wanted_bytes(control) > 0 {
             Shortage::Some
         } else {
             Shortage::None
         }
-    }
-
-    /// Somebody is paused for want of room, and the allocator keeps much. Where accounts
-    /// tell what is allocated, all of that is used again without a trim.
-    fn waits_for_kept(&self, control: &Control, kept_bytes: u64) -> bool {
-        let much = |limit_bytes| kept_bytes >= limit_bytes / WAITED_FOR;
-        let waits = self.state.brake.wants_room() && !self.state.is_accounted();
-        waits && limit_bytes(&control.levels).is_some_and(much)
     }
 
     /// Bytes to be freed for the next request to be admitted.

@@ -4,7 +4,7 @@
 //! of its own asks the allocators to return their free pages and calls the
 //! service's hooks. The guard measures what that brought: what is useless is tried less
 //! and less often. Returning pages stalls allocations meanwhile, so it is done
-//! for at most a fiftieth of the time, unless somebody needs them at once.
+//! for at most a fiftieth of the time.
 
 mod ask;
 mod ffi;
@@ -70,8 +70,7 @@ pub(crate) enum Shortage {
     None,
     /// Somebody is held back for want of memory.
     Some,
-    /// What allocators keep was counted on, and the limit is near; or requests in flight
-    /// wait for it.
+    /// The limit is near, and what allocators keep was counted on.
     Urgent,
     /// Nobody in flight gets on: whatever there may be is asked for.
     Stuck,
