@@ -53,7 +53,7 @@ fn a_quick_read_takes_off_what_the_last_full_one_found_reclaimable() {
         320 + 250
     );
     // It fell: that may have been cache, so nothing is known to be free.
-    fs::write(root.path().join("memory.current"), "700\n").unwrap();
+    fs::write(root.path().join("memory.current"), "800\n").unwrap();
     assert_eq!(
         read(&mut source, Detail::Quick).unwrap()[0].usage_bytes,
         320
@@ -73,6 +73,10 @@ fn a_file_written_between_two_full_reads_does_not_count() {
     // From there on what is added counts again.
     fs::write(root.path().join("memory.current"), "7950\n").unwrap();
     assert_eq!(quick(&mut source), 320 + 50);
+    // Deleted; what grows in its place is seen.
+    let grown = V2_STAT.replace("anon 300", "anon 3300");
+    v2_group(root.path(), "4000\n", "8000\n", &grown);
+    assert_eq!(quick(&mut source), 3320);
 }
 
 #[test]
