@@ -138,6 +138,11 @@ impl Book {
         self.mean(seen)
     }
 
+    /// More than one has needed lately, on average over the kinds.
+    pub(super) fn worst_bytes(&self) -> f64 {
+        self.mean(|kind| kind.profile.worst_bytes())
+    }
+
     fn mean(&self, of: impl Fn(&Kind) -> f64) -> f64 {
         let mix = self.kinds.mix();
         mix.map(|(_, kind, share)| of(kind) * kind.scale() * share)

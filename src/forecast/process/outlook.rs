@@ -130,15 +130,27 @@ impl Forecast {
 
     /// By how much usage may rise at most, as far as is known, without another request.
     pub(crate) fn most_growth_bytes(&self, reserved_bytes: u64) -> i64 {
-        match &self.book {
-            None => self.outstanding_bytes(reserved_bytes),
-            Some(book) => {
+        let outstanding_bytes = self.outstanding_bytes(reserved_bytes);
+        match (&self.book, &self.touched) {
+            (Some(book), _) => {
                 let sums = book.sums();
                 let more = sums.most_growth_bytes - sums.growth_bytes + sums.other_growth_bytes;
-                let outstanding_bytes = self.outstanding_bytes(reserved_bytes);
                 outstanding_bytes.saturating_add(more.max(0.0) as i64)
             }
+            (None, Some(book)) => outstanding_bytes.max(self.most_growth_unseen(book) as i64),
+            (None, None) => outstanding_bytes,
         }
+    }
+
+    /// The same by what polls have shown: those that began with the brake off, which nobody
+    /// has seen, may each come to as much as any. What usage shows beside the others is theirs.
+    fn most_growth_unseen(&self, book: &Book) -> f64 {
+        let sums = book.sums();
+        let unseen = (self.in_flight - book.in_flight() as f64).max(0.0);
+        let shown_bytes = self.usage.realised_bytes(u64::MAX) as f64;
+        let theirs_bytes = (shown_bytes - sums.pausable_held_bytes * self.reuse).max(0.0);
+        let unseen_bytes = (unseen * book.worst_bytes() - theirs_bytes).max(0.0);
+        sums.most_growth_bytes * self.reuse + unseen_bytes
     }
 
     /// What a poll under way has added, if that is more than it was expected to.

@@ -108,3 +108,44 @@ fn what_a_poll_has_added_counts_beside_the_hint() {
     assert!(!running.saw_jump(take(10), first_mib(10) * MIB));
     assert!(running.saw_jump(take(10), (first_mib(10) + 1) * MIB));
 }
+
+#[test]
+fn those_that_began_with_the_brake_off_may_each_need_as_much_as_any() {
+    let mut forecast = Forecast::new(200 * MIB, 0.001, false);
+    forecast.set_brakes(true);
+    forecast.set_slack(0, 512 * MIB);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let mut now = Duration::ZERO;
+    let mut sample = |forecast: &mut Forecast, in_flight: u32, held_mib: u64| {
+        now += Duration::from_millis(100);
+        forecast.look(running, now);
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: (20 + held_mib) * MIB,
+            own_in_flight: in_flight,
+            all_in_flight: in_flight,
+            ..Evidence::default()
+        });
+    };
+    sample(&mut forecast, 0, 0);
+    // So many that the configured estimate is no bound any more.
+    for _ in 0..64 {
+        let slot = running.take(200 << 10, tag, Duration::ZERO).unwrap();
+        slot.polled(Duration::from_millis(1));
+        slot.charge(40 << 20, 1);
+        sample(&mut forecast, 1, 40);
+        running.end(slot);
+    }
+    sample(&mut forecast, 0, 0);
+    let most_mib = |forecast: &Forecast| forecast.most_growth_bytes(60 * MIB) / (1 << 20);
+    assert_eq!(most_mib(&forecast), 60);
+    // Of those no poll was seen.
+    sample(&mut forecast, 8, 0);
+    let most = most_mib(&forecast);
+    assert!((320..400).contains(&most), "{most}");
+    // What usage shows is no more to come.
+    sample(&mut forecast, 8, 300);
+    let rest = most_mib(&forecast);
+    assert!((20..100).contains(&rest), "{rest}");
+}
