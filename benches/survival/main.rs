@@ -2,7 +2,7 @@
 //! control group of 512 MiB, scored against a scheduler that knows the future.
 //!
 //! `cargo bench --bench survival -- [--patterns a,b] [--guards x,y] [--seeds N]
-//! [--first-seed 1] [--seconds 16] [--jobs 1] [--svg DIR] [--cpu-percent N] [--no-kills]
+//! [--first-seed 1] [--seconds N] [--jobs 1] [--svg DIR] [--cpu-percent N] [--no-kills]
 //! [--allocator system|mimalloc|jemalloc]`, the last one with `--features jemalloc`.
 //!
 //! Every server starts cold: it has seen no request before. `MEMORY_GUARD_*` and

@@ -42,7 +42,8 @@ impl Class {
     /// A class of this name, with everything else at its default.
     ///
     /// Requests of one name are expected to need about the same memory: what is
-    /// learned is kept by name. A guard tells up to 62 names apart; those that come
+    /// learned is kept by name, with accounting (without, usage does not say whose it is).
+    /// A guard tells up to 62 names apart; those that come
     /// later share one. A name that is no constant costs its allocation for each
     /// request.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
@@ -85,9 +86,9 @@ impl Class {
     /// About how many bytes this request will need: a size that tells requests of one
     /// name apart, such as its Content-Length.
     ///
-    /// It need not be right. Until requests have been seen it is believed; then the
-    /// guard knows how much they need for each byte of it. Default: none, requests of
-    /// one name are alike. 0 counts as none.
+    /// It need not be right. Until requests have been seen it is believed; then, with
+    /// accounting, the guard knows how much they need for each byte of it. Without, it is
+    /// believed always. Default: none, requests of one name are alike. 0 counts as none.
     pub fn cost(mut self, bytes: u64) -> Self {
         self.cost_bytes = Some(bytes);
         self

@@ -341,7 +341,9 @@ settings! {
 
     /// Once the oldest waiter of a class of priority and a tenant has waited for so
     /// long, the newest goes first, until the backlog is shorter: those who waited
-    /// longest are the likeliest to have gone. Default `None`: always the oldest.
+    /// longest are the likeliest to have gone. Default `None`: a quarter of
+    /// [`wait_timeout`](Self::wait_timeout), where callers are seen to give up; else the oldest goes
+    /// first.
     newest_first_after: Option<Duration> = None,
         by newest_first_after(wait: impl Into<Option<Duration>>) wait.into(), is TIME;
 

@@ -1,11 +1,12 @@
 //! How many standard deviations of margin a forecast needs.
 
+use super::record::MOST_DEVIATIONS;
+
 /// The margin before anything is known: what one in a thousand of a normal
 /// distribution exceeds.
 const FIRST: f64 = 3.0;
-/// It stays within these.
+/// It stays above this.
 const LEAST: f64 = 0.5;
-const MOST: f64 = 8.0;
 /// How far one forecast that was exceeded moves it.
 const STEP: f64 = 0.5;
 
@@ -48,7 +49,7 @@ impl Calibration {
         self.forecasts += 1;
         self.exceeded += u64::from(exceeded);
         let moved = f64::from(u8::from(exceeded)) - self.target;
-        self.deviations = (self.deviations + STEP * moved).clamp(LEAST, MOST);
+        self.deviations = (self.deviations + STEP * moved).clamp(LEAST, MOST_DEVIATIONS);
     }
 
     /// Forecasts that were checked, and how many of them were exceeded.
@@ -58,7 +59,7 @@ impl Calibration {
 
     pub(super) fn set_deviations(&mut self, deviations: f64) {
         if deviations.is_finite() {
-            self.deviations = deviations.clamp(LEAST, MOST);
+            self.deviations = deviations.clamp(LEAST, MOST_DEVIATIONS);
         }
     }
 }

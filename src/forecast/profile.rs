@@ -15,6 +15,7 @@ use super::cohort::Cohort;
 use super::course::Courses;
 use super::histogram::Histogram;
 use super::need::Moments;
+use super::record::MOST_REQUESTS;
 use super::trajectory::{Marks, Trajectories};
 use before::Before;
 use growth::MOST_BEYOND;
@@ -39,8 +40,6 @@ const AGES_AVERAGED: f64 = 16.0;
 const FLAT_FOR: Duration = Duration::from_secs(1);
 /// Flat for so long, a request that still runs counts as if it had ended.
 pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(2);
-/// The tail of the configured estimate is never known better than this.
-const MOST_SEEN: f64 = 100_000.0;
 
 /// The peaks of a kind of requests, learned from those that ended and those
 /// that run.
@@ -143,7 +142,7 @@ impl Profile {
         self.cohort.add_unnumbered(bytes, count);
         // More of them would only push each other out.
         self.add(bytes, count.min(1024.0));
-        self.seen = (self.seen + (count - 1024.0).max(0.0)).min(MOST_SEEN);
+        self.seen = (self.seen + (count - 1024.0).max(0.0)).min(MOST_REQUESTS);
     }
 
     /// A request that runs has long been flat: it needs no more than this.
@@ -184,7 +183,7 @@ impl Profile {
 
     /// Of a request that this process has seen.
     fn add(&mut self, bytes: f64, weight: f64) {
-        self.own = (self.own + weight).min(MOST_SEEN);
+        self.own = (self.own + weight).min(MOST_REQUESTS);
         self.own_greatest_bytes = self.own_greatest_bytes.max(bytes);
         self.learn(bytes, weight);
         self.outweigh();
@@ -197,7 +196,7 @@ impl Profile {
 
     fn remember(&mut self, bytes: f64, weight: f64) {
         self.histogram.add_weighed(bytes, weight);
-        self.seen = (self.seen + weight).min(MOST_SEEN);
+        self.seen = (self.seen + weight).min(MOST_REQUESTS);
     }
 
     /// Marks what a running request has reached.

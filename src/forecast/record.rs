@@ -10,9 +10,9 @@ use crate::class::tag::CLASSES;
 /// No machine has more memory.
 const MOST_BYTES: f64 = (1u64 << 46) as f64;
 /// No guard counts more requests.
-const MOST_REQUESTS: f64 = 100_000.0;
+pub(super) const MOST_REQUESTS: f64 = 100_000.0;
 /// Margins stay within that.
-const MOST_DEVIATIONS: f64 = 8.0;
+pub(super) const MOST_DEVIATIONS: f64 = 8.0;
 /// Numbers for names are few, and those of today's classes come first: of what was
 /// learned no more are taken.
 const MOST_LOADED: usize = CLASSES / 2;

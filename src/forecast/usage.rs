@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::profile::SETTLED_AFTER;
+use super::record::MOST_REQUESTS;
 use super::{Evidence, LEAST_BYTES};
 
 /// Requests seen before the configured estimate no longer counts.
@@ -32,8 +33,6 @@ const CLEAN_BYTES: f64 = (4u64 << 20) as f64;
 /// What another process has learned fades with the requests that are seen: so many are
 /// enough.
 const OUTWEIGHED_BY: f64 = 32.0;
-/// The next process need not know of more requests.
-const MOST_SEEN: f64 = 100_000.0;
 
 /// `max(prior·(1 − w) + 1.5·a·w, 1.5·a)`, where `a` is the decayed greatest of
 /// (usage − baseline − kept − what waiters take − noise) / requests in flight, and
@@ -238,7 +237,7 @@ impl UsageEstimate {
     /// in flight need at least so much.
     pub(super) fn save(&self) -> Option<(f64, f64)> {
         let (bytes, seen) = (self.average_bytes(), self.seen + self.before.1);
-        (bytes >= 1.0).then_some((bytes, seen.min(MOST_SEEN)))
+        (bytes >= 1.0).then_some((bytes, seen.min(MOST_REQUESTS)))
     }
 
     pub(super) fn load(&mut self, average_bytes: f64, seen: f64) {

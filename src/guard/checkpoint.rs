@@ -156,7 +156,7 @@ impl Permit {
     /// thread: those are paused between their polls. Other async work must use
     /// [`checkpoint_async`](Self::checkpoint_async), or it blocks its runtime's thread.
     ///
-    /// While no requests are paused it takes a nanosecond or two.
+    /// While memory is far from its limit (the brake is off) it takes a nanosecond or two.
     ///
     /// # Errors
     ///

@@ -175,8 +175,8 @@ impl<R, C> MemoryGuardLayer<R, C> {
     /// any pressure: health checks behind the same layer.
     ///
     /// In the error flavour such a request still waits where others do, since
-    /// `poll_ready` does not know it yet, but it is never rejected; the statistics
-    /// count what `poll_ready` got for it.
+    /// `poll_ready` does not know it yet, but it is never rejected. What `poll_ready`
+    /// got for it is given back; if it waited, it counts among those queued.
     ///
     /// ```
     /// use http::Request;

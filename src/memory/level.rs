@@ -114,7 +114,7 @@ impl Level {
     }
 
     pub(super) fn is_bounded(&self) -> bool {
-        self.bound_bytes().is_some()
+        self.last.bound_bytes().is_some()
     }
 
     pub(super) fn version_number(&self) -> &'static str {
@@ -240,7 +240,7 @@ impl Level {
     /// changed. The guard may have a lower limit of its own, so what counts is
     /// the change against the usage too.
     fn is_unmoved(&self, usage: u64) -> bool {
-        self.bound_bytes().is_some_and(|bound| {
+        self.last.bound_bytes().is_some_and(|bound| {
             let little = bound.min(self.usage_at_stat) / 64;
             usage < bound / 2 && usage.abs_diff(self.usage_at_stat) < little
         })
@@ -249,13 +249,8 @@ impl Level {
     /// Usage changed by so much since `memory.stat` was read that it could be taken for
     /// another level of pressure.
     fn has_moved_far(&self, usage: u64) -> bool {
-        let bound = self.bound_bytes();
+        let bound = self.last.bound_bytes();
         bound.is_some_and(|bound| usage.abs_diff(self.usage_at_stat) > bound / 32)
-    }
-
-    fn bound_bytes(&self) -> Option<u64> {
-        let bounds = [self.last.limit_bytes, self.last.high_bytes];
-        bounds.into_iter().flatten().min()
     }
 
     pub(super) fn stall_percent(&self, buffer: &mut [u8]) -> Option<f64> {

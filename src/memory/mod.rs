@@ -103,6 +103,12 @@ impl MemoryLevel {
             swapped_bytes: 0,
         }
     }
+
+    /// What bounds admission here: the limit, or where the kernel throttles.
+    pub(crate) fn bound_bytes(&self) -> Option<u64> {
+        let bounds = [self.limit_bytes, self.high_bytes];
+        bounds.into_iter().flatten().min()
+    }
 }
 
 /// What a [`MemorySource`] found.
@@ -138,8 +144,7 @@ impl Sample {
     #[cfg(target_os = "linux")]
     fn bound_bytes(&self) -> Option<u64> {
         let levels = self.levels.iter();
-        let bounds = levels.flat_map(|level| [level.limit_bytes, level.high_bytes]);
-        bounds.flatten().min()
+        levels.filter_map(MemoryLevel::bound_bytes).min()
     }
 
     fn clear(&mut self) {

@@ -5,7 +5,7 @@
 use crate::guard::handle::Guard;
 
 /// The share of a server's weight, in percent, at this demand: half of it where half is
-/// used, a tenth where all is. Falls without an end, so that of servers that are all
+/// used, a ninth where all is. Falls without an end, so that of servers that are all
 /// overloaded the one with the most room still gets the most.
 pub(crate) fn weight_percent(demand: f64) -> u8 {
     let weight = 100.0 / (1.0 + (2.0 * demand.max(0.0)).powi(3));

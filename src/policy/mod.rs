@@ -78,17 +78,9 @@ impl Decision {
     }
 }
 
-/// What bounds admission at a level: the limit, or where the kernel throttles.
-pub(crate) fn bound_bytes(level: &MemoryLevel) -> Option<u64> {
-    match (level.limit_bytes, level.high_bytes) {
-        (Some(limit), Some(high)) => Some(limit.min(high)),
-        (limit, high) => limit.or(high),
-    }
-}
-
 /// The greatest share of its bound that any level uses (0–1, or more).
 pub(crate) fn worst_fraction(levels: &[MemoryLevel]) -> f64 {
-    worst(levels, bound_bytes)
+    worst(levels, MemoryLevel::bound_bytes)
 }
 
 /// Where a level ends: something is killed there or, where nothing is, the kernel throttles
@@ -116,7 +108,7 @@ pub(crate) fn allowance_bytes(observation: &Observation<'_>, theta: f64) -> Opti
     let reserved_bytes = observation.reserved_bytes;
     let is_held_back = observation.stall_percent >= HELD_BACK_PERCENT;
     let by_levels = observation.levels.iter().filter_map(|level| {
-        let free_bytes = bound_bytes(level)? as f64 * theta - level.usage_bytes as f64;
+        let free_bytes = level.bound_bytes()? as f64 * theta - level.usage_bytes as f64;
         // What requests have on swap they touch again before they end. The rest of
         // what is there may never come back, and holds nobody up who is alone.
         let returning_bytes = level.swapped_bytes.min(reserved_bytes);

@@ -239,13 +239,7 @@ impl Running {
             finished.0.iter().for_each(zero);
         }
         for jumps in self.jumps.get().into_iter().flatten() {
-            jumps.largest_kib.set(None);
-            jumps.first_kib.set(None);
-            jumps.later_kib.set(None);
-            jumps.ending_kib.set(None);
-            jumps.worst_kib.set(None);
-            jumps.unit_kib.set(None);
-            jumps.record_kib.set(None);
+            jumps.forget();
         }
         for critical in &self.critical {
             critical.store(0, Ordering::Relaxed);

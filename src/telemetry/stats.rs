@@ -65,7 +65,8 @@ pub struct Stats {
     /// (`memory.high`); `None` while no limit is known.
     #[cfg_attr(feature = "serde", serde(rename = "memory_limit_mb"))]
     pub memory_limit_mib: Option<f64>,
-    /// MiB reserved for requests in flight, by all guards of this process.
+    /// MiB reserved for requests in flight, by all guards on the same ledger: those of
+    /// this process, but for ones with a source of their own or another group's path.
     #[cfg_attr(feature = "serde", serde(rename = "reserved_mb"))]
     pub reserved_mib: f64,
     /// What one more request may expect to wait; 0 where it would be admitted at once.
@@ -106,11 +107,12 @@ pub struct Stats {
     /// Those of them that were exceeded.
     pub exceeded_forecasts: u64,
     /// Requests, bodies and followed work that are paused until there is room to grow,
-    /// of all guards of this process.
+    /// of all guards on the same ledger.
     pub paused_tasks: u64,
-    /// How often one was paused, of all guards of this process.
+    /// How often one was paused, of all guards on the same ledger.
     pub pauses: u64,
-    /// For how long requests were paused, all together, those that still are not counted.
+    /// For how long requests were paused, all together, those that still are not counted,
+    /// of all guards on the same ledger.
     pub paused_seconds_total: f64,
     /// Polls that `observe` mode let pass and `enforce` would have put off.
     pub observed_pauses: u64,

@@ -1,7 +1,7 @@
 //! What another process has learned, and how it is outweighed by what comes.
 
-use super::{LEAST_BYTES, MOST_SEEN, Profile, SURPRISE, TRUSTED_AFTER};
-use crate::forecast::record::ClassRecord;
+use super::{LEAST_BYTES, Profile, SURPRISE, TRUSTED_AFTER};
+use crate::forecast::record::{ClassRecord, MOST_REQUESTS};
 
 /// Peaks of which this many requests would have been expected by now, and none came, are
 /// no longer believed: by chance that happens to one class in 150.
@@ -23,7 +23,7 @@ impl Profile {
     pub(in crate::forecast) fn load(&mut self, record: &ClassRecord) {
         self.histogram.restore(&record.peaks);
         if self.histogram.weight() > 0.0 {
-            self.seen = record.seen.min(MOST_SEEN);
+            self.seen = record.seen.min(MOST_REQUESTS);
         }
         let largest = record.peaks.iter().map(|&(bytes, _)| bytes);
         self.expect(largest.fold(0.0, f64::max));

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::{Control, Regulator};
 use crate::guard::state::allocated_bytes;
+use crate::memory::MemoryLevel;
 use crate::memory::release::{Teller, is_mapped, kept_bytes, see_mapped};
-use crate::policy::{bound_bytes, limit_bytes};
+use crate::policy::limit_bytes;
 use crate::running::brake::{Bound, Running, Stuck, Swept, Trust, fills_at_once};
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
@@ -130,7 +131,12 @@ impl Regulator {
         full_at: Option<Duration>,
         reserved_kib: u64,
     ) {
-        let Some(bound) = control.levels.iter().filter_map(bound_bytes).min() else {
+        let Some(bound) = control
+            .levels
+            .iter()
+            .filter_map(MemoryLevel::bound_bytes)
+            .min()
+        else {
             self.state.brake.set_on(self.state.board_key(), false);
             return;
         };
@@ -145,7 +151,7 @@ impl Regulator {
         };
         let reserve = |bound: u64| half(bound) + for_stuck(bound);
         let free = control.levels.iter().filter_map(|level| {
-            let bound = bound_bytes(level)?;
+            let bound = level.bound_bytes()?;
             Some(bound as f64 - reserve(bound) - level.usage_bytes as f64)
         });
         let free = free.fold(f64::INFINITY, f64::min) - control.braking.untouched_bytes;
@@ -167,20 +173,33 @@ impl Regulator {
         brake.publish(self.state.board_key(), bounds);
         control.braking.for_ending_bytes = half(bound) as u64;
         if let Some(now) = full_at {
-            let step_bytes = control.braking.largest_step(control.own_bytes, now);
-            let most = control.forecast.most_growth_bytes(reserved_kib * 1024);
-            let needed = control.own_bytes as f64 + most as f64;
-            let first_bytes = self.state.running.largest_first_jump_bytes() as f64;
-            let is_tight = needed > bound as f64 * ON_AT
-                || free < (bound as f64 * ON_BELOW).max(step_bytes * ON_BELOW_STEPS)
-                || brake.paused() > 0
-                || self.state.limiter.waiting() > 0
-                || !control.forecast.knows_jumps()
-                || brake.may_come_to_much(control.forecast.outgrown_bytes())
-                || (self.state.is_accounted() && is_mapped());
-            let is_tight = fills_at_once(free, first_bytes) || (reserved_kib > 0 && is_tight);
+            let is_tight = self.is_tight(control, now, bound as f64, free, reserved_kib);
             brake.set_on(self.state.board_key(), self.state.brakes() && is_tight);
         }
+    }
+
+    /// Memory is so near to its end, or so little is known, that polls are to ask first.
+    fn is_tight(
+        &self,
+        control: &mut Control,
+        now: Duration,
+        bound: f64,
+        free: f64,
+        reserved_kib: u64,
+    ) -> bool {
+        let step_bytes = control.braking.largest_step(control.own_bytes, now);
+        let most = control.forecast.most_growth_bytes(reserved_kib * 1024);
+        let needed = control.own_bytes as f64 + most as f64;
+        let first_bytes = self.state.running.largest_first_jump_bytes() as f64;
+        let brake = self.state.brake;
+        let is_tight = needed > bound * ON_AT
+            || free < (bound * ON_BELOW).max(step_bytes * ON_BELOW_STEPS)
+            || brake.paused() > 0
+            || self.state.limiter.waiting() > 0
+            || !control.forecast.knows_jumps()
+            || brake.may_come_to_much(control.forecast.outgrown_bytes())
+            || (self.state.is_accounted() && is_mapped());
+        fills_at_once(free, first_bytes) || (reserved_kib > 0 && is_tight)
     }
 
     /// What is allocated: by accounts, or by what the allocator says while it matters. Of

@@ -28,7 +28,7 @@ impl Live {
         live
     }
 
-    /// The settings. Not on the path of a request that is admitted at once.
+    /// The settings. Not for admissions.
     pub(crate) fn get(&self) -> Arc<Config> {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&config)

@@ -73,6 +73,34 @@ pub(in crate::running) struct JumpOfKind {
     pub(in crate::running) record_kib: AtomicOption,
 }
 
+impl JumpOfKind {
+    /// As if no poll had ever been seen.
+    pub(in crate::running) fn forget(&self) {
+        let Self {
+            largest_kib,
+            once_kib,
+            first_kib,
+            later_kib,
+            ending_kib,
+            worst_kib,
+            unit_kib,
+            record_kib,
+        } = self;
+        for kib in [
+            largest_kib,
+            once_kib,
+            first_kib,
+            later_kib,
+            ending_kib,
+            worst_kib,
+            unit_kib,
+            record_kib,
+        ] {
+            kib.set(None);
+        }
+    }
+}
+
 impl Slot {
     /// A poll begins, and it holds so much.
     #[cfg(any(feature = "account", test))]

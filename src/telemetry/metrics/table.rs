@@ -100,7 +100,7 @@ metrics! {
     "stalled_responses_total" Counter Count [] |r| r.stats.stalled_responses as f64,
         "Responses ended because their peer did not read."
     "pauses_total" Counter Count [] |r| r.stats.pauses as f64,
-        "Pauses of requests, bodies and followed work that would have grown, of all guards of the process."
+        "Pauses of requests, bodies and followed work that would have grown, of all guards on the same ledger."
     "paused_seconds_total" Counter Seconds ["class"]
         |r, say| for &(class, ms) in &r.paused_ms {
             say(&[("class", class)], (ms / 1000) as f64, 1);
@@ -111,7 +111,7 @@ metrics! {
     "active_tasks" Gauge Count [] |r| r.stats.active_tasks as f64,
         "Requests that hold a permit."
     "paused_tasks" Gauge Count [] |r| r.stats.paused_tasks as f64,
-        "Requests, bodies and followed work that are paused until there is room to grow, of all guards of the process."
+        "Requests, bodies and followed work that are paused until there is room to grow, of all guards on the same ledger."
     "waiting_requests" Gauge Count [] |r| r.stats.waiting_requests as f64,
         "Requests that wait for memory."
     "current_concurrency" Gauge Count [] |r| bounded(r.stats.current_concurrency),
@@ -137,7 +137,7 @@ metrics! {
         },
         "Memory at which something is killed or, where nothing is, the kernel throttles. Not published while no limit is known."
     "reserved_bytes" Gauge Bytes [] |r| r.stats.reserved_mib * MIB,
-        "Memory reserved for requests in flight, by all guards of the process."
+        "Memory reserved for requests in flight, by all guards on the same ledger."
     "forecast_bytes" Gauge Bytes [] |r| (r.stats.memory_sys_mib + r.stats.outstanding_mib) * MIB,
         "Memory forecast to be in use if nobody else is admitted."
     "demand_ratio" Gauge Count [] |r| r.stats.demand_ratio,
