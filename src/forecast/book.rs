@@ -14,7 +14,7 @@ use super::need::Sum;
 use super::trajectory::Marks;
 use crate::class::tag::ClassKey;
 use crate::running::brake::{Growth, Running};
-use crate::running::{Look, Running as Requests};
+use crate::running::{Fact, Look, Running as Requests};
 pub(super) use sums::Sums;
 
 /// A request that ended before its time tells something of its kind after so long.
@@ -197,8 +197,11 @@ impl Book {
             return;
         };
         let cut_short = look.life.was_cut_short();
-        // What it would have come to is not known: as it was expected.
-        let final_bytes = match cut_short {
+        let unscaled_bytes = peak_bytes as f64 / look.slot.scale();
+        let kind = self.kinds.kind(look.slot.class_key(), false);
+        let untold = look.life.is(Fact::Untold) && kind.profile.is_too_little(unscaled_bytes);
+        // What it would have come to, or did, is not known: as it was expected.
+        let final_bytes = match cut_short || untold {
             true => (peak_bytes as f64).max(track.expected_bytes),
             false => peak_bytes as f64,
         };
@@ -209,26 +212,23 @@ impl Book {
             }
         }
         if cut_short {
-            let age = track.course.age();
-            if age >= TELLS_AFTER {
-                let unscaled = peak_bytes as f64 / look.slot.scale();
-                let kind = self.kinds.kind(look.slot.class_key(), false);
-                kind.profile.cut_off(unscaled);
+            if track.course.age() >= TELLS_AFTER {
+                kind.profile.cut_off(unscaled_bytes);
             }
+        } else if untold {
+            kind.profile.looks(serial, final_bytes / look.slot.scale());
         } else {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
             let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
-            let unscaled_bytes = (peak_bytes as f64 / look.slot.scale()) as u64;
-            let kind = self.kinds.kind(look.slot.class_key(), false);
             kind.profile
-                .ended(&track.marks, unscaled_bytes, age_at_peak, predicted);
+                .ended(&track.marks, unscaled_bytes as u64, age_at_peak, predicted);
             let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
             let gap_ms = look.slot.seen_gap_ms();
-            kind.profile.looks(serial, unscaled_bytes as f64);
+            kind.profile.looks(serial, unscaled_bytes);
             kind.profile.went(track.course, jump, gap_ms);
             self.kinds.peaked(peak_bytes as f64, 1.0);
             if let Some(expected) = track.predicted_bytes {
-                self.kinds.expected(expected, unscaled_bytes as f64);
+                self.kinds.expected(expected, unscaled_bytes);
             }
         }
     }

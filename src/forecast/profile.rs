@@ -35,6 +35,8 @@ const ERRORS: f64 = 16.0;
 const ALL_COUNT_AS: f64 = 0.5;
 /// The age of requests at their peak is averaged over about so many.
 const AGES_AVERAGED: f64 = 16.0;
+/// Nine in ten need more than this, and hardly any so much less.
+const TOO_LITTLE: f64 = 0.5;
 /// Memory that has not grown for so long is taken to be all that is needed;
 /// after it, the rest of the estimate is halved in each such time.
 const FLAT_FOR: Duration = Duration::from_secs(1);
@@ -179,6 +181,13 @@ impl Profile {
         // But that was not seen of any.
         self.note_greatest(peak_bytes, 1.0);
         self.remember(peak_bytes * 2.0, 1.0);
+    }
+
+    /// A request of which this is all that was seen, and not all was, needs more than that:
+    /// hardly any needs so little.
+    pub(super) fn is_too_little(&self, seen_bytes: f64) -> bool {
+        let low_bytes = self.histogram.quantile(0.1).unwrap_or(0.0);
+        self.seen >= TRUSTED_AFTER && seen_bytes < low_bytes * TOO_LITTLE
     }
 
     /// Of a request that this process has seen.

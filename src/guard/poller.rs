@@ -11,7 +11,7 @@ use super::permit::Permit;
 use super::state::State;
 use crate::class::tag::ClassKey;
 use crate::running::brake::Taken;
-use crate::running::{Slot, SlotRef};
+use crate::running::{Fact, Slot, SlotRef};
 use crate::telemetry::logs::RequestSpan;
 pub(crate) use mark::{Mark, untold};
 pub(crate) use polling::Polling;
@@ -192,6 +192,9 @@ impl Drop for Growth {
         };
         let Leave { state, slot, .. } = leave;
         let added = self.from.count();
+        if !self.from.is_told() {
+            slot.say(Fact::Untold);
+        }
         let grown_bytes = added.bytes.max(0);
         state.grew(slot, grown_bytes as u64, leave.ending);
         slot.end_poll();

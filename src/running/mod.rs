@@ -181,7 +181,8 @@ impl Running {
             return;
         };
         // Work that no account shows would look as if it needed nothing.
-        if !(unseen.was_cut_short() || unseen.says_nothing()) && peak_bytes > 0 {
+        let shows_all = peak_bytes > 0 && !unseen.is(Fact::Untold);
+        if shows_all && !(unseen.was_cut_short() || unseen.says_nothing()) {
             // As it would be with the unit for its hint.
             let unscaled = (peak_bytes as f64 / slot.scale()) as u64;
             self.count(slot.class_key(), unscaled);

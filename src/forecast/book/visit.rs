@@ -194,7 +194,11 @@ fn expect(
         track.noted = profile.surprise(seen.peak_bytes);
     }
     let peak_bytes = look.held.peak_bytes as f64 / scale;
-    profile.looks(serial, looks.max(peak_bytes));
+    let shown = match look.life.is(Fact::Untold) && profile.is_too_little(peak_bytes) {
+        true => looks.max(need.bytes),
+        false => looks,
+    };
+    profile.looks(serial, shown.max(peak_bytes));
     if look.slot.has_shown() {
         profile.foreseen(looks.min(peak_bytes * MOST_FORESEEN));
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::running::Fact;
 
 const MIB: u64 = 1 << 20;
 
@@ -148,4 +149,48 @@ fn those_that_began_with_the_brake_off_may_each_need_as_much_as_any() {
     sample(&mut forecast, 8, 300);
     let rest = most_mib(&forecast);
     assert!((20..100).contains(&rest), "{rest}");
+}
+
+/// What the next is taken to need after so many that came to hold so many KiB by what polls
+/// showed, and whether all of these were told.
+fn next_mib_after(rounds: &[(usize, i64, bool)]) -> f64 {
+    let mut book = Book::new(200 * MIB, 0.001).of_polls();
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let mut now = Duration::ZERO;
+    for &(requests, kib, told) in rounds {
+        for _ in 0..requests {
+            let slot = running.take(200 << 10, tag, now).unwrap();
+            for _ in 0..4 {
+                slot.polled(now);
+                slot.charge(kib << 8, 1);
+                if !told {
+                    slot.say(Fact::Untold);
+                }
+                now += Duration::from_millis(10);
+                book.look(running, now);
+            }
+            running.end(slot);
+            book.look(running, now);
+        }
+    }
+    book.next_bytes() / MIB as f64
+}
+
+#[test]
+fn who_is_not_told_in_full_is_not_taken_to_need_nothing() {
+    let told = next_mib_after(&[(96, 16 << 10, true)]);
+    assert!((15.0..20.0).contains(&told), "{told}");
+    // They live in what others left behind, and no allocator tells.
+    let untold = next_mib_after(&[(96, 16 << 10, true), (64, 8, false)]);
+    assert!((12.0..24.0).contains(&untold), "{untold}");
+    // That they are smaller is seen once some are told.
+    let smaller = next_mib_after(&[(96, 16 << 10, true), (64, 4 << 10, true)]);
+    assert!((3.0..6.0).contains(&smaller), "{smaller}");
+}
+
+#[test]
+fn where_nobody_is_told_in_full_what_is_seen_counts() {
+    let untold = next_mib_after(&[(96, 16 << 10, false)]);
+    assert!((15.0..20.0).contains(&untold), "{untold}");
 }

@@ -158,6 +158,11 @@ impl Mark {
         Meter::of_thread().unwrap_or_else(by_sum).mark()
     }
 
+    /// The allocator or the kernel tells all that is added.
+    pub(super) fn is_told(&self) -> bool {
+        !matches!(self.meter, Meter::Faults)
+    }
+
     /// What was added that no poll within has counted; less than nothing if some was
     /// freed. From here on it is counted. To be called once.
     pub(crate) fn count(&self) -> Added {

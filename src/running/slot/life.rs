@@ -43,6 +43,8 @@ pub(crate) enum Fact {
     Paused = 1 << 9,
     /// It comes to checkpoints, which tell it to stop.
     Checked = 1 << 10,
+    /// Of one of its polls no allocator told what it added: it may hold more than is known.
+    Untold = 1 << 11,
 }
 
 /// One request after the other, from [`FREE`] on.
