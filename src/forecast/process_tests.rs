@@ -1,4 +1,5 @@
 use super::*;
+use crate::running::brake::Brake;
 
 const MIB: u64 = 1 << 20;
 
@@ -312,4 +313,37 @@ fn what_was_given_back_is_not_the_allocators_when_the_next_request_grows() {
     sample(260, Some(4), 1, 11);
     let mib = sample(470, None, 1, 11);
     assert!(mib < 400, "{mib}");
+}
+
+#[test]
+fn while_much_of_what_is_held_is_paused_less_is_admitted() {
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_brakes(true);
+    forecast.set_slack(0, 512 * MIB);
+    forecast.set_pausing_target(0.15);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let slots = [(); 2].map(|()| running.take(48 << 10, tag, Duration::ZERO).unwrap());
+    slots.iter().for_each(|slot| slot.charge(20 << 20, 1));
+    let mut later = |seconds: u64, from: u64| {
+        for tick in 1..=seconds * 100 {
+            let now = Duration::from_millis(from * 1000 + tick * 10);
+            forecast.look(running, now);
+            forecast.observe(Evidence {
+                now,
+                usage_bytes: 50 * MIB,
+                all_in_flight: 2,
+                own_in_flight: 2,
+                ..Evidence::default()
+            });
+            forecast.take_runners();
+        }
+        forecast.pausing.margin()
+    };
+    assert_eq!(later(2, 0), 0.0);
+    let waker = std::task::Waker::noop();
+    Brake::default().park(None, slots[0], 0, waker, Duration::from_secs(2));
+    // Half of it is, which is 0.35 too much.
+    let margin = later(1, 2);
+    assert!((0.06..0.08).contains(&margin), "{margin}");
 }

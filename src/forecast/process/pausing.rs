@@ -37,9 +37,13 @@ impl Pausing {
     /// These are in flight.
     pub(super) fn observe(&mut self, runners: &[Running], now: Duration) {
         let (mut held_bytes, mut paused_bytes) = (0.0, 0.0);
-        for Running { runner, .. } in runners {
-            held_bytes += f64::from(runner.held_bytes);
-            paused_bytes += f64::from(runner.held_bytes) * f64::from(u8::from(runner.paused));
+        for running in runners {
+            let bytes = f64::from(running.runner.held_bytes);
+            held_bytes += bytes;
+            // A runner knows that only once the brake plans with it.
+            if running.request.slot().is_paused() {
+                paused_bytes += bytes;
+            }
         }
         self.see(held_bytes, paused_bytes, now);
     }
