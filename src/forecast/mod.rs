@@ -46,7 +46,7 @@ pub(crate) struct Evidence {
     /// Bytes that the process has allocated, where somebody tells.
     pub(crate) allocated_bytes: Option<u64>,
     /// With accounting: what the allocator says that it keeps, if that may be much.
-    pub(crate) kept_bytes: Option<u64>,
+    pub(crate) kept_bytes: u64,
     /// Without accounting: polls show what they allocate, and not only what they touch.
     pub(crate) polls_tell: bool,
     /// And so they all have since the last sample, and none was left out.

@@ -70,7 +70,7 @@ pub(crate) struct Forecast {
     retained: Retained,
     usage_bytes: f64,
     /// What the allocator says that it keeps.
-    kept_bytes: Option<u64>,
+    kept_bytes: f64,
     /// What the process holds besides requests.
     beside_bytes: f64,
     in_flight: f64,
@@ -120,7 +120,7 @@ impl Forecast {
             },
             retained: Retained::default(),
             usage_bytes: 0.0,
-            kept_bytes: None,
+            kept_bytes: 0.0,
             beside_bytes: 0.0,
             in_flight: 0.0,
             slack_bytes: 0.0,
@@ -190,7 +190,7 @@ impl Forecast {
     /// Learns from one full sample. Called in the order of time.
     pub(crate) fn observe(&mut self, evidence: Evidence) {
         self.usage_bytes = evidence.usage_bytes as f64;
-        self.kept_bytes = evidence.kept_bytes;
+        self.kept_bytes = evidence.kept_bytes as f64;
         self.in_flight = f64::from(evidence.all_in_flight);
         if let Some(allocated_bytes) = evidence.allocated_bytes {
             // What others in the group use is not kept by this process's allocator.

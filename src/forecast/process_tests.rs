@@ -243,7 +243,7 @@ fn unexplained_beside(beside_mib: u64, kept_mib: u64) -> f64 {
                 usage_bytes: (20 + held_mib + beside_mib) * MIB,
                 process_bytes: (20 + held_mib + beside_mib) * MIB,
                 allocated_bytes: Some((20 + held_mib) * MIB),
-                kept_bytes: Some(kept_mib * MIB),
+                kept_bytes: kept_mib * MIB,
                 own_in_flight: u32::from(step > 0) * 3,
                 all_in_flight: u32::from(step > 0) * 3,
                 completed: round * 3,

@@ -46,14 +46,10 @@ impl Forecast {
     /// What the allocator keeps and is taken to use again, when polls have added so much
     /// ever.
     pub(crate) fn reusable_bytes(&self, grown_bytes: i64) -> f64 {
-        if !self.allocation_is_known() {
-            return 0.0;
+        match self.allocation_is_known() {
+            true => self.left_of(self.retained.most_bytes(), grown_bytes) * REUSED,
+            false => 0.0,
         }
-        let most_bytes = self.retained.most_bytes();
-        // Beside what is allocated there is what each piece takes beyond its size, and much
-        // else: the allocator knows better, where it was asked.
-        let most_bytes = (self.kept_bytes).map_or(most_bytes, |kept| most_bytes.min(kept as f64));
-        self.left_of(most_bytes, grown_bytes) * REUSED
     }
 
     /// All that polls have added since may have been taken from it, and all that is in use

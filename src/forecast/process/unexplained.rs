@@ -46,7 +46,7 @@ impl Forecast {
     pub(super) fn kept_for_nobody(&self) -> f64 {
         match self.quiet > MANY {
             true => 0.0,
-            false => self.kept_bytes.unwrap_or(0) as f64,
+            false => self.kept_bytes,
         }
     }
 

@@ -66,20 +66,21 @@ pub(super) struct Braking {
     /// Polls of which no allocator has told what they added.
     pub(super) untold: u64,
     /// With accounting: what the allocator said that it keeps, but for what it has given back
-    /// and keeps the addresses of. `None`: it was not asked.
-    pub(super) kept_bytes: Option<u64>,
+    /// and keeps the addresses of.
+    pub(super) kept_bytes: u64,
     given_back_bytes: u64,
     /// When the allocator may be asked again.
     asks_at: Duration,
 }
 
 impl Braking {
-    /// The allocator says that it keeps so much, if it was asked.
-    fn keeps(&mut self, bytes: Option<u64>) {
-        self.kept_bytes = bytes.map(|bytes| {
+    /// The allocator says that it keeps so much.
+    fn keeps(&mut self, bytes: u64) {
+        // 0 stands for nothing known.
+        if bytes > 0 {
             self.given_back_bytes = self.given_back_bytes.min(bytes);
-            bytes - self.given_back_bytes
-        });
+        }
+        self.kept_bytes = bytes.saturating_sub(self.given_back_bytes);
     }
 
     /// It says so after it was asked to give that back: as much of it is resident no more as
@@ -221,7 +222,8 @@ impl Regulator {
                 see_mapped(allocated, limit, now);
                 let beside_bytes = control.own_bytes.saturating_sub(allocated);
                 let asks = accounted && beside_bytes > limit / MUCH_BESIDE;
-                control.braking.keeps(asks.then(kept_bytes).flatten());
+                let kept_bytes = asks.then(kept_bytes).flatten().unwrap_or(0);
+                control.braking.keeps(kept_bytes);
             }
             control.braking.asks_at = now + started.elapsed() * 50;
         }
