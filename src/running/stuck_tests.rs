@@ -110,7 +110,7 @@ fn who_seems_to_end_with_little_of_what_it_needs_does_not_go_before_the_others()
     let forced = forced_of_one_that_ends_and_another;
     for trust in [NEEDS, Trust::default()] {
         assert_eq!(forced([(39, 136), (124, 135)], trust), [false, true]);
-        assert_eq!(forced([(40, 79), (124, 135)], trust), [true, false]);
+        assert_eq!(forced([(60, 79), (124, 135)], trust), [true, false]);
     }
 }
 

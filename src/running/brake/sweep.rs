@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::turn::Turn;
-use super::who_goes_on::{Plan, Stuck};
+use super::who_goes_on::{Plan, Room, Stuck};
 use super::{Brake, Pausing, Runner, Running, State, beside_newcomers, who_goes_on};
 use crate::running::place::CRITICAL;
 use crate::sync::foreign;
@@ -13,6 +13,8 @@ use crate::sync::foreign;
 /// Who seems to be about to end may be at its end, or else need all that it is expected to:
 /// on the whole so many times less.
 const ENDS: u64 = 4;
+/// Needs are compared by what they are for so much that is held.
+const PER_HELD: u64 = 1024;
 
 /// What a sweep found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,7 +93,11 @@ impl Brake {
         self.outgrows.set(kind);
         let before = state.front;
         let front = before.and_then(|front| all.iter().position(|one| one.request == front));
-        let plan = who_goes_on::plan(room_bytes as f32, &known, front);
+        let room = Room {
+            bytes: room_bytes as f32,
+            for_ending_bytes: self.for_ending.load(Ordering::Relaxed) as f32,
+        };
+        let plan = who_goes_on::plan(room, &known, front);
         state.front = plan.front.map(|index| all[index].request);
         for (running, &turn) in all.iter().zip(&plan.turns) {
             let turn = match running.place.rank {
@@ -141,8 +147,8 @@ impl Brake {
     }
 
     /// One of those who are paused goes on, whatever the headroom is: of those of whom one poll
-    /// adds no more than there is, who is expected to need least; or, where that is not to be
-    /// trusted, who is about to end and holds at least half of it, or else who holds most and so
+    /// adds no more than there is, who is expected to need least for what it holds; or, where that
+    /// is not to be trusted, who is about to end and holds at least half of it, or else who holds most and so
     /// has come furthest. Behind all those, one of whom nothing is known for sure, as far as that
     /// is to be trusted.
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
@@ -172,8 +178,10 @@ impl Brake {
             may_go_on || may_end || jump_bytes(one) <= left_bytes
         });
         let first = waiting.min_by_key(|one| {
-            // Whoever needs much more would use it up, and still hold all that it has.
-            let needs = one.slot().rest_to_come_kib();
+            // Whoever needs much more would use it up, and still hold all that it has; whoever
+            // holds little gives little back.
+            let held_kib = (held_bytes(one) / 1024).max(1);
+            let needs = one.slot().rest_to_come_kib().saturating_mul(PER_HELD) / held_kib;
             let rank = match (trust.needs, one.slot().ends()) {
                 (true, true) => needs / ENDS,
                 (true, false) => needs,

@@ -14,6 +14,8 @@ pub(crate) enum Turn {
     /// It has had its turns and not used them: as far as can be told it is about to end,
     /// and may go into the reserve for that.
     Ends,
+    /// The same, but what is left is another's, and it may take all of that.
+    EndsLater,
     /// Its growth does not fit beside those before it.
     #[default]
     Hold,
@@ -21,7 +23,7 @@ pub(crate) enum Turn {
 
 impl Turn {
     /// They are the last numbers there are as bits, which no number of bytes has.
-    const WITHOUT_KEEP: [Self; 3] = [Self::Free, Self::Ends, Self::Hold];
+    const WITHOUT_KEEP: [Self; 4] = [Self::Free, Self::Ends, Self::EndsLater, Self::Hold];
 
     /// To be kept in a word; 0: nothing has to stay free.
     pub(super) fn bits(self) -> u32 {
@@ -49,7 +51,7 @@ impl Brake {
         }
         let turn = slot.turn().unwrap_or_else(|| self.turn_of_newcomer(slot));
         match turn {
-            Turn::Hold => None,
+            Turn::Hold | Turn::EndsLater => None,
             // As long as it holds no more than was expected.
             Turn::Free if slot.is_within_need() => Some(i64::MIN),
             // They may go into a part of the reserve: who ends gives more back.
@@ -108,6 +110,6 @@ impl Slot {
 
     /// As far as can be told it gives back soon what it holds.
     pub(crate) fn ends(&self) -> bool {
-        matches!(self.turn(), Some(Turn::Free | Turn::Ends))
+        matches!(self.turn(), Some(Turn::Free | Turn::Ends | Turn::EndsLater))
     }
 }

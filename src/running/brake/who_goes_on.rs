@@ -47,6 +47,14 @@ pub(crate) struct Runner {
     pub(crate) outgrown_bytes: f32,
 }
 
+/// What there is for those that run to grow into.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Room {
+    pub(crate) bytes: f32,
+    /// And beyond that for those that are about to end.
+    pub(crate) for_ending_bytes: f32,
+}
+
 /// Who may grow, of all that run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
@@ -137,6 +145,16 @@ impl Runner {
         }
     }
 
+    /// The same where no order is a safe one: what is left is for the first, and not for those
+    /// that may be about to end and may as well take more than is kept for such.
+    fn ending_within(&self, for_ending_bytes: f32) -> Turn {
+        let ending = self.ending().unwrap_or(Turn::Hold);
+        match ending == Turn::Ends && self.jump_bytes > for_ending_bytes {
+            true => Turn::EndsLater,
+            false => ending,
+        }
+    }
+
     /// What it gives back: at its end if it gets on, or else what is expected of it.
     fn gives_back(&self) -> f32 {
         match self.moves && !self.idle {
@@ -157,10 +175,11 @@ impl Runner {
     }
 }
 
-/// Says who may grow where there is room for so much. `runners`: in their order.
+/// Says who may grow where there is so much room. `runners`: in their order.
 /// `front`: whoever was first in the plan before stays first until it has ended or does
 /// not get on; otherwise each in its turn would take a part of what one needs to end.
-pub(crate) fn plan(room_bytes: f32, runners: &[Runner], front: Option<usize>) -> Plan {
+pub(crate) fn plan(room: Room, runners: &[Runner], front: Option<usize>) -> Plan {
+    let room_bytes = room.bytes;
     let front = front.filter(|&index| runners[index].moves);
     let (sequence, safe) = sequence(room_bytes, runners, front);
     let front = front.or_else(|| {
@@ -177,7 +196,7 @@ pub(crate) fn plan(room_bytes: f32, runners: &[Runner], front: Option<usize>) ->
         turns[index] = match position < safe || is_front {
             true => order.next(&runners[index], is_front),
             // Let go on, it might take what the others need to end.
-            false => runners[index].ending().unwrap_or(Turn::Hold),
+            false => runners[index].ending_within(room.for_ending_bytes),
         };
     }
     // Behind those that are held, too: what does not fit is passed over.

@@ -15,8 +15,15 @@ fn runner(held: f32, need: f32) -> Runner {
     }
 }
 
+fn room_of(room: f32) -> Room {
+    Room {
+        bytes: room * 1e6,
+        for_ending_bytes: 2e6,
+    }
+}
+
 fn turns(room: f32, runners: &[Runner]) -> Vec<Turn> {
-    plan(room * 1e6, runners, None).turns
+    plan(room_of(room), runners, None).turns
 }
 
 #[test]
@@ -77,7 +84,7 @@ fn who_was_polled_not_long_ago_may_be_about_to_end() {
             paused: true,
             ..runner(10.0, 30.0)
         };
-        plan(5e6, &[other, paused], None).stuck
+        plan(room_of(5.0), &[other, paused], None).stuck
     };
     assert_eq!(stuck(true, false), Stuck::No);
     assert_eq!(stuck(false, false), Stuck::ForNow);
@@ -90,7 +97,7 @@ fn the_worst_need_of_the_first_stays_free() {
     unknown.worst_bytes = 118e6;
     let mut other = runner(2.0, 1.0);
     other.worst_bytes = 150e6;
-    let plan = plan(200e6, &[unknown, other], None);
+    let plan = plan(room_of(200.0), &[unknown, other], None);
     assert_eq!(plan.turns[1], Turn::Keep(118e6));
     assert_eq!(plan.newcomer, Turn::Keep(148e6));
     // If it can end before them, what they are expected to add.
@@ -117,7 +124,7 @@ fn who_goes_on_without_end_hides_nobody_that_stands_still() {
         ..stream(20.0)
     };
     let found = |others: &[Runner]| {
-        let plan = plan(15e6, &[others, &[paused]].concat(), None);
+        let plan = plan(room_of(15.0), &[others, &[paused]].concat(), None);
         (plan.stuck, plan.alone_of)
     };
     assert_eq!(found(&[stream(20.0)]), (Stuck::Yes, Some(2)));
@@ -136,4 +143,21 @@ fn what_a_stream_holds_is_not_taken_to_come_back() {
         ..stream(35.0)
     };
     assert_ne!(turns(ends)[2], Turn::Hold);
+}
+
+#[test]
+fn where_no_order_is_safe_what_is_left_is_for_the_first() {
+    let ending = |jump_bytes| Runner {
+        need_bytes: 40e6,
+        worst_bytes: 100e6,
+        growth: [40e6; STEPS],
+        jump_bytes,
+        ..runner(10.0, 0.0)
+    };
+    let first = runner(100.0, 40.0);
+    let found = turns(20.0, &[first, ending(1e6), ending(8e6)]);
+    assert_eq!(found, [Turn::Keep(0.0), Turn::Ends, Turn::EndsLater]);
+    // Where there is a safe one, it may be about to end as any other.
+    let found = turns(200.0, &[first, ending(1e6), ending(8e6)]);
+    assert_eq!(found[1..], [Turn::Ends, Turn::Ends]);
 }
