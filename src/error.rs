@@ -165,9 +165,9 @@ impl Rejected {
     }
 
     /// When to try again: the expected wait of the backlog, or at CRITICAL how much longer
-    /// that is expected to last, with up to half of it added at random, in whole seconds from 1 to 60; up to sixteen times that for a
-    /// tenant beyond its [`retry_budget`](crate::MemoryGuardBuilder::retry_budget). `None`
-    /// if a retry cannot help.
+    /// that is expected to last, with up to half of it added at random, in whole seconds from 1
+    /// to 60; up to sixteen times that for a tenant beyond its
+    /// [`retry_budget`](crate::MemoryGuardBuilder::retry_budget). `None` if a retry cannot help.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }

@@ -43,9 +43,8 @@ impl Class {
     ///
     /// Requests of one name are expected to need about the same memory: what is
     /// learned is kept by name, with accounting (without, usage does not say whose it is).
-    /// A guard tells up to 62 names apart; those that come
-    /// later share one. A name that is no constant costs its allocation for each
-    /// request.
+    /// A guard tells up to 62 names apart; those that come later share one. A name that is
+    /// no constant costs its allocation for each request.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self {
             name: name.into(),

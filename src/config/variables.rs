@@ -294,7 +294,8 @@ settings! {
         by exceedance_target(fraction: f64) fraction, log copied, is SELDOM;
 
     /// The share of memory × time that requests may spend paused, above 0 and up to 1: where it
-    /// is more, less is admitted, by up to a tenth of the limit. Default 0.25; 1: as many are admitted as are forecast to fit. See `docs/tuning.md`.
+    /// is more, less is admitted, by up to a tenth of the limit. Default 0.25; 1: as many are
+    /// admitted as are forecast to fit. See `docs/tuning.md`.
     pausing_target: f64 = 0.25,
         by pausing_target(fraction: f64) fraction, log copied, is FRACTION;
 

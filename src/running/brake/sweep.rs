@@ -148,9 +148,9 @@ impl Brake {
 
     /// One of those who are paused goes on, whatever the headroom is: of those of whom one poll
     /// adds no more than there is, who is expected to need least for what it holds; or, where that
-    /// is not to be trusted, who is about to end and holds at least half of it, or else who holds most and so
-    /// has come furthest. Behind all those, one of whom nothing is known for sure, as far as that
-    /// is to be trusted.
+    /// is not to be trusted, who is about to end and holds at least half of it, or else who holds
+    /// most and so has come furthest. Behind all those, one of whom nothing is known for sure, as
+    /// far as that is to be trusted.
     pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
         let mut state = self.state();
         let of_all_bytes = state.left_bytes(self);
