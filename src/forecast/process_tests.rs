@@ -1,4 +1,5 @@
 use super::*;
+use crate::running::Fact;
 use crate::running::brake::Brake;
 
 const MIB: u64 = 1 << 20;
@@ -80,7 +81,7 @@ fn after_five_at_a_time(on_a_thread: bool) -> Forecast {
         for step in 1..=12 {
             for slot in shown {
                 slot.charge(4 * MIB as i64, 1);
-                slot.grew(4 * MIB, false);
+                slot.grew(4 * MIB, false, Duration::ZERO);
             }
             sample(5, 5 * 4 * step, round * 5);
         }
@@ -346,4 +347,40 @@ fn while_much_of_what_is_held_is_paused_less_is_admitted() {
     // Half of it is, which is 0.35 too much.
     let margin = later(1, 2);
     assert!((0.06..0.08).contains(&margin), "{margin}");
+}
+
+#[test]
+fn what_another_process_uses_is_no_part_of_what_this_one_has_allocated() {
+    let mut forecast = Forecast::new(MIB, 0.001, true);
+    forecast.look(Box::leak(Box::default()), Duration::ZERO);
+    forecast.observe(Evidence {
+        usage_bytes: 300 * MIB,
+        process_bytes: 100 * MIB,
+        allocated_bytes: Some(250 * MIB),
+        ..Evidence::default()
+    });
+    assert_eq!(forecast.untouched_bytes(), (150 * MIB) as f64);
+}
+
+#[test]
+fn a_pause_before_its_work_began_is_no_part_of_a_requests_age() {
+    let brake: &'static Brake = Box::leak(Box::default());
+    let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+    forecast.set_brakes(true);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let slot = running.take(48 << 10, tag, Duration::ZERO).unwrap();
+    slot.say(Fact::Staged);
+    let ms = Duration::from_millis;
+    forecast.look(running, ms(0));
+    // While its body is read.
+    let place = brake.park(None, slot, 1, std::task::Waker::noop(), ms(0));
+    brake.unpark(place, ms(3_000));
+    forecast.look(running, ms(3_000));
+    slot.unsay(Fact::Staged);
+    let mut quiet_at = |at| {
+        forecast.look(running, ms(at));
+        forecast.book.as_ref().unwrap().sums().quiet
+    };
+    assert_eq!([3_000, 3_040, 3_060].map(&mut quiet_at), [0, 0, 1]);
 }

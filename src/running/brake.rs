@@ -47,6 +47,8 @@ pub(crate) use who_goes_on::{Growth, Runner, STEPS, Stuck};
 pub(crate) struct Brake {
     /// Polls ask first.
     on: AtomicBool,
+    /// And have done so from then on.
+    on_since_ms: AtomicU64,
     /// What polls have added, in bytes. Only rises.
     grown: AtomicI64,
     /// What polls under way may add.
@@ -72,8 +74,8 @@ pub(crate) struct Brake {
     newcomer: AtomicU32,
     /// What it must leave free, in bytes, beside all that it needs itself.
     newcomer_least: AtomicI64,
-    /// The kind of a request whose poll has added more than any was known to, and goes on:
-    /// others of it may, too.
+    /// The guard and the kind of a request whose poll has added more than any was known to,
+    /// and goes on: others of it may, too.
     outgrows: AtomicOption,
     paused: AtomicU32,
     /// Of those nobody polls so many, though they were woken.
@@ -101,11 +103,13 @@ struct State {
     runners: Vec<(usize, Vec<Running>)>,
     /// Whom all others leave what it needs to end.
     front: Option<SlotRef>,
+    /// By guard: what those give back that were told to stop, and by when.
+    told: Vec<(usize, u64, Duration)>,
 }
 
-/// Who is woken is polled before so many samples have been taken, 5 ms apart while somebody
-/// is paused.
-const LEFT_AFTER_SWEEPS: u32 = 50;
+/// Who is woken is polled before so much time has passed, on a machine that is not
+/// overloaded.
+const LEFT_AFTER: Duration = Duration::from_millis(250);
 
 /// A poller that is paused.
 #[derive(Debug)]
@@ -115,16 +119,16 @@ struct Pausing {
     guard: usize,
     /// Cloned under the lock, where nobody's code may run.
     waker: Arc<Waker>,
-    /// Woken, and not back since so many sweeps; 0: not woken.
-    woken: u32,
+    /// When it was woken, if it was; it is not back since.
+    woken: Option<Duration>,
     /// It goes on whatever the headroom is.
     forced: bool,
 }
 
 impl Pausing {
     /// Whoever polls it does something else: it is not to hold up the others.
-    fn is_left(&self) -> bool {
-        self.woken > LEFT_AFTER_SWEEPS
+    fn is_left(&self, now: Duration) -> bool {
+        self.woken.is_some_and(|at| now >= at + LEFT_AFTER)
     }
 
     /// Of whoever has that now.
@@ -213,8 +217,8 @@ impl Brake {
     }
 
     /// Takes what one poll may add, if it is there.
-    pub(crate) fn take(&'static self, slot: &Slot, jump_bytes: u64) -> Option<Taken> {
-        let mut keep_bytes = self.keep_bytes(slot)?;
+    pub(crate) fn take(&'static self, slot: &Slot, guard: usize, jump_bytes: u64) -> Option<Taken> {
+        let mut keep_bytes = self.keep_bytes(slot, guard)?;
         let mut taken = self.begin(jump_bytes, true);
         if let Some(rest_bytes) = slot.rest_of_newcomer() {
             taken.rest_bytes = rest_bytes;
@@ -272,8 +276,10 @@ impl Brake {
         let known = place.and_then(|place| Some((place, state.at(place)?)));
         let (place, before) = match known {
             Some((place, pausing)) => {
-                pausing.woken = 0;
+                pausing.woken = None;
                 pausing.forced |= cancelled;
+                // The poll that found no room was none.
+                slot.stands_still();
                 (place, Some(std::mem::replace(&mut pausing.waker, kept)))
             }
             None => {
@@ -281,7 +287,7 @@ impl Brake {
                     request: slot.request(),
                     guard,
                     waker: kept,
-                    woken: 0,
+                    woken: None,
                     forced: cancelled,
                 });
                 self.paused.fetch_add(1, Ordering::Relaxed);
@@ -363,6 +369,19 @@ impl Brake {
             state.pausing.iter().filter_map(of_slot).collect()
         };
         wakers.into_iter().for_each(foreign::wake_kept);
+    }
+
+    /// A guard has told some of its requests to stop: by then so much is given back.
+    pub(crate) fn told(&self, guard: usize, bytes: u64, until: Duration) {
+        self.state().told.push((guard, bytes, until));
+    }
+
+    /// What other guards' requests still give back that were told to stop.
+    pub(crate) fn told_by_others(&self, guard: usize, now: Duration) -> u64 {
+        let told = &mut self.state().told;
+        told.retain(|&(_, _, until)| now < until);
+        let others = told.iter().filter(|&&(other, ..)| other != guard);
+        others.map(|&(_, bytes, _)| bytes).sum()
     }
 
     /// A request that is paused is to be polled all the same: it was cancelled.

@@ -56,19 +56,19 @@ fn who_is_not_known_goes_before_all_others_in_the_end() {
     let brake = brake();
     brake.publish(GUARD, bound(0, 5 * MIB));
     brake.tell(GUARD, vec![needy(15.0)]);
-    brake.sweep(5 * MIB, None, false);
+    brake.sweep(5 * MIB, None, false, Duration::ZERO);
     let unknown = slot(4);
-    assert!(brake.take(unknown, 4 << 20).is_none());
+    assert!(brake.take(unknown, GUARD, 4 << 20).is_none());
     park(brake, unknown, GUARD);
     let longest = Duration::from_secs(5);
     brake.bring_forward(GUARD, longest, Duration::from_secs(4));
-    assert!(brake.take(unknown, 4 << 20).is_none());
+    assert!(brake.take(unknown, GUARD, 4 << 20).is_none());
     brake.bring_forward(OTHER, longest, Duration::from_secs(6));
-    assert!(brake.take(unknown, 4 << 20).is_none());
+    assert!(brake.take(unknown, GUARD, 4 << 20).is_none());
     brake.bring_forward(GUARD, longest, Duration::from_secs(6));
-    assert!(brake.take(unknown, 4 << 20).is_some());
+    assert!(brake.take(unknown, GUARD, 4 << 20).is_some());
     // But into nothing that is not there.
-    assert!(brake.take(unknown, 6 << 20).is_none());
+    assert!(brake.take(unknown, GUARD, 6 << 20).is_none());
 }
 
 #[test]
@@ -76,20 +76,20 @@ fn a_guard_lets_only_its_own_go() {
     let brake = brake();
     brake.publish(GUARD, bound(0, -MIB));
     let places = [GUARD, OTHER].map(|guard| park(brake, slot(4), guard));
-    brake.sweep(-MIB, Some(GUARD), false);
+    brake.sweep(-MIB, Some(GUARD), false, Duration::ZERO);
     assert_eq!(places.map(|place| brake.is_forced(place)), [true, false]);
 }
 
 #[test]
 fn it_is_on_while_one_guard_wants_it() {
     let brake = brake();
-    brake.set_on(GUARD, true);
-    brake.set_on(OTHER, false);
+    brake.set_on(GUARD, Some(Duration::ZERO));
+    brake.set_on(OTHER, None);
     assert!(brake.is_on());
-    brake.set_on(OTHER, true);
-    brake.set_on(GUARD, false);
+    brake.set_on(OTHER, Some(Duration::ZERO));
+    brake.set_on(GUARD, None);
     assert!(brake.is_on());
-    brake.set_on(OTHER, false);
+    brake.set_on(OTHER, None);
     assert!(!brake.is_on());
 }
 
@@ -98,12 +98,12 @@ fn what_is_counted_ahead_is_not_free_until_a_sample() {
     let brake = brake();
     brake.publish(GUARD, bound(0, 10 * MIB));
     let one = slot(6);
-    let taken = brake.take(one, 6 << 20).expect("room");
+    let taken = brake.take(one, GUARD, 6 << 20).expect("room");
     taken.begin_part(Duration::ZERO);
-    assert!(brake.take(one, 6 << 20).is_none());
+    assert!(brake.take(one, GUARD, 6 << 20).is_none());
     // The sample shows what was added: nothing.
     brake.publish(GUARD, bound(brake.grown_bytes(), 10 * MIB));
-    assert!(brake.take(one, 6 << 20).is_some());
+    assert!(brake.take(one, GUARD, 6 << 20).is_some());
 }
 
 #[test]
@@ -157,9 +157,9 @@ fn a_plan_goes_by_the_shares_of_tenants() {
     });
     running.rank(Duration::MAX, Duration::ZERO, |_| 1);
     brake.tell(GUARD, slots.map(|slot| in_flight(slot, 15.0)).into());
-    brake.sweep(20 * MIB, None, false);
+    brake.sweep(20 * MIB, None, false, Duration::ZERO);
     assert_eq!(
-        slots.map(|slot| brake.is_held(slot)),
+        slots.map(|slot| brake.is_held(slot, GUARD)),
         [true, true, true, false]
     );
 }
@@ -193,17 +193,20 @@ fn who_is_woken_and_not_polled_holds_up_nobody() {
     };
     let first = park(None, 0);
     park(None, 1);
-    let sweep = || brake.sweep(20 * MIB, None, false);
-    sweep();
+    let sweep = |ms| brake.sweep(20 * MIB, None, false, Duration::from_millis(ms));
+    assert_eq!(sweep(0).paused, 2);
     let counts = || [woken[0].count(), woken[1].count()];
     assert_eq!(counts(), [1, 0]);
+    // However many guards look, and however often.
     (0..100).for_each(|_| {
-        sweep();
+        sweep(249);
     });
+    assert_eq!(counts(), [1, 0]);
+    assert_eq!(sweep(250).paused, 1, "who is woken has found room");
     assert_eq!(counts(), [1, 1]);
     // It comes back, and is waited for again.
     park(Some(first), 0);
-    sweep();
+    sweep(251);
     assert_eq!(counts(), [2, 1]);
     assert!(brake.wants_room());
 }
@@ -216,22 +219,32 @@ fn of_several_guards_the_tightest_says_how_far_growth_may_come() {
         left_bytes: 2 << 20,
         ..bound(0, MIB)
     };
-    brake.set_on(GUARD, true);
+    brake.set_on(GUARD, Some(Duration::ZERO));
     brake.publish(GUARD, tight);
     brake.publish(OTHER, wide);
     assert_eq!(brake.headroom_bytes(), MIB);
     // It is far from its own limit, and does not ask for the brake.
     brake.publish(OTHER, bound(0, 0));
     assert_eq!(brake.headroom_bytes(), MIB);
-    brake.set_on(OTHER, true);
+    brake.set_on(OTHER, Some(Duration::ZERO));
     assert_eq!(brake.headroom_bytes(), 0);
     brake.publish(OTHER, wide);
     // Nor is anybody let go by what is left of the other's.
     let slot = slot(4);
     Running::default().jump_bytes(slot);
     park(brake, slot, GUARD);
-    assert!(!brake.force_first(50 << 20, Trust::default()));
+    assert!(!brake.force_first(50 << 20, Trust::default(), Duration::ZERO));
     brake.leave(GUARD);
     assert_eq!(brake.headroom_bytes(), 100 * MIB);
-    assert!(brake.force_first(50 << 20, Trust::default()));
+    assert!(brake.force_first(50 << 20, Trust::default(), Duration::ZERO));
+}
+
+#[test]
+fn what_one_guard_has_told_to_stop_another_counts_on() {
+    let ms = Duration::from_millis;
+    let brake = brake();
+    brake.told(GUARD, 60 << 20, ms(70));
+    assert_eq!(brake.told_by_others(GUARD, ms(10)), 0);
+    assert_eq!(brake.told_by_others(OTHER, ms(69)), 60 << 20);
+    assert_eq!(brake.told_by_others(OTHER, ms(70)), 0);
 }

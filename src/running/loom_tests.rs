@@ -29,7 +29,7 @@ fn publish(brake: &Brake, room_mib: i64) {
 
 /// What a sample does at its end.
 fn sweep(brake: &Brake) {
-    brake.sweep(1000 * MIB, None, false);
+    brake.sweep(1000 * MIB, None, false, Duration::ZERO);
 }
 
 fn slot() -> &'static Slot {
@@ -72,7 +72,7 @@ impl Poller {
         let forced = self.place.is_some_and(|place| self.brake.is_forced(place));
         match forced || self.slot.is_cancelled() {
             true => Some(self.brake.take_anyway(jump_bytes)),
-            false => self.brake.take(self.slot, jump_bytes),
+            false => self.brake.take(self.slot, GUARD, jump_bytes),
         }
     }
 
@@ -160,9 +160,9 @@ fn who_finds_no_room_after_it_was_woken_is_woken_again() {
 fn what_a_poll_has_added_is_counted_throughout() {
     loom::model(|| {
         let brake = brake(6);
-        let first = brake.take(slot(), 4 << 20).expect("room");
+        let first = brake.take(slot(), GUARD, 4 << 20).expect("room");
         let other = thread::spawn(move || first.charge(4 * MIB));
-        assert!(brake.take(slot(), 4 << 20).is_none());
+        assert!(brake.take(slot(), GUARD, 4 << 20).is_none());
         other.join().unwrap();
         assert_eq!(brake.headroom_bytes(), 2 * MIB);
     });
@@ -172,8 +172,8 @@ fn what_a_poll_has_added_is_counted_throughout() {
 fn of_two_who_take_the_last_at_once_one_at_most_goes_on() {
     loom::model(|| {
         let brake = brake(6);
-        let other = thread::spawn(move || brake.take(slot(), 4 << 20));
-        let here = brake.take(slot(), 4 << 20);
+        let other = thread::spawn(move || brake.take(slot(), GUARD, 4 << 20));
+        let here = brake.take(slot(), GUARD, 4 << 20);
         let there = other.join().unwrap();
         assert!(here.is_none() || there.is_none());
     });

@@ -19,19 +19,19 @@ fn what_is_only_guessed_holds_nobody_for_ever() {
         park(brake, slot, GUARD)
     });
     let forced = || places.map(|place| brake.is_forced(place));
-    brake.sweep(MIB, None, false);
-    assert!(!brake.force_first(16 << 20, Trust::default()));
+    brake.sweep(MIB, None, false, Duration::ZERO);
+    assert!(!brake.force_first(16 << 20, Trust::default(), Duration::ZERO));
     // In the end the guess is not believed, unless there is nothing at all.
     let guesses = Trust {
         guesses: true,
         ..Trust::default()
     };
-    assert!(!brake.force_first(0, guesses));
+    assert!(!brake.force_first(0, guesses, Duration::ZERO));
     assert_eq!(forced(), [false, false]);
     // One that fits by its guess goes first all the same.
-    assert!(brake.force_first(32 << 20, guesses));
+    assert!(brake.force_first(32 << 20, guesses, Duration::ZERO));
     assert_eq!(forced(), [false, true]);
-    assert!(brake.force_first(16 << 20, guesses));
+    assert!(brake.force_first(16 << 20, guesses, Duration::ZERO));
     assert_eq!(forced(), [true, true]);
 }
 
@@ -54,12 +54,12 @@ fn forced_of_four(left_mib: [u64; 2], trust: Trust) -> [[bool; 4]; 2] {
         let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
         slot.charge(held * MIB, 1);
         slot.expect((need * MIB) as f64);
-        (0..3).for_each(|_| slot.grew((jump * MIB) as u64, false));
+        (0..3).for_each(|_| slot.grew((jump * MIB) as u64, false, Duration::ZERO));
         running.jump_bytes(slot);
         park(brake, slot, GUARD)
     });
     left_mib.map(|mib| {
-        assert!(brake.force_first(mib << 20, trust));
+        assert!(brake.force_first(mib << 20, trust, Duration::ZERO));
         places.map(|place| brake.is_forced(place))
     })
 }
@@ -91,7 +91,7 @@ fn forced_of_one_that_ends_and_another(two: [(i64, i64); 2], trust: Trust) -> [b
         let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
         slot.charge(held_mib * MIB, 1);
         slot.expect((need_mib * MIB) as f64);
-        (0..3).for_each(|_| slot.grew(12 << 20, false));
+        (0..3).for_each(|_| slot.grew(12 << 20, false, Duration::ZERO));
         running.jump_bytes(slot);
         let one = in_flight(slot, (need_mib - held_mib) as f32);
         (one, park(brake, slot, GUARD))
@@ -99,9 +99,9 @@ fn forced_of_one_that_ends_and_another(two: [(i64, i64); 2], trust: Trust) -> [b
     let (mut one, place) = ends;
     one.runner.settled = true;
     brake.tell(GUARD, vec![one, other.0]);
-    brake.sweep(-MIB, None, false);
+    brake.sweep(-MIB, None, false, Duration::ZERO);
     assert!(one.request.slot().ends());
-    assert!(brake.force_first(24 << 20, trust));
+    assert!(brake.force_first(24 << 20, trust, Duration::ZERO));
     [place, other.1].map(|place| brake.is_forced(place))
 }
 
@@ -124,10 +124,16 @@ fn nobody_is_stuck_once_one_has_gone_on() {
         (one, park(brake, one.request.slot(), GUARD))
     });
     brake.tell(GUARD, paused.map(|(one, _)| one).into());
-    assert_eq!(brake.sweep(-MIB, None, false).stuck, Stuck::Yes);
+    assert_eq!(
+        brake.sweep(-MIB, None, false, Duration::ZERO).stuck,
+        Stuck::Yes
+    );
     // Since they were looked at.
     brake.unpark(paused[0].1, Duration::ZERO);
-    assert_eq!(brake.sweep(-MIB, None, false).stuck, Stuck::No);
+    assert_eq!(
+        brake.sweep(-MIB, None, false, Duration::ZERO).stuck,
+        Stuck::No
+    );
 }
 
 #[test]
@@ -136,19 +142,19 @@ fn where_others_take_what_is_left_one_that_is_about_to_end_does() {
     brake.publish(GUARD, bound(0, -MIB));
     let running: &Running = Box::leak(Box::default());
     let mut ending = needy(15.0);
-    ending.request.slot().grew(20 << 20, false);
+    ending.request.slot().grew(20 << 20, false, Duration::ZERO);
     running.jump_bytes(ending.request.slot());
     ending.runner.settled = true;
     brake.tell(GUARD, vec![ending]);
     let place = park(brake, ending.request.slot(), GUARD);
-    brake.sweep(-MIB, None, false);
+    brake.sweep(-MIB, None, false, Duration::ZERO);
     // It may add more than there is.
-    assert!(!brake.force_first(MIB as u64, Trust::default()));
+    assert!(!brake.force_first(MIB as u64, Trust::default(), Duration::ZERO));
     let endings = Trust {
         endings: true,
         ..Trust::default()
     };
-    assert!(brake.force_first(MIB as u64, endings));
+    assert!(brake.force_first(MIB as u64, endings, Duration::ZERO));
     assert!(brake.is_forced(place));
 }
 
@@ -158,17 +164,17 @@ fn the_only_one_goes_on_in_the_end() {
     brake.publish(GUARD, bound(0, MIB));
     let running: &Running = Box::leak(Box::default());
     let slot = running.take(1 << 10, Tag::NONE, Duration::ZERO).unwrap();
-    slot.grew(64 << 20, false);
+    slot.grew(64 << 20, false, Duration::ZERO);
     running.jump_bytes(slot);
     park(brake, slot, GUARD);
-    assert!(!brake.force_first(16 << 20, Trust::default()));
+    assert!(!brake.force_first(16 << 20, Trust::default(), Duration::ZERO));
     let anybody = Trust {
         anybody: true,
         ..Trust::default()
     };
     // Where there is anything at all.
-    assert!(!brake.force_first(0, anybody));
-    assert!(brake.force_first(16 << 20, anybody));
+    assert!(!brake.force_first(0, anybody, Duration::ZERO));
+    assert!(brake.force_first(16 << 20, anybody, Duration::ZERO));
 }
 
 #[test]
@@ -176,11 +182,11 @@ fn who_goes_on_without_end_does_not_seem_to_get_on() {
     let brake = brake();
     brake.publish(GUARD, bound(0, 10 * MIB));
     let stream = slot(1);
-    let passed = || brake.sweep(10 * MIB, None, false).passed;
-    assert!(brake.take(stream, 1 << 10).is_some());
+    let passed = || brake.sweep(10 * MIB, None, false, Duration::ZERO).passed;
+    assert!(brake.take(stream, GUARD, 1 << 10).is_some());
     assert_eq!(passed(), 1);
     stream.set_idle(true);
-    assert!(brake.take(stream, 1 << 10).is_some());
+    assert!(brake.take(stream, GUARD, 1 << 10).is_some());
     assert_eq!(passed(), 1);
 }
 
@@ -195,16 +201,14 @@ fn who_went_on_by_force_and_is_not_polled_is_not_chosen_again() {
         park(brake, slot, GUARD)
     });
     let forced = || places.map(|place| brake.is_forced(place));
-    assert!(brake.force_first(12 << 20, Trust::default()));
+    assert!(brake.force_first(12 << 20, Trust::default(), Duration::ZERO));
     let chosen = forced();
-    assert!(brake.force_first(12 << 20, Trust::default()));
+    assert!(brake.force_first(12 << 20, Trust::default(), Duration::ZERO));
     assert_eq!(forced(), chosen);
-    (0..100).for_each(|_| {
-        brake.sweep(0, None, false);
-    });
     // In the end it takes what it was let take.
-    assert!(!brake.force_first(12 << 20, Trust::default()));
-    assert!(brake.force_first(16 << 20, Trust::default()));
+    let later = Duration::from_millis(250);
+    assert!(!brake.force_first(12 << 20, Trust::default(), later));
+    assert!(brake.force_first(16 << 20, Trust::default(), later));
     assert_eq!(forced(), [true, true]);
 }
 
@@ -224,14 +228,14 @@ fn where_each_may_add_more_than_there_is_who_needs_less_goes_on_in_the_end() {
         running.jump_bytes(slot);
         park(brake, slot, GUARD)
     });
-    brake.sweep(MIB, None, false);
+    brake.sweep(MIB, None, false, Duration::ZERO);
     let forced = || places.map(|place| brake.is_forced(place));
-    assert!(!brake.force_first(200 << 20, NEEDS));
+    assert!(!brake.force_first(200 << 20, NEEDS, Duration::ZERO));
     let in_the_end = Trust {
         expected: true,
         ..NEEDS
     };
-    assert!(!brake.force_first(2 << 20, in_the_end));
-    assert!(brake.force_first(200 << 20, in_the_end));
+    assert!(!brake.force_first(2 << 20, in_the_end, Duration::ZERO));
+    assert!(brake.force_first(200 << 20, in_the_end, Duration::ZERO));
     assert_eq!(forced(), [false, false, true]);
 }

@@ -122,11 +122,14 @@ const SECOND: Duration = Duration::from_secs(1);
 fn who_is_in_flight_after_seven_weeks_gets_on_as_before() {
     let running = Running::default();
     let slot = running.take(1, Tag::NONE, LONG - SECOND).unwrap();
-    assert_eq!(slot.gets_on(LONG), (false, false));
-    assert_eq!(slot.gets_on(LONG + SECOND), (false, true));
-    slot.polled(LONG + SECOND);
-    assert_eq!(slot.gets_on(LONG + SECOND), (true, false));
-    assert_eq!(slot.gets_on(LONG + 4 * SECOND), (false, true));
+    assert_eq!(slot.gets_on(LONG, Duration::ZERO), (false, false));
+    assert_eq!(slot.gets_on(LONG + SECOND, Duration::ZERO), (false, true));
+    slot.polled(LONG + SECOND, Duration::ZERO);
+    assert_eq!(slot.gets_on(LONG + SECOND, Duration::ZERO), (true, false));
+    assert_eq!(
+        slot.gets_on(LONG + 4 * SECOND, Duration::ZERO),
+        (false, true)
+    );
 }
 
 #[test]

@@ -55,16 +55,16 @@ impl Book {
         }
         let key = look.slot.class_key();
         let kind = self.kinds.kind(key, running.is_critical(key));
-        let mut track = known.unwrap_or_else(|| Track::begin(kind, now));
+        // A pause is no time in which it could have grown.
+        let now_unpaused = now.saturating_sub(look.slot.paused(now));
+        let mut track = known.unwrap_or_else(|| Track::begin(kind, now_unpaused));
         sums.reserved_kib += look.held.reserved_kib;
         sums.held_bytes += look.held.held_bytes as f64;
         if std::mem::replace(&mut track.staged, look.life.is(Fact::Staged)) && !track.staged {
             // Its age counts from where its work begins.
-            track.first_seen = now;
-            track.grew_at = now;
+            track.first_seen = now_unpaused;
+            track.grew_at = now_unpaused;
         }
-        // A pause is no time in which it could have grown.
-        let now_unpaused = now.saturating_sub(look.slot.paused(now));
         let age = now_unpaused.saturating_sub(track.first_seen);
         let in_poll = look.slot.is_polled();
         let is_quiet = !in_poll && age >= INVISIBLE_AFTER && look.held.peak_bytes < QUIET_BYTES;

@@ -39,7 +39,7 @@ impl Forecast {
         // A source may measure something else than what this process allocates.
         self.book.as_ref().map_or(0.0, |_| {
             let allocated_bytes = self.retained.allocated_bytes();
-            (allocated_bytes - self.usage_bytes).max(0.0)
+            (allocated_bytes - self.process_bytes).max(0.0)
         })
     }
 

@@ -16,6 +16,8 @@ const MOST_REUSE: f64 = 8.0;
 const REUSE_STEP: f64 = 0.02;
 /// What stays allocated for longer is of no request: with this half-life.
 const KEPT_HALF_LIFE: Duration = Duration::from_secs(60);
+/// If nobody has told for longer what is allocated, it is seen anew.
+const UNTOLD_FOR: Duration = Duration::from_secs(1);
 /// Parts up to so much of the limit the next sample corrects; of those twice as large, none.
 const CORRECTED: f64 = 0.05;
 /// Of what is reserved, so much may be for requests that no look has found yet.
@@ -81,6 +83,16 @@ impl Forecast {
             return;
         };
         let allocated = allocated as f64;
+        let untold_for = evidence.now.saturating_sub(self.allocated_at);
+        self.allocated_at = evidence.now;
+        if untold_for > UNTOLD_FOR {
+            // What else has come to be allocated meanwhile is no request's.
+            let touched = self
+                .touched
+                .as_ref()
+                .map_or(0.0, |book| book.sums().held_bytes);
+            self.beside_allocated = (allocated - touched).max(0.0);
+        }
         if evidence.all_in_flight == 0 || self.beside_allocated > allocated {
             self.beside_allocated = allocated;
         }

@@ -35,7 +35,7 @@ fn expected_mib(each_mib: u64, in_polls_mib: u64, waiting: u32) -> u64 {
         let tag = crate::class::tag::Tag::NONE;
         let pair = [(); 2].map(|()| running.take(200 << 10, tag, Duration::ZERO).unwrap());
         pair.iter()
-            .for_each(|slot| slot.polled(Duration::from_millis(1)));
+            .for_each(|slot| slot.polled(Duration::from_millis(1), Duration::ZERO));
         sample(2, 0, round * 2);
         for step in 1..=4 {
             pair.iter()
@@ -133,7 +133,7 @@ fn those_that_began_with_the_brake_off_may_each_need_as_much_as_any() {
     // So many that the configured estimate is no bound any more.
     for _ in 0..64 {
         let slot = running.take(200 << 10, tag, Duration::ZERO).unwrap();
-        slot.polled(Duration::from_millis(1));
+        slot.polled(Duration::from_millis(1), Duration::ZERO);
         slot.charge(40 << 20, 1);
         sample(&mut forecast, 1, 40);
         running.end(slot);
@@ -162,7 +162,7 @@ fn next_mib_after(rounds: &[(usize, i64, bool)]) -> f64 {
         for _ in 0..requests {
             let slot = running.take(200 << 10, tag, now).unwrap();
             for _ in 0..4 {
-                slot.polled(now);
+                slot.polled(now, Duration::ZERO);
                 slot.charge(kib << 8, 1);
                 if !told {
                     slot.say(Fact::Untold);
@@ -193,4 +193,38 @@ fn who_is_not_told_in_full_is_not_taken_to_need_nothing() {
 fn where_nobody_is_told_in_full_what_is_seen_counts() {
     let untold = next_mib_after(&[(96, 16 << 10, false)]);
     assert!((15.0..20.0).contains(&untold), "{untold}");
+}
+
+#[test]
+fn what_came_to_be_allocated_while_nobody_looked_is_no_requests() {
+    let mut forecast = Forecast::new(200 * MIB, 0.001, false);
+    forecast.set_brakes(true);
+    forecast.set_slack(0, 512 * MIB);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let mut sample = |ms, in_flight: u32, allocated_mib: Option<u64>| {
+        let now = Duration::from_millis(ms);
+        forecast.look(running, now);
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: 300 * MIB,
+            allocated_bytes: allocated_mib.map(|mib| mib * MIB),
+            own_in_flight: in_flight,
+            all_in_flight: in_flight,
+            ..Evidence::default()
+        });
+        forecast.reuse
+    };
+    sample(0, 0, Some(30));
+    // The brake is off, and a cache grows.
+    sample(1_000, 0, None);
+    let slot = running
+        .take(200 << 10, tag, Duration::from_secs(60))
+        .unwrap();
+    slot.polled(Duration::from_secs(60), Duration::ZERO);
+    slot.charge(40 * MIB as i64, 1);
+    for step in 0..100 {
+        let reuse = sample(60_000 + step * 10, 1, Some(270));
+        assert!(reuse < 1.1, "{reuse} after {step}");
+    }
 }

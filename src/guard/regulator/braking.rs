@@ -137,7 +137,9 @@ impl Regulator {
             .filter_map(MemoryLevel::bound_bytes)
             .min()
         else {
-            self.state.brake.set_on(self.state.board_key(), false);
+            self.state.brake.set_on(self.state.board_key(), None);
+            // It is nothing to others on the ledger.
+            control.braking.room_bytes = f64::INFINITY;
             return;
         };
         if full_at.is_some() {
@@ -174,7 +176,8 @@ impl Regulator {
         control.braking.for_ending_bytes = half(bound) as u64;
         if let Some(now) = full_at {
             let is_tight = self.is_tight(control, now, bound as f64, free, reserved_kib);
-            brake.set_on(self.state.board_key(), self.state.brakes() && is_tight);
+            let on = self.state.brakes() && is_tight;
+            brake.set_on(self.state.board_key(), on.then_some(now));
         }
     }
 
@@ -242,9 +245,10 @@ impl Regulator {
     pub(super) fn tell_runners(&self, mut runners: Vec<Running>, now: Duration) {
         let longest = self.state.live.max_pause();
         self.state.rank(now);
+        let seen_since = self.state.brake.on_since(now);
         for running in &mut runners {
             let slot = running.request.slot();
-            let (moves, idle) = slot.gets_on(now);
+            let (moves, idle) = slot.gets_on(now, seen_since);
             running.runner.moves = moves || running.runner.outgrown_bytes > 0.0;
             running.runner.idle |= idle;
             slot.set_idle(running.runner.idle);
@@ -279,7 +283,8 @@ impl Regulator {
         let (brake, own) = (self.state.brake, self.state.board_key());
         brake.bring_forward(own, self.state.live.max_pause(), now);
         let freed = free_all.then_some(own);
-        let swept = brake.sweep(room_bytes as i64, freed, self.state.is_one_alone());
+        let alone = self.state.is_one_alone();
+        let swept = brake.sweep(room_bytes as i64, freed, alone, now);
         let stuck_for = {
             let mut control = self.control();
             control.forecast.set_safe(swept.safe_bytes);
@@ -335,7 +340,7 @@ impl Regulator {
             };
             (left_bytes, trust)
         };
-        let forced = self.state.brake.force_first(left_bytes, trust);
+        let forced = self.state.brake.force_first(left_bytes, trust, now);
         let mut control = self.control();
         let said = &mut control.braking.said_stuck;
         let say = gives_up && said.is_none_or(|at| now >= at + SAYS_EVERY);

@@ -157,11 +157,16 @@ impl Regulator {
         if !self.state.live.may_cancel() || control.blind {
             return Vec::new();
         }
+        // Other guards on the ledger see the same shortfall.
+        let (brake, own) = (self.state.brake, self.state.board_key());
+        let others_bytes = brake.told_by_others(own, now);
         let missing_bytes = cancellations.missing_bytes(now);
+        let missing_bytes = missing_bytes.and_then(|bytes| bytes.checked_sub(others_bytes));
+        let missing_bytes = missing_bytes.filter(|&bytes| bytes > 0);
         let used = || worst(&control.levels, |level| level.limit_bytes);
         let is_full = || !self.state.brakes() && used() >= CANCEL_AT;
-        let may_be_one = missing_bytes.is_some() || Self::is_stuck(control, now) || is_full();
-        if !may_be_one {
+        let may_be_one = || Self::is_stuck(control, now) || is_full();
+        if missing_bytes.is_none() && (others_bytes > 0 || !may_be_one()) {
             return Vec::new();
         }
         let from = self.state.running.victims(self.state.is_accounted(), now);
@@ -179,6 +184,8 @@ impl Regulator {
         }
         if !victims.is_empty() {
             cancellations.tell(&victims, now);
+            let bytes = victims.iter().map(|victim| victim.bytes).sum();
+            brake.told(own, bytes, now + cancellations.takes * 2);
         }
         victims
     }

@@ -152,7 +152,8 @@ impl Regulator {
             decision.concurrency = self.state.in_flight();
         }
         control.kept_out = closed;
-        self.state.brake.set_on(self.state.board_key(), false);
+        control.braking.room_bytes = f64::INFINITY;
+        self.state.brake.set_on(self.state.board_key(), None);
     }
 
     /// What had been given back when the sample was begun is free under the bounds that

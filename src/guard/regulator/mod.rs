@@ -47,7 +47,6 @@ use crate::policy::{Decision, Strategy};
 use crate::pressure::Pressure;
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
-use crate::units::kib;
 
 /// A guard: the half that samples drive, with the other one in it. [`renew`](Self::renew)
 /// makes it another's.
@@ -221,8 +220,6 @@ impl Regulator {
         // The caller's: without any it would be gone again.
         state.handles.made();
         let config = state.config();
-        let first_kib = kib(config.estimated_bytes_per_request);
-        state.bounds.set_unknown(first_kib, 0);
         warnings.extend(regulator.begin_to_keep(learned));
         regulator.begin(&config);
         regulator.is_known();
@@ -310,7 +307,7 @@ impl Regulator {
         logs::closed(state.name.as_deref());
         self.keep_last();
         // Nobody stays paused.
-        state.brake.set_on(state.board_key(), false);
+        state.brake.set_on(state.board_key(), None);
         self.sweep(state.sampler.now());
         // The thread need not sample for it any more.
         state.sampler.unpark();

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::error::ConfigError;
 use crate::policy::Strategy;
 use crate::telemetry::recent::EventKind;
+use crate::units::kib;
 
 impl Regulator {
     pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
@@ -48,7 +49,9 @@ impl Regulator {
         let bounds = &self.state.bounds;
         bounds.set_most_waiting(config.max_waiting);
         bounds.set_order(config.wait_timeout, config.newest_first_after);
+        // Until it is enabled it reserves nothing that others on the ledger would miss.
         if config.enabled && !self.is_sampled.swap(true, Ordering::Relaxed) {
+            bounds.set_unknown(kib(config.estimated_bytes_per_request), 0);
             self.state.sampler.subscribe(self, self.source);
         } else if config.enabled {
             self.state.sampler.sample_now();

@@ -32,7 +32,8 @@ impl State {
         priority: Priority,
         forced: bool,
     ) -> Option<Taken> {
-        slot.polled(self.sampler.tick());
+        let now = self.sampler.tick();
+        slot.polled(now, self.brake.on_since(now));
         let jump_bytes = self.running.jump_bytes(slot);
         let passes = forced || priority == Priority::Critical || slot.is_cancelled();
         // The brake may be on for another guard.
@@ -42,7 +43,7 @@ impl State {
         if let Some(taken) = self.take_headroom(slot) {
             return Some(taken);
         }
-        if !self.brake.is_held(slot) {
+        if !self.brake.is_held(slot, self.board_key()) {
             // Headroom is as old as the last sample: look again.
             self.sampler.refresh();
             if let Some(taken) = self.take_headroom(slot) {
@@ -64,7 +65,7 @@ impl State {
     /// A poll of it has added so much, or work between two checkpoints. `ending`: when it
     /// began, the request seemed to be about to end.
     pub(in crate::guard) fn grew(&self, slot: &Slot, bytes: u64, ending: bool) {
-        slot.grew(bytes, ending);
+        slot.grew(bytes, ending, self.brake.on_since(Duration::ZERO));
         self.saw_jump(slot, bytes);
     }
 
@@ -87,7 +88,8 @@ impl State {
     fn take_headroom(&self, slot: &Slot) -> Option<Taken> {
         let alone = self.is_one_alone();
         let most_bytes = alone.then(|| self.brake.most_for_one_bytes());
-        self.brake.take(slot, slot.jump_within(most_bytes))
+        let jump_bytes = slot.jump_within(most_bytes);
+        self.brake.take(slot, self.board_key(), jump_bytes)
     }
 
     /// There is nobody else in flight whose end it could wait for.

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use super::{Brake, State};
 use crate::sync::Ordering;
@@ -34,15 +35,27 @@ impl Bound {
 }
 
 impl Brake {
-    /// It is on while one of the ledger's guards wants it.
-    pub(crate) fn set_on(&self, guard: usize, on: bool) {
+    /// It is on while one of the ledger's guards wants it. `on`: the time, if this one does.
+    pub(crate) fn set_on(&self, guard: usize, on: Option<Duration>) {
         let mut state = self.state();
         state.wanted.retain(|&one| one != guard);
-        if on {
+        if let Some(now) = on {
             state.wanted.push(guard);
+            if !self.is_on() {
+                let ms = now.as_millis() as u64;
+                self.on_since_ms.store(ms, Ordering::Relaxed);
+            }
         }
         self.bind(&state);
         self.on.store(!state.wanted.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Since when polls have been seen, the last pause of the brake aside; `now` while it is off.
+    pub(crate) fn on_since(&self, now: Duration) -> Duration {
+        match self.is_on() {
+            true => Duration::from_millis(self.on_since_ms.load(Ordering::Relaxed)),
+            false => now,
+        }
     }
 
     pub(crate) fn publish(&self, guard: usize, bound: Bound) {

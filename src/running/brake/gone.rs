@@ -21,7 +21,7 @@ impl State {
 impl Brake {
     /// A guard is gone, and with it all that it had in flight.
     pub(crate) fn leave(&self, guard: usize) {
-        self.set_on(guard, false);
+        self.set_on(guard, None);
         self.tell(guard, Vec::new());
         self.state().bounds.retain(|(key, _)| *key != guard);
     }
@@ -58,6 +58,7 @@ impl Brake {
     pub(crate) fn forget(&self) {
         let Self {
             on: _,
+            on_since_ms: _,
             ongoing: _,
             unheld_ongoing: _,
             rest: _,
@@ -82,6 +83,7 @@ impl Brake {
             let mut state = lock(state);
             state.front = None;
             state.bounds.clear();
+            state.told.clear();
         }
         for bytes in [grown, let_grown, for_ending, newcomer_least] {
             bytes.store(0, Ordering::Relaxed);

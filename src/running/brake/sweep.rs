@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
+use std::time::Duration;
 
-use super::turn::Turn;
+use super::turn::{Turn, kind_of};
 use super::who_goes_on::{Plan, Room, Stuck};
 use super::{Brake, Pausing, Runner, Running, State, beside_newcomers, who_goes_on};
 use crate::running::place::CRITICAL;
@@ -19,6 +20,7 @@ const PER_HELD: u64 = 1024;
 /// What a sweep found.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Swept {
+    /// Those that found no room when they were polled last.
     pub(crate) paused: u32,
     /// What must stay free so that all can end, one after the other.
     pub(crate) safe_bytes: f64,
@@ -51,13 +53,21 @@ impl Brake {
     /// `room_bytes` is what there is for all that is expected; headroom, which is what is
     /// there now, is known here. All of `freed`'s go on: that guard pauses nobody.
     /// `alone`: nothing else is in flight, so that nobody will give anything back.
-    pub(crate) fn sweep(&self, room_bytes: i64, freed: Option<usize>, alone: bool) -> Swept {
+    pub(crate) fn sweep(
+        &self,
+        room_bytes: i64,
+        freed: Option<usize>,
+        alone: bool,
+        now: Duration,
+    ) -> Swept {
         let mut state = self.state();
         let room_bytes = room_bytes.min(state.room_bytes());
-        let plan = self.plan(&mut state, room_bytes);
-        let wakers = self.let_go(&mut state, freed, alone);
+        let plan = self.plan(&mut state, room_bytes, now);
+        let waiting = state.pausing.iter().filter(|(_, one)| one.woken.is_none());
+        let paused = waiting.count() as u32;
+        let wakers = self.let_go(&mut state, freed, alone, now);
         let swept = Swept {
-            paused: self.paused(),
+            paused,
             safe_bytes: f64::from(plan.safe_bytes),
             stuck: plan.stuck,
             alone_of: plan.alone_of,
@@ -68,28 +78,36 @@ impl Brake {
         swept
     }
 
-    fn plan(&self, state: &mut State, room_bytes: i64) -> Plan {
+    fn plan(&self, state: &mut State, room_bytes: i64, now: Duration) -> Plan {
         let mut all: Vec<&Running> = state.runners.iter().flat_map(|(_, some)| some).collect();
         all.sort_unstable_by_key(|running| running.place);
         all.retain(|running| !running.request.is_over());
         let paused = state.pausing.iter().map(|(_, one)| one);
-        let left: Vec<_> = paused.filter(|one| one.is_left()).collect();
+        let left: Vec<_> = paused.filter(|one| one.is_left(now)).collect();
         self.left.store(left.len() as u32, Ordering::Relaxed);
         let is_left = |request| left.iter().any(|one| one.request == request);
         // Since they were looked at one may have gone on.
-        let now = |running: &&Running| Runner {
+        let at_present = |running: &&Running| Runner {
             paused: running.request.slot().is_paused(),
             moves: running.runner.moves && !is_left(running.request),
             ..running.runner
         };
-        let known: Vec<Runner> = all.iter().map(now).collect();
+        let known: Vec<Runner> = all.iter().map(at_present).collect();
         let outgrown = all
             .iter()
             .zip(&known)
             .filter(|(_, one)| one.outgrown_bytes > 0.0);
         let most = outgrown.max_by(|a, b| a.1.outgrown_bytes.total_cmp(&b.1.outgrown_bytes));
         let kind = most.filter(|(_, one)| self.may_fill(one.outgrown_bytes));
-        let kind = kind.map(|(one, _)| one.request.slot().class_key().index() as u64);
+        let guard_of = |request| {
+            let mut theirs = state.runners.iter();
+            let has = |some: &[Running]| some.iter().any(|one| one.request == request);
+            theirs.find_map(|(guard, some)| has(some).then_some(*guard))
+        };
+        let kind = kind.and_then(|(one, _)| {
+            let guard = guard_of(one.request)?;
+            Some(kind_of(one.request.slot(), guard))
+        });
         self.outgrows.set(kind);
         let before = state.front;
         let front = before.and_then(|front| all.iter().position(|one| one.request == front));
@@ -113,7 +131,13 @@ impl Brake {
     }
 
     /// Those for whom there is room, one after another.
-    fn let_go(&self, state: &mut State, freed: Option<usize>, alone: bool) -> Vec<Arc<Waker>> {
+    fn let_go(
+        &self,
+        state: &mut State,
+        freed: Option<usize>,
+        alone: bool,
+        now: Duration,
+    ) -> Vec<Arc<Waker>> {
         let mut wakers = Vec::new();
         let mut headroom = self.headroom_bytes();
         let most_for_one = alone.then(|| self.most_for_one_bytes());
@@ -123,7 +147,7 @@ impl Brake {
         waiting.sort_unstable_by_key(|(place, one)| (one.slot().place(), *place));
         for (_, one) in waiting {
             let jump_bytes = one.slot().jump_within(most_for_one) as i64;
-            let keep_bytes = self.keep_bytes(one.slot());
+            let keep_bytes = self.keep_bytes(one.slot(), one.guard);
             let own_rest_bytes = one.slot().rest_of_newcomer();
             let beside = |keep| match own_rest_bytes {
                 Some(own_bytes) => beside_newcomers(keep, own_bytes, rest_bytes),
@@ -133,14 +157,14 @@ impl Brake {
             let fits = keep_bytes.is_some_and(|keep| headroom - jump_bytes >= keep);
             one.forced |= freed == Some(one.guard);
             if fits || one.forced {
-                if !one.is_left() {
+                if !one.is_left(now) {
                     headroom -= jump_bytes;
                     rest_bytes += own_rest_bytes.unwrap_or(0);
                 }
-                if one.woken == 0 {
+                if one.woken.is_none() {
                     wakers.push(Arc::clone(&one.waker));
                 }
-                one.woken = one.woken.saturating_add(1);
+                one.woken = one.woken.or(Some(now));
             }
         }
         wakers
@@ -151,7 +175,7 @@ impl Brake {
     /// is not to be trusted, who is about to end and holds at least half of it, or else who holds
     /// most and so has come furthest. Behind all those, one of whom nothing is known for sure, as
     /// far as that is to be trusted.
-    pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust) -> bool {
+    pub(crate) fn force_first(&self, left_bytes: u64, trust: Trust, now: Duration) -> bool {
         let mut state = self.state();
         let of_all_bytes = state.left_bytes(self);
         let pausing = &mut state.pausing;
@@ -159,7 +183,7 @@ impl Brake {
         let most_bytes = pausing.iter().map(|(_, one)| held_bytes(one)).max();
         let jump_bytes = |one: &Pausing| one.slot().jump_at_worst();
         // Whoever was told so and is not polled takes that in the end.
-        let is_told = |one: &Pausing| one.forced && one.is_left();
+        let is_told = |one: &Pausing| one.forced && one.is_left(now);
         let told = pausing
             .iter()
             .map(|(_, one)| one)
@@ -196,7 +220,7 @@ impl Brake {
         });
         let waker = first.map(|one| {
             one.forced = true;
-            one.woken = one.woken.max(1);
+            one.woken = one.woken.or(Some(now));
             Arc::clone(&one.waker)
         });
         drop(state);

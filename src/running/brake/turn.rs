@@ -1,6 +1,7 @@
 //! What a request may do, as the last sweep said.
 
 use super::Brake;
+use crate::class::tag::ClassKey;
 use crate::running::{Slot, SlotRef};
 use crate::sync::Ordering;
 
@@ -40,13 +41,19 @@ impl Turn {
     }
 }
 
+/// A kind of a guard's requests: each guard has numbers of its own.
+pub(super) fn kind_of(slot: &Slot, guard: usize) -> u64 {
+    let kinds = ClassKey::COUNT as u64;
+    (guard as u64).wrapping_mul(kinds) + slot.class_key().index() as u64
+}
+
 impl Brake {
     /// What must stay free when this request takes some.
-    pub(super) fn keep_bytes(&self, slot: &Slot) -> Option<i64> {
+    pub(super) fn keep_bytes(&self, slot: &Slot, guard: usize) -> Option<i64> {
         if slot.adds_nothing() {
             return Some(i64::MIN);
         }
-        if self.may_outgrow(slot) {
+        if self.may_outgrow(slot, guard) {
             return None;
         }
         let turn = slot.turn().unwrap_or_else(|| self.turn_of_newcomer(slot));
@@ -61,14 +68,14 @@ impl Brake {
     }
 
     /// Its growth does not fit beside those before it, whatever the headroom is now.
-    pub(crate) fn is_held(&self, slot: &Slot) -> bool {
-        self.keep_bytes(slot).is_none()
+    pub(crate) fn is_held(&self, slot: &Slot, guard: usize) -> bool {
+        self.keep_bytes(slot, guard).is_none()
     }
 
     /// It may be about to do what nobody has seen but of one that does it just now.
-    fn may_outgrow(&self, slot: &Slot) -> bool {
-        let kind = self.outgrows.get();
-        let is_like_it = kind.is_some_and(|kind| kind == slot.class_key().index() as u64);
+    fn may_outgrow(&self, slot: &Slot, guard: usize) -> bool {
+        let outgrows = self.outgrows.get();
+        let is_like_it = outgrows.is_some_and(|kind| kind == kind_of(slot, guard));
         is_like_it && slot.has_shown_nothing() && !slot.place().is_front()
     }
 

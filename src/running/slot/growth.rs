@@ -40,9 +40,12 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    /// Two at once may count as one: they are as far from the one before.
-    fn next(&self, now_ms: Option<u64>) {
-        if let Some((now_ms, last_ms)) = now_ms.zip(self.last_ms.get()) {
+    /// Two at once may count as one: they are as far from the one before. What was before
+    /// `seen_since`, nobody has seen the time from.
+    fn next(&self, now_ms: Option<u64>, seen_since: Duration) {
+        let last_ms = self.last_ms.get();
+        let last_ms = last_ms.filter(|&ms| u128::from(ms) >= seen_since.as_millis());
+        if let Some((now_ms, last_ms)) = now_ms.zip(last_ms) {
             let gap_ms = now_ms.saturating_sub(last_ms).min(u32::MAX.into());
             self.longest_ms.fetch_max(gap_ms as u32, Ordering::Relaxed);
         }
@@ -217,9 +220,15 @@ impl Slot {
         held_kib > 0 && held_kib >= self.need_kib.get().unwrap_or(u64::MAX)
     }
 
-    /// It is polled.
-    pub(crate) fn polled(&self, tick: Duration) {
-        self.polled.next(Some(tick.as_millis() as u64));
+    /// It is polled. The brake has been on since `seen_since`.
+    pub(crate) fn polled(&self, tick: Duration, seen_since: Duration) {
+        self.polled.next(Some(tick.as_millis() as u64), seen_since);
+    }
+
+    /// The time until it is polled next says nothing of how it is polled.
+    pub(in crate::running) fn stands_still(&self) {
+        self.polled.last_ms.set(None);
+        self.grown.last_ms.set(None);
     }
 
     /// A poll begins, with the brake on.
@@ -261,28 +270,31 @@ impl Slot {
     }
 
     /// Whether it gets on, or would if it were not paused; and whether it is idle: by how long
-    /// nobody has polled it, or could have while the brake was on.
-    pub(crate) fn gets_on(&self, now: Duration) -> (bool, bool) {
+    /// nobody has polled it while the brake was on, which is `seen_since`.
+    pub(crate) fn gets_on(&self, now: Duration, seen_since: Duration) -> (bool, bool) {
+        if self.is_polled() || self.is_paused() {
+            return (true, false);
+        }
         let began_ms = self.began_ms.load(Ordering::Relaxed);
         let since_ms = (self.polled.last_ms.get().unwrap_or(0)).max(began_ms);
+        let since_ms = since_ms.max(seen_since.as_millis() as u64);
         let idle_ms = (now.as_millis() as u64).saturating_sub(since_ms);
         let gap_ms = u64::from(self.polled.longest_ms.load(Ordering::Relaxed));
         let lends_after = Duration::from_millis(gap_ms * GAPS);
         let lends_after = lends_after.clamp(LENDS_AFTER, LENDS_AFTER_AT_MOST);
         let idle = Duration::from_millis(idle_ms);
-        let moves = self.is_paused() || idle <= lends_after;
-        (moves, idle >= IDLE_AFTER)
+        (idle <= lends_after, idle >= IDLE_AFTER)
     }
 
     /// A poll added so much. `ending`: when it began, the request seemed to be about to end.
-    pub(crate) fn grew(&self, bytes: u64, ending: bool) {
+    pub(crate) fn grew(&self, bytes: u64, ending: bool, seen_since: Duration) {
         if ending {
             let before_kib = self.ending_kib.get().unwrap_or(0);
             self.ending_kib.set(Some(before_kib.max(bytes / 1024)));
         }
         if bytes >= LEAST_GROWTH_BYTES {
             self.timed.fetch_add(1, Ordering::Relaxed);
-            self.grown.next(self.polled.last_ms.get());
+            self.grown.next(self.polled.last_ms.get(), seen_since);
             self.grew_untimed(bytes);
         }
     }
@@ -310,8 +322,7 @@ impl Slot {
 
     /// One of its pollers is paused. Under the brake's lock, as where it goes on.
     pub(in crate::running) fn pause(&self, now: Duration) {
-        self.polled.last_ms.set(None);
-        self.grown.last_ms.set(None);
+        self.stands_still();
         let generation = self.generation();
         let pausing = self.pausing.get(generation).unwrap_or(0);
         if pausing == 0 {
