@@ -76,7 +76,8 @@ impl Class {
     }
 
     /// The tenant's [`Tier`], by its name; one that the guard was not given counts as
-    /// none. Default: a tier of weight 1, without quotas.
+    /// none: weight 1, without quotas. Default: the one that the tenant was named with last,
+    /// if it was ever named with any.
     pub fn tier(mut self, tier: impl Into<Cow<'static, str>>) -> Self {
         self.tier = tier.into();
         self

@@ -42,7 +42,8 @@ impl Tenants {
         &self.accounts
     }
 
-    /// The tenant's number; its tier is the one it was named with last.
+    /// The tenant's number; its tier is the one it was named with last, and stays where a
+    /// request names none.
     #[inline]
     pub(crate) fn number(&self, tenant: &str, tier: &str) -> u16 {
         if tenant.is_empty() && tier.is_empty() {
@@ -52,10 +53,11 @@ impl Tenants {
         let name = if tenant.is_empty() { tier } else { tenant };
         let table = self.table.get_or_init(Table::new);
         let number = table.number(name, &self.accounts);
-        let tier = self.tiers.iter().find(|known| known.name == tier);
-        let quota = tier.map_or_else(Quota::default, |tier| tier.quota);
         let account = self.accounts.make(number);
-        account.entitle(quota);
+        if !tier.is_empty() {
+            let tier = self.tiers.iter().find(|known| known.name == tier);
+            account.entitle(tier.map_or_else(Quota::default, |tier| tier.quota));
+        }
         account.used(table.came.load(Ordering::Relaxed));
         number
     }
@@ -184,6 +186,13 @@ mod tests {
         let acme = tenants.number("acme", "gold");
         assert_eq!(tenants.number("acme", ""), acme);
         assert_ne!(tenants.number("", "gold"), 0);
+        // A request that names no tier leaves it as it is.
+        let accounts = tenants.accounts();
+        assert!(accounts.reserve(acme, 1, 1, false));
+        tenants.number("acme", "");
+        assert!(!accounts.reserve(acme, 1, 1, false), "one at a time");
+        tenants.number("acme", "unknown");
+        assert!(accounts.reserve(acme, 1, 1, false));
     }
 
     #[test]

@@ -66,7 +66,9 @@ pub(super) struct Flow {
     pub(super) lane: usize,
     pub(super) tenant: u16,
     pub(super) waiting: List,
-    kib: u64,
+    pub(super) kib: u64,
+    /// What of it counts in its lane.
+    pub(super) counted_kib: u64,
     /// Where it stands in its lane: what its tenant was served, and the number of its
     /// first waiter. `None`: nobody waits, or it is not to be looked at.
     pub(super) place: Option<(i64, u64)>,
@@ -81,7 +83,8 @@ pub(super) struct Lane {
     /// The places of its flows, and the flows.
     pub(super) order: BTreeSet<(i64, u64, usize)>,
     pub(super) waiting: List,
-    kib: u64,
+    /// What those wait for that do not wait for their tenants.
+    pub(super) kib: u64,
     /// Of the flows with waiters, together.
     weights: u64,
 }
@@ -173,7 +176,7 @@ impl Queue {
         };
         let weight = account.map_or(1, TenantAccount::weight);
         let at_its_rate = (backlog_kib + own_kib).saturating_mul(weights) / weight.max(1);
-        let ahead_kib = before + at_its_rate.min(lane.kib + own_kib);
+        let ahead_kib = before + at_its_rate.min(lane.kib.max(backlog_kib) + own_kib);
         self.forecast.expected_ms(ahead_kib)
     }
 
@@ -234,6 +237,7 @@ impl Queue {
                 tenant,
                 waiting: List::default(),
                 kib: 0,
+                counted_kib: 0,
                 place: None,
                 is_parked: false,
                 is_aside: false,
@@ -249,7 +253,6 @@ impl Queue {
         self.lanes[at]
             .waiting
             .insert(&mut self.waiters, key, |w| &mut w.in_lane, older);
-        self.lanes[at].kib += kib;
         let flow = &mut self.flows[flow];
         flow.waiting
             .insert(&mut self.waiters, key, |w| &mut w.in_flow, older);
@@ -282,7 +285,6 @@ impl Queue {
         lane.waiting
             .remove(&mut self.waiters, key, |w| &mut w.in_lane);
         flow.kib -= kib;
-        lane.kib -= kib;
         if lane.waiting.len() == 0 {
             lane.weights = 0;
         } else if flow.waiting.len() == 0 {

@@ -227,3 +227,62 @@ fn a_number_is_another_tenants_once_its_own_holds_nothing_and_waits_for_nothing(
     tenants.make(2).fold();
     assert_eq!(tenants.make(2).served(), tenants.make(3).served());
 }
+
+#[test]
+fn a_tenant_at_its_quota_does_not_take_the_turn_of_those_that_have_aged() {
+    let bed = Bed::full(1000);
+    bed.bounds.set_order(Duration::from_secs(4), None);
+    bed.tenant(1).entitle(Quota::default().at_most(1));
+    bed.make_tenants();
+    let at_its_quota = tag(Priority::Normal, 1);
+    bed.cancel(10, Tag::NONE);
+    bed.reserve(at_its_quota, 10).unwrap();
+    // The oldest of all, and its turn does not come.
+    let mut parked = bed.join(at_its_quota, 10);
+    let other = bed.join(tag(Priority::Normal, 2), 10);
+    let mut waiters = vec![("other", other)];
+    bed.tick(2.0);
+    let mut high = bed.join(tag(Priority::High, 0), 10);
+    for round in 0..20 {
+        let next = bed.join(tag(Priority::High, 0), 10);
+        bed.cancel(10, Tag::NONE);
+        if !granted(&mut waiters).is_empty() {
+            assert!(!is_granted(&mut parked));
+            return;
+        }
+        assert!(is_granted(&mut high), "round {round}");
+        high = next;
+    }
+    panic!("it has one part of eight");
+}
+
+#[test]
+fn those_that_wait_for_their_tenant_are_before_nobody() {
+    let bed = Bed::full(1000);
+    bed.tenant(1).entitle(Quota::default().at_most(1));
+    let flood = tag(Priority::High, 1);
+    bed.cancel(10, Tag::NONE);
+    bed.reserve(flood, 10).unwrap();
+    // A hundred requests at a time, each for a second.
+    let mut waiting: Vec<Ticket> = (0..10).map(|_| bed.join(Tag::NONE, 10)).collect();
+    for step in 0..600 {
+        bed.tick(f64::from(step) * 0.01);
+        waiting.push(bed.join(Tag::NONE, 10));
+        bed.limiter.complete(&bed.bounds, 10, Tag::NONE);
+        bed.limiter.confirm_freed(bed.limiter.ended_kib());
+        bed.limiter.pump();
+        waiting.retain_mut(|ticket| !is_granted(ticket));
+    }
+    let expected_ms = |tag| {
+        let need = super::Need::Known(super::turn_tests::ask(tag, 10));
+        let expected = bed.limiter.expected_wait(&bed.bounds, need);
+        expected.map_or(0, |wait| wait.as_millis())
+    };
+    let before = expected_ms(Tag::NONE);
+    let parked: Vec<Ticket> = (0..100).map(|_| bed.join(flood, 10)).collect();
+    bed.limiter.pump();
+    assert_eq!(expected_ms(Tag::NONE), before);
+    assert!(expected_ms(flood) >= 1_000, "its own backlog counts for it");
+    drop(parked);
+    assert_eq!(expected_ms(Tag::NONE), before);
+}

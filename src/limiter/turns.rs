@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{CRITICAL, Candidate, LANES};
-use super::queue::{Flow, Queue, State};
+use super::queue::{Flow, Lane, Queue, State};
 use super::tenants::TenantAccount;
 use crate::units::MAX_KIB;
 
@@ -14,18 +14,21 @@ impl Queue {
     /// Brings a flow's place in its lane in line with what it was served and who waits.
     pub(super) fn place(&mut self, at: usize) {
         let flow = &mut self.flows[at];
+        let lane = &mut self.lanes[flow.lane];
+        // Who waits for its own tenant is before nobody else.
+        let counted_kib = if flow.is_parked { 0 } else { flow.kib };
+        lane.kib = lane.kib - std::mem::replace(&mut flow.counted_kib, counted_kib) + counted_kib;
         let shown = !flow.is_parked && !flow.is_aside;
         let first = flow.waiting.first().filter(|_| shown);
         let place = first.map(|first| (flow.served(), self.waiters[first].number));
         if place == flow.place {
             return;
         }
-        let order = &mut self.lanes[flow.lane].order;
         if let Some((served, number)) = std::mem::replace(&mut flow.place, place) {
-            order.remove(&(served, number, at));
+            lane.order.remove(&(served, number, at));
         }
         if let Some((served, number)) = place {
-            order.insert((served, number, at));
+            lane.order.insert((served, number, at));
         }
     }
 
@@ -85,21 +88,30 @@ impl Queue {
         Some(Candidate { key, ..candidate })
     }
 
-    /// The oldest waiter of the lanes behind, if it has waited for long.
+    /// The oldest waiter of the lanes behind whose turn may come, if it has waited for long.
     pub(super) fn aged_behind(&self, at: usize) -> Option<Candidate> {
         if at <= CRITICAL {
             return None;
         }
         let behind = self.lanes[at + 1..].iter();
-        let firsts = behind.filter_map(|lane| lane.waiting.first());
+        let firsts = behind.filter_map(|lane| self.oldest_in(lane));
         let key = firsts.min_by_key(|&key| self.waiters[key].number)?;
         let waiter = &self.waiters[key];
-        let flow = &self.flows[waiter.flow];
         let aged = self.waited_ms(key) >= waiter.bounds.ages_after_ms();
-        (aged && flow.place.is_some()).then_some(Candidate {
+        aged.then_some(Candidate {
             aged,
             ..Candidate::oldest(key, waiter.flow)
         })
+    }
+
+    /// The oldest of a lane, of those that do not wait for their tenant.
+    fn oldest_in(&self, lane: &Lane) -> Option<usize> {
+        let first = lane.waiting.first()?;
+        if self.flows[self.waiters[first].flow].place.is_some() {
+            return Some(first);
+        }
+        let (_, _, flow) = lane.order.iter().min_by_key(|(_, number, _)| number)?;
+        self.flows[*flow].waiting.first()
     }
 
     /// The flow waits until its tenant gives something back.
