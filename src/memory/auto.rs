@@ -12,6 +12,15 @@ const NO_LIMIT: &str = "the memory guard finds no control group limit below phys
     goes by what the host has available; in a container, set a limit or \
     MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)";
 
+/// The same where the groups that there are cannot be read.
+fn unreadable(error: &io::Error) -> String {
+    format!(
+        "the memory guard cannot read the container's control group and goes by what the host \
+         has available: {error}; mount /sys/fs/cgroup, or set MEMORY_GUARD_MEMORY_LIMIT (such \
+         as 2GiB)"
+    )
+}
+
 /// What bounds memory, as of the last full read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BoundBy {
@@ -57,10 +66,11 @@ impl Auto {
         }
     }
 
-    fn advise(&mut self, sample: &mut Sample) {
+    fn advise(&mut self, sample: &mut Sample, error: Option<&io::Error>) {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         if std::mem::take(&mut self.advises) && is_container(&self.machine, is_set) {
-            sample.warnings.push(NO_LIMIT.into());
+            let advice = error.map_or_else(|| NO_LIMIT.into(), unreadable);
+            sample.warnings.push(advice);
         }
     }
 
@@ -78,6 +88,7 @@ impl Auto {
 
 impl MemorySource for Auto {
     fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
+        let mut unread = None;
         // A limit may appear while running, so a full read always looks.
         if detail == Detail::Full || self.bound_by != BoundBy::Host {
             let read = self.cgroup.read(detail, sample);
@@ -88,7 +99,10 @@ impl MemorySource for Auto {
                 // A limit that was there and cannot be read any more is a
                 // failure; a machine without control groups is not.
                 Err(error) if self.bound_by != BoundBy::Host => return Err(error),
-                Err(_) => self.bound_by = BoundBy::Host,
+                Err(error) => {
+                    self.bound_by = BoundBy::Host;
+                    unread = Some(error);
+                }
             }
         }
         match self.bound_by {
@@ -96,7 +110,7 @@ impl MemorySource for Auto {
             BoundBy::Both => {}
             BoundBy::Host => sample.clear(),
         }
-        self.advise(sample);
+        self.advise(sample, unread.as_ref());
         self.host.read(detail, sample)
     }
 

@@ -131,3 +131,21 @@ fn in_a_container_a_limit_that_is_missing_is_said_once() {
     // A limit of one's own was given.
     assert_eq!(warnings(&container, false), [0, 0, 0, 0]);
 }
+
+#[test]
+fn in_a_container_a_group_that_cannot_be_read_is_said_once() {
+    // Named, and mounted nowhere.
+    let container = LaidOut::version_2("/app");
+    container.write("proc/1/environ", "container=lxc\0");
+    let (mut source, mut sample) = (Auto::new(container.machine(), true), Sample::default());
+    let mut warnings = || {
+        sample.clear();
+        source.read(Detail::Full, &mut sample).unwrap();
+        assert_eq!(sample.levels, [HOST_LEVEL]);
+        std::mem::take(&mut sample.warnings)
+    };
+    let said = warnings();
+    assert!(said[0].contains("cannot read the container's"), "{said:?}");
+    assert!(said[0].contains("no memory control group"), "{said:?}");
+    assert!(warnings().is_empty());
+}
