@@ -101,3 +101,27 @@ impl Drop for InFlight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::InFlight;
+    use crate::{ManualSource, MemoryGuardLayer};
+
+    #[test]
+    fn who_is_turned_away_or_has_failed_has_not_given_up() {
+        let builder = MemoryGuardLayer::builder().memory_source(ManualSource::new(1 << 30));
+        let layer = builder.build().unwrap();
+        let guard = layer.guard();
+        let in_flight = || InFlight::new(Some(guard.try_acquire(1024).unwrap()));
+        let turned_away = in_flight();
+        turned_away.permit().unwrap().turn_away();
+        drop(turned_away);
+        let failed = in_flight();
+        failed.permit().unwrap().fails();
+        drop(failed);
+        let given_up = || guard.state().counters.outcomes.all_given_up();
+        assert_eq!(given_up(), 0);
+        drop(in_flight());
+        assert_eq!(given_up(), 1);
+    }
+}

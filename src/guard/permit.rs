@@ -230,9 +230,10 @@ impl Permit {
 
     /// Tells the clones that nobody waits for the result.
     pub(crate) fn abandon(&self) {
-        self.own.state.counters.outcomes.given_up();
-        // Unless it has failed: then its caller may well be gone.
-        self.mark(Outcome::Abandoned);
+        // What has failed, or the guard has turned away, its caller has not given up.
+        if self.mark(Outcome::Abandoned) {
+            self.own.state.counters.outcomes.given_up();
+        }
         if let Some(shared) = self.shared.get() {
             shared.cancelled.store(true, Ordering::Relaxed);
             if let Some(outer) = shared.outer.get() {
@@ -245,10 +246,10 @@ impl Permit {
         }
     }
 
-    /// What became of the request, if nothing else has become of it before.
-    pub(crate) fn mark(&self, outcome: Outcome) {
+    /// What became of the request, if nothing else has become of it before: says whether.
+    pub(crate) fn mark(&self, outcome: Outcome) -> bool {
         let shared = self.shared.get().map(|shared| &shared.own);
-        shared.unwrap_or(&self.own).mark.set(outcome);
+        shared.unwrap_or(&self.own).mark.set(outcome)
     }
 
     pub(crate) fn fails(&self) {
@@ -290,9 +291,11 @@ impl Permit {
         std::ptr::eq(self.own.state, state) || self.outer().is_some_and(|outer| outer.is_of(state))
     }
 
-    /// Its bytes are on the same ledger, so they need not be reserved again.
+    /// Its bytes are on the same ledger, so they need not be reserved again: unless its guard
+    /// only looks on, and has let it pass whatever the bounds are.
     pub(crate) fn covers(&self, state: &State) -> bool {
-        Arc::ptr_eq(&self.own.state.limiter, &state.limiter)
+        let own = self.own.state;
+        Arc::ptr_eq(&own.limiter, &state.limiter) && !own.live.only_observes()
     }
 
     fn share(&self) -> &Arc<Shared> {

@@ -39,8 +39,26 @@ enum Counts {
     NotYet,
 }
 
+/// In the queue; leaves it when dropped.
+struct Joined {
+    state: &'static State,
+    key: usize,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.state.limiter.stop_waiting(self.key);
+    }
+}
+
 impl Waiting {
+    /// # Panics
+    ///
+    /// Outside of a runtime with timers; then it is in the queue no more.
     pub(crate) fn new(state: &'static State, key: usize, need: Need, deadline: Duration) -> Self {
+        let joined = Joined { state, key };
+        let sleep = Box::pin(tokio::time::sleep(deadline));
+        std::mem::forget(joined);
         state.handles.made();
         let counts = match need {
             Need::More { .. } => Counts::Admitted,
@@ -49,11 +67,16 @@ impl Waiting {
         Self {
             tag: need.tag(),
             since: Instant::now(),
-            sleep: Box::pin(tokio::time::sleep(deadline)),
+            sleep,
             state,
             key,
             counts: Some(counts),
         }
+    }
+
+    /// When it began.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
     }
 
     /// A wait of a service that becomes ready.
@@ -131,5 +154,25 @@ impl Future for Waiting {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let granted = ready!(self.poll_kib(cx));
         Poll::Ready(granted.map(|kib| Permit::queued(self.state, kib, self.tag)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::classify::labels::Demand;
+    use crate::guard::admission::no_deadline;
+    use crate::{ManualSource, MemoryGuardLayer};
+
+    #[test]
+    fn where_there_are_no_timers_nobody_stays_in_the_queue() {
+        let builder = MemoryGuardLayer::builder().memory_source(ManualSource::new(1 << 30));
+        let layer = builder.max_concurrent(1).build().unwrap();
+        let state = layer.guard().state();
+        let _held = layer.guard().try_acquire(1024).unwrap();
+        let wait = AssertUnwindSafe(|| state.wait(Demand::NONE, &no_deadline).is_ok());
+        assert!(catch_unwind(wait).is_err());
+        assert_eq!(layer.guard().stats().waiting_requests, 0);
     }
 }

@@ -227,6 +227,8 @@ where
             self.claim.state = State::Idle;
             return ErrorFuture::calling(self.inner.call(request), InFlight::new(None), None);
         };
+        // What was reserved before the request was known is for all that it needs.
+        let demand = demand.at_once();
         match std::mem::replace(&mut self.claim.state, State::Idle) {
             State::Admitted { kib, cell }
                 if !demand.tag().is_classified() && cell.is_none_or(Cell::claim) =>

@@ -118,13 +118,14 @@ where
         let request = self.request.as_mut().expect("polled after it was done");
         // Waiting → admitted or rejected.
         if let Some(waiting) = &mut self.waiting {
+            let since = Some(waiting.since());
             match ready!(Pin::new(waiting).poll(cx)) {
                 Err(rejected) => {
                     let response = Some(answer(&self.responder, &rejected, request));
                     return Poll::Ready(Ok(State::Rejected { response }));
                 }
                 Ok(mut permit) => {
-                    staged::begin(&mut permit, self.demand, request);
+                    staged::begin(&mut permit, self.demand, request, since);
                     enter(&permit, self.outer.take(), request);
                     self.held = InFlight::new(Some(permit));
                     self.waiting = None;

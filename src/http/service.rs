@@ -158,7 +158,7 @@ where
         match admission {
             Admission::Admitted(mut permit) => {
                 logs::admitted();
-                staged::begin(&mut permit, demand, &mut request);
+                staged::begin(&mut permit, demand, &mut request, None);
                 enter(&permit, outer, &mut request);
                 self.pass(request, ready, InFlight::new(Some(permit)))
             }

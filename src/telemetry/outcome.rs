@@ -51,11 +51,13 @@ impl Clone for Mark {
 
 impl Mark {
     /// Relaxed: whoever ends the permit has it from those that marked it. Of two that do at
-    /// the same time either stands.
-    pub(crate) fn set(&self, outcome: Outcome) {
-        if self.0.load(Ordering::Relaxed) == Outcome::Answered as u8 {
+    /// the same time either stands. `false`: something had become of it before.
+    pub(crate) fn set(&self, outcome: Outcome) -> bool {
+        let is_first = self.0.load(Ordering::Relaxed) == Outcome::Answered as u8;
+        if is_first {
             self.0.store(outcome as u8, Ordering::Relaxed);
         }
+        is_first
     }
 
     #[inline]

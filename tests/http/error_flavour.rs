@@ -1,11 +1,13 @@
 //! The error flavour, polled by hand and behind tower's own layers.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use crate::support::{self, assert_empty, counting, eventually, fill, with};
+use axum::body::Body;
 use tokio_test::{assert_pending, assert_ready_ok};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_memory_guard::{BoxError, MemoryGuardLayer, Reason, Rejected};
+use tower_memory_guard::{BoxError, Class, MemoryGuardLayer, Reason, Rejected};
 use tower_test::mock;
 
 async fn double(n: u32) -> Result<u32, std::io::Error> {
@@ -319,4 +321,27 @@ async fn what_a_service_holds_in_time_is_not_taken_back() {
     }
     assert_empty(&guard);
     assert_eq!(guard.stats().total_requests, 20);
+}
+
+#[tokio::test]
+async fn what_stages_bodies_elsewhere_is_admitted_here_for_all_that_it_needs() {
+    let (layer, _) = with(|builder| builder.estimated_bytes_per_request(support::MIB));
+    let guard = layer.guard().clone();
+    let import = |_: &http::Request<Body>| Class::new("import").cost(300 * support::MIB);
+    let read = |request: http::Request<Body>| async move {
+        Ok::<_, Infallible>(request.method() == "POST")
+    };
+    let mut service = layer
+        .classify(import)
+        .stage_bodies(64 << 10)
+        .into_error_layer()
+        .layer(service_fn(read));
+    // There is room for what is reserved before it is known what comes, and not for that.
+    let held = guard.try_acquire(700 * support::MIB).unwrap();
+    let request = http::Request::post("/").body(Body::from("short")).unwrap();
+    let answer = service.ready().await.unwrap().call(request);
+    assert_eq!(guard.stats().waiting_requests, 1);
+    drop(held);
+    assert!(answer.await.unwrap());
+    assert_empty(&guard);
 }

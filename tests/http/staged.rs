@@ -451,3 +451,36 @@ async fn a_rest_that_was_granted_and_not_claimed_is_given_back() {
     }
     assert_empty(&guard);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_caller_has_left_counts_from_when_it_came() {
+    let (layer, guard) = guarded(|builder| builder);
+    let collect = |request: http::Request<StagedBody<Body>>| async move {
+        let body = request.into_body().collect().await;
+        let status = if body.is_ok() { 200 } else { 500 };
+        let response = http::Response::builder().status(status);
+        Ok::<_, Infallible>(response.body(Full::new(Bytes::new())).unwrap())
+    };
+    let inner = StagedBodyLayer::new().layer(service_fn(collect));
+    let mut service = layer.stage_bodies(UNKNOWN).layer(inner);
+    let began = tokio::time::Instant::now();
+    let mut held = Vec::new();
+    while let Ok(permit) = guard.try_acquire(MIB) {
+        held.push(permit);
+    }
+    let request = Request::builder().header("grpc-timeout", "4S");
+    let request = request.body(Body::from(vec![7; 1 << 10])).unwrap();
+    let mut answer = pin!(service.ready().await.unwrap().call(request));
+    assert!(poll_once(answer.as_mut()).is_pending());
+    assert_eq!(guard.stats().waiting_requests, 1);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    // Room for its body, and not for the rest.
+    held.truncate(held.len() - 100);
+    guard.sample_now();
+    assert!(poll_once(answer.as_mut()).is_pending());
+    assert_eq!(guard.stats().waiting_requests, 1);
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let elapsed = began.elapsed().as_secs_f64();
+    assert!((3.9..4.5).contains(&elapsed), "{elapsed}");
+}

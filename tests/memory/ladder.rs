@@ -5,17 +5,21 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
 use support::{MIB, assert_empty, eventually, poll_once};
 use tempfile::TempDir;
+use tower::{Layer, ServiceExt, service_fn};
 use tower_memory_guard::{
-    ConfigError, Guard, MemoryGuardBuilder, MemoryGuardLayer, OnSensorFailure, Policy, Pressure,
-    Reason, Source,
+    Config, ConfigError, Cost, Guard, MemoryGuardBuilder, MemoryGuardLayer, Mode, OnSensorFailure,
+    Policy, Pressure, Reason, Source,
 };
 
 const LIMIT: u64 = 1000 * MIB;
@@ -445,4 +449,39 @@ async fn page_cache_in_a_real_control_group_does_not_count() {
         .clone();
     let stats = guard.stats();
     assert!(stats.memory_percent < 20.0, "{stats:?}");
+}
+
+#[tokio::test]
+async fn a_guard_further_out_that_lets_all_pass_does_not_speak_for_one_that_does_not() {
+    let files = Files::new();
+    let answer = |_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) };
+    let inner = files.guard(|builder| builder).unwrap();
+    files.fill(99);
+    inner.sample_now();
+    for enabled in [true, false] {
+        let outer = files.guard(|builder| builder.mode(Mode::Observe).enabled(enabled));
+        let stack = MemoryGuardLayer::from(outer.unwrap())
+            .layer(MemoryGuardLayer::from(inner.clone()).layer(service_fn(answer)));
+        let answer = stack.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
+#[tokio::test]
+async fn a_guard_that_is_disabled_takes_no_room_from_others() {
+    let files = Files::new();
+    let disabled = files.guard(|builder| builder.enabled(false)).unwrap();
+    let guard = files.guard(|builder| builder).unwrap();
+    let held: Vec<_> = (0..50)
+        .map(|_| disabled.try_acquire(Cost::Estimated).unwrap())
+        .collect();
+    assert!(guard.stats().reserved_mib < 1.0);
+    guard.try_acquire(500 * MIB).unwrap();
+    drop(held);
+    // Once it is enabled, as much as was configured.
+    let mut enabled = Config::clone(&disabled.config());
+    enabled.enabled = true;
+    disabled.reload(enabled).unwrap();
+    let _held = disabled.try_acquire(Cost::Estimated).unwrap();
+    assert!(guard.stats().reserved_mib >= 1.0);
 }

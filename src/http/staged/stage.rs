@@ -37,17 +37,27 @@ pub(crate) struct Stage {
     rejected: OnceLock<Rejected>,
 }
 
-/// The work of a request begins, or its body comes first.
+/// The work of a request begins, or its body comes first. `since`: it waited from then on.
 #[inline]
-pub(crate) fn begin<B>(permit: &mut Permit, demand: Demand, request: &mut Request<B>) {
+pub(crate) fn begin<B>(
+    permit: &mut Permit,
+    demand: Demand,
+    request: &mut Request<B>,
+    since: Option<Instant>,
+) {
     match demand.is_for_body() {
         false => permit.start(),
-        true => begin_staged(permit, demand, request),
+        true => begin_staged(permit, demand, request, since),
     }
 }
 
 #[cold]
-fn begin_staged<B>(permit: &mut Permit, demand: Demand, request: &mut Request<B>) {
+fn begin_staged<B>(
+    permit: &mut Permit,
+    demand: Demand,
+    request: &mut Request<B>,
+    since: Option<Instant>,
+) {
     let Some(work) = StagedWork::begin(permit, demand) else {
         return;
     };
@@ -55,7 +65,7 @@ fn begin_staged<B>(permit: &mut Permit, demand: Demand, request: &mut Request<B>
     let left = deadline::of_caller(request.headers(), &config.deadline_headers);
     let stage = Stage {
         work,
-        callers: left.and_then(|left| Instant::now().checked_add(left)),
+        callers: left.and_then(|left| since.unwrap_or_else(Instant::now).checked_add(left)),
         state: AtomicU8::new(READING),
         taken: AtomicBool::new(false),
         rejected: OnceLock::new(),
