@@ -17,6 +17,13 @@ fn allocated(bytes: usize) {
 }
 
 #[inline(always)]
+fn resized(old_bytes: usize, new_bytes: usize) {
+    if charge::resized(old_bytes, new_bytes) {
+        flush();
+    }
+}
+
+#[inline(always)]
 fn freed(bytes: usize) {
     if charge::freed(bytes) {
         flush();
@@ -120,8 +127,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's promise.
         let moved = unsafe { self.inner.realloc(memory, layout, new_size) };
         if !moved.is_null() {
-            freed(layout.size());
-            allocated(new_size);
+            // In one: whoever makes another's memory larger holds what it adds.
+            resized(layout.size(), new_size);
         }
         moved
     }

@@ -21,13 +21,22 @@ pin_project! {
     ///
     /// Holds the request's permit until it is done or dropped.
     pub struct Followed<F> {
-        // In this order: the future's memory is free before the permit is.
+        // `None`: it is done.
         #[pin]
-        future: F,
+        future: Option<F>,
         poller: Poller,
         // Once something else than its request polls it.
         elsewhere: Option<Elsewhere>,
         permit: Option<Permit>,
+    }
+
+    impl<F> PinnedDrop for Followed<F> {
+        fn drop(this: Pin<&mut Self>) {
+            // What it held is free before the permit is, and off its account.
+            let mut this = this.project();
+            let _scope = this.permit.as_ref().map(Permit::enter);
+            this.future.set(None);
+        }
     }
 }
 
@@ -38,7 +47,7 @@ fn elsewhere(permit: &Permit) -> Option<Elsewhere> {
 impl<F> Followed<F> {
     pub(crate) fn new(future: F, permit: Option<Permit>) -> Self {
         Self {
-            future,
+            future: Some(future),
             poller: Poller::default(),
             elsewhere: None,
             permit,
@@ -71,7 +80,7 @@ impl<F: Future> Future for Followed<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
+        let mut this = self.project();
         let polled = {
             let permit = this.permit.as_ref();
             let by_itself = !is_polling();
@@ -84,7 +93,12 @@ impl<F: Future> Future for Followed<F> {
             }
             let mut growth = None;
             let _polling = ready!(this.poller.poll_followed(permit, &mut growth, cx));
-            this.future.poll(cx)
+            let future = this.future.as_mut().as_pin_mut();
+            let polled = future.expect("polled after it was done").poll(cx);
+            if polled.is_ready() {
+                this.future.set(None);
+            }
+            polled
         };
         if polled.is_ready() {
             *this.elsewhere = None;

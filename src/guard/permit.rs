@@ -291,6 +291,13 @@ impl Permit {
         std::ptr::eq(self.own.state, state) || self.outer().is_some_and(|outer| outer.is_of(state))
     }
 
+    /// Where its bytes are: told apart from others by its address.
+    #[cfg(feature = "account")]
+    #[inline]
+    pub(crate) fn ledger(&self) -> usize {
+        Arc::as_ptr(&self.own.state.limiter) as usize
+    }
+
     /// Its bytes are on the same ledger, so they need not be reserved again: unless its guard
     /// only looks on, and has let it pass whatever the bounds are.
     pub(crate) fn covers(&self, state: &State) -> bool {

@@ -42,11 +42,25 @@ mod charged {
 
     use super::Permit;
     use crate::running::Slot;
-    use crate::running::charge::switch;
+    use crate::running::charge::{switch, thread_bytes};
 
     thread_local! {
         /// Points to a permit for as long as a [`Scope`] borrows it.
-        static CURRENT: Cell<*const Permit> = const { Cell::new(ptr::null()) };
+        static CURRENT: Cell<Current> = const { Cell::new(Current::NOBODY) };
+    }
+
+    /// For whom the thread works, and the ledger that its bytes are on.
+    #[derive(Clone, Copy)]
+    struct Current {
+        permit: *const Permit,
+        ledger: usize,
+    }
+
+    impl Current {
+        const NOBODY: Self = Self {
+            permit: ptr::null(),
+            ledger: 0,
+        };
     }
 
     /// While it lives, this thread's allocations are charged to a request.
@@ -54,7 +68,8 @@ mod charged {
     /// Scopes nest. Dropped in the reverse order, also while unwinding.
     #[must_use]
     pub(crate) struct Scope<'a> {
-        outer: *const Permit,
+        own: *const Permit,
+        outer: Current,
         charged: Option<Charged>,
         /// Neither sent to another thread nor outliving the permit.
         _borrows: PhantomData<(&'a Permit, *const ())>,
@@ -65,20 +80,29 @@ mod charged {
         outer: Option<&'static Slot>,
         /// Held when the scope began.
         held_bytes: u64,
+        /// The outer one is of another ledger: what the thread had allocated when it began.
+        beside: Option<i64>,
     }
 
     impl<'a> Scope<'a> {
         #[inline]
         pub(super) fn enter(permit: &'a Permit) -> Self {
-            let outer = CURRENT.replace(permit);
+            let ledger = permit.ledger();
+            let outer = CURRENT.replace(Current { permit, ledger });
             // Without an account of its own (its bytes are on a guard's further
             // out), that one's goes on.
-            let charged = permit.slot().map(|account| Charged {
-                account,
-                outer: switch(Some(account)),
-                held_bytes: account.held_bytes(),
+            let charged = permit.slot().map(|account| {
+                let outer_account = switch(Some(account));
+                let is_beside = outer_account.is_some() && outer.ledger != ledger;
+                Charged {
+                    account,
+                    outer: outer_account,
+                    held_bytes: account.held_bytes(),
+                    beside: is_beside.then(thread_bytes),
+                }
             });
             Self {
+                own: permit,
                 outer,
                 charged,
                 _borrows: PhantomData,
@@ -114,17 +138,21 @@ mod charged {
     impl Drop for Scope<'_> {
         #[inline]
         fn drop(&mut self) {
+            if !ptr::eq(CURRENT.get().permit, self.own) {
+                // Not in the reverse order, as coroutines may end: of the others nobody knows
+                // which are still there.
+                CURRENT.set(Current::NOBODY);
+                switch(None);
+                return;
+            }
             CURRENT.set(self.outer);
             let Some(charged) = &self.charged else {
                 return;
             };
             switch(charged.outer);
-            if let Some(outer) = charged.outer {
-                if !charged.is_within() {
-                    // Guards that watch different memory: the work is both's.
-                    let held = charged.account.held_bytes() as i64;
-                    outer.charge(held - charged.held_bytes as i64, 0);
-                }
+            if let Some((outer, before)) = charged.outer.zip(charged.beside) {
+                // Guards that watch different memory: the work is both's.
+                outer.charge(thread_bytes() - before, 0);
             }
         }
     }
@@ -133,6 +161,6 @@ mod charged {
     /// It is there for as long as that scope is, so only [`account`](crate::account) looks
     /// at it.
     pub(crate) fn innermost() -> *const Permit {
-        CURRENT.get()
+        CURRENT.get().permit
     }
 }

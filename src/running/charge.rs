@@ -77,6 +77,17 @@ pub(crate) fn allocated(bytes: usize) -> bool {
     })
 }
 
+/// This thread has made something larger or smaller. `true`: it has to [`flush`] now.
+#[inline(always)]
+pub(crate) fn resized(old_bytes: usize, new_bytes: usize) -> bool {
+    LOCAL.with(|local| {
+        let pending = local.pending_bytes.get() + (new_bytes as i64 - old_bytes as i64);
+        local.pending_bytes.set(pending);
+        local.allocations.set(local.allocations.get() + 1);
+        is_much(pending)
+    })
+}
+
 /// This thread has freed so much. `true`: it has to [`flush`] now.
 #[inline(always)]
 pub(crate) fn freed(bytes: usize) -> bool {

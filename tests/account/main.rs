@@ -412,3 +412,59 @@ async fn a_frame_that_a_stalled_peer_lets_go_late_is_not_taken_off_another_reque
     let peak = permit.lock().unwrap().as_ref().unwrap().peak_bytes();
     assert!(about(peak, 6 * MIB), "{peak}");
 }
+
+#[tokio::test]
+async fn what_a_future_held_that_is_dropped_is_off_its_account() {
+    let (layer, _memory) = with(|builder| builder.estimated_bytes_per_request(MIB));
+    let permit = layer.guard().acquire(Cost::Estimated).await.unwrap();
+    let holds = || async {
+        let held = vec![1_u8; 4 * MIB as usize];
+        std::future::pending::<()>().await;
+        drop(held);
+    };
+    for _ in 0..3 {
+        let mut work = Box::pin(permit.clone().follow(holds()));
+        assert!(support::poll_once(work.as_mut()).is_pending());
+        drop(work);
+    }
+    assert!(
+        about(permit.peak_bytes(), 4 * MIB),
+        "{}",
+        permit.peak_bytes()
+    );
+}
+
+#[tokio::test]
+async fn work_that_another_request_polls_is_its_own_requests_alone() {
+    let (layer, _memory) = with(|builder| builder.estimated_bytes_per_request(MIB));
+    let guard = layer.guard();
+    let [one, other] = [
+        guard.try_acquire(MIB).unwrap(),
+        guard.try_acquire(MIB).unwrap(),
+    ];
+    let load = one.clone().follow(async { vec![1_u8; 4 * MIB as usize] });
+    // As one does who waits for what the other has begun to load.
+    let loaded = other.clone().follow(load).await;
+    assert!(about(one.peak_bytes(), 4 * MIB), "{}", one.peak_bytes());
+    assert!(about(other.peak_bytes(), 0), "{}", other.peak_bytes());
+    drop(loaded);
+}
+
+#[tokio::test]
+async fn who_makes_anothers_memory_larger_holds_what_it_adds() {
+    let (layer, _memory) = with(|builder| builder.estimated_bytes_per_request(MIB));
+    let permit = layer.guard().acquire(Cost::Estimated).await.unwrap();
+    let mut shared = vec![1_u8; 32 * MIB as usize];
+    let work = permit.clone().follow(async {
+        let own = vec![1_u8; 2 * MIB as usize];
+        shared.reserve_exact(4 * MIB as usize);
+        own
+    });
+    let own = work.await;
+    assert!(
+        about(permit.peak_bytes(), 6 * MIB),
+        "{}",
+        permit.peak_bytes()
+    );
+    drop((own, shared));
+}
