@@ -69,8 +69,6 @@ pub(crate) struct Forecast {
     pub(super) usage: UsageEstimate,
     retained: Retained,
     usage_bytes: f64,
-    /// Of that, this process's, as of the last full sample.
-    process_bytes: f64,
     /// What the allocator says that it keeps.
     kept_bytes: f64,
     /// What the process holds besides requests.
@@ -97,7 +95,7 @@ pub(crate) struct Forecast {
     /// What is allocated beside requests.
     beside_allocated: f64,
     /// When that was known last.
-    allocated_at: Duration,
+    allocated_at_ms: u32,
     /// Without accounting: what requests hold that polls do not show.
     hidden: Hidden,
     /// What requests are expected to have grown by, by what they touch.
@@ -124,7 +122,6 @@ impl Forecast {
             },
             retained: Retained::default(),
             usage_bytes: 0.0,
-            process_bytes: 0.0,
             kept_bytes: 0.0,
             beside_bytes: 0.0,
             in_flight: 0.0,
@@ -140,7 +137,7 @@ impl Forecast {
             quiet: 0.0,
             held_each_bytes: 0.0,
             beside_allocated: f64::MAX,
-            allocated_at: Duration::ZERO,
+            allocated_at_ms: 0,
             hidden: Hidden::default(),
             touched_growth: [0.0; STEPS],
             told: None,
@@ -196,13 +193,13 @@ impl Forecast {
     /// Learns from one full sample. Called in the order of time.
     pub(crate) fn observe(&mut self, evidence: Evidence) {
         self.usage_bytes = evidence.usage_bytes as f64;
-        // What others in the group use is no part of what this process has allocated.
-        self.process_bytes = evidence.process_bytes as f64;
         self.kept_bytes = evidence.kept_bytes as f64;
         self.in_flight = f64::from(evidence.all_in_flight);
         if let Some(allocated_bytes) = evidence.allocated_bytes {
+            // What others in the group use is not kept by this process's allocator.
+            let process_bytes = evidence.process_bytes as f64;
             let retained = &mut self.retained;
-            retained.observe(evidence.now, self.process_bytes, allocated_bytes as f64);
+            retained.observe(evidence.now, process_bytes, allocated_bytes as f64);
             self.told = Some(Told::at(
                 evidence.now,
                 evidence.grown_bytes,

@@ -136,3 +136,20 @@ fn one_poll_may_add_what_was_configured_until_some_were_seen() {
     assert_eq!(first_mib, 1.0);
     assert!((4.0..6.0).contains(&worst_mib.unwrap()), "{worst_mib:?}");
 }
+
+#[test]
+fn what_another_process_has_seen_is_feared_and_no_poll_is_known_by_it() {
+    let mut profile = Profile::new(4 * MIB);
+    profile.load(&crate::forecast::record::ClassRecord {
+        seen: 500.0,
+        peaks: vec![((2 * MIB) as f64, 450.0), ((256 * MIB) as f64, 50.0)],
+    });
+    let worst = mib(profile.worst_bytes());
+    assert!((256.0..300.0).contains(&worst), "{worst}");
+    profile.saw_jump(crate::running::Jump {
+        largest: (2 * MIB) as f64,
+        ..Default::default()
+    });
+    let first = mib(profile.jumps().unwrap().first);
+    assert!(first >= 4.0, "{first}");
+}

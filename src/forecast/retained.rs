@@ -8,6 +8,14 @@ const MOST_EFFECTIVE: f64 = 0.9;
 const LEAST_BYTES: f64 = (4u64 << 20) as f64;
 /// Freed memory may be the allocator's for at least so long after it was freed.
 const LATELY: Duration = Duration::from_secs(60);
+/// Where less is left than after the last trim, that is so from then on with this half-life.
+const FLOOR_HALF_LIFE: Duration = Duration::from_secs(1);
+/// Until it was seen, so much of what is kept is taken to be used again, and never more.
+const REUSED: f64 = 0.75;
+/// Of growth by less, or with less kept, nothing is learned of that; and what is learned is an
+/// average over so much.
+const LEAST_GROWN_BYTES: f64 = (1u64 << 20) as f64;
+const LEARNED_OVER_BYTES: f64 = (64u64 << 20) as f64;
 /// How much the newest trim counts.
 const STEP: f64 = 0.5;
 
@@ -16,8 +24,8 @@ const STEP: f64 = 0.5;
 /// share of it that earlier trims did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Retained {
-    /// In use and not allocated, after the last trim.
-    floor_bytes: Option<f64>,
+    /// In use and not allocated, after the last trim, or less since.
+    floor_bytes: f64,
     /// The most that was allocated since the last trim.
     high_water_bytes: f64,
     /// What trims gave back, as a share of what was expected of them; `None`: not known.
@@ -25,24 +33,29 @@ pub(super) struct Retained {
     usage_bytes: f64,
     allocated_bytes: f64,
     lately: Lately,
+    /// What is allocated finds so much less than [`REUSED`] of itself in what is kept.
+    missed: f64,
 }
 
 /// The most that was allocated in the last one to two times [`LATELY`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Lately {
     began: Duration,
+    observed: Duration,
     bytes: f64,
     bytes_before: f64,
 }
 
 impl Lately {
-    fn observe(&mut self, now: Duration, bytes: f64) {
+    /// Says when that was done last.
+    fn observe(&mut self, now: Duration, bytes: f64) -> Duration {
         if now >= self.began + LATELY {
             self.began = now;
             self.bytes_before = self.bytes;
             self.bytes = 0.0;
         }
         self.bytes = self.bytes.max(bytes);
+        std::mem::replace(&mut self.observed, now)
     }
 
     fn most_bytes(&self) -> f64 {
@@ -52,14 +65,46 @@ impl Lately {
 
 impl Retained {
     pub(super) fn observe(&mut self, now: Duration, usage_bytes: f64, allocated_bytes: f64) {
-        self.lately.observe(now, allocated_bytes);
+        self.see_reuse(usage_bytes, allocated_bytes);
+        let before = self.lately.observe(now, allocated_bytes);
         self.see(usage_bytes, allocated_bytes);
+        // What was there beside all that is allocated has gone: bit by bit, since the two are
+        // not known of the same moment.
+        let elapsed = now.saturating_sub(before).as_secs_f64();
+        let gone_bytes = self.floor_bytes - (usage_bytes - allocated_bytes).max(0.0);
+        let left = 0.5_f64.powf(elapsed / FLOOR_HALF_LIFE.as_secs_f64());
+        self.floor_bytes -= gone_bytes.max(0.0) * (1.0 - left);
+    }
+
+    /// More is allocated than before: what usage has not risen by was kept.
+    fn see_reuse(&mut self, usage_bytes: f64, allocated_bytes: f64) {
+        let kept_bytes = self.most_bytes();
+        let grown_bytes = allocated_bytes - self.allocated_bytes;
+        if grown_bytes < LEAST_GROWN_BYTES || kept_bytes < LEAST_BYTES {
+            return;
+        }
+        let could_bytes = kept_bytes.min(grown_bytes);
+        let did_bytes = grown_bytes - (usage_bytes - self.usage_bytes);
+        let reuse = (did_bytes / could_bytes).clamp(0.0, 1.0);
+        let step = (could_bytes / LEARNED_OVER_BYTES).min(1.0);
+        let known = self.reuse();
+        self.missed = REUSED - known - (reuse - known) * step;
+    }
+
+    /// Of what is kept so much is taken to be used again.
+    pub(super) fn reuse(&self) -> f64 {
+        REUSED - self.missed.max(0.0)
     }
 
     fn see(&mut self, usage_bytes: f64, allocated_bytes: f64) {
         self.usage_bytes = usage_bytes;
         self.allocated_bytes = allocated_bytes;
         self.high_water_bytes = self.high_water_bytes.max(allocated_bytes);
+    }
+
+    /// Allocated, and not in use by this process.
+    pub(super) fn untouched_bytes(&self) -> f64 {
+        (self.allocated_bytes - self.usage_bytes).max(0.0)
     }
 
     /// What the process has allocated, as of the last full sample.
@@ -82,7 +127,7 @@ impl Retained {
     }
 
     fn kept_bytes(&self) -> f64 {
-        let beside = self.usage_bytes - self.allocated_bytes - self.floor_bytes.unwrap_or(0.0);
+        let beside = self.usage_bytes - self.allocated_bytes - self.floor_bytes;
         let freed = self.high_water_bytes - self.allocated_bytes;
         beside.min(freed).max(0.0)
     }
@@ -121,7 +166,7 @@ impl Retained {
             self.effect = Some(known + (share - known) * STEP);
         }
         // Less than nothing, if much was freed meanwhile: none of that is there any more.
-        self.floor_bytes = Some(after.max(0.0));
+        self.floor_bytes = after.max(0.0);
         self.high_water_bytes = most_bytes;
         self.see(usage_bytes, allocated_bytes);
     }
@@ -220,6 +265,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_room_as_far_as_it_is_used_again() {
+        let reuse_after = |risen_mib: f64| {
+            let mut retained = Retained::default();
+            retained.observe(Duration::ZERO, 310.0 * MIB, 300.0 * MIB);
+            for round in 0..20 {
+                // 40 MiB are freed, and allocated again.
+                let usage = 310.0 + risen_mib * f64::from(round);
+                retained.observe(Duration::ZERO, usage * MIB, 260.0 * MIB);
+                retained.observe(Duration::ZERO, (usage + risen_mib) * MIB, 300.0 * MIB);
+            }
+            retained.reuse()
+        };
+        assert_eq!(Retained::default().reuse(), 0.75);
+        assert_eq!(reuse_after(0.0), 0.75);
+        assert!((reuse_after(20.0) - 0.5).abs() < 0.01);
+        assert!(reuse_after(40.0) < 0.01);
+    }
+
+    #[test]
+    fn what_no_trim_brought_back_and_has_gone_hides_nothing() {
+        let at = Duration::from_secs;
+        let mut retained = trimmed();
+        // Mapped while it was trimmed.
+        retained.observe(at(1), 410.0 * MIB, 10.0 * MIB);
+        retained.trimmed(retained.before_trim(), 410.0 * MIB, 10.0 * MIB);
+        (2..20).for_each(|second| retained.observe(at(second), 20.0 * MIB, 10.0 * MIB));
+        retained.observe(at(20), 400.0 * MIB, 390.0 * MIB);
+        retained.observe(at(21), 400.0 * MIB, 20.0 * MIB);
+        assert!(retained.is_worth_a_trim(), "{retained:?}");
+    }
+
+    #[test]
     fn memory_that_was_never_allocated_is_not_the_allocators() {
         let mut retained = trimmed();
         // Mapped, not allocated.
@@ -234,7 +311,7 @@ mod tests {
             retained.observe(Duration::ZERO, 400.0 * MIB, 390.0 * MIB);
             retained.observe(Duration::ZERO, 400.0 * MIB, 10.0 * MIB);
             retained.trimmed(retained.before_trim(), 400.0 * MIB, 10.0 * MIB);
-            retained.floor_bytes = Some(10.0 * MIB);
+            retained.floor_bytes = 10.0 * MIB;
         }
         assert!(retained.effect.unwrap() < 0.02);
     }

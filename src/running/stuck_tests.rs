@@ -239,3 +239,29 @@ fn where_each_may_add_more_than_there_is_who_needs_less_goes_on_in_the_end() {
     assert!(brake.force_first(200 << 20, in_the_end, Duration::ZERO));
     assert_eq!(forced(), [false, false, true]);
 }
+
+#[test]
+fn of_those_that_have_not_begun_one_goes_on_by_what_is_reserved_for_it() {
+    let brake = brake();
+    brake.publish(GUARD, bound(0, MIB));
+    let running: &Running = Box::leak(Box::default());
+    // A poll of such requests has added far more than there is.
+    let known = KnownJumps {
+        largest: 200.0 * MIB as f64,
+        first: 200.0 * MIB as f64,
+        ..KnownJumps::default()
+    };
+    running.set_jump(Tag::NONE.key, known, 1.0, None);
+    for _ in 0..2 {
+        let slot = running.take(34 << 10, Tag::NONE, Duration::ZERO).unwrap();
+        running.jump_bytes(slot);
+        park(brake, slot, GUARD);
+    }
+    let expected = Trust {
+        expected: true,
+        ..Trust::default()
+    };
+    assert!(!brake.force_first(195 << 20, Trust::default(), Duration::ZERO));
+    assert!(!brake.force_first(33 << 20, expected, Duration::ZERO));
+    assert!(brake.force_first(195 << 20, expected, Duration::ZERO));
+}

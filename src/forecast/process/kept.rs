@@ -5,8 +5,6 @@ use std::time::Duration;
 use super::Forecast;
 use crate::forecast::retained::BeforeTrim;
 
-/// Of what the allocator keeps, so much is taken to be used again.
-const REUSED: f64 = 0.75;
 /// What the allocator kept is counted on for so long, less what polls have added since, and
 /// what is in use no more.
 const KEPT_FOR: Duration = Duration::from_millis(500);
@@ -37,17 +35,15 @@ impl Forecast {
     /// Allocated and not touched: in use before long.
     pub(crate) fn untouched_bytes(&self) -> f64 {
         // A source may measure something else than what this process allocates.
-        self.book.as_ref().map_or(0.0, |_| {
-            let allocated_bytes = self.retained.allocated_bytes();
-            (allocated_bytes - self.process_bytes).max(0.0)
-        })
+        let accounted = self.book.as_ref();
+        accounted.map_or(0.0, |_| self.retained.untouched_bytes())
     }
 
     /// What the allocator keeps and is taken to use again, when polls have added so much
     /// ever.
     pub(crate) fn reusable_bytes(&self, grown_bytes: i64) -> f64 {
         match self.allocation_is_known() {
-            true => self.left_of(self.retained.most_bytes(), grown_bytes) * REUSED,
+            true => self.left_of(self.retained.most_bytes(), grown_bytes) * self.retained.reuse(),
             false => 0.0,
         }
     }

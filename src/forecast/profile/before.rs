@@ -1,5 +1,6 @@
 //! What another process has learned, and how it is outweighed by what comes.
 
+use super::growth::LEAST_BEYOND;
 use super::{LEAST_BYTES, Profile, SURPRISE, TRUSTED_AFTER};
 use crate::forecast::record::{ClassRecord, MOST_REQUESTS};
 
@@ -26,7 +27,13 @@ impl Profile {
             self.seen = record.seen.min(MOST_REQUESTS);
         }
         let largest = record.peaks.iter().map(|&(bytes, _)| bytes);
-        self.expect(largest.fold(0.0, f64::max));
+        let largest = largest.fold(0.0, f64::max);
+        self.expect(largest);
+        if largest > self.greatest_bytes {
+            // One of many: no record.
+            self.greatest_bytes = largest;
+            self.beyond = LEAST_BEYOND;
+        }
         self.note_loaded();
     }
 

@@ -20,7 +20,7 @@ const NEW_UNTIL: f64 = 64.0;
 /// One may need so many times the greatest: until some were seen, and when many were
 /// without a record; and by how much of the difference that falls with each.
 pub(super) const MOST_BEYOND: f64 = 2.0;
-const LEAST_BEYOND: f64 = 1.1;
+pub(super) const LEAST_BEYOND: f64 = 1.1;
 const BEYOND_LEFT: f64 = 0.95;
 
 impl Profile {
@@ -46,7 +46,8 @@ impl Profile {
     /// What one poll may add; `None`: it has not been seen.
     pub(in crate::forecast) fn jumps(&self) -> Option<KnownJumps> {
         self.jumps.known().map(|known| KnownJumps {
-            first: match self.seen < ONE_POLL_UNTIL {
+            // Of what another process has learned no poll is known.
+            first: match self.own < ONE_POLL_UNTIL {
                 true => known.largest.max(self.feared_bytes()),
                 false => known.largest,
             },

@@ -198,9 +198,10 @@ impl Slot {
         self.look().held_bytes / 512 >= self.need_kib.get().unwrap_or(0)
     }
 
-    /// What it is expected to need still.
+    /// What it is expected to need still: what is reserved for it, while no look has seen it.
     pub(in crate::running) fn rest_to_come_kib(&self) -> u64 {
-        let need_kib = self.need_kib.get().unwrap_or(u64::MAX);
+        let need_kib = self.need_kib.get();
+        let need_kib = need_kib.unwrap_or_else(|| self.reserved_kib());
         need_kib.saturating_sub(self.look().held_bytes / 1024)
     }
 
