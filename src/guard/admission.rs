@@ -45,6 +45,11 @@ impl State {
         if self.sheds(tag) {
             return Self::rejected(Reason::LowPriority);
         }
+        self.admit_unshed(demand, callers)
+    }
+
+    #[inline(always)]
+    fn admit_unshed(&'static self, demand: Demand, callers: CallersDeadline<'_>) -> Admission {
         let ask = demand.need.ask(&self.bounds);
         match self
             .limiter
@@ -84,11 +89,15 @@ impl State {
         let tag = demand.tag();
         let ask = self.bounds.estimate(tag);
         let retag = |attempt| self.limiter.retag(&self.bounds, kib, ask, attempt);
-        if !self.sheds(tag) && self.resampling(retag).is_ok() {
+        let sheds = self.sheds(tag);
+        if !sheds && self.resampling(retag).is_ok() {
             return Admission::Admitted(Permit::new(self, ask.kib, tag));
         }
         self.release(kib);
-        self.admit(demand, &no_deadline)
+        match sheds {
+            true => Self::rejected(Reason::LowPriority),
+            false => self.admit_unshed(demand, &no_deadline),
+        }
     }
 
     #[inline]
@@ -170,7 +179,8 @@ impl State {
         }
         match self.judge(ask, 0, refused) {
             Verdict::Force => {
-                if self.live.only_observes() {
+                // What would have been shed has been counted.
+                if self.live.only_observes() && !self.would_shed(ask.tag.priority) {
                     self.observe(self.would(ask, refused));
                 }
                 Some(self.forced(ask, operation))

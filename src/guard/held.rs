@@ -2,6 +2,8 @@
 
 use std::task::Context;
 
+use http::Method;
+
 use super::permit::Permit;
 use crate::running::{Fact, Slot};
 use crate::sync::foreign;
@@ -10,24 +12,46 @@ use crate::telemetry::outcome::Outcome;
 /// A permit whose work is under way: dropped before it is taken, the permit's
 /// clones are told that nobody waits for the result any more.
 #[derive(Debug)]
-pub(crate) struct InFlight(Option<Permit>);
+pub(crate) struct InFlight {
+    permit: Option<Permit>,
+    /// What answers it has no body to send.
+    for_head: bool,
+}
 
 impl InFlight {
     #[inline]
     pub(crate) fn new(permit: Option<Permit>) -> Self {
-        Self(permit)
+        Self {
+            permit,
+            for_head: false,
+        }
+    }
+
+    /// For a request of this method.
+    #[inline]
+    pub(crate) fn of(permit: Option<Permit>, method: &Method) -> Self {
+        Self {
+            permit,
+            for_head: method == Method::HEAD,
+        }
+    }
+
+    /// Nobody reads what such a request is answered with but the head.
+    #[inline]
+    pub(crate) fn is_for_head(&self) -> bool {
+        self.for_head
     }
 
     #[inline(always)]
     pub(crate) fn start(&mut self) {
-        if let Some(permit) = &mut self.0 {
+        if let Some(permit) = &mut self.permit {
             permit.start();
         }
     }
 
     #[inline]
     pub(crate) fn permit(&self) -> Option<&Permit> {
-        self.0.as_ref()
+        self.permit.as_ref()
     }
 
     #[inline]
@@ -61,7 +85,7 @@ impl InFlight {
     /// The work came to its end, and something else holds on.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<Permit> {
-        self.0.take()
+        self.permit.take()
     }
 
     /// The response stands in the place of a result that was refused, and counted then.
@@ -89,14 +113,14 @@ impl InFlight {
 
     #[inline]
     pub(crate) fn end(&mut self) {
-        self.0 = None;
+        self.permit = None;
     }
 }
 
 impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
-        if let Some(permit) = &self.0 {
+        if let Some(permit) = &self.permit {
             permit.abandon();
         }
     }

@@ -127,7 +127,7 @@ where
                 Ok(mut permit) => {
                     staged::begin(&mut permit, self.demand, request, since);
                     enter(&permit, self.outer.take(), request);
-                    self.held = InFlight::new(Some(permit));
+                    self.held = InFlight::of(Some(permit), request.method());
                     self.waiting = None;
                 }
             }
@@ -148,7 +148,7 @@ where
         let future = self.held.run(|| self.inner.call(request));
         drop(polling);
         drop(growth);
-        let held = InFlight::new(self.held.take());
+        let held = std::mem::replace(&mut self.held, InFlight::new(None));
         Poll::Ready(Ok(State::calling(future, held, fallback)))
     }
 }

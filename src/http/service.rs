@@ -160,7 +160,8 @@ where
                 logs::admitted();
                 staged::begin(&mut permit, demand, &mut request, None);
                 enter(&permit, outer, &mut request);
-                self.pass(request, ready, InFlight::new(Some(permit)))
+                let held = InFlight::of(Some(permit), request.method());
+                self.pass(request, ready, held)
             }
             Admission::Rejected(refusal) => {
                 let rejected = guard.tell(refusal, demand.tag());

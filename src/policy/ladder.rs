@@ -3,7 +3,7 @@
 //! | usage | level | concurrency |
 //! |---|---|---|
 //! | below STABLE | NORMAL | base |
-//! | ten points below WARNING | STABLE | unchanged |
+//! | ten points below WARNING | STABLE | unchanged, or base − 25 % if that was less |
 //! | from WARNING | WARNING | base − 25 % |
 //! | from HIGH | HIGH | base − 50 % |
 //! | from CRITICAL | CRITICAL | what is active; new work is rejected |
@@ -65,7 +65,8 @@ impl Ladder {
         };
         self.quarters = match pressure {
             Pressure::Normal => 4,
-            Pressure::Stable => self.quarters,
+            // As before, but no less than further up.
+            Pressure::Stable => self.quarters.max(3),
             Pressure::Warning => 3,
             Pressure::High | Pressure::Critical => 2,
         };
@@ -152,6 +153,9 @@ mod tests {
         assert_eq!(observe(&mut ladder, 65).concurrency, 7);
         observe(&mut ladder, 50);
         assert_eq!(observe(&mut ladder, 65).concurrency, 10);
+        // But it is no stricter than further up.
+        assert_eq!(observe(&mut ladder, 82).concurrency, 5);
+        assert_eq!(observe(&mut ladder, 65).concurrency, 7);
     }
 
     #[test]

@@ -49,22 +49,28 @@ use crate::telemetry::outcome::refused_result;
 #[must_use = "a layer does nothing until it is applied"]
 pub struct ResultLimitLayer {
     guard: Guard,
-    limit_bytes: u64,
+    /// `None`: as the guard is set.
+    limit_bytes: Option<u64>,
 }
 
 impl ResultLimitLayer {
-    /// The limit of the guard's settings.
+    /// The limit of the guard's settings, as they are when a response begins.
     pub fn new(guard: &Guard) -> Self {
         Self {
             guard: guard.clone(),
-            limit_bytes: guard.config().max_result_size_bytes,
+            limit_bytes: None,
         }
     }
 
     /// Another limit in bytes.
     pub fn limit(mut self, bytes: u64) -> Self {
-        self.limit_bytes = bytes;
+        self.limit_bytes = Some(bytes);
         self
+    }
+
+    fn limit_bytes(&self) -> u64 {
+        let configured = || self.guard.config().max_result_size_bytes;
+        self.limit_bytes.unwrap_or_else(configured)
     }
 }
 
@@ -140,7 +146,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.future.poll(cx))?;
-        let limit = this.limit.limit_bytes;
+        let limit = this.limit.limit_bytes();
         if response.body().size_hint().lower() > limit {
             let rejected = this.limit.guard.reject_result();
             let refusal = answer(&HttpResponder::new(), &rejected, this.asked);

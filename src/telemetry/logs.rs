@@ -38,10 +38,20 @@ pub(crate) struct LongPause<'a> {
     pub(crate) name: Option<&'a str>,
 }
 
+/// A file that another process kept what it learned in is this one's from now on.
+pub(crate) fn takes_over(path: &std::path::Path) {
+    say!(
+        info,
+        path = %path.display(),
+        "what is learned is kept from now on: nobody else writes the file any more"
+    );
+}
+
 pub(crate) fn adjusted(
     stats: &Stats,
     action: &str,
     old_concurrency: Option<u64>,
+    suppressed: u32,
     name: Option<&str>,
 ) {
     say!(
@@ -52,6 +62,7 @@ pub(crate) fn adjusted(
         old_concurrency = old_concurrency,
         new_concurrency = stats.current_concurrency,
         active_tasks = stats.active_tasks,
+        suppressed,
         name,
         "memory guard adjusted"
     );

@@ -1,9 +1,13 @@
 //! Settings and limits that change while requests run and wait.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use crate::support::{LIMIT, assert_empty, counting, fill, poll_once, with};
-use tower_memory_guard::{Config, Guard, MemoryGuardLayer, Mode, Policy, Pressure, Source};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_memory_guard::{
+    Class, Config, Guard, MemoryGuardLayer, Mode, Policy, Pressure, Priority, Source,
+};
 
 fn change(guard: &Guard, change: impl FnOnce(&mut Config)) {
     let mut config = (*guard.config()).clone();
@@ -201,4 +205,23 @@ async fn nobody_is_lost_while_settings_change_under_load() {
     }
     assert_eq!(guard.stats().completed_requests, 3200);
     assert_empty(&guard);
+}
+
+#[tokio::test]
+async fn in_observe_mode_a_request_is_counted_once_whatever_is_in_its_way() {
+    let (layer, memory) = with(|builder| builder.mode(Mode::Observe));
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 99);
+    let low = Class::new("report").priority(Priority::Low);
+    drop(guard.acquire_for(&low).await.unwrap());
+    assert_eq!(guard.stats().observed_requests, 1);
+    let answer = service_fn(|n: u32| async move { Ok::<_, Infallible>(n) });
+    let classify = move |_: &u32| low.clone();
+    let mut service = layer.classify(classify).into_error_layer().layer(answer);
+    assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 1);
+    assert_eq!(
+        guard.stats().observed_requests,
+        3,
+        "it was let be called, and called"
+    );
 }

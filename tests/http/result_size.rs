@@ -353,3 +353,28 @@ async fn the_error_of_a_stream_says_what_and_where() {
     let error = error.downcast_ref::<ResultTooLarge>().unwrap();
     assert_eq!((error.limit_bytes(), error.reached_bytes()), (5, 6));
 }
+
+#[tokio::test]
+async fn the_layers_limit_follows_the_guards_settings() {
+    let (layer, _) = with(|builder| builder.max_result_size_bytes(10));
+    let guard = layer.guard().clone();
+    let echo = |request: Request<Full<Bytes>>| async {
+        Ok::<_, Infallible>(Response::new(request.into_body()))
+    };
+    let service = ResultLimitLayer::new(&guard).layer(service_fn(echo));
+    let own = ResultLimitLayer::new(&guard)
+        .limit(10)
+        .layer(service_fn(echo));
+    let body = || Request::new(Full::from(vec![b'x'; 15]));
+    let refused = service.clone().oneshot(body()).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let mut config = tower_memory_guard::Config::clone(&guard.config());
+    config.max_result_size_bytes = 20;
+    guard.reload(config).unwrap();
+    assert_eq!(
+        service.oneshot(body()).await.unwrap().status(),
+        StatusCode::OK
+    );
+    let refused = own.oneshot(body()).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}

@@ -18,8 +18,8 @@ use support::{MIB, assert_empty, eventually, poll_once};
 use tempfile::TempDir;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory_guard::{
-    Config, ConfigError, Cost, Guard, MemoryGuardBuilder, MemoryGuardLayer, Mode, OnSensorFailure,
-    Policy, Pressure, Reason, Source,
+    Config, ConfigError, Cost, Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer, Mode,
+    OnSensorFailure, Policy, Pressure, Reason, Source,
 };
 
 const LIMIT: u64 = 1000 * MIB;
@@ -484,4 +484,27 @@ async fn a_guard_that_is_disabled_takes_no_room_from_others() {
     disabled.reload(enabled).unwrap();
     let _held = disabled.try_acquire(Cost::Estimated).unwrap();
     assert!(guard.stats().reserved_mib >= 1.0);
+}
+
+#[tokio::test]
+async fn one_read_that_fails_opens_nothing_and_three_in_a_row_do() {
+    // Which no thread samples.
+    let memory = ManualSource::new(LIMIT);
+    let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+    let guard = builder.build().unwrap().guard().clone();
+    let _held = guard.try_acquire(700 * MIB).unwrap();
+    let is_kept_out = || guard.try_acquire(500 * MIB).is_err();
+    for _ in 0..2 {
+        memory.set_failing(true);
+        for _ in 0..2 {
+            guard.sample_now();
+            assert!(!guard.stats().sensor_ok && is_kept_out());
+        }
+        memory.set_failing(false);
+        guard.sample_now();
+        assert!(guard.stats().sensor_ok && is_kept_out());
+    }
+    memory.set_failing(true);
+    (0..3).for_each(|_| guard.sample_now());
+    assert!(!is_kept_out());
 }

@@ -13,6 +13,8 @@ fn the_log_tells_of_start_adjustments_and_rejections() {
         let (layer, memory) = counting(10);
         let guard = layer.guard().clone();
         fill(&guard, &memory, 75);
+        // Levels that change are said once a second.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
         fill(&guard, &memory, 90);
         for _ in 0..5 {
             assert_eq!(

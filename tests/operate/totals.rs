@@ -397,3 +397,32 @@ async fn who_is_dropped_by_anothers_panic_was_abandoned() {
     assert_eq!((stats.failed_requests, stats.abandoned_requests), (0, 1));
     came(&guard, 1);
 }
+
+#[tokio::test]
+async fn an_answer_to_head_is_one_that_was_read_to_its_end() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    // Its body is thrown away, by this one and by servers.
+    let answer = service_fn(|_: http::Request<Body>| async {
+        let frames = stream::pending::<Result<Bytes, Infallible>>();
+        Ok::<_, Infallible>(http::Response::new(Body::from_stream(frames)))
+    });
+    let service = layer.layer(answer);
+    let ask = |method: &str| {
+        let request = http::Request::builder().method(method);
+        service
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+    };
+    drop(ask("HEAD").await.unwrap());
+    // Also after a wait.
+    let held = guard.try_acquire(Cost::Estimated).unwrap();
+    let mut waits = Box::pin(ask("HEAD"));
+    assert!(poll_once(waits.as_mut()).is_pending());
+    drop(held);
+    drop(waits.await.unwrap());
+    let stats = guard.stats();
+    assert_eq!((stats.completed_requests, stats.abandoned_requests), (3, 0));
+    drop(ask("GET").await.unwrap());
+    assert_eq!(guard.stats().abandoned_requests, 1);
+}

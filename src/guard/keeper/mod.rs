@@ -24,13 +24,16 @@ use crate::forecast::state::{AtLeast, State, checksum};
 /// Shortest time between two looks: a request that grows by a GiB in a second grows by
 /// 50 MiB in it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often it is asked whether the file that was another's is so still: it may be that of a
+/// process that this one takes the place of.
+const ASKS_EVERY: Duration = Duration::from_secs(10);
 /// Shortest time between two writes, unless a request exceeds all that is known.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Keeper {
     path: PathBuf,
-    /// Why nothing is written.
+    /// Why nothing was written at the start.
     problem: Option<String>,
     was_read: bool,
     /// That opened it: in a forked child the file's lock may be held for ever.
@@ -44,6 +47,8 @@ pub(crate) struct Keeper {
 struct Written {
     /// `None`: it is not ours, or no longer.
     owner: Option<Owner>,
+    asked: Option<Instant>,
+    closed: bool,
     known: Known,
     checksum: u64,
     tried: Option<Instant>,
@@ -92,6 +97,7 @@ pub(crate) fn open(path: &Path) -> Opened {
             thread: OnceLock::new(),
             file: Mutex::new(Written {
                 owner: owner.ok(),
+                asked: Some(Instant::now()),
                 known,
                 checksum,
                 ..Written::default()
@@ -114,9 +120,6 @@ impl Keeper {
     /// Has `look` called in a thread, once after each [`wake`](Self::wake), but not more
     /// often than is of use; until it says that there is nothing more to do.
     pub(crate) fn run(&self, look: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
-        if self.problem.is_some() {
-            return Ok(());
-        }
         let thread = std::thread::Builder::new().name("memory-guard-st".into());
         let work = move || {
             while look() {
@@ -145,7 +148,7 @@ impl Keeper {
         state: impl FnOnce() -> State,
     ) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if file.owner.is_none() {
+        if file.owner.is_none() && !self.takes_over(&mut file) {
             return;
         }
         let due = file.tried.is_none_or(|at| at.elapsed() >= WRITE_EVERY);
@@ -160,6 +163,23 @@ impl Keeper {
         }
     }
 
+    /// The file was another's, and is so no more.
+    fn takes_over(&self, file: &mut Written) -> bool {
+        let rested = file.asked.is_none_or(|at| at.elapsed() >= ASKS_EVERY);
+        if file.closed || !rested || self.process != std::process::id() {
+            return false;
+        }
+        file.asked = Some(Instant::now());
+        file.owner = Owner::new(self.path.clone()).ok();
+        if file.owner.is_none() {
+            return false;
+        }
+        // What it holds is what the other has learned.
+        file.checksum = 0;
+        crate::telemetry::logs::takes_over(&self.path);
+        true
+    }
+
     /// Writes what `state` says, if it says anything new, and lets others write.
     pub(crate) fn close(&self, state: impl FnOnce() -> State) {
         if self.process == std::process::id() {
@@ -168,6 +188,7 @@ impl Keeper {
                 self.write(&mut file, &state());
                 file.owner = None;
             }
+            file.closed = true;
         }
         // Its thread has nothing more to do.
         self.wake();
@@ -200,5 +221,32 @@ impl Keeper {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_anothers_is_taken_over_once_that_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("guard.state");
+        let keeper = || open(&path).keeper.unwrap();
+        let (first, second) = (keeper(), keeper());
+        assert!(second.problem().is_some());
+        let takes_over = |rested| {
+            let mut file = second.file.lock().unwrap();
+            if rested {
+                file.asked = None;
+            }
+            second.takes_over(&mut file)
+        };
+        assert!(!takes_over(true), "it is the first one's");
+        first.close(State::default);
+        assert!(!takes_over(false), "not so soon");
+        assert!(takes_over(true));
+        second.close(State::default);
+        assert!(!takes_over(true), "it has ended");
     }
 }

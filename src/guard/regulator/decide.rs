@@ -5,7 +5,7 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Control, Notice, Regulator};
+use super::{BLIND_AFTER, Control, LevelWas, Notice, Regulator};
 use crate::class::Priority;
 use crate::config::OnSensorFailure;
 use crate::guard::state::REPORT_INTERVAL;
@@ -65,7 +65,7 @@ impl Regulator {
         let reserved_kib = self.state.limiter.reserved().kib();
         match sample {
             Ok(sample) => self.decide_by(control, sample, detail, now, reserved_kib),
-            Err(error) => self.decide_blindly(control, error),
+            Err(error) => self.decide_blindly(control, error, detail, reserved_kib),
         }
         // Taken back at once; granted after a full sample.
         match control.decision.probes {
@@ -77,11 +77,21 @@ impl Regulator {
             None => {}
         }
         if from.pressure != control.decision.pressure {
-            control.notices.push(Notice::Adjusted { from });
+            control.notices.push(Notice::Level);
+            control.said_level.changes(LevelWas {
+                pressure: from.pressure,
+                concurrency: from.concurrency,
+            });
+        }
+        let pressure = control.decision.pressure;
+        if let Some((from, suppressed)) = control.said_level.due(pressure, now) {
+            let notice = Notice::Adjusted { from, suppressed };
+            control.notices.push(notice);
         }
         self.state.shown.set_summary(control.summary());
         let request_kib = control.request_bytes / 1024;
-        self.publish(&control.decision, control.blind, reserved_kib, request_kib);
+        let blind = control.is_blind();
+        self.publish(&control.decision, blind, reserved_kib, request_kib);
         if self.state.is_closed() {
             // It may have been closed just before that opened the gate.
             self.state.shut();
@@ -96,9 +106,21 @@ impl Regulator {
         now: Duration,
         reserved_kib: u64,
     ) {
-        let active = self.state.in_flight();
-        self.learn(control, sample, detail, now, active);
+        self.learn(control, sample, detail, now, self.state.in_flight());
         self.publish_estimates(&control.forecast);
+        let full_at = (detail == Detail::Full).then_some(now);
+        self.decide_on(control, sample.stall_percent, full_at, reserved_kib);
+        self.set_headroom(control, full_at, reserved_kib);
+    }
+
+    /// By what was seen of memory last.
+    fn decide_on(
+        &self,
+        control: &mut Control,
+        stall_percent: f64,
+        full_at: Option<Duration>,
+        reserved_kib: u64,
+    ) {
         let reserved_bytes = reserved_kib * 1024;
         let (request_bytes, low_bytes) = control.forecast.mixed();
         let next = self.state.limiter.next_ask(&self.state.bounds);
@@ -106,12 +128,11 @@ impl Regulator {
         let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
         control.request_bytes = request_bytes;
         control.next_bytes = next_bytes;
-        let full_at = (detail == Detail::Full).then_some(now);
         control.decision = control.strategy.decide(&Observation {
             now: full_at,
             levels: &control.levels,
-            stall_percent: sample.stall_percent,
-            active,
+            stall_percent,
+            active: self.state.in_flight(),
             unused_probes: self.state.bounds.probes(),
             reserved_bytes,
             outstanding: control.forecast.outlook(reserved_bytes),
@@ -133,15 +154,31 @@ impl Regulator {
             decision.allowance_bytes = Some(most_bytes.min(reserved_bytes));
             decision.probes = Some(0);
         }
-        self.set_headroom(control, full_at, reserved_kib);
     }
 
-    fn decide_blindly(&self, control: &mut Control, error: &io::Error) {
+    fn decide_blindly(
+        &self,
+        control: &mut Control,
+        error: &io::Error,
+        detail: Detail,
+        reserved_kib: u64,
+    ) {
         let closed = self.state.config().on_sensor_failure == OnSensorFailure::Closed;
         control.sensor_errors += 1;
         if !std::mem::replace(&mut control.blind, true) {
             let copy = io::Error::new(error.kind(), error.to_string());
             control.notices.push(Notice::SensorFailed(copy));
+        }
+        // What was seen a moment ago is better than nothing.
+        let was_read = !control.levels.is_empty();
+        let first = if was_read && !closed { 0 } else { BLIND_AFTER };
+        let more = u8::from(detail == Detail::Full);
+        control.unread = control.unread.max(first).saturating_add(more);
+        if !control.is_blind() {
+            // Who may grow has been counted from that sample on, and is so still.
+            self.decide_on(control, 0.0, None, reserved_kib);
+            control.decision.probes = Some(0);
+            return;
         }
         let decision = &mut control.decision;
         *decision = Decision::blind(&control.strategy);

@@ -26,6 +26,7 @@ impl Regulator {
         if std::mem::take(&mut control.blind) {
             control.notices.push(Notice::SensorRecovered);
         }
+        control.unread = 0;
         control.last.good_at = now;
         self.take_levels(sample, control);
         let slack = 1.0 - control.strategy.theta();

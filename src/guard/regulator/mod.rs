@@ -37,7 +37,7 @@ use patience::Patience;
 
 use super::keeper::{self, Keeper, Opened};
 use super::pool::{Board, Shared};
-use super::state::{State, Summary};
+use super::state::{REPORT_INTERVAL, State, Summary};
 use crate::config::{self, Config};
 use crate::error::Reason;
 use crate::forecast::Forecast;
@@ -76,6 +76,9 @@ pub(crate) struct Regulator {
     pub(super) limits: watch::Sender<Option<u64>>,
 }
 
+/// Once so many full samples in a row could not be read, what was seen last says nothing.
+const BLIND_AFTER: u8 = 3;
+
 struct Control {
     strategy: Strategy,
     forecast: Forecast,
@@ -106,11 +109,15 @@ struct Control {
     probes: u32,
     /// As of the last full sample: it takes a look at many cache lines.
     completed: u64,
+    /// Memory cannot be read.
     blind: bool,
+    /// So many full samples in a row could not, since one could.
+    unread: u8,
     /// Full samples, and those of them that failed.
     samples: u64,
     sensor_errors: u64,
     said_no_limit: bool,
+    said_level: SaidLevel,
     last: Last,
     notices: Vec<Notice>,
 }
@@ -148,18 +155,29 @@ impl Control {
             probes: 0,
             completed: 0,
             blind: false,
+            unread: 0,
             samples: 0,
             sensor_errors: 0,
             said_no_limit: false,
+            said_level: Default::default(),
             last: Default::default(),
             notices: Vec::new(),
         }
     }
 
+    /// Nothing is known of memory.
+    fn is_blind(&self) -> bool {
+        self.blind && self.unread >= BLIND_AFTER
+    }
+
     /// What it says of memory, and of what may be admitted.
     fn summary(&self) -> Summary {
         let (decision, forecast) = (&self.decision, &self.forecast);
-        let usage_bytes = self.levels.first().map_or(0, |level| level.usage_bytes);
+        // Of the level whose limit is shown: of the others it would be no part.
+        let limited = (self.levels.iter()).filter(|level| level.limit_bytes.is_some());
+        let shown = limited.min_by_key(|level| level.limit_bytes);
+        let shown = shown.or(self.levels.first());
+        let usage_bytes = shown.map_or(0, |level| level.usage_bytes);
         Summary {
             concurrency: decision.concurrency,
             base_concurrency: decision.base_concurrency,
@@ -190,9 +208,50 @@ struct Last {
     published: Option<Duration>,
 }
 
+/// What was said of the level last. Around a threshold it may change with each sample: that is
+/// said at most once a second.
+#[derive(Debug, Default)]
+struct SaidLevel {
+    /// As it was said last, if it has changed since.
+    from: Option<LevelWas>,
+    changes: u32,
+    /// One more than the milliseconds, as far as they fit; 0: never.
+    at_ms: u32,
+}
+
+/// A level, and the concurrency that it left.
+#[derive(Clone, Copy, Debug)]
+struct LevelWas {
+    pressure: Pressure,
+    concurrency: u32,
+}
+
+impl SaidLevel {
+    fn changes(&mut self, from: LevelWas) {
+        self.from.get_or_insert(from);
+        self.changes += 1;
+    }
+
+    /// To be said now: from where, and how many changes before were not said.
+    fn due(&mut self, pressure: Pressure, now: Duration) -> Option<(LevelWas, u32)> {
+        let now_ms = (now.as_millis() as u32).wrapping_add(1).max(1);
+        let ago_ms = u128::from(now_ms.wrapping_sub(self.at_ms));
+        if self.at_ms > 0 && ago_ms < REPORT_INTERVAL.as_millis() {
+            return None;
+        }
+        let from = self.from.take()?;
+        if from.pressure == pressure {
+            return None;
+        }
+        self.at_ms = now_ms;
+        Some((from, std::mem::take(&mut self.changes) - 1))
+    }
+}
+
 /// What is to be said once no lock is held.
 enum Notice {
-    Adjusted { from: Decision },
+    Level,
+    Adjusted { from: LevelWas, suppressed: u32 },
     SensorFailed(io::Error),
     SensorRecovered,
     LimitChanged { from: u64, to: u64 },

@@ -84,8 +84,10 @@ impl Regulator {
         let free_bytes = control.decision.free_bytes;
         let free = free_bytes.map_or(f64::INFINITY, |bytes| bytes as f64);
         let mut longest = self.state.config().check_interval;
-        if control.blind {
+        if control.is_blind() {
             longest = longest.min(BLIND_INTERVAL);
+        } else if control.blind {
+            longest = longest.min(NEW_INTERVAL);
         } else if self.state.limiter.waiting() > 0 {
             // Each look at requests makes the forecast sharper.
             longest = longest.min(match self.state.is_accounted() {

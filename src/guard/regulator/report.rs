@@ -28,7 +28,12 @@ impl Regulator {
         let state = &self.state;
         let name = state.name.as_deref();
         match notice {
-            Notice::Adjusted { from } => {
+            // Wakes whoever listens. The newest: who samples meanwhile may be here before.
+            Notice::Level => {
+                let newest = |level: &mut Pressure| *level = state.pressure();
+                foreign::call(Code::Waker, || self.levels.send_modify(newest));
+            }
+            Notice::Adjusted { from, suppressed } => {
                 let stats = state.stats();
                 let action = match stats.level.cmp(&from.pressure) {
                     _ if stats.level == Pressure::Critical => "reject",
@@ -50,10 +55,8 @@ impl Regulator {
                         number(new)
                     ),
                 };
-                state.note(EventKind::Adjusted, text, 0);
-                logs::adjusted(&stats, action, old, name);
-                // Wakes whoever listens.
-                foreign::call(Code::Waker, || self.levels.send_replace(stats.level));
+                state.note(EventKind::Adjusted, text, suppressed.into());
+                logs::adjusted(&stats, action, old, suppressed, name);
             }
             Notice::SensorFailed(error) => {
                 let closed = state.config().on_sensor_failure == OnSensorFailure::Closed;
@@ -74,5 +77,42 @@ impl Regulator {
             }
             Notice::NoLimit => logs::no_limit(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{LevelWas, SaidLevel};
+    use crate::pressure::Pressure;
+
+    #[test]
+    fn levels_that_flap_are_said_once_a_second_and_in_the_end() {
+        use Pressure::{High, Warning};
+        let ms = Duration::from_millis;
+        let at = |pressure| LevelWas {
+            pressure,
+            concurrency: 1,
+        };
+        let mut said = SaidLevel::default();
+        let mut changes = |from, to, now| {
+            said.changes(at(from));
+            said.due(to, ms(now))
+                .map(|(from, before)| (from.pressure, before))
+        };
+        assert_eq!(changes(Warning, High, 0), Some((Warning, 0)));
+        for now in (10..900).step_by(20) {
+            assert_eq!(changes(High, Warning, now), None);
+            assert_eq!(changes(Warning, High, now + 10), None);
+        }
+        assert_eq!(changes(High, Warning, 950), None);
+        assert!(said.due(Warning, ms(999)).is_none());
+        let last = said.due(Warning, ms(1000));
+        assert_eq!(
+            last.map(|(from, before)| (from.pressure, before)),
+            Some((High, 90))
+        );
+        assert!(said.due(Warning, ms(3000)).is_none());
     }
 }

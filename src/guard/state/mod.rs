@@ -180,12 +180,17 @@ impl State {
             // What it is entitled to is published with the next sample.
             self.sampler.wake_if_older(WAITING_INTERVAL);
         }
-        let sheds = priority == Priority::Low && self.live.sheds_low_at(self.pressure());
+        let sheds = self.would_shed(priority);
         if sheds && self.live.only_observes() {
             self.observe("reject: low_priority");
             return false;
         }
         sheds
+    }
+
+    /// Enforcing, it would not take such work at the moment.
+    pub(super) fn would_shed(&self, priority: Priority) -> bool {
+        priority == Priority::Low && self.live.sheds_low_at(self.pressure())
     }
 
     pub(super) fn has_seen(&self, priority: Priority) -> bool {

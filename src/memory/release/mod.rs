@@ -11,7 +11,7 @@ mod ffi;
 mod teller;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -167,7 +167,8 @@ pub(crate) fn trim() -> Duration {
 pub(crate) struct Release {
     state: Mutex<State>,
     /// Asked for, and not done yet.
-    under_way: AtomicBool,
+    /// In this process, by its number; 0: not. What a fork has left behind is nobody's.
+    under_way: AtomicU32,
 }
 
 struct State {
@@ -187,7 +188,7 @@ impl Default for State {
 impl Release {
     /// Nothing is done for the guard at the moment.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.under_way.load(Ordering::Acquire)
+        self.under_way.load(Ordering::Acquire) != std::process::id()
     }
 
     /// As if nothing had been tried so far, without hooks.
@@ -227,14 +228,15 @@ impl Release {
             (shortage > Shortage::None && state.trim.is_over(now))
                 || hooks.any(|hook| hook.is_due(level, now))
         };
-        if due && !self.under_way.swap(true, Ordering::AcqRel) {
+        let own = std::process::id();
+        if due && self.under_way.swap(own, Ordering::AcqRel) != own {
             let work = Work {
                 of: self,
                 run: Box::new(work),
             };
             let sent = worker().is_some_and(|worker| worker.send(work).is_ok());
             if !sent {
-                self.under_way.store(false, Ordering::Release);
+                self.under_way.store(0, Ordering::Release);
             }
         }
     }
@@ -301,7 +303,7 @@ fn worker() -> Option<Sender<Work>> {
         .spawn(move || {
             for work in receiver {
                 foreign::call(Code::Guard, work.run);
-                work.of.under_way.store(false, Ordering::Release);
+                work.of.under_way.store(0, Ordering::Release);
             }
         });
     spawned.ok()?;

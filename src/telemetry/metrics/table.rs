@@ -165,7 +165,7 @@ metrics! {
         |r, say| for &(class, bytes) in &r.estimates {
             say(&[("class", class)], bytes as f64, 1);
         },
-        "What the next request of a class is expected to need. With the tracking allocator for each class that has come, else for all together."
+        "What the next request of a class is expected to need. With the tracking allocator for each class of which some have come without a cost hint, else for all together."
     "estimate_error_ratio" Gauge Count [] |r| r.stats.estimate_error_ratio.unwrap_or(0.0),
         "How far requests' peaks were from what was expected when they began, on average over the last ones, as a share of the peak. 0 without the tracking allocator."
     "forecasts_total" Counter Count [] |r| r.stats.checked_forecasts as f64,
