@@ -57,7 +57,7 @@ pub fn is_installed() -> bool {
 pub fn current() -> Option<Permit> {
     let permit = scope::innermost();
     // SAFETY: null, or the permit that the innermost scope on this thread still
-    // borrows: a scope puts back what it found when it is dropped, it cannot
-    // leave its thread, and this crate forgets none.
+    // borrows: a scope puts back what it found when it is dropped, or null where
+    // that was not its own, it cannot leave its thread, and this crate forgets none.
     unsafe { permit.as_ref() }.cloned()
 }

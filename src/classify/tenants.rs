@@ -54,7 +54,8 @@ impl Tenants {
         let table = self.table.get_or_init(Table::new);
         let number = table.number(name, &self.accounts);
         let account = self.accounts.make(number);
-        if !tier.is_empty() {
+        // Those that share a number are told apart by nothing else.
+        if !tier.is_empty() || number == OTHERS {
             let tier = self.tiers.iter().find(|known| known.name == tier);
             account.entitle(tier.map_or_else(Quota::default, |tier| tier.quota));
         }
@@ -197,15 +198,20 @@ mod tests {
 
     #[test]
     fn the_one_unused_longest_makes_room() {
-        let tenants = Tenants::new(Vec::new());
-        let number = |name: u32| tenants.number(&name.to_string(), "");
+        let tenants = Tenants::new(vec![Tier::new("gold").weight(8)]);
+        let tier = |name| if name == 300 { "gold" } else { "" };
+        let number = |name: u32| tenants.number(&name.to_string(), tier(name));
         let first: Vec<u16> = (0..1022).map(number).collect();
         assert_eq!(first, (1..=1022).collect::<Vec<_>>());
         let others = || (0..1022).filter(|&name| name != 300);
         others().for_each(|name| {
             number(name);
         });
+        let weight = || tenants.accounts().make(first[300]).weight();
+        assert_eq!(weight(), 8);
         assert_eq!(number(5000), first[300]);
+        // What the one before was entitled to is gone with it.
+        assert_eq!(weight(), 1);
         assert!(others().all(|name| number(name) == first[name as usize]));
     }
 

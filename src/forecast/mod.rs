@@ -51,6 +51,8 @@ pub(crate) struct Evidence {
     pub(crate) polls_tell: bool,
     /// And so they all have since the last sample, and none was left out.
     pub(crate) all_told: bool,
+    /// Since when the brake has been on, and it was asked what is allocated.
+    pub(crate) seen_since: Duration,
     /// What they have added, if none is under way while it is known what is allocated.
     pub(crate) told_bytes: Option<i64>,
     /// Where the allocator does not tell: what is resident and stands in no file.

@@ -71,7 +71,12 @@ impl Retained {
         // What was there beside all that is allocated has gone: bit by bit, since the two are
         // not known of the same moment.
         let elapsed = now.saturating_sub(before).as_secs_f64();
-        let gone_bytes = self.floor_bytes - (usage_bytes - allocated_bytes).max(0.0);
+        let beside_bytes = usage_bytes - allocated_bytes;
+        if beside_bytes < 0.0 {
+            // What is allocated and not touched hides it.
+            return;
+        }
+        let gone_bytes = self.floor_bytes - beside_bytes;
         let left = 0.5_f64.powf(elapsed / FLOOR_HALF_LIFE.as_secs_f64());
         self.floor_bytes -= gone_bytes.max(0.0) * (1.0 - left);
     }

@@ -66,12 +66,15 @@ impl State {
     }
 
     /// Admission by this guard's count alone: another one on the same ledger
-    /// holds the bytes.
-    pub(crate) fn admit_counted(&'static self, demand: Demand) -> Admission {
+    /// holds the bytes. `was_let_pass`: whatever the bounds are.
+    pub(crate) fn admit_counted(&'static self, demand: Demand, was_let_pass: bool) -> Admission {
         let tag = demand.tag();
         // The gate does not hold what another guard has admitted; closing does.
         if self.is_closed() {
             return Self::rejected(Reason::Closed);
+        }
+        if was_let_pass && self.turns_away() {
+            return Self::rejected(Reason::CriticalPressure);
         }
         let need = Need::Nested(tag);
         let ask = need.ask(&self.bounds);

@@ -14,8 +14,10 @@ use crate::telemetry::outcome::Outcome;
 #[derive(Debug)]
 pub(crate) struct InFlight {
     permit: Option<Permit>,
-    /// What answers it has no body to send.
+    /// Nobody reads more of the answer than its head.
     for_head: bool,
+    /// And that is there: nobody waits for more.
+    is_read: bool,
 }
 
 impl InFlight {
@@ -24,6 +26,7 @@ impl InFlight {
         Self {
             permit,
             for_head: false,
+            is_read: false,
         }
     }
 
@@ -33,13 +36,19 @@ impl InFlight {
         Self {
             permit,
             for_head: method == Method::HEAD,
+            is_read: false,
         }
     }
 
-    /// Nobody reads what such a request is answered with but the head.
+    /// The head of the answer is there. To be dropped then is to be given up, unless nobody
+    /// reads more than that.
     #[inline]
-    pub(crate) fn is_for_head(&self) -> bool {
-        self.for_head
+    pub(crate) fn with_head(&mut self) -> Self {
+        Self {
+            permit: self.permit.take(),
+            for_head: false,
+            is_read: self.for_head,
+        }
     }
 
     #[inline(always)]
@@ -120,7 +129,7 @@ impl InFlight {
 impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
-        if let Some(permit) = &self.permit {
+        if let Some(permit) = self.permit.as_ref().filter(|_| !self.is_read) {
             permit.abandon();
         }
     }

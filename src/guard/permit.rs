@@ -298,11 +298,16 @@ impl Permit {
         Arc::as_ptr(&self.own.state.limiter) as usize
     }
 
-    /// Its bytes are on the same ledger, so they need not be reserved again: unless its guard
-    /// only looks on, and has let it pass whatever the bounds are.
+    /// Its bytes are on the same ledger, so they need not be reserved again. One that is
+    /// disabled reserves none.
     pub(crate) fn covers(&self, state: &State) -> bool {
         let own = self.own.state;
-        Arc::ptr_eq(&own.limiter, &state.limiter) && !own.live.only_observes()
+        Arc::ptr_eq(&own.limiter, &state.limiter) && own.live.is_enabled()
+    }
+
+    /// Its guard has let it pass whatever the bounds are.
+    pub(crate) fn was_let_pass(&self) -> bool {
+        self.own.state.live.only_observes()
     }
 
     fn share(&self) -> &Arc<Shared> {

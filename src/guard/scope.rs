@@ -45,22 +45,62 @@ mod charged {
     use crate::running::charge::{switch, thread_bytes};
 
     thread_local! {
-        /// Points to a permit for as long as a [`Scope`] borrows it.
-        static CURRENT: Cell<Current> = const { Cell::new(Current::NOBODY) };
+        static THREAD: Thread = const {
+            Thread {
+                current: Cell::new(Current::NOBODY),
+                scopes: Cell::new(0),
+            }
+        };
     }
 
-    /// For whom the thread works, and the ledger that its bytes are on.
+    struct Thread {
+        current: Cell<Current>,
+        /// Scopes begun on it so far.
+        scopes: Cell<u64>,
+    }
+
+    /// For whom the thread works.
     #[derive(Clone, Copy)]
     struct Current {
+        /// Points to a permit for as long as a [`Scope`] borrows it.
         permit: *const Permit,
+        /// That its bytes are on.
         ledger: usize,
+        /// Of the scope.
+        number: u64,
     }
 
     impl Current {
         const NOBODY: Self = Self {
             permit: ptr::null(),
             ledger: 0,
+            number: 0,
         };
+
+        /// A scope of this permit begins. Says for whom the thread worked before.
+        #[inline]
+        fn begin(permit: *const Permit, ledger: usize) -> (u64, Self) {
+            THREAD.with(|thread| {
+                let number = thread.scopes.get() + 1;
+                thread.scopes.set(number);
+                let own = Self {
+                    permit,
+                    ledger,
+                    number,
+                };
+                (number, thread.current.replace(own))
+            })
+        }
+
+        #[inline]
+        fn get() -> Self {
+            THREAD.with(|thread| thread.current.get())
+        }
+
+        #[inline]
+        fn set(self) {
+            THREAD.with(|thread| thread.current.set(self));
+        }
     }
 
     /// While it lives, this thread's allocations are charged to a request.
@@ -68,7 +108,7 @@ mod charged {
     /// Scopes nest. Dropped in the reverse order, also while unwinding.
     #[must_use]
     pub(crate) struct Scope<'a> {
-        own: *const Permit,
+        number: u64,
         outer: Current,
         charged: Option<Charged>,
         /// Neither sent to another thread nor outliving the permit.
@@ -88,7 +128,7 @@ mod charged {
         #[inline]
         pub(super) fn enter(permit: &'a Permit) -> Self {
             let ledger = permit.ledger();
-            let outer = CURRENT.replace(Current { permit, ledger });
+            let (number, outer) = Current::begin(permit, ledger);
             // Without an account of its own (its bytes are on a guard's further
             // out), that one's goes on.
             let charged = permit.slot().map(|account| {
@@ -102,7 +142,7 @@ mod charged {
                 }
             });
             Self {
-                own: permit,
+                number,
                 outer,
                 charged,
                 _borrows: PhantomData,
@@ -138,14 +178,14 @@ mod charged {
     impl Drop for Scope<'_> {
         #[inline]
         fn drop(&mut self) {
-            if !ptr::eq(CURRENT.get().permit, self.own) {
+            if Current::get().number != self.number {
                 // Not in the reverse order, as coroutines may end: of the others nobody knows
                 // which are still there.
-                CURRENT.set(Current::NOBODY);
+                Current::NOBODY.set();
                 switch(None);
                 return;
             }
-            CURRENT.set(self.outer);
+            self.outer.set();
             let Some(charged) = &self.charged else {
                 return;
             };
@@ -161,6 +201,6 @@ mod charged {
     /// It is there for as long as that scope is, so only [`account`](crate::account) looks
     /// at it.
     pub(crate) fn innermost() -> *const Permit {
-        CURRENT.get().permit
+        Current::get().permit
     }
 }

@@ -166,14 +166,12 @@ impl<B: Body> GuardedBody<B> {
     /// Takes what `held` holds, if anything.
     #[inline]
     pub(crate) fn new(body: B, promised_bytes: Option<u64>, held: &mut InFlight) -> Self {
-        let for_head = held.is_for_head();
-        let mut hold = match held.take() {
-            Some(permit) => Hold::Own(InFlight::new(Some(permit))),
-            None => Hold::Nothing,
+        let mut hold = match held.with_head() {
+            held if held.permit().is_some() => Hold::Own(held),
+            _ => Hold::Nothing,
         };
-        // Nothing to send, as in the answer to an upgrade, or nothing that anybody will ask
-        // for: the permit ends here.
-        if for_head || body.is_end_stream() {
+        // Nothing to send, as in the answer to an upgrade: the permit ends here.
+        if body.is_end_stream() {
             hold.finish();
         }
         Self::of(OrReply::Inner { body }, hold, promised_bytes)

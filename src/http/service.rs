@@ -153,7 +153,7 @@ where
                 };
                 guard.admit(demand, &callers)
             }
-            Some(_) => guard.admit_counted(demand),
+            Some(ref outer) => guard.admit_counted(demand, outer.was_let_pass()),
         };
         match admission {
             Admission::Admitted(mut permit) => {

@@ -258,6 +258,8 @@ impl Bounds {
                 tag,
             },
             (None, _) => Ask { kib, low_kib, tag },
+            // Of a guard that is disabled, which reserves nothing.
+            (Some(_), _) if self.unknown.kib.load(Ordering::Relaxed) == 0 => Ask::exactly(1, tag),
             (Some(hint_kib), _) => Ask::exactly(hint_kib.get().into(), tag),
         }
     }

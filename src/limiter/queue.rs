@@ -67,8 +67,8 @@ pub(super) struct Flow {
     pub(super) tenant: u16,
     pub(super) waiting: List,
     pub(super) kib: u64,
-    /// What of it counts in its lane.
-    pub(super) counted_kib: u64,
+    /// What of that counts in its lane, and its weight there.
+    pub(super) counted: Counted,
     /// Where it stands in its lane: what its tenant was served, and the number of its
     /// first waiter. `None`: nobody waits, or it is not to be looked at.
     pub(super) place: Option<(i64, u64)>,
@@ -78,15 +78,21 @@ pub(super) struct Flow {
     pub(super) is_aside: bool,
 }
 
+/// A flow's part of its lane: of one that waits for its tenant, nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted {
+    pub(super) kib: u64,
+    pub(super) weight: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     /// The places of its flows, and the flows.
     pub(super) order: BTreeSet<(i64, u64, usize)>,
     pub(super) waiting: List,
-    /// What those wait for that do not wait for their tenants.
+    /// What those wait for that do not wait for their tenants, and the weights of their flows.
     pub(super) kib: u64,
-    /// Of the flows with waiters, together.
-    weights: u64,
+    pub(super) weights: u64,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +101,8 @@ pub(super) struct Queue {
     /// Never removed: there are as many as guards, lanes and tenants.
     pub(super) flows: Vec<Flow>,
     pub(super) lanes: [Lane; LANES],
+    /// The lanes' flows that may be next, by lane and when their first waiters came.
+    pub(super) by_age: BTreeSet<(usize, u64, usize)>,
     pub(super) granted: List,
     /// The flows that are not to be looked at in this round.
     pub(super) aside: Vec<usize>,
@@ -170,11 +178,11 @@ impl Queue {
         // Its tenant's own backlog, at its tenant's part of the rate; or everybody's.
         let account = bounds.tenants.get(need.tag().tenant);
         let flow = self.flow_of(bounds, own_lane, need.tag().tenant);
-        let (backlog_kib, weights) = match flow.map(|flow| &self.flows[flow]) {
-            Some(flow) if flow.waiting.len() > 0 => (flow.kib, lane.weights),
-            _ => (0, lane.weights + account.map_or(1, TenantAccount::weight)),
-        };
         let weight = account.map_or(1, TenantAccount::weight);
+        let flow = flow.map(|flow| &self.flows[flow]);
+        let backlog_kib = flow.map_or(0, |flow| flow.kib);
+        let own_weight = flow.map_or(0, |flow| flow.counted.weight);
+        let weights = lane.weights - own_weight + weight;
         let at_its_rate = (backlog_kib + own_kib).saturating_mul(weights) / weight.max(1);
         let ahead_kib = before + at_its_rate.min(lane.kib.max(backlog_kib) + own_kib);
         self.forecast.expected_ms(ahead_kib)
@@ -237,7 +245,7 @@ impl Queue {
                 tenant,
                 waiting: List::default(),
                 kib: 0,
-                counted_kib: 0,
+                counted: Counted::default(),
                 place: None,
                 is_parked: false,
                 is_aside: false,
@@ -258,7 +266,6 @@ impl Queue {
             .insert(&mut self.waiters, key, |w| &mut w.in_flow, older);
         flow.kib += kib;
         if flow.waiting.len() == 1 {
-            self.lanes[at].weights += flow.weight();
             if let Some(account) = flow.account() {
                 account.catch_up(self.served);
                 self.place_all(&bounds, tenant);
@@ -285,11 +292,6 @@ impl Queue {
         lane.waiting
             .remove(&mut self.waiters, key, |w| &mut w.in_lane);
         flow.kib -= kib;
-        if lane.waiting.len() == 0 {
-            lane.weights = 0;
-        } else if flow.waiting.len() == 0 {
-            lane.weights = lane.weights.saturating_sub(flow.weight());
-        }
         self.waiting -= 1;
         flow.bounds.waiting.fetch_sub(1, Ordering::Relaxed);
         self.place(at);

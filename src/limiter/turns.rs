@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{CRITICAL, Candidate, LANES};
-use super::queue::{Flow, Lane, Queue, State};
+use super::queue::{Counted, Flow, Queue, State};
 use super::tenants::TenantAccount;
 use crate::units::MAX_KIB;
 
@@ -16,8 +16,16 @@ impl Queue {
         let flow = &mut self.flows[at];
         let lane = &mut self.lanes[flow.lane];
         // Who waits for its own tenant is before nobody else.
-        let counted_kib = if flow.is_parked { 0 } else { flow.kib };
-        lane.kib = lane.kib - std::mem::replace(&mut flow.counted_kib, counted_kib) + counted_kib;
+        let counted = match flow.is_parked || flow.waiting.len() == 0 {
+            true => Counted::default(),
+            false => Counted {
+                kib: flow.kib,
+                weight: flow.weight(),
+            },
+        };
+        let before = std::mem::replace(&mut flow.counted, counted);
+        lane.kib = lane.kib - before.kib + counted.kib;
+        lane.weights = lane.weights - before.weight + counted.weight;
         let shown = !flow.is_parked && !flow.is_aside;
         let first = flow.waiting.first().filter(|_| shown);
         let place = first.map(|first| (flow.served(), self.waiters[first].number));
@@ -26,9 +34,11 @@ impl Queue {
         }
         if let Some((served, number)) = std::mem::replace(&mut flow.place, place) {
             lane.order.remove(&(served, number, at));
+            self.by_age.remove(&(flow.lane, number, at));
         }
         if let Some((served, number)) = place {
             lane.order.insert((served, number, at));
+            self.by_age.insert((flow.lane, number, at));
         }
     }
 
@@ -93,25 +103,19 @@ impl Queue {
         if at <= CRITICAL {
             return None;
         }
-        let behind = self.lanes[at + 1..].iter();
-        let firsts = behind.filter_map(|lane| self.oldest_in(lane));
-        let key = firsts.min_by_key(|&key| self.waiters[key].number)?;
+        // Those that wait for their tenants are not among them.
+        let firsts = (at + 1..LANES).filter_map(|lane| {
+            let mut of_lane = self.by_age.range((lane, 0, 0)..(lane + 1, 0, 0));
+            of_lane.next()
+        });
+        let &(_, _, flow) = firsts.min_by_key(|&&(_, number, _)| number)?;
+        let key = self.flows[flow].waiting.first()?;
         let waiter = &self.waiters[key];
         let aged = self.waited_ms(key) >= waiter.bounds.ages_after_ms();
         aged.then_some(Candidate {
             aged,
             ..Candidate::oldest(key, waiter.flow)
         })
-    }
-
-    /// The oldest of a lane, of those that do not wait for their tenant.
-    fn oldest_in(&self, lane: &Lane) -> Option<usize> {
-        let first = lane.waiting.first()?;
-        if self.flows[self.waiters[first].flow].place.is_some() {
-            return Some(first);
-        }
-        let (_, _, flow) = lane.order.iter().min_by_key(|(_, number, _)| number)?;
-        self.flows[*flow].waiting.first()
     }
 
     /// The flow waits until its tenant gives something back.

@@ -107,9 +107,10 @@ struct State {
     told: Vec<(usize, u64, Duration)>,
 }
 
-/// Who is woken is polled before so much time has passed, on a machine that is not
-/// overloaded.
+/// Who is woken is polled before so much time has passed, and so many sweeps, of which there
+/// are none while the process stands still.
 const LEFT_AFTER: Duration = Duration::from_millis(250);
+const LEFT_AFTER_SWEEPS: u32 = 10;
 
 /// A poller that is paused.
 #[derive(Debug)]
@@ -119,8 +120,8 @@ struct Pausing {
     guard: usize,
     /// Cloned under the lock, where nobody's code may run.
     waker: Arc<Waker>,
-    /// When it was woken, if it was; it is not back since.
-    woken: Option<Duration>,
+    /// When it was woken, if it was, and how many sweeps ago; it is not back since.
+    woken: Option<(Duration, u32)>,
     /// It goes on whatever the headroom is.
     forced: bool,
 }
@@ -128,7 +129,8 @@ struct Pausing {
 impl Pausing {
     /// Whoever polls it does something else: it is not to hold up the others.
     fn is_left(&self, now: Duration) -> bool {
-        self.woken.is_some_and(|at| now >= at + LEFT_AFTER)
+        self.woken
+            .is_some_and(|(at, sweeps)| now >= at + LEFT_AFTER && sweeps >= LEFT_AFTER_SWEEPS)
     }
 
     /// Of whoever has that now.

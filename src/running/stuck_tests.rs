@@ -207,6 +207,9 @@ fn who_went_on_by_force_and_is_not_polled_is_not_chosen_again() {
     assert_eq!(forced(), chosen);
     // In the end it takes what it was let take.
     let later = Duration::from_millis(250);
+    (0..10).for_each(|_| {
+        brake.sweep(0, None, false, later);
+    });
     assert!(!brake.force_first(12 << 20, Trust::default(), later));
     assert!(brake.force_first(16 << 20, Trust::default(), later));
     assert_eq!(forced(), [true, true]);
@@ -241,27 +244,28 @@ fn where_each_may_add_more_than_there_is_who_needs_less_goes_on_in_the_end() {
 }
 
 #[test]
-fn of_those_that_have_not_begun_one_goes_on_by_what_is_reserved_for_it() {
-    let brake = brake();
-    brake.publish(GUARD, bound(0, MIB));
-    let running: &Running = Box::leak(Box::default());
-    // A poll of such requests has added far more than there is.
-    let known = KnownJumps {
-        largest: 200.0 * MIB as f64,
-        first: 200.0 * MIB as f64,
-        ..KnownJumps::default()
-    };
-    running.set_jump(Tag::NONE.key, known, 1.0, None);
-    for _ in 0..2 {
-        let slot = running.take(34 << 10, Tag::NONE, Duration::ZERO).unwrap();
-        running.jump_bytes(slot);
-        park(brake, slot, GUARD);
-    }
-    let expected = Trust {
-        expected: true,
+fn what_is_only_feared_of_a_first_poll_holds_nobody_for_ever() {
+    let guesses = Trust {
+        guesses: true,
         ..Trust::default()
     };
-    assert!(!brake.force_first(195 << 20, Trust::default(), Duration::ZERO));
-    assert!(!brake.force_first(33 << 20, expected, Duration::ZERO));
-    assert!(brake.force_first(195 << 20, expected, Duration::ZERO));
+    for (seen_mib, goes_on) in [(2, true), (200, false)] {
+        let brake = brake();
+        brake.publish(GUARD, bound(0, MIB));
+        let running: &Running = Box::leak(Box::default());
+        let known = KnownJumps {
+            largest: (seen_mib * MIB) as f64,
+            first: 200.0 * MIB as f64,
+            ..KnownJumps::default()
+        };
+        running.set_jump(Tag::NONE.key, known, 1.0, None);
+        for _ in 0..2 {
+            let slot = running.take(34 << 10, Tag::NONE, Duration::ZERO).unwrap();
+            running.jump_bytes(slot);
+            park(brake, slot, GUARD);
+        }
+        assert!(!brake.force_first(195 << 20, Trust::default(), Duration::ZERO));
+        let forced = brake.force_first(195 << 20, guesses, Duration::ZERO);
+        assert_eq!(forced, goes_on, "{seen_mib} MiB were seen");
+    }
 }

@@ -319,8 +319,7 @@ async fn observing_lets_the_paused_go_and_pauses_nobody() {
 async fn a_sensor_that_fails_lets_the_paused_go() {
     lets_go(|server| {
         server.memory.set_failing(true);
-        // Once is not believed.
-        (0..3).for_each(|_| server.guard.sample_now());
+        server.guard.sample_now();
     })
     .await;
 }

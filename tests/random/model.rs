@@ -259,7 +259,6 @@ impl World {
             failing: false,
             pressure: Pressure::Normal,
             is_full: true,
-            full: 1,
         };
         let mut world = Self {
             guard,
@@ -289,18 +288,12 @@ impl World {
                 failing: memory.failing,
                 pressure,
                 is_full: false,
-                full: 0,
             };
             (seen, (memory.full, memory.quick))
         });
         let before = std::mem::replace(&mut self.samples, samples);
-        let full = (samples.0 - before.0) as u32;
-        let is_full = full > 0;
-        (before != samples).then_some(Seen {
-            is_full,
-            full,
-            ..seen
-        })
+        let is_full = before.0 != samples.0;
+        (before != samples).then_some(Seen { is_full, ..seen })
     }
 
     /// Those who were woken since this was asked last.

@@ -16,8 +16,6 @@ const MOST_REUSE: f64 = 8.0;
 const REUSE_STEP: f64 = 0.02;
 /// What stays allocated for longer is of no request: with this half-life.
 const KEPT_HALF_LIFE: Duration = Duration::from_secs(60);
-/// If nobody has told for longer what is allocated, it is seen anew.
-const UNTOLD_MS: u32 = 1_000;
 /// Parts up to so much of the limit the next sample corrects; of those twice as large, none.
 const CORRECTED: f64 = 0.05;
 /// Of what is reserved, so much may be for requests that no look has found yet.
@@ -83,10 +81,12 @@ impl Forecast {
             return;
         };
         let allocated = allocated as f64;
-        // The count may begin anew: after seven weeks.
+        // The counts may begin anew: after seven weeks.
         let now_ms = evidence.now.as_millis() as u32;
-        let untold_ms = now_ms.wrapping_sub(std::mem::replace(&mut self.allocated_at_ms, now_ms));
-        if untold_ms > UNTOLD_MS {
+        let since_ms = evidence.seen_since.as_millis() as u32;
+        let told_ms = std::mem::replace(&mut self.allocated_at_ms, now_ms);
+        let was_off = since_ms.wrapping_sub(told_ms) as i32 > 0;
+        if was_off {
             // What else has come to be allocated meanwhile is no request's.
             let touched = self
                 .touched

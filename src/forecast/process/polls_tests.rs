@@ -209,6 +209,7 @@ fn what_came_to_be_allocated_while_nobody_looked_is_no_requests() {
             now,
             usage_bytes: 300 * MIB,
             allocated_bytes: allocated_mib.map(|mib| mib * MIB),
+            seen_since: Duration::from_millis(ms.min(60_000)),
             own_in_flight: in_flight,
             all_in_flight: in_flight,
             ..Evidence::default()

@@ -334,7 +334,7 @@ impl Regulator {
             let trust = Trust {
                 endings: others_take_it || may_end_all_the_same(stuck_for, left_bytes, limit_bytes),
                 guesses: gives_up,
-                expected: gives_up && is_much(left_bytes, limit_bytes),
+                expected: gives_up && self.state.is_accounted() && is_much(left_bytes, limit_bytes),
                 needs: self.state.is_accounted(),
                 anybody: gives_up && (self.state.is_one_alone() || is_alone),
             };

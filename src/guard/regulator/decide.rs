@@ -111,6 +111,7 @@ impl Regulator {
         let full_at = (detail == Detail::Full).then_some(now);
         self.decide_on(control, sample.stall_percent, full_at, reserved_kib);
         self.set_headroom(control, full_at, reserved_kib);
+        control.unread = 0;
     }
 
     /// By what was seen of memory last.
@@ -165,15 +166,17 @@ impl Regulator {
     ) {
         let closed = self.state.config().on_sensor_failure == OnSensorFailure::Closed;
         control.sensor_errors += 1;
-        if !std::mem::replace(&mut control.blind, true) {
-            let copy = io::Error::new(error.kind(), error.to_string());
-            control.notices.push(Notice::SensorFailed(copy));
-        }
-        // What was seen a moment ago is better than nothing.
-        let was_read = !control.levels.is_empty();
+        let was_blind = control.is_blind();
+        control.blind = true;
+        // What was seen a moment ago is better than nothing, as long as somebody looks again.
+        let was_read = !control.levels.is_empty() && self.state.sampler.has_thread();
         let first = if was_read && !closed { 0 } else { BLIND_AFTER };
         let more = u8::from(detail == Detail::Full);
         control.unread = control.unread.max(first).saturating_add(more);
+        if control.is_blind() && !was_blind {
+            let copy = io::Error::new(error.kind(), error.to_string());
+            control.notices.push(Notice::SensorFailed(copy));
+        }
         if !control.is_blind() {
             // Who may grow has been counted from that sample on, and is so still.
             self.decide_on(control, 0.0, None, reserved_kib);

@@ -23,10 +23,11 @@ impl Regulator {
         now: Duration,
         active: u32,
     ) {
-        if std::mem::take(&mut control.blind) {
+        let was_blind = control.is_blind();
+        control.blind = false;
+        if was_blind {
             control.notices.push(Notice::SensorRecovered);
         }
-        control.unread = 0;
         control.last.good_at = now;
         self.take_levels(sample, control);
         let slack = 1.0 - control.strategy.theta();
@@ -60,6 +61,7 @@ impl Regulator {
             kept_bytes: control.braking.kept_bytes,
             polls_tell,
             all_told: polls_tell && all_told && self.state.brake.is_on(),
+            seen_since: self.state.brake.on_since(now),
             told_bytes: told_bytes.filter(|_| told_bytes == told_after),
             anonymous_bytes: self.anonymous_bytes(),
             grown_bytes: self.grown_before.load(Ordering::Relaxed),

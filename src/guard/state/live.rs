@@ -14,6 +14,7 @@ const NEVER: u8 = u8::MAX;
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     config: RwLock<Arc<Config>>,
+    enabled: AtomicBool,
     observes: AtomicBool,
     cancels: AtomicBool,
     max_pause_ms: AtomicU64,
@@ -41,6 +42,8 @@ impl Live {
         let observes = config.mode == Mode::Observe || !config.enabled;
         let sheds_low_at = config.shed_low_at.map_or(NEVER, |level| level as u8);
         self.observes.store(observes, Ordering::Relaxed);
+        self.enabled.store(config.enabled, Ordering::Relaxed);
+
         self.cancels.store(config.cancel, Ordering::Relaxed);
         let max_pause_ms = match config.enabled {
             true => config.max_pause.as_millis() as u64,
@@ -56,6 +59,10 @@ impl Live {
     #[inline]
     pub(crate) fn only_observes(&self) -> bool {
         self.observes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed)
     }
 
     #[inline]

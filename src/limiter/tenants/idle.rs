@@ -1,12 +1,14 @@
 //! Tenants that come in the place of those that are gone.
 
 use super::{FIRST_HOLD_MS, HOLD_PARTS, TENANTS, TenantAccount, TenantTable};
+use crate::class::Quota;
 use crate::sync::Ordering;
 
 impl TenantAccount {
-    /// Another tenant has its number from now on: what this one was served, and its
-    /// rejections, are forgotten. It holds nothing and waits for nothing.
+    /// Another tenant has its number from now on: what this one was served and entitled to,
+    /// and its rejections, are forgotten. It holds nothing and waits for nothing.
     pub(crate) fn begin(&self) {
+        self.entitle(Quota::default());
         self.served.store(0, Ordering::Relaxed);
         self.owed.store(0, Ordering::Relaxed);
         self.hold_parts

@@ -164,7 +164,8 @@ impl Brake {
                 if one.woken.is_none() {
                     wakers.push(Arc::clone(&one.waker));
                 }
-                one.woken = one.woken.or(Some(now));
+                let (at, sweeps) = one.woken.unwrap_or((now, 0));
+                one.woken = Some((at, sweeps.saturating_add(1)));
             }
         }
         wakers
@@ -220,7 +221,7 @@ impl Brake {
         });
         let waker = first.map(|one| {
             one.forced = true;
-            one.woken = one.woken.or(Some(now));
+            one.woken = one.woken.or(Some((now, 0)));
             Arc::clone(&one.waker)
         });
         drop(state);

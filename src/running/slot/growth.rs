@@ -101,11 +101,13 @@ impl Slot {
     pub(in crate::running) fn jump_bytes(&self, of_kind: &JumpOfKind) -> u64 {
         let largest_kib = u64::from(self.largest_kib.load(Ordering::Relaxed));
         let of_kind_kib = of_kind.largest_kib.get();
-        let is_guess = largest_kib == 0 && of_kind_kib.is_none();
+        let grew = self.grew.load(Ordering::Relaxed);
+        // Nor is it known what the first poll adds where more is feared than was seen.
+        let is_feared = grew == 0 && of_kind.is_feared();
+        let is_guess = (largest_kib == 0 && of_kind_kib.is_none()) || is_feared;
         self.is_guess.store(is_guess, Ordering::Relaxed);
         let is_large = largest_kib > 0 && largest_kib >= of_kind_kib.unwrap_or(0) / 2;
         let ending_kib = of_kind.ending_kib.get().filter(|_| is_large && self.ends());
-        let grew = self.grew.load(Ordering::Relaxed);
         let kib = match (grew, of_kind.later_kib.get()) {
             (0, _) => self.first_kib(of_kind),
             _ if ending_kib.is_some() => ending_kib.max(self.ending_kib.get()).unwrap_or(0),
@@ -198,10 +200,9 @@ impl Slot {
         self.look().held_bytes / 512 >= self.need_kib.get().unwrap_or(0)
     }
 
-    /// What it is expected to need still: what is reserved for it, while no look has seen it.
+    /// What it is expected to need still.
     pub(in crate::running) fn rest_to_come_kib(&self) -> u64 {
-        let need_kib = self.need_kib.get();
-        let need_kib = need_kib.unwrap_or_else(|| self.reserved_kib());
+        let need_kib = self.need_kib.get().unwrap_or(u64::MAX);
         need_kib.saturating_sub(self.look().held_bytes / 1024)
     }
 
@@ -273,7 +274,7 @@ impl Slot {
     /// Whether it gets on, or would if it were not paused; and whether it is idle: by how long
     /// nobody has polled it while the brake was on, which is `seen_since`.
     pub(crate) fn gets_on(&self, now: Duration, seen_since: Duration) -> (bool, bool) {
-        if self.is_polled() || self.is_paused() {
+        if self.is_paused() {
             return (true, false);
         }
         let began_ms = self.began_ms.load(Ordering::Relaxed);
@@ -284,7 +285,8 @@ impl Slot {
         let lends_after = Duration::from_millis(gap_ms * GAPS);
         let lends_after = lends_after.clamp(LENDS_AFTER, LENDS_AFTER_AT_MOST);
         let idle = Duration::from_millis(idle_ms);
-        (idle <= lends_after, idle >= IDLE_AFTER)
+        // In the midst of a poll it may wait for something else, but not for hours.
+        (idle <= lends_after, idle >= IDLE_AFTER && !self.is_polled())
     }
 
     /// A poll added so much. `ending`: when it began, the request seemed to be about to end.

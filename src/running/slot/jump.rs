@@ -74,6 +74,14 @@ pub(in crate::running) struct JumpOfKind {
 }
 
 impl JumpOfKind {
+    /// A first poll is feared to add more than any was seen to.
+    pub(super) fn is_feared(&self) -> bool {
+        let seen_kib = self.largest_kib.get().max(self.record_kib.get());
+        self.first_kib
+            .get()
+            .is_some_and(|first_kib| Some(first_kib) > seen_kib)
+    }
+
     /// As if no poll had ever been seen.
     pub(in crate::running) fn forget(&self) {
         let Self {

@@ -92,8 +92,6 @@ pub(crate) struct Seen {
     /// As the guard says afterwards.
     pub(crate) pressure: Pressure,
     pub(crate) is_full: bool,
-    /// So many full samples were taken.
-    pub(crate) full: u32,
 }
 
 #[derive(Debug)]
@@ -122,8 +120,6 @@ pub(crate) struct Model {
     /// The last sample.
     seen: Seen,
     is_blind: bool,
-    /// Full samples in a row that failed: three are believed.
-    unread: u32,
     pub(crate) is_closed: bool,
     met_high: bool,
     pub(crate) now: Duration,
@@ -169,7 +165,6 @@ impl Model {
             ended_kib: 0,
             seen,
             is_blind: false,
-            unread: 0,
             is_closed: false,
             met_high: false,
             now: Duration::ZERO,
@@ -322,11 +317,7 @@ impl Model {
 
     /// A sample was taken.
     pub(crate) fn sampled(&mut self, seen: Seen, told: &mut Told) {
-        self.unread = match seen.failing {
-            true => self.unread + seen.full,
-            false => 0,
-        };
-        self.is_blind = self.unread >= 3;
+        self.is_blind = seen.failing;
         match seen.failing {
             true => self.seen.pressure = seen.pressure,
             false => self.take(seen),
