@@ -4,6 +4,7 @@ mod growth;
 mod holding;
 mod jump;
 mod life;
+mod pauses;
 
 use growth::Gaps;
 #[cfg(feature = "account")]
