@@ -8,19 +8,30 @@
 
 use std::time::Duration;
 
-use axum::extract::Query;
+use axum::extract::{Extension, Query};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::Value;
-use tower_memory_guard::MemoryGuardLayer;
+#[cfg(unix)]
+use tokio::signal::unix::{SignalKind, signal};
+use tower_memory_guard::{MemoryGuardLayer, Permit};
 
 /// Work whose memory is not known before it runs.
-async fn render(Query(query): Query<Value>) -> Result<String, (StatusCode, &'static str)> {
+async fn render(
+    Query(query): Query<Value>,
+    Extension(permit): Extension<Permit>,
+) -> Result<String, (StatusCode, &'static str)> {
     let mb = query["mb"].as_str().and_then(|mb| mb.parse::<usize>().ok());
     let mb = mb
         .filter(|mb| *mb <= 1000)
         .ok_or((StatusCode::BAD_REQUEST, "try ?mb=100\n"))?;
+    // What is reserved is an estimate. For what is known to need more, all at once, ask.
+    let more = ((mb as u64) << 20).saturating_sub(permit.bytes());
+    if permit.try_grow(more).is_err() {
+        let told = "not so much at the moment\n";
+        return Err((StatusCode::SERVICE_UNAVAILABLE, told));
+    }
     let image = vec![1_u8; mb << 20];
     tokio::time::sleep(Duration::from_millis(500)).await;
     Ok(format!("rendered {} bytes\n", image.len()))
@@ -49,10 +60,24 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
-            let _ = tokio::signal::ctrl_c().await;
+            told_to_stop().await;
             // Waiters are told at once; what is active finishes.
             guard.close();
         })
         .await?;
     Ok(())
+}
+
+/// By Ctrl-C, or by what stops containers.
+async fn told_to_stop() {
+    let interrupted = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+        tokio::select! {
+            _ = interrupted => {}
+            _ = terminated.recv() => {}
+        }
+        return;
+    }
+    let _ = interrupted.await;
 }

@@ -10,6 +10,8 @@
 
 use std::net::SocketAddr;
 
+#[cfg(unix)]
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tower_memory_guard::MemoryGuardLayer;
@@ -33,9 +35,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .layer(layer)
         .add_service(health)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-            let _ = tokio::signal::ctrl_c().await;
+            told_to_stop().await;
             guard.close();
         })
         .await?;
     Ok(())
+}
+
+/// By Ctrl-C, or by what stops containers.
+async fn told_to_stop() {
+    let interrupted = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+        tokio::select! {
+            _ = interrupted => {}
+            _ = terminated.recv() => {}
+        }
+        return;
+    }
+    let _ = interrupted.await;
 }

@@ -288,8 +288,9 @@ impl Guard {
     }
 
     /// Takes no new work: waiters and newcomers are rejected with
-    /// [`Reason::Closed`], what is active finishes. For a graceful shutdown; it
-    /// cannot be opened again.
+    /// [`Reason::Closed`], what is active finishes. Requests are paused as before while
+    /// there is no room for all, but for no longer than a second in which nobody gets on.
+    /// For a graceful shutdown; it cannot be opened again.
     pub fn close(&self) {
         self.regulator.close();
     }

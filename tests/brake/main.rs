@@ -6,7 +6,7 @@ mod support;
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -935,4 +935,45 @@ async fn a_checkpoint_that_is_given_up_leaves_nothing_behind() {
     fill(&guard, &memory, 10);
     permit.checkpoint_async().await.unwrap();
     permit.checkpoint().unwrap();
+}
+
+/// The same, and it changes.
+#[derive(Clone, Default)]
+struct Used(Arc<AtomicU64>);
+
+impl MemorySource for Used {
+    fn read(&mut self, detail: Detail, sample: &mut Sample) -> std::io::Result<()> {
+        Fixed(self.0.load(Ordering::Relaxed), 1000 * MIB).read(detail, sample)
+    }
+
+    fn name(&self) -> String {
+        "used".into()
+    }
+}
+
+#[tokio::test]
+async fn closing_a_full_process_does_not_let_all_grow_at_once() {
+    let used = Used::default();
+    let builder = MemoryGuardLayer::builder().memory_source(used.clone());
+    let layer = builder.estimated_bytes_per_request(16 * MIB);
+    let layer = layer.build().unwrap();
+    let (guard, stage) = (layer.guard().clone(), Stage::default());
+    let app = Router::new().route("/", get(grow)).layer(layer);
+    let server = Server {
+        address: support::serve_axum(app.with_state(stage.clone())).await,
+        guard: guard.clone(),
+        stage,
+        memory: ManualSource::new(MIB),
+    };
+    let response = server.get();
+    eventually("it has begun", || server.stage.taken() == 1).await;
+    used.0.store(1000 * MIB, Ordering::Relaxed);
+    guard.sample_now();
+    server.stage.allow(3);
+    eventually("it is paused", || server.paused() == 1).await;
+    guard.close();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!((server.paused(), server.stage.taken()), (1, 1));
+    // But not for ever.
+    assert_eq!(text(response.await.unwrap()).await, "4 blocks");
 }

@@ -306,8 +306,20 @@ impl Regulator {
             }
         };
         if stuck_for >= STUCK_FOR && swept.paused > 0 {
-            self.unstick(swept, stuck_for, now);
+            let gives_up = swept.stuck == Stuck::Yes && stuck_for >= GIVES_UP_AFTER;
+            match gives_up && self.state.is_closed() {
+                true => self.let_all_go(now),
+                false => self.unstick(swept, stuck_for, now),
+            }
         }
+    }
+
+    /// Nobody stays paused.
+    pub(super) fn let_all_go(&'static self, now: Duration) {
+        self.state.let_all_go();
+        let (brake, own) = (self.state.brake, self.state.board_key());
+        brake.set_on(own, None);
+        brake.sweep(i64::MAX, Some(own), false, now);
     }
 
     /// Nobody gets on: the first goes on in the reserve, as far as that goes. The wall

@@ -365,9 +365,10 @@ impl Regulator {
         state.note(EventKind::Closed, "takes no new work".into(), 0);
         logs::closed(state.name.as_deref());
         self.keep_last();
-        // Nobody stays paused.
-        state.brake.set_on(state.board_key(), None);
-        self.sweep(state.sampler.now());
+        // Who is paused goes on in order, but nobody stays so for ever: see where nobody gets on.
+        if !state.sampler.has_thread() {
+            self.let_all_go(state.sampler.now());
+        }
         // The thread need not sample for it any more.
         state.sampler.unpark();
     }

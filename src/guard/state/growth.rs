@@ -12,7 +12,7 @@ use crate::running::brake::Taken;
 impl State {
     /// Requests may be paused.
     pub(in crate::guard) fn brakes(&self) -> bool {
-        self.live.may_pause() && !self.is_closed() && !self.sampler.was_lost()
+        self.live.may_pause() && !self.lets_all_go() && !self.sampler.was_lost()
     }
 
     /// Says where each in flight stands, unless that is its priority's place alone.

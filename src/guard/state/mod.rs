@@ -69,6 +69,8 @@ pub(crate) struct State {
     /// A bit for each priority that requests have had.
     priorities: AtomicU8,
     closed: AtomicBool,
+    /// Closed, and nobody who is paused would go on otherwise.
+    lets_go: AtomicBool,
     /// The process was forked, and memory cannot be seen in this one.
     is_lost: AtomicBool,
 }
@@ -106,6 +108,7 @@ impl State {
             pause_lines: Seldom::default(),
             priorities: AtomicU8::new(0),
             closed: AtomicBool::new(false),
+            lets_go: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
         }
     }
@@ -121,6 +124,7 @@ impl State {
         self.pause_lines.forget();
         self.priorities.store(0, Ordering::Relaxed);
         self.closed.store(false, Ordering::Release);
+        self.lets_go.store(false, Ordering::Release);
         self.is_lost.store(false, Ordering::Release);
     }
 
@@ -219,6 +223,15 @@ impl State {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Nobody is paused any more, whatever there is room for.
+    pub(super) fn let_all_go(&self) {
+        self.lets_go.store(true, Ordering::Release);
+    }
+
+    pub(super) fn lets_all_go(&self) -> bool {
+        self.lets_go.load(Ordering::Acquire)
     }
 
     /// Says whether it was not closed before.
