@@ -106,14 +106,6 @@ impl Braking {
 }
 
 impl Control {
-    /// What this process uses of what is in use, as far as that is known.
-    pub(super) fn process_usage_bytes(&self) -> u64 {
-        match self.process_bytes {
-            0 => self.own_bytes,
-            known => known.min(self.own_bytes),
-        }
-    }
-
     /// What is free, whatever it is kept for.
     fn left_bytes(&self) -> u64 {
         let untouched_bytes = self.braking.untouched_bytes as u64;
@@ -306,26 +298,17 @@ impl Regulator {
             }
         };
         if stuck_for >= STUCK_FOR && swept.paused > 0 {
-            let gives_up = swept.stuck == Stuck::Yes && stuck_for >= GIVES_UP_AFTER;
-            match gives_up && self.state.is_closed() {
-                true => self.let_all_go(now),
-                false => self.unstick(swept, stuck_for, now),
-            }
+            self.unstick(swept, stuck_for, now);
         }
-    }
-
-    /// Nobody stays paused.
-    pub(super) fn let_all_go(&'static self, now: Duration) {
-        self.state.let_all_go();
-        let (brake, own) = (self.state.brake, self.state.board_key());
-        brake.set_on(own, None);
-        brake.sweep(i64::MAX, Some(own), false, now);
     }
 
     /// Nobody gets on: the first goes on in the reserve, as far as that goes. The wall
     /// outranks everything: behind it all are lost.
-    fn unstick(&self, swept: Swept, stuck_for: Duration, now: Duration) {
+    fn unstick(&'static self, swept: Swept, stuck_for: Duration, now: Duration) {
         let gives_up = swept.stuck == Stuck::Yes && stuck_for >= GIVES_UP_AFTER;
+        if gives_up && self.state.is_closed() {
+            return self.let_all_go(now);
+        }
         let in_flight = self.state.limiter.all_in_flight();
         let is_alone = swept.alone_of.is_some_and(|all| all == in_flight);
         // Who went on since the last sample takes of what that found.

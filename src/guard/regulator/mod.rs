@@ -165,6 +165,14 @@ impl Control {
         }
     }
 
+    /// What this process uses of what is in use, as far as that is known.
+    fn process_usage_bytes(&self) -> u64 {
+        match self.process_bytes {
+            0 => self.own_bytes,
+            known => known.min(self.own_bytes),
+        }
+    }
+
     /// Nothing is known of memory.
     fn is_blind(&self) -> bool {
         self.blind && self.unread >= BLIND_AFTER
@@ -371,5 +379,13 @@ impl Regulator {
         }
         // The thread need not sample for it any more.
         state.sampler.unpark();
+    }
+
+    /// Nobody stays paused.
+    fn let_all_go(&'static self, now: Duration) {
+        self.state.let_all_go();
+        let (brake, own) = (self.state.brake, self.state.board_key());
+        brake.set_on(own, None);
+        brake.sweep(i64::MAX, Some(own), false, now);
     }
 }
