@@ -67,9 +67,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         });
     }
-    // Waiters are told at once; what is active finishes.
+    // Waiters are told at once; what is active finishes, if it does.
+    drop(listener);
     layer.guard().close();
-    graceful.shutdown().await;
+    let _ = tokio::time::timeout(Duration::from_secs(45), graceful.shutdown()).await;
     Ok(())
 }
 

@@ -306,9 +306,6 @@ impl Regulator {
     /// outranks everything: behind it all are lost.
     fn unstick(&'static self, swept: Swept, stuck_for: Duration, now: Duration) {
         let gives_up = swept.stuck == Stuck::Yes && stuck_for >= GIVES_UP_AFTER;
-        if gives_up && self.state.is_closed() {
-            return self.let_all_go(now);
-        }
         let in_flight = self.state.limiter.all_in_flight();
         let is_alone = swept.alone_of.is_some_and(|all| all == in_flight);
         // Who went on since the last sample takes of what that found.
@@ -336,6 +333,9 @@ impl Regulator {
             (left_bytes, trust)
         };
         let forced = self.state.brake.force_first(left_bytes, trust, now);
+        if gives_up && !forced && self.state.is_closed() {
+            self.let_all_go(now);
+        }
         let mut control = self.control();
         let said = &mut control.braking.said_stuck;
         let say = gives_up && said.is_none_or(|at| now >= at + SAYS_EVERY);

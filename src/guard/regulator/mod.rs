@@ -387,5 +387,7 @@ impl Regulator {
         let (brake, own) = (self.state.brake, self.state.board_key());
         brake.set_on(own, None);
         brake.sweep(i64::MAX, Some(own), false, now);
+        // Nobody looks at them any more: they are no part of others' plans.
+        brake.tell(own, Vec::new());
     }
 }

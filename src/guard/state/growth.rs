@@ -12,7 +12,9 @@ use crate::running::brake::Taken;
 impl State {
     /// Requests may be paused.
     pub(in crate::guard) fn brakes(&self) -> bool {
-        self.live.may_pause() && !self.lets_all_go() && !self.sampler.was_lost()
+        // Once it is closed nobody comes who would look for those that are paused.
+        let is_left = self.is_closed() && !self.sampler.has_thread();
+        self.live.may_pause() && !self.lets_all_go() && !is_left && !self.sampler.was_lost()
     }
 
     /// Says where each in flight stands, unless that is its priority's place alone.

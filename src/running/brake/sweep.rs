@@ -156,6 +156,9 @@ impl Brake {
             let keep_bytes = keep_bytes.map(|keep| self.beside_kept(beside(keep), jump_bytes));
             let fits = keep_bytes.is_some_and(|keep| headroom - jump_bytes >= keep);
             one.forced |= freed == Some(one.guard);
+            if let Some((_, sweeps)) = &mut one.woken {
+                *sweeps = sweeps.saturating_add(1);
+            }
             if fits || one.forced {
                 if !one.is_left(now) {
                     headroom -= jump_bytes;
@@ -164,8 +167,7 @@ impl Brake {
                 if one.woken.is_none() {
                     wakers.push(Arc::clone(&one.waker));
                 }
-                let (at, sweeps) = one.woken.unwrap_or((now, 0));
-                one.woken = Some((at, sweeps.saturating_add(1)));
+                one.woken = one.woken.or(Some((now, 1)));
             }
         }
         wakers
