@@ -263,16 +263,8 @@ fn those_that_wait_for_their_tenant_are_before_nobody() {
     let flood = tag(Priority::High, 1);
     bed.cancel(10, Tag::NONE);
     bed.reserve(flood, 10).unwrap();
-    // A hundred requests at a time, each for a second.
     let mut waiting: Vec<Ticket> = (0..10).map(|_| bed.join(Tag::NONE, 10)).collect();
-    for step in 0..600 {
-        bed.tick(f64::from(step) * 0.01);
-        waiting.push(bed.join(Tag::NONE, 10));
-        bed.limiter.complete(&bed.bounds, 10, Tag::NONE);
-        bed.limiter.confirm_freed(bed.limiter.ended_kib());
-        bed.limiter.pump();
-        waiting.retain_mut(|ticket| !is_granted(ticket));
-    }
+    bed.serve_a_hundred_at_a_time(&mut waiting);
     let expected_ms = |tag| {
         let need = super::Need::Known(super::turn_tests::ask(tag, 10));
         let expected = bed.limiter.expected_wait(&bed.bounds, need);

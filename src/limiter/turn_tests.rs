@@ -90,6 +90,18 @@ impl Bed {
         granted(waiters)
     }
 
+    /// Each for a second, and as many come as end.
+    pub(super) fn serve_a_hundred_at_a_time(&self, waiting: &mut Vec<Ticket>) {
+        for step in 0..600 {
+            self.tick(f64::from(step) * 0.01);
+            waiting.push(self.join(Tag::NONE, 10));
+            self.limiter.complete(&self.bounds, 10, Tag::NONE);
+            self.limiter.confirm_freed(self.limiter.ended_kib());
+            self.limiter.pump();
+            waiting.retain_mut(|ticket| !is_granted(ticket));
+        }
+    }
+
     pub(super) fn tick(&self, second: f64) {
         self.limiter.tick(Duration::from_secs_f64(second));
         self.limiter.pump();
@@ -301,15 +313,7 @@ fn the_newest_goes_first_once_the_oldest_has_waited_too_long() {
 fn who_would_surely_wait_too_long_is_told_at_once() {
     let bed = Bed::full(1000);
     let mut waiting: Vec<Ticket> = (0..100).map(|_| bed.join(Tag::NONE, 10)).collect();
-    // A hundred requests at a time, each for a second.
-    for step in 0..600 {
-        bed.tick(f64::from(step) * 0.01);
-        waiting.push(bed.join(Tag::NONE, 10));
-        bed.limiter.complete(&bed.bounds, 10, Tag::NONE);
-        bed.limiter.confirm_freed(bed.limiter.ended_kib());
-        bed.limiter.pump();
-        waiting.retain_mut(|ticket| !is_granted(ticket));
-    }
+    bed.serve_a_hundred_at_a_time(&mut waiting);
     assert_eq!(waiting.len(), 100);
     let within = Duration::from_millis;
     let told = bed.join_within(Tag::NONE, 10, within(100)).err().unwrap();
