@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --example axum
-//! curl -i http://127.0.0.1:3000/render?mb=100
+//! curl -i 'http://127.0.0.1:3000/render?mb=100'
 //! curl -s http://127.0.0.1:3000/stats
 //! ```
 

@@ -249,7 +249,7 @@ settings! {
     on_sensor_failure: OnSensorFailure = OnSensorFailure::Open,
         by on_sensor_failure(policy: OnSensorFailure) policy, log debug,
         is SENSOR_FAILURE read ["MEMORY_GUARD_ON_SENSOR_FAILURE"] "`open`"
-            "`open` falls back to counts after three failures, and admits everything without `MAX_CONCURRENT`; `closed` rejects at once";
+            "`open` falls back to counts after three failures, and admits everything where there is no base concurrency (predictive without `MAX_CONCURRENT`); `closed` rejects at once";
 
     /// May cancel requests in flight when memory is about to be full by growth that no
     /// pause stops, or when nobody in flight gets on any more; where requests are never paused

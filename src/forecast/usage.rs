@@ -30,6 +30,9 @@ const MOST_OVER_AVERAGE: f64 = 1.1;
 /// bytes, may be what requests live in: usage then does not show what they need.
 const CLEAN: f64 = 0.10;
 const CLEAN_BYTES: f64 = (4u64 << 20) as f64;
+/// What requests are thought to need is contradicted if less than this share of it vanishes
+/// when they end.
+const CONFIRMED: f64 = 0.25;
 /// What another process has learned fades with the requests that are seen: so many are
 /// enough.
 const OUTWEIGHED_BY: f64 = 32.0;
@@ -43,7 +46,8 @@ const OUTWEIGHED_BY: f64 = 32.0;
 /// when requests finish: those that are left hold no more than the average
 /// each, so the rest is the allocator's, a cache's or a leak, and not theirs. With
 /// accounts, what was freed lately and is not back at once (*spare*) is no growth
-/// either, as far as it is more than it was at the baseline.
+/// either, as far as it is more than it was at the baseline. And what does not vanish when
+/// half of those end that were in flight at once is part of the baseline; `a` is halved then.
 #[derive(Debug)]
 pub(crate) struct UsageEstimate {
     prior_bytes: f64,
@@ -67,6 +71,7 @@ pub(crate) struct UsageEstimate {
     compared: (Duration, f64),
     highest_bytes: f64,
     grew_at: Duration,
+    ebb: Ebb,
     last: Evidence,
     in_flight_before: u32,
     started: bool,
@@ -92,6 +97,40 @@ impl Lately {
         }
         self.average_bytes = self.average_bytes.min(average_bytes);
         self.average_bytes.min(self.average_before)
+    }
+}
+
+/// Most of those that were in flight at once have ended: did what they were thought to hold
+/// vanish with them?
+#[derive(Clone, Copy, Debug, Default)]
+struct Ebb {
+    most_in_flight: u32,
+    most_bytes: f64,
+    began: Option<Duration>,
+}
+
+impl Ebb {
+    /// What vanished with each of those that have ended since the flood. `None`: most are
+    /// still there, or may still be freeing what they held.
+    fn vanished_bytes(&mut self, now: Duration, in_flight: u32, bytes: f64) -> Option<f64> {
+        if in_flight > self.most_in_flight / 2 || self.most_in_flight == 0 {
+            self.most_in_flight = self.most_in_flight.max(in_flight);
+            self.most_bytes = self.most_bytes.max(bytes);
+            self.began = None;
+            return None;
+        }
+        let began = *self.began.get_or_insert(now);
+        if now < began + LASTS * 2 {
+            return None;
+        }
+        let ended = f64::from(self.most_in_flight - in_flight);
+        let vanished_bytes = (self.most_bytes - bytes).max(0.0) / ended;
+        *self = Self {
+            most_in_flight: in_flight,
+            most_bytes: bytes,
+            began: None,
+        };
+        Some(vanished_bytes)
     }
 }
 
@@ -121,6 +160,7 @@ impl UsageEstimate {
             compared: (Duration::ZERO, 0.0),
             highest_bytes: 0.0,
             grew_at: Duration::ZERO,
+            ebb: Ebb::default(),
             last: Evidence::default(),
             in_flight_before: 0,
             started: false,
@@ -148,6 +188,9 @@ impl UsageEstimate {
         }
         self.lowest_baseline_bytes = self.lowest_baseline_bytes.min(self.baseline_bytes);
         self.decay(evidence.now.saturating_sub(self.last.now));
+        if self.beside_accounts {
+            self.confirm(evidence.now, evidence.all_in_flight);
+        }
         if evidence.all_in_flight > 0 {
             let finished = evidence.completed.saturating_sub(self.last.completed);
             let fewer = self
@@ -189,6 +232,17 @@ impl UsageEstimate {
         self.seen += (finished as f64).min(f64::from(caught));
         self.in_flight_before = self.last.own_in_flight;
         self.last = evidence;
+    }
+
+    /// What grew beside requests, and stays when they end, is no need of theirs.
+    fn confirm(&mut self, now: Duration, in_flight: u32) {
+        let shown_bytes = self.usage_bytes - self.spare_bytes;
+        let vanished_bytes = self.ebb.vanished_bytes(now, in_flight, shown_bytes);
+        if vanished_bytes.is_some_and(|bytes| bytes < self.average_bytes * CONFIRMED) {
+            self.average_bytes /= 2.0;
+            self.rest_at_usage();
+            self.kept_bytes = 0.0;
+        }
     }
 
     fn rest_at_usage(&mut self) {

@@ -159,3 +159,43 @@ fn beside_accounts_what_lasts_for_a_moment_is_no_requests() {
     assert!(expected_mib(4) < 3, "{}", expected_mib(4));
     assert!(expected_mib(20) > 40, "{}", expected_mib(20));
 }
+
+#[test]
+fn beside_accounts_what_does_not_vanish_with_requests_is_not_theirs() {
+    let mut run = Run::new();
+    run.estimate = UsageEstimate::beside_accounts();
+    run.sample(20 * MIB, 0);
+    // A stream stays open, and a cache grows by 300 MiB.
+    for step in 0..30 {
+        run.sample(20 * MIB + step * 10 * MIB, 1);
+    }
+    assert!(run.estimate.request_bytes() > 200 * MIB);
+    for _ in 0..6 {
+        run.sample(320 * MIB, 2);
+        run.sample(320 * MIB, 2);
+        run.completed += 1;
+        for _ in 0..4 {
+            run.sample(320 * MIB, 1);
+        }
+    }
+    let each_mib = run.estimate.request_bytes() / MIB;
+    assert!(each_mib < 10, "{each_mib}");
+}
+
+#[test]
+fn beside_accounts_what_vanishes_with_requests_was_theirs() {
+    let mut run = Run::new();
+    run.estimate = UsageEstimate::beside_accounts();
+    run.sample(20 * MIB, 0);
+    for _ in 0..6 {
+        for _ in 0..4 {
+            run.sample(20 * MIB + 8 * 40 * MIB, 8);
+        }
+        run.completed += 7;
+        for _ in 0..4 {
+            run.sample(20 * MIB + 40 * MIB, 1);
+        }
+    }
+    let each_mib = run.estimate.request_bytes() / MIB;
+    assert!((55..=60).contains(&each_mib), "{each_mib}");
+}

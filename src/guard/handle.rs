@@ -39,7 +39,8 @@ static FROM_ENV: Mutex<Option<(Config, Guard)>> = Mutex::new(None);
 /// KiB are used again by the next one of the same kind of source, the same
 /// [name](Config::name) and the same [tiers](Config::tiers). So a process has memory for as
 /// many as lived at once; those that keep a [state](Config::state) are not used again.
-/// What it told a metrics recorder stays there as it was last.
+/// What it told a metrics recorder stays there as it was last; counters go on from there with
+/// the next guard of its name.
 /// Make one at start-up, not one for each request. The last one of
 /// [`from_env`](crate::MemoryGuardLayer::from_env) stays.
 ///

@@ -57,7 +57,7 @@ impl MemoryGuardLayer {
     /// | `MEMORY_GUARD_SHARE` | `1` | this process's share, where several share one container |
     /// | `MEMORY_GUARD_SOURCE` | `auto` | `cgroup`, `process` (needs `MEMORY_GUARD_MEMORY_LIMIT`) or `host` |
     /// | `MEMORY_GUARD_CGROUP_PATH` | discovered | a directory that holds a control group's files |
-    /// | `MEMORY_GUARD_ON_SENSOR_FAILURE` | `open` | `open` falls back to counts after three failures, and admits everything without `MAX_CONCURRENT`; `closed` rejects at once |
+    /// | `MEMORY_GUARD_ON_SENSOR_FAILURE` | `open` | `open` falls back to counts after three failures, and admits everything where there is no base concurrency (predictive without `MAX_CONCURRENT`); `closed` rejects at once |
     /// | `MEMORY_GUARD_CANCEL` | `false` | `true`: may cancel requests in flight as a last resort |
     /// | `MEMORY_GUARD_MAX_PAUSE_SEC` | `5` | paused for so long, in all, a request in flight comes first in the order, and still needs room; 0: never paused |
     /// | `MEMORY_GUARD_STATE` | none | a file that keeps what was learned, also through a kill |

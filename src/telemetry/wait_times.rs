@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// From one bucket to the next waits grow by a fourth root of two.
 const PER_OCTAVE: f64 = 4.0;
-/// Below 1 ms, and then up to 2^17 ms, which is over two minutes.
-const BUCKETS: usize = 1 + 17 * PER_OCTAVE as usize;
+/// Below 1 ms, and then up to 2^25 ms, which is over nine hours.
+const BUCKETS: usize = 1 + 25 * PER_OCTAVE as usize;
 
 /// Waits counted by length: each is known to a tenth of it.
 ///
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_wait_is_known_to_a_tenth() {
-        for ms in [1, 2, 3, 7, 50, 999, 10_000, 100_000] {
+        for ms in [1, 2, 3, 7, 50, 999, 10_000, 100_000, 10_000_000] {
             let waits = WaitTimes::default();
             waits.add(Duration::from_millis(ms));
             let (seconds, _) = waits.take().find(|&(_, count)| count == 1).unwrap();

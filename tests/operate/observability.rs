@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::{self, LIMIT, MIB, counting, fill, with};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use tower_memory_guard::{Class, Pressure, Priority};
+use tower_memory_guard::{Class, ManualSource, MemoryGuardLayer, Pressure, Priority};
 
 #[tokio::test]
 async fn stats_serialise_with_the_published_keys() {
@@ -77,13 +77,25 @@ async fn pressure_can_be_subscribed_to() {
     assert_eq!(*levels.borrow_and_update(), Pressure::Warning);
 }
 
+/// As `counting`, with a name.
+fn named(name: &str, max_concurrent: u32) -> (MemoryGuardLayer, ManualSource) {
+    with(|builder| {
+        builder
+            .name(name)
+            .max_concurrent(max_concurrent)
+            .estimated_bytes_per_request(1024)
+    })
+}
+
 /// Name and labels → value.
 fn published(recorder: &DebuggingRecorder) -> BTreeMap<String, f64> {
     let snapshot = recorder.snapshotter().snapshot().into_vec();
     let values = snapshot.into_iter().map(|(key, _, _, value)| {
+        // Guards have names so that their counters are their own.
         let labels: Vec<_> = key
             .key()
             .labels()
+            .filter(|label| label.key() != "guard")
             .map(|l| format!("{}={}", l.key(), l.value()))
             .collect();
         let value = match value {
@@ -101,7 +113,7 @@ fn published(recorder: &DebuggingRecorder) -> BTreeMap<String, f64> {
 
 #[test]
 fn metrics_have_the_published_names_also_with_a_recorder_that_came_late() {
-    let (layer, memory) = counting(10);
+    let (layer, memory) = named("late", 10);
     let guard = layer.guard().clone();
     let _active = guard.try_acquire(1024).unwrap();
     fill(&guard, &memory, 90);
@@ -144,7 +156,7 @@ fn sampled(guard: &tower_memory_guard::Guard) -> BTreeMap<String, f64> {
 
 #[tokio::test]
 async fn requests_are_counted_by_class_and_priority() {
-    let (layer, memory) = counting(10);
+    let (layer, memory) = named("classes", 10);
     let guard = layer.guard().clone();
     let report = Class::new("report").priority(Priority::Low);
     let active = guard.acquire_for(&report).await.unwrap();
@@ -175,7 +187,7 @@ async fn requests_are_counted_by_class_and_priority() {
 
 #[tokio::test(start_paused = true)]
 async fn waits_are_counted_by_what_became_of_them() {
-    let (layer, _memory) = counting(1);
+    let (layer, _memory) = named("waits", 1);
     let guard = layer.guard().clone();
     let active = guard.acquire(1024).await.unwrap();
     let (admitted, rejected) = tokio::join!(guard.acquire(1024), async {
@@ -244,4 +256,25 @@ async fn demand_reads_about_three_at_three_times_what_can_be_served() {
         stats.demand_ratio
     );
     requests.join_all().await;
+}
+
+#[test]
+fn counters_of_a_guard_go_on_where_those_of_its_predecessor_ended() {
+    let rejected =
+        "memory_guard_rejected_requests_total{reason=critical_pressure,class=,priority=normal}";
+    let recorder = DebuggingRecorder::new();
+    let published_after = |rejections: u32| {
+        let (layer, memory) = named("successors", 10);
+        let guard = layer.guard().clone();
+        fill(&guard, &memory, 100);
+        for _ in 0..rejections {
+            assert!(guard.try_acquire(1024).is_err());
+        }
+        metrics::with_local_recorder(&recorder, || {
+            guard.sample_now();
+            published(&recorder)[rejected]
+        })
+    };
+    assert_eq!(published_after(5), 5.0);
+    assert_eq!(published_after(2), 7.0);
 }

@@ -260,7 +260,13 @@ fn metrics_and_the_page_say_the_same() {
         .unwrap();
     let _entered = runtime.enter();
     metrics::with_local_recorder(&recorder, || {
-        let (layer, memory) = counting(1);
+        // Counters of guards of one name add up.
+        let (layer, memory) = with(|builder| {
+            builder
+                .name("page")
+                .max_concurrent(1)
+                .estimated_bytes_per_request(1024)
+        });
         let guard = layer.guard().clone();
         let held = guard.try_acquire(Cost::Estimated).unwrap();
         let mut waiting = Box::pin(guard.acquire(Cost::Estimated));

@@ -43,7 +43,7 @@ use crate::error::Reason;
 use crate::forecast::Forecast;
 use crate::memory::release::Release;
 use crate::memory::{Detail, MemoryLevel, MemorySource};
-use crate::policy::{Decision, Strategy};
+use crate::policy::{Decision, Strategy, end_bytes};
 use crate::pressure::Pressure;
 use crate::telemetry::logs;
 use crate::telemetry::recent::EventKind;
@@ -182,8 +182,8 @@ impl Control {
     fn summary(&self) -> Summary {
         let (decision, forecast) = (&self.decision, &self.forecast);
         // Of the level whose limit is shown: of the others it would be no part.
-        let limited = (self.levels.iter()).filter(|level| level.limit_bytes.is_some());
-        let shown = limited.min_by_key(|level| level.limit_bytes);
+        let limited = (self.levels.iter()).filter(|level| end_bytes(level).is_some());
+        let shown = limited.min_by_key(|level| end_bytes(level));
         let shown = shown.or(self.levels.first());
         let usage_bytes = shown.map_or(0, |level| level.usage_bytes);
         Summary {

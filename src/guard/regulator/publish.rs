@@ -22,7 +22,9 @@ impl Regulator {
         let counters = &self.state.counters;
         Report {
             name: self.state.name.as_deref(),
+            published: &self.state.published,
             stats,
+            enforces: !self.state.live.only_observes() && !self.state.is_closed(),
             sorts: sorts.collect(),
             paused_ms,
             estimates,
@@ -57,7 +59,8 @@ impl Regulator {
         let plain = kinds.filter(|(key, ..)| !key.is_hinted());
         let named = plain.map(|(key, bytes, _)| (self.state.labels.name(key), bytes));
         let mut estimates: Vec<_> = named.collect();
-        if estimates.is_empty() {
+        // Of those of no class it is known from the start what they are taken for.
+        if estimates.iter().all(|(class, _)| !class.is_empty()) {
             estimates.push(("", control.request_bytes));
         }
         estimates

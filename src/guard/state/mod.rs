@@ -38,6 +38,8 @@ use crate::memory::Sampler;
 use crate::pressure::Pressure;
 use crate::running::Running;
 use crate::running::brake::Brake;
+#[cfg(feature = "metrics")]
+use crate::telemetry::metrics::Published;
 use crate::telemetry::recent::RecentEvents;
 use crate::telemetry::stats::Counters;
 use crate::units::MAX_KIB;
@@ -61,6 +63,8 @@ pub(crate) struct State {
     ready: Ready,
     pub(super) deliveries: Deliveries,
     pub(super) counters: Counters,
+    #[cfg(feature = "metrics")]
+    pub(super) published: Published,
     pub(super) handles: Handles,
     pub(super) shown: Shown,
     recent: RecentEvents,
@@ -101,6 +105,8 @@ impl State {
             ready: Ready::default(),
             deliveries: Deliveries::default(),
             counters: Counters::default(),
+            #[cfg(feature = "metrics")]
+            published: Published::default(),
             handles: Handles::default(),
             shown: Shown::default(),
             recent: RecentEvents::default(),
@@ -118,6 +124,8 @@ impl State {
     pub(super) fn renew(&self, config: Config) {
         self.live.set(config);
         self.counters.forget();
+        #[cfg(feature = "metrics")]
+        self.published.forget();
         self.shown.forget();
         self.recent.forget();
         self.rejection_lines.forget();

@@ -5,6 +5,7 @@
 //! each publication, so a recorder that is installed after the guard still gets all totals.
 
 mod table;
+mod totals;
 
 use ::metrics::{
     Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -14,11 +15,14 @@ use super::stats::Stats;
 use super::tally::Entry;
 use super::wait_times::WaitTimes;
 use table::{Kind, METRICS};
+pub(crate) use totals::Published;
 
 /// What is published of one guard.
 pub(crate) struct Report<'a> {
     pub(crate) name: Option<&'a str>,
+    pub(crate) published: &'a Published,
     pub(crate) stats: Stats,
+    pub(crate) enforces: bool,
     /// By class and priority, plain requests first; with the class's name.
     pub(crate) sorts: Vec<(&'a str, Entry)>,
     /// For how long requests of a class were paused.
@@ -40,14 +44,18 @@ impl Report<'_> {
         for metric in METRICS {
             let (name, unit, help) = (metric.name, metric.unit, metric.help);
             match metric.kind {
-                Kind::Counter => describe_counter!(name, unit, help),
+                Kind::Counter | Kind::SharedCounter => describe_counter!(name, unit, help),
                 Kind::Gauge => describe_gauge!(name, unit, help),
                 Kind::Histogram => describe_histogram!(name, unit, help),
             }
             (metric.series)(self, &mut |labels, value, times| {
                 let labels = self.labels(labels);
                 match metric.kind {
-                    Kind::Counter => counter!(name, labels).absolute(value as u64),
+                    Kind::Counter => {
+                        let total = self.published.total(name, &labels, value as u64);
+                        counter!(name, labels).absolute(total);
+                    }
+                    Kind::SharedCounter => counter!(name, labels).absolute(value as u64),
                     Kind::Gauge => gauge!(name, labels).set(value),
                     Kind::Histogram if times == 0 => _ = histogram!(name, labels),
                     Kind::Histogram => histogram!(name, labels).record_many(value, times),

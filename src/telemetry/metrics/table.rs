@@ -28,6 +28,8 @@ type Say<'a> = &'a mut dyn FnMut(&[(&'static str, &str)], f64, usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
+    /// Of several guards, each of which tells all of it.
+    SharedCounter,
     Gauge,
     Histogram,
 }
@@ -99,7 +101,7 @@ metrics! {
         "Requests told to stop, to save the others."
     "stalled_responses_total" Counter Count [] |r| r.stats.stalled_responses as f64,
         "Responses ended because their peer did not read."
-    "pauses_total" Counter Count [] |r| r.stats.pauses as f64,
+    "pauses_total" SharedCounter Count [] |r| r.stats.pauses as f64,
         "Pauses of requests, bodies and followed work that would have grown, of all guards on the same ledger."
     "paused_seconds_total" Counter Seconds ["class"]
         |r, say| for &(class, ms) in &r.paused_ms {
@@ -119,9 +121,11 @@ metrics! {
     "base_concurrency" Gauge Count [] |r| bounded(r.stats.base_concurrency),
         "Requests that may be active at level NORMAL; +Inf: any number."
     "memory_percent" Gauge Percent [] |r| r.stats.memory_percent,
-        "Memory in use, in percent of the limit (0-100), at the fullest level."
+        "Memory in use, in percent of the limit, or of `memory.high` where that is lower (0-100), at the fullest level."
     "level" Gauge Count [] |r| f64::from(r.stats.level as u8),
         "Pressure level: 0 NORMAL, 1 STABLE, 2 WARNING, 3 HIGH, 4 CRITICAL."
+    "enforcing" Gauge Count [] |r| f64::from(u8::from(r.enforces)),
+        "1 where requests are held back and turned away; 0 in mode observe, while it is switched off, and once it is closed."
     "threshold_percent" Gauge Percent ["level"]
         |r, say| for (level, fraction) in r.thresholds {
             say(&[("level", level)], fraction * 100.0, 1);
@@ -141,7 +145,7 @@ metrics! {
     "forecast_bytes" Gauge Bytes [] |r| (r.stats.memory_sys_mib + r.stats.outstanding_mib) * MIB,
         "Memory forecast to be in use if nobody else is admitted."
     "demand_ratio" Gauge Count [] |r| r.stats.demand_ratio,
-        "What would be in use if everybody could be served, over what may be: about 3 at three times what can be served."
+        "What would be in use if everybody could be served, over what may be: about 3 at three times what can be served. In mode observe, where nobody waits, 1 at most."
     "latched_seconds" Gauge Seconds [] |r| r.stats.latched_seconds,
         "For how long memory has had room for nobody, while nobody was admitted and nobody finished; else 0."
     "wait_seconds" Histogram Seconds ["outcome"]
@@ -178,7 +182,7 @@ metrics! {
         "Memory that was given back, as far as usage showed it."
     "samples_total" Counter Count [] |r| r.samples as f64,
         "Full samples of memory, failed ones included."
-    "caught_panics_total" Counter Count [] |r| r.stats.caught_panics as f64,
+    "caught_panics_total" SharedCounter Count [] |r| r.stats.caught_panics as f64,
         "Panics in code that the guard calls (hooks, sources, responders, classifiers, wakers, recorder, subscriber) and that it passed over, of all guards of the process."
     "sensor_errors_total" Counter Count [] |r| r.sensor_errors as f64,
         "Samples that failed."
@@ -212,7 +216,12 @@ but the waits before.
 Guards with a name (`MemoryGuardLayer::builder().name(…)`) add the label `guard`. Labels
 are bounded: at most 64 classes (the last one is `other`, and requests without a class have
 an empty one), four priorities and ten reasons. Series of a class, and of a class and
-priority, appear once such a request has come; those of every reason are there from the start.
+priority, appear once such a request has come, with a reason once one was turned away for it;
+those of every reason are there from the start for requests of no class and normal priority.
+
+Counters of guards that share a name (or have none) add up, also those of a guard that takes
+the place of another; gauges are those of whoever published last. Give guards names to tell
+them apart.
 
 `memory_guard_wait_seconds` is recorded with the samples as well, each wait to a tenth of
 its length. Give your exporter buckets for it, for example with
@@ -238,7 +247,11 @@ its length. Give your exporter buckets for it, for example with
             format!(
                 "| `{}` | {} | {unit} | {} | {} |\n",
                 metric.name,
-                format!("{:?}", metric.kind).to_lowercase(),
+                match metric.kind {
+                    Kind::Counter | Kind::SharedCounter => "counter",
+                    Kind::Gauge => "gauge",
+                    Kind::Histogram => "histogram",
+                },
                 labels.join(", "),
                 metric.help
             )
@@ -265,7 +278,8 @@ its length. Give your exporter buckets for it, for example with
     fn names_follow_the_rules_of_prometheus() {
         for metric in METRICS {
             let total = metric.name.ends_with("_total");
-            assert_eq!(total, metric.kind == Kind::Counter, "{}", metric.name);
+            let counts = matches!(metric.kind, Kind::Counter | Kind::SharedCounter);
+            assert_eq!(total, counts, "{}", metric.name);
             let bytes = metric.name.contains("_bytes");
             assert_eq!(bytes, metric.unit == Unit::Bytes, "{}", metric.name);
             let plain = metric.name.trim_end_matches("_total");
