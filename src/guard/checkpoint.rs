@@ -189,6 +189,7 @@ impl Permit {
         }
         // What was added since the last one is more than one part.
         PART.set(None);
+        self.can_be_told();
         self.go_on()
     }
 
@@ -230,6 +231,7 @@ impl Permit {
     /// # }
     /// ```
     pub async fn checkpoint_async(&self) -> Result<(), Cancelled> {
+        self.can_be_told();
         if !self.brakes() || poller::is_polling() {
             return self.go_on();
         }
@@ -263,6 +265,16 @@ impl Permit {
             .map_or(Duration::ZERO, |slot| slot.paused(now()))
     }
 
+    /// Work elsewhere asks whether it should stop: it can be cancelled.
+    #[inline]
+    fn can_be_told(&self) {
+        let unchecked = (self.holder().slot()).filter(|slot| !slot.is(Fact::Checked));
+        // What is polled is told by its guard, and says nothing of work elsewhere.
+        if let Some(slot) = unchecked.filter(|_| !poller::is_polling()) {
+            slot.say(Fact::Checked);
+        }
+    }
+
     fn go_on(&self) -> Result<(), Cancelled> {
         match self.cancelled() {
             true => Err(Cancelled),
@@ -275,10 +287,8 @@ impl Permit {
         if poller::is_polling() {
             return self.go_on();
         }
+        self.can_be_told();
         let holder = self.holder();
-        if let Some(slot) = holder.slot().filter(|slot| !slot.is(Fact::Checked)) {
-            slot.say(Fact::Checked);
-        }
         #[cfg(feature = "account")]
         carried::Carried::asks(holder);
         Part::end(holder);

@@ -69,7 +69,8 @@ pub enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Detail {
-    /// Usage only, as fast as possible: a request waits for it.
+    /// Usage only, as fast as possible: a request waits for it. Levels without a limit keep
+    /// that of the last full sample.
     Quick,
     /// Everything, limits and reclaimable memory included.
     Full,

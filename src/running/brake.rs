@@ -5,13 +5,11 @@
 //! let through or held back here.
 //!
 //! One for each ledger. While it is *on*, each poll of a request in flight first takes
-//! what it may add from the headroom, and gives back afterwards what it did not need.
-//! Headroom is the difference of two numbers: how far growth may come (the *ceiling*,
-//! which a sample publishes from what had been counted before usage was read), and how
-//! far it has come (`grown`, which only rises, and what polls under way may add).
+//! what it may add from the headroom, and gives back afterwards what it did not need:
+//! how far growth may come (the *ceiling*, published from what had been counted before usage
+//! was read) less how far it has come.
 //!
-//! Whoever finds too little is paused: its waker is kept here, and it is woken by a
-//! sweep after a sample, one after another, each only if there is headroom for it.
+//! Whoever finds too little is paused until a sweep after a sample finds headroom for it.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -47,6 +45,8 @@ pub(crate) use who_goes_on::{Growth, Runner, STEPS, Stuck};
 pub(crate) struct Brake {
     /// Polls ask first.
     on: AtomicBool,
+    /// And not only for guards that observe.
+    enforced: AtomicBool,
     /// And have done so from then on.
     on_since_ms: AtomicU64,
     /// What polls have added, in bytes. Only rises.

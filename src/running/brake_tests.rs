@@ -94,6 +94,25 @@ fn it_is_on_while_one_guard_wants_it() {
 }
 
 #[test]
+fn one_that_observes_binds_only_where_nobody_else_does() {
+    let brake = brake();
+    let observed = Bound {
+        observes: true,
+        ..bound(0, -MIB)
+    };
+    brake.publish(OTHER, observed);
+    brake.publish(GUARD, bound(0, 10 * MIB));
+    brake.set_on(OTHER, Some(Duration::ZERO));
+    // So that it can say who would be paused.
+    assert_eq!((brake.is_enforced(), brake.headroom_bytes()), (false, -MIB));
+    brake.set_on(GUARD, Some(Duration::ZERO));
+    assert_eq!(
+        (brake.is_enforced(), brake.headroom_bytes()),
+        (true, 10 * MIB)
+    );
+}
+
+#[test]
 fn what_is_counted_ahead_is_not_free_until_a_sample() {
     let brake = brake();
     brake.publish(GUARD, bound(0, 10 * MIB));

@@ -20,6 +20,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use support::{MIB, assert_empty, creep, eventually, fill, rush, serve_axum, with};
 use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_memory_guard::account;
 use tower_memory_guard::{Guard, ManualSource, MemoryGuardLayer, Permit, Reason, Rejected};
 
 fn cancelling() -> (MemoryGuardLayer, ManualSource, Guard) {
@@ -177,6 +178,35 @@ async fn synchronous_work_sees_its_flag() {
     eventually("it stopped", || stopped.load(Ordering::Relaxed)).await;
     eventually("its permit is back", || guard.stats().active_tasks == 0).await;
     assert_empty(&guard);
+}
+
+#[tokio::test]
+async fn work_with_checkpoints_is_cancelled_where_nobody_is_paused() {
+    let (layer, memory) = with(|builder| {
+        let builder = builder.cancel(true).max_pause(Duration::ZERO);
+        builder.estimated_bytes_per_request(300 * MIB)
+    });
+    let guard = layer.guard().clone();
+    let begun = Arc::new(AtomicBool::new(false));
+    let begins = Arc::clone(&begun);
+    let handler = move |Extension(permit): Extension<Permit>| {
+        let begins = Arc::clone(&begins);
+        async move {
+            let work = account::spawn_blocking(move || {
+                while permit.checkpoint().is_ok() {
+                    begins.store(true, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            work.await.unwrap();
+        }
+    };
+    let address = serve_axum(Router::new().route("/", get(handler)).layer(layer)).await;
+    let request = request(address);
+    eventually("it works", || begun.load(Ordering::Relaxed)).await;
+    rush(&guard, &memory).await;
+    assert_eq!(request.await.unwrap().status(), 503);
+    eventually("its permit is back", || guard.stats().active_tasks == 0).await;
 }
 
 #[tokio::test]

@@ -151,7 +151,9 @@ impl Regulator {
         let free = free.fold(f64::INFINITY, f64::min) - control.braking.untouched_bytes;
         let grown = self.grown_before.load(Ordering::Relaxed);
         let kept = control.forecast.reusable_bytes(grown);
-        control.braking.room_bytes = free + kept;
+        // Who pauses nobody does not plan for the others on the ledger.
+        let plans = self.state.brakes() && !self.state.live.only_observes();
+        control.braking.room_bytes = if plans { free + kept } else { f64::INFINITY };
         // While little is really free, what is kept may be in the wrong places.
         let kept_headroom = kept.min(free.max(0.0) * KEPT_AT_MOST);
         let brake = self.state.brake;
@@ -163,6 +165,7 @@ impl Regulator {
             for_ending_bytes: half(bound) as i64,
             room_bytes: (free + kept) as i64,
             left_bytes: control.left_bytes(),
+            observes: self.state.live.only_observes(),
         };
         brake.publish(self.state.board_key(), bounds);
         control.braking.for_ending_bytes = half(bound) as u64;
@@ -271,7 +274,7 @@ impl Regulator {
         let free_all = blind
             || !self.state.brakes()
             || self.state.live.only_observes()
-            || !self.state.brake.is_on();
+            || !self.state.brake.is_enforced();
         let (brake, own) = (self.state.brake, self.state.board_key());
         brake.bring_forward(own, self.state.live.max_pause(), now);
         let freed = free_all.then_some(own);

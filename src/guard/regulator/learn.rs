@@ -29,7 +29,7 @@ impl Regulator {
             control.notices.push(Notice::SensorRecovered);
         }
         control.last.good_at = now;
-        self.take_levels(sample, control);
+        self.take_levels(sample, detail, control);
         let slack = 1.0 - control.strategy.theta();
         let limit = limit_bytes(&control.levels).unwrap_or(0);
         let slack_bytes = (limit as f64 * slack) as u64;

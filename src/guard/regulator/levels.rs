@@ -1,15 +1,14 @@
 //! Which memory counts, and up to which limit.
 
 use super::{Control, Notice, Regulator};
-use crate::memory::{MemoryLevel, Sample};
+use crate::memory::{Detail, MemoryLevel, Sample};
 use crate::policy::{end_bytes, limit_bytes};
 
 impl Regulator {
     /// What counts here: the sampled levels, with one's own limit and share.
-    pub(super) fn take_levels(&self, sample: &Sample, control: &mut Control) {
+    pub(super) fn take_levels(&self, sample: &Sample, detail: Detail, control: &mut Control) {
         let before = limit_bytes(&control.levels);
-        control.levels.clear();
-        control.levels.extend_from_slice(&sample.levels);
+        take(&mut control.levels, &sample.levels, detail);
         if let Some(bytes) = sample.process_bytes {
             control.process_bytes = bytes;
         }
@@ -41,8 +40,12 @@ impl Regulator {
             // Quotas are fractions of it.
             self.state.limiter.unpark_all();
         }
+        // Of a machine's memory that moves by itself: but whether there is a limit is news, and
+        // that it is another one.
+        let drifted = std::mem::replace(&mut control.limit_drifts, sample.limit_drifts);
+        let drifts = drifted && sample.limit_drifts && before.is_some() && after.is_some();
         match (before, after) {
-            (Some(from), Some(to)) if from != to && !sample.limit_drifts => {
+            (Some(from), Some(to)) if from != to && !drifts => {
                 control.notices.push(Notice::LimitChanged { from, to });
             }
             (Some(_), None) => control.notices.push(Notice::NoLimit),
@@ -52,9 +55,43 @@ impl Regulator {
             _ => {}
         }
         self.state.shown.set_levels(&control.levels);
-        if before != after && !sample.limit_drifts {
+        if before != after && !drifts {
             control.new_limit = Some(after);
             control.cancellations.wall.forget();
         }
+    }
+}
+
+/// A quick sample may tell usage alone: limits are those of the last full one then.
+fn take(levels: &mut Vec<MemoryLevel>, sampled: &[MemoryLevel], detail: Detail) {
+    levels.truncate(sampled.len());
+    for (at, &level) in sampled.iter().enumerate() {
+        let usage_alone = detail == Detail::Quick && level.bound_bytes().is_none();
+        match levels.get_mut(at) {
+            Some(known) if usage_alone => known.usage_bytes = level.usage_bytes,
+            Some(known) => *known = level,
+            None => levels.push(level),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_alone_does_not_take_the_limit_away() {
+        let mut levels = vec![MemoryLevel::new(5, Some(10)), MemoryLevel::new(6, None)];
+        let bounds = |levels: &[MemoryLevel]| -> Vec<_> {
+            let both = levels
+                .iter()
+                .map(|level| (level.usage_bytes, level.limit_bytes));
+            both.collect()
+        };
+        let usage = [MemoryLevel::new(7, None)];
+        take(&mut levels, &usage, Detail::Quick);
+        assert_eq!(bounds(&levels), [(7, Some(10))]);
+        take(&mut levels, &usage, Detail::Full);
+        assert_eq!(bounds(&levels), [(7, None)]);
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Regulator {
     was_idle: AtomicBool,
     pub(super) release: Release,
     keeper: Option<Keeper>,
+    /// Held while settings are changed.
+    reloading: Mutex<()>,
     /// Held while samples are taken; whoever answers requests looks at what is shown.
     control: Mutex<Control>,
     pub(super) levels: watch::Sender<Pressure>,
@@ -117,6 +119,7 @@ struct Control {
     samples: u64,
     sensor_errors: u64,
     said_no_limit: bool,
+    limit_drifts: bool,
     said_level: SaidLevel,
     last: Last,
     notices: Vec<Notice>,
@@ -159,6 +162,7 @@ impl Control {
             samples: 0,
             sensor_errors: 0,
             said_no_limit: false,
+            limit_drifts: false,
             said_level: Default::default(),
             last: Default::default(),
             notices: Vec::new(),
@@ -309,6 +313,7 @@ impl Regulator {
             was_idle: AtomicBool::new(true),
             release: Release::default(),
             keeper,
+            reloading: Mutex::new(()),
             control: Mutex::new(Control::new(config, state.is_accounted())),
             levels: watch::Sender::new(Pressure::Normal),
             limits: watch::Sender::new(None),

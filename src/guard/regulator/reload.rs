@@ -6,11 +6,13 @@ use super::Regulator;
 use crate::config::Config;
 use crate::error::ConfigError;
 use crate::policy::Strategy;
+use crate::sync::lock;
 use crate::telemetry::recent::EventKind;
 use crate::units::kib;
 
 impl Regulator {
     pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
+        let _alone = lock(&self.reloading);
         let state = &self.state;
         let old = state.config();
         let config = config.checked(&old)?;

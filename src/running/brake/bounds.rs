@@ -26,6 +26,8 @@ pub(crate) struct Bound {
     pub(crate) room_bytes: i64,
     /// What is left below where memory ends.
     pub(crate) left_bytes: u64,
+    /// It pauses nobody: it binds only where nobody else does.
+    pub(crate) observes: bool,
 }
 
 impl Bound {
@@ -56,6 +58,11 @@ impl Brake {
             true => Duration::from_millis(self.on_since_ms.load(Ordering::Relaxed)),
             false => now,
         }
+    }
+
+    /// One of the guards that want it on does not only observe.
+    pub(crate) fn is_enforced(&self) -> bool {
+        self.enforced.load(Ordering::Relaxed)
     }
 
     pub(crate) fn publish(&self, guard: usize, bound: Bound) {
@@ -105,6 +112,7 @@ impl Brake {
     }
 
     fn bind(&self, state: &State) {
+        self.enforced.store(state.is_enforced(), Ordering::Relaxed);
         let tightest = state.binding().min_by_key(Bound::ceiling_bytes);
         if let Some(bound) = tightest {
             (self.for_ending).store(bound.for_ending_bytes, Ordering::Relaxed);
@@ -120,11 +128,23 @@ impl Brake {
 }
 
 impl State {
+    fn wants(&self, guard: usize) -> bool {
+        self.wanted.contains(&guard)
+    }
+
+    /// One that wants it on does not only observe.
+    fn is_enforced(&self) -> bool {
+        let mut bounds = self.bounds.iter();
+        bounds.any(|(guard, bound)| self.wants(*guard) && !bound.observes)
+    }
+
     /// Of the guards that want it on, or of all while none does.
     fn binding(&self) -> impl Iterator<Item = Bound> {
         let none = self.wanted.is_empty();
-        let binds = move |guard: &usize| none || self.wanted.contains(guard);
-        (self.bounds.iter()).filter_map(move |(guard, bound)| binds(guard).then_some(*bound))
+        let enforced = self.is_enforced();
+        let binds = move |guard, bound: &Bound| self.wants(guard) && !(enforced && bound.observes);
+        let binding = self.bounds.iter();
+        binding.filter_map(move |(guard, bound)| (none || binds(*guard, bound)).then_some(*bound))
     }
 
     /// What there is for all that is expected.

@@ -58,6 +58,7 @@ impl Brake {
     pub(crate) fn forget(&self) {
         let Self {
             on: _,
+            enforced: _,
             on_since_ms: _,
             ongoing: _,
             unheld_ongoing: _,
