@@ -9,8 +9,8 @@
 //!
 //! | | oversized result costs | accepted result costs |
 //! |---|---|---|
-//! | [`to_json`] | counting up to the limit | counting, and writing |
-//! | [`to_json_in_one_pass`] | writing up to the limit | writing |
+//! | [`to_json`] | counting up to the limit | formatting it twice |
+//! | [`to_json_in_one_pass`] | writing up to the limit | formatting it once |
 //! | [`ResultLimitLayer`] | what was built already | comparing lengths |
 //!
 //! [`max_result_size_bytes`]: crate::Config::max_result_size_bytes
@@ -30,8 +30,6 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
-mod count;
-mod escape;
 mod layer;
 mod write;
 
@@ -40,9 +38,8 @@ use std::fmt;
 #[cfg(feature = "axum")]
 pub use self::axum::LimitedJson;
 pub use body::LimitedBody;
-pub use count::json_len;
 pub use layer::{LimitFuture, ResultLimit, ResultLimitLayer};
-pub use write::{to_json, to_json_in_one_pass};
+pub use write::{json_len, to_json, to_json_in_one_pass};
 
 /// Why there is no result.
 #[derive(Debug)]
