@@ -73,17 +73,16 @@ async fn the_snapshot_says_what_the_guard_sees() {
     assert_eq!(snapshot.headers()["content-type"], "application/json");
     let bytes = snapshot.into_body().collect().await.unwrap().to_bytes();
     let snapshot: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!(snapshot["level"], "STABLE");
-    assert_eq!(snapshot["memory"]["percent"], 61.0);
-    assert_eq!(snapshot["memory"]["limit_bytes"], support::LIMIT);
-    assert_eq!(
-        snapshot["concurrency"],
-        serde_json::json!({"active": 1, "limit": 1, "base": 1})
-    );
-    assert_eq!(
-        snapshot["paused"],
-        serde_json::json!({"tasks": 0, "longest_ms": 0.0})
-    );
+    let stats = &snapshot["stats"];
+    assert_eq!(stats["level"], "STABLE");
+    assert_eq!(stats["memory_percent"], 61.0);
+    assert_eq!(stats["memory_limit_mb"], (support::LIMIT / MIB) as f64);
+    assert_eq!(stats["active_tasks"], 1);
+    assert_eq!(stats["current_concurrency"], 1);
+    assert_eq!(stats["base_concurrency"], 1);
+    assert_eq!(stats["paused_tasks"], 0);
+    assert_eq!(snapshot["admitted_requests"], 1);
+    assert_eq!(snapshot["longest_paused_ms"], 0.0);
     assert_eq!(snapshot["rejected"]["no_room"], 1);
     assert_eq!(snapshot["classes"][0]["admitted"], 1);
     let decisions = snapshot["decisions"].as_array().unwrap();

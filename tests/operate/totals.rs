@@ -282,8 +282,8 @@ fn metrics_and_the_page_say_the_same() {
             .unwrap();
         let page = runtime.block_on(axum::body::to_bytes(Body::new(page.into_body()), 1 << 20));
         let page: serde_json::Value = serde_json::from_slice(&page.unwrap()).unwrap();
-        assert_eq!(page["totals"]["came"], 3);
-        assert_eq!(page["totals"]["abandoned_waiting"], 1);
+        assert_eq!(page["stats"]["total_requests"], 3);
+        assert_eq!(page["stats"]["abandoned_waiting_requests"], 1);
     });
     let mut totals = std::collections::BTreeMap::<String, u64>::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
