@@ -1,6 +1,6 @@
 //! All settings, each in one place: [`settings!`] makes of a row the field of [`Config`]
-//! and its default, the builder's method, what is read of variables, checked and logged,
-//! and the documentation of all that.
+//! and its default, the builder's method, their documentation, and what is read of
+//! variables, checked and logged. What variables mean says `docs/settings.md`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,11 +24,6 @@ pub(super) struct Setting {
     pub(super) name: &'static str,
     /// From the weakest to the one that counts.
     pub(super) variables: &'static [&'static str],
-    /// What documentation says of the default, and what it is for.
-    #[cfg(test)]
-    pub(super) default: &'static str,
-    #[cfg(test)]
-    pub(super) meaning: &'static str,
     /// From a variable's text, or says what would be right.
     pub(super) read: fn(&mut Config, &str) -> Result<(), String>,
     /// A value that cannot be used, and what would be right.
@@ -59,7 +54,7 @@ macro_rules! method {
 ///     fixed true,                                        (cannot be reloaded)
 ///     log how,                                           (of `logged`, if it is logged)
 ///     is KIND,                                           (of `kinds`, if it is checked)
-///     is KIND read ["VARIABLE"] "default" "meaning";     (if it has a variable)
+///     is KIND read ["VARIABLE"];                         (if it has a variable)
 /// ```
 macro_rules! settings {
     ($(
@@ -68,7 +63,7 @@ macro_rules! settings {
             by $method:ident $(($argument:ident: $given:ty) $value:expr)?
             $(, fixed $fixed:literal)?
             $(, log $log:ident)?
-            $(, is $kind:ident $(read [$($variable:literal),+] $by_default:literal $meaning:literal)?)?;
+            $(, is $kind:ident $(read [$($variable:literal),+])?)?;
     )+) => {
         /// Settings that have been checked. Built by
         /// [`MemoryGuardLayer::builder`](crate::MemoryGuardLayer::builder) or read from
@@ -97,10 +92,6 @@ macro_rules! settings {
         pub(super) const SETTINGS: &[Setting] = &[$(Setting {
             name: stringify!($method),
             variables: &[$($($($variable),+)?)?],
-            #[cfg(test)]
-            default: concat!($($($by_default)?)?),
-            #[cfg(test)]
-            meaning: concat!($($($meaning)?)?),
             read: |_config, _text| Ok(())$(.and(kinds::$kind.read(&mut _config.$field, _text)))?,
             wrong: |_config| None$(.or(kinds::$kind.wrong(&_config.$field)))?,
             is_fixed: false $(|| $fixed)?,
@@ -145,111 +136,98 @@ settings! {
     /// `false` makes the layer a pass-through. Default `true`.
     enabled: bool = true,
         by enabled(enabled: bool) enabled, log copied,
-        is SWITCH read ["MEMORY_GUARD_ENABLED"] "`true`" "`false`: a pass-through";
+        is SWITCH read ["MEMORY_GUARD_ENABLED"];
 
     /// How much is admitted, as it was given. Default: [`Policy::Auto`], which is predictive
     /// unless a concurrency or a threshold is set;
     /// [`Config::decided_policy`] says which.
     policy: Policy = Policy::Auto,
         by policy(policy: Policy) policy,
-        is POLICY read ["MEMORY_GUARD_POLICY"] "`auto`"
-            "`ladder` or `predictive`; `auto` is the ladder as soon as one of the next four is set, else predictive";
+        is POLICY read ["MEMORY_GUARD_POLICY"];
 
     /// Base concurrency, from 1 to 1,048,575. Default with the ladder: limit / estimate ×
     /// 0.8, at least 1, which follows the estimate as it is corrected. Predictive: none.
     max_concurrent: Option<u32> = None,
         by max_concurrent(requests: u32) Some(requests),
-        is COUNT read ["MAX_CONCURRENT", "MEMORY_GUARD_MAX_CONCURRENT"]
-            "ladder: limit / estimate × 0.8; predictive: none" "base concurrency";
+        is COUNT read ["MAX_CONCURRENT", "MEMORY_GUARD_MAX_CONCURRENT"];
 
     /// WARNING begins at this fraction of the limit; STABLE ten points below. `None`, the
     /// default: 0.70; predictive 0.90, or less if the others leave no room.
     /// [`thresholds`](Self::thresholds) says what all three come to.
     warning_fraction: Option<f64> = None,
         by thresholds,
-        is FRACTION read ["MEMORY_GUARD_WARNING_PERCENT"] "`0.70`; predictive `0.90`"
-            "WARNING begins; STABLE ten points below";
+        is FRACTION read ["MEMORY_GUARD_WARNING_PERCENT"];
 
     /// HIGH begins at this fraction of the limit. `None`, the default: 0.80; predictive
     /// 0.95, or less.
     high_fraction: Option<f64> = None,
         by thresholds,
-        is FRACTION read ["MEMORY_GUARD_MAX_PERCENT"] "`0.80`; predictive `0.95`" "HIGH begins";
+        is FRACTION read ["MEMORY_GUARD_MAX_PERCENT"];
 
     /// CRITICAL begins at this fraction of the limit. Reservations end there;
     /// predictive: one point below, two without accounting. `None`, the default: 0.85;
     /// predictive 0.98.
     critical_fraction: Option<f64> = None,
         by thresholds,
-        is FRACTION read ["MEMORY_GUARD_CRITICAL_PERCENT"] "`0.85`; predictive `0.98`"
-            "CRITICAL begins";
+        is FRACTION read ["MEMORY_GUARD_CRITICAL_PERCENT"];
 
     /// Longest time between samples and between adjustments, from 1 ms to 365 days.
     /// Default 5 s.
     check_interval: Duration = Duration::from_secs(5),
         by check_interval(interval: Duration) interval, log debug,
-        is TIME read ["MEMORY_GUARD_CHECK_INTERVAL_SEC"] "`5`"
-            "longest time between samples; near the limit they come every few milliseconds";
+        is TIME read ["MEMORY_GUARD_CHECK_INTERVAL_SEC"];
 
     /// A request's peak in bytes, until the first ones have been seen. Default 200 MiB.
     estimated_bytes_per_request: u64 = 200 << 20,
         by estimated_bytes_per_request(bytes: u64) bytes,
-        is MEBIBYTES read ["MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB"] "`200`"
-            "a request's peak until requests have been seen";
+        is MEBIBYTES read ["MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB"];
 
     /// Largest serialised result in bytes, for what uses it. Default 5 MiB.
     max_result_size_bytes: u64 = 5 << 20,
         by max_result_size_bytes(bytes: u64) bytes, log copied,
-        is SIZE read ["MAX_RESULT_SIZE", "MEMORY_GUARD_MAX_RESULT_SIZE"] "`5242880`"
-            "largest serialised result, for `result_size`";
+        is SIZE read ["MAX_RESULT_SIZE", "MEMORY_GUARD_MAX_RESULT_SIZE"];
 
     /// A waiter's deadline, from 1 ms to 365 days. Default 10 s.
     wait_timeout: Duration = Duration::from_secs(10),
         by wait_timeout(timeout: Duration) timeout, log debug,
-        is TIME read ["MEMORY_GUARD_WAIT_TIMEOUT_SEC"] "`10`" "a waiter's deadline";
+        is TIME read ["MEMORY_GUARD_WAIT_TIMEOUT_SEC"];
 
     /// Most requests that wait; 0: nobody does. Default 1024.
     max_waiting: usize = 1024,
         by max_waiting(requests: usize) requests, log copied,
-        is WAITING read ["MEMORY_GUARD_MAX_WAITING"] "`1024`" "most requests that wait";
+        is WAITING read ["MEMORY_GUARD_MAX_WAITING"];
 
     /// Default: [`Mode::Enforce`].
     mode: Mode = Mode::Enforce,
         by mode(mode: Mode) mode, log debug,
-        is MODE read ["MEMORY_GUARD_MODE"] "`enforce`"
-            "`observe` decides and reports, and lets everything pass";
+        is MODE read ["MEMORY_GUARD_MODE"];
 
     /// A limit of one's own in bytes; the tighter of it and the system's counts. Default:
     /// from the system alone.
     memory_limit_bytes: Option<u64> = None,
         by memory_limit_bytes(bytes: u64) Some(bytes),
-        is SIZE read ["MEMORY_GUARD_MEMORY_LIMIT"] "from the system"
-            "a limit of one's own, such as `2GiB`; the tighter counts";
+        is SIZE read ["MEMORY_GUARD_MEMORY_LIMIT"];
 
     /// This process's share of the limit, where several share one container. Default 1.
     share_fraction: f64 = 1.0,
         by share(fraction: f64) fraction, log copied,
-        is FRACTION read ["MEMORY_GUARD_SHARE"] "`1`"
-            "this process's share, where several share one container";
+        is FRACTION read ["MEMORY_GUARD_SHARE"];
 
     /// Where memory is measured. [`Source::Process`] needs
     /// [`memory_limit_bytes`](Self::memory_limit_bytes). Default: [`Source::Auto`].
     source: Source = Source::Auto,
         by source(source: Source) source, fixed true,
-        is SOURCE read ["MEMORY_GUARD_SOURCE"] "`auto`"
-            "`cgroup`, `process` (needs `MEMORY_GUARD_MEMORY_LIMIT`) or `host`";
+        is SOURCE read ["MEMORY_GUARD_SOURCE"];
 
     /// A directory that holds a control group's files. Default: discovered.
     cgroup_path: Option<PathBuf> = None,
         by cgroup_path(directory: impl Into<PathBuf>) Some(directory.into()), fixed true,
-        is DIRECTORY read ["MEMORY_GUARD_CGROUP_PATH"] "discovered"
-            "a directory that holds a control group's files";
+        is DIRECTORY read ["MEMORY_GUARD_CGROUP_PATH"];
 
     /// What happens while memory cannot be read. Default: [`OnSensorFailure::Open`].
     on_sensor_failure: OnSensorFailure = OnSensorFailure::Open,
         by on_sensor_failure(policy: OnSensorFailure) policy, log debug,
-        is SENSOR_FAILURE read ["MEMORY_GUARD_ON_SENSOR_FAILURE"] "`open`"
-            "`open` falls back to counts after three failures, and admits everything where there is no base concurrency (predictive without `MAX_CONCURRENT`); `closed` rejects at once";
+        is SENSOR_FAILURE read ["MEMORY_GUARD_ON_SENSOR_FAILURE"];
 
     /// May cancel requests in flight when memory is about to be full by growth that no
     /// pause stops, or when nobody in flight gets on any more; where requests are never paused
@@ -263,8 +241,7 @@ settings! {
     /// work. Costs a copy of each request's head.
     cancel: bool = false,
         by cancel(cancel: bool) cancel, log copied,
-        is SWITCH read ["MEMORY_GUARD_CANCEL"] "`false`"
-            "`true`: may cancel requests in flight as a last resort";
+        is SWITCH read ["MEMORY_GUARD_CANCEL"];
 
     /// For how long a request in flight is paused, in all, before it comes first in the order:
     /// while it is not polled, it does not grow, and others can end. It still needs room then,
@@ -272,8 +249,7 @@ settings! {
     /// paused. See `docs/braking.md`.
     max_pause: Duration = Duration::from_secs(5),
         by max_pause(pause: Duration) pause, log debug,
-        is TIME_OR_NEVER read ["MEMORY_GUARD_MAX_PAUSE_SEC"] "`5`"
-            "paused for so long, in all, a request in flight comes first in the order, and still needs room; 0: never paused";
+        is TIME_OR_NEVER read ["MEMORY_GUARD_MAX_PAUSE_SEC"];
 
     /// A file that keeps what was learned of requests, so that the next process starts
     /// from it, also after a kill. Default: none; to the builder an empty path is none.
@@ -285,8 +261,7 @@ settings! {
         by state(path: impl Into<PathBuf>)
             Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty()),
         fixed true, log path,
-        is FILE read ["MEMORY_GUARD_STATE"] "none"
-            "a file that keeps what was learned, also through a kill";
+        is FILE read ["MEMORY_GUARD_STATE"];
 
     /// How often aggregate usage may exceed its forecast, as a fraction of all
     /// forecasts, above 0 and up to 0.5. The margin adapts to it. Default 0.001.

@@ -37,34 +37,7 @@ impl MemoryGuardLayer {
 
     /// A guard with the settings of the environment.
     ///
-    /// <!-- Made from src/config/variables.rs: MEMORY_GUARD_WRITE_DOCS=1 cargo test --lib config -->
-    ///
-    /// | variable | default | meaning |
-    /// |---|---|---|
-    /// | `MEMORY_GUARD_ENABLED` | `true` | `false`: a pass-through |
-    /// | `MEMORY_GUARD_POLICY` | `auto` | `ladder` or `predictive`; `auto` is the ladder as soon as one of the next four is set, else predictive |
-    /// | `MAX_CONCURRENT`, `MEMORY_GUARD_MAX_CONCURRENT` | ladder: limit / estimate × 0.8; predictive: none | base concurrency |
-    /// | `MEMORY_GUARD_WARNING_PERCENT` | `0.70`; predictive `0.90` | WARNING begins; STABLE ten points below |
-    /// | `MEMORY_GUARD_MAX_PERCENT` | `0.80`; predictive `0.95` | HIGH begins |
-    /// | `MEMORY_GUARD_CRITICAL_PERCENT` | `0.85`; predictive `0.98` | CRITICAL begins |
-    /// | `MEMORY_GUARD_CHECK_INTERVAL_SEC` | `5` | longest time between samples; near the limit they come every few milliseconds |
-    /// | `MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB` | `200` | a request's peak until requests have been seen |
-    /// | `MAX_RESULT_SIZE`, `MEMORY_GUARD_MAX_RESULT_SIZE` | `5242880` | largest serialised result, for `result_size` |
-    /// | `MEMORY_GUARD_WAIT_TIMEOUT_SEC` | `10` | a waiter's deadline |
-    /// | `MEMORY_GUARD_MAX_WAITING` | `1024` | most requests that wait |
-    /// | `MEMORY_GUARD_MODE` | `enforce` | `observe` decides and reports, and lets everything pass |
-    /// | `MEMORY_GUARD_MEMORY_LIMIT` | from the system | a limit of one's own, such as `2GiB`; the tighter counts |
-    /// | `MEMORY_GUARD_SHARE` | `1` | this process's share, where several share one container |
-    /// | `MEMORY_GUARD_SOURCE` | `auto` | `cgroup`, `process` (needs `MEMORY_GUARD_MEMORY_LIMIT`) or `host` |
-    /// | `MEMORY_GUARD_CGROUP_PATH` | discovered | a directory that holds a control group's files |
-    /// | `MEMORY_GUARD_ON_SENSOR_FAILURE` | `open` | `open` falls back to counts after three failures, and admits everything where there is no base concurrency (predictive without `MAX_CONCURRENT`); `closed` rejects at once |
-    /// | `MEMORY_GUARD_CANCEL` | `false` | `true`: may cancel requests in flight as a last resort |
-    /// | `MEMORY_GUARD_MAX_PAUSE_SEC` | `5` | paused for so long, in all, a request in flight comes first in the order, and still needs room; 0: never paused |
-    /// | `MEMORY_GUARD_STATE` | none | a file that keeps what was learned, also through a kill |
-    ///
-    /// A share without `%` up to 1 is a fraction, above it a percentage. Sizes
-    /// take bytes, `512M`, `2GiB`; MB means MiB. Empty values count as unset. An
-    /// unknown `MEMORY_GUARD_*` name is reported with the nearest known one.
+    #[doc = include_str!("../../docs/settings.md")]
     ///
     /// Called again with the same settings it gives the same guard, so that a
     /// service and a route may both use it.

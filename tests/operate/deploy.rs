@@ -52,7 +52,7 @@ fn promtool_accepts_the_rules_and_their_tests() {
 #[test]
 fn every_metric_and_variable_named_there_exists() {
     let metrics = std::fs::read_to_string(Path::new(ROOT).join("docs/metrics.md")).unwrap();
-    let variables = std::fs::read_to_string(Path::new(ROOT).join("src/http/layer.rs")).unwrap();
+    let variables = std::fs::read_to_string(Path::new(ROOT).join("docs/settings.md")).unwrap();
     let mut found = Vec::new();
     files(&Path::new(ROOT).join("deploy"), &mut found);
     assert!(found.len() >= 9, "{found:?}");
