@@ -2,7 +2,7 @@
 
 use super::kinds::{AT_LEAST_ONE, FRACTION, WEIGHT};
 use super::variables::SETTINGS;
-use super::{Config, MemoryGuardBuilder, Policy, Settings};
+use super::{Config, MemoryGuardBuilder, Settings};
 use crate::class::Tier;
 use crate::error::{ConfigError, Problem};
 use crate::memory::Source;
@@ -119,26 +119,18 @@ impl Settings {
         }
     }
 
-    /// Thresholds rise. One that cannot be read hides no fault of the others.
+    /// Thresholds rise, as far as it is sure what they are.
     fn check_thresholds(&mut self) {
-        if self.has_problem("thresholds") {
+        let settings = ["thresholds", "MEMORY_GUARD_POLICY"];
+        let mut settings = settings.iter().chain(&THRESHOLDS);
+        let unsure = settings.any(|setting| self.has_problem(setting));
+        let values = self.config.thresholds();
+        if unsure || values.is_sorted_by(|a, b| a < b) {
             return;
         }
-        let (values, said) = (self.config.thresholds(), self.config.said_thresholds());
-        let readable = THRESHOLDS.map(|name| !self.has_problem(name));
-        // What nobody said follows from the policy, and there from the others.
-        let decided = self.config.decided_policy();
-        let ladder = decided == Policy::Ladder && !self.has_problem("MEMORY_GUARD_POLICY");
-        let follows = ladder || readable == [true; 3];
-        let known = |&at: &usize| readable[at] && (follows || said[at].is_some());
-        let known: Vec<usize> = (0..3).filter(known).collect();
-        if known.windows(2).all(|two| values[two[0]] < values[two[1]]) {
-            return;
-        }
-        let settings: Vec<_> = known.iter().map(|&at| THRESHOLDS[at]).collect();
-        let given: Vec<_> = known.iter().map(|&at| values[at].to_string()).collect();
+        let given = values.map(|value| value.to_string()).join(", ");
         let expected = "rising thresholds: warning below max below critical";
-        self.problem(settings.join(", "), given.join(", "), expected);
+        self.problem(THRESHOLDS.join(", "), given, expected);
     }
 
     fn check_source(&mut self) {

@@ -14,7 +14,7 @@ fn rounded(fraction: f64) -> f64 {
 
 impl Config {
     /// Where WARNING, HIGH and CRITICAL begin, as far as somebody said so.
-    pub(super) fn said_thresholds(&self) -> [Option<f64>; 3] {
+    fn said_thresholds(&self) -> [Option<f64>; 3] {
         [
             self.warning_fraction,
             self.high_fraction,
