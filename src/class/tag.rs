@@ -32,7 +32,6 @@ impl ClassKey {
         u16::from(self.0 / 2)
     }
 
-    /// Its requests have a cost hint.
     pub(crate) fn is_hinted(self) -> bool {
         self.0 % 2 == 1
     }
@@ -63,7 +62,6 @@ impl Tag {
         hint_kib: None,
     };
 
-    /// It is told apart from requests that nobody classified.
     #[inline(always)]
     pub(crate) fn is_classified(self) -> bool {
         self.bits() != Self::NONE.bits()

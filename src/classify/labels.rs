@@ -81,7 +81,6 @@ impl Labels {
         }
     }
 
-    /// What a request of a class asks for.
     pub(crate) fn demand<'a>(&self, class: impl Into<Classified<'a>>) -> Demand {
         let class = class.into();
         let hint_kib = class.cost_bytes.and_then(hint_kib);

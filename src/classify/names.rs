@@ -80,7 +80,6 @@ impl Names {
         })
     }
 
-    /// The name behind a number.
     pub(crate) fn name(&self, number: u16) -> &str {
         match number.checked_sub(1) {
             _ if number == self.others() => OTHERS,

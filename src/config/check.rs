@@ -7,7 +7,6 @@ use crate::class::Tier;
 use crate::error::{ConfigError, Problem};
 use crate::memory::Source;
 
-/// The variables for where WARNING, HIGH and CRITICAL begin.
 const THRESHOLDS: [&str; 3] = [
     "MEMORY_GUARD_WARNING_PERCENT",
     "MEMORY_GUARD_MAX_PERCENT",

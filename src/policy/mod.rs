@@ -21,7 +21,6 @@ use crate::pressure::Pressure;
 /// While every task waits for memory for this share of the time, nobody else is let in.
 const HELD_BACK_PERCENT: f64 = 10.0;
 
-/// What a policy decides from.
 #[derive(Clone, Debug)]
 pub(crate) struct Observation<'a> {
     /// Time since the sampler began; a quick look does not ask for it.
@@ -46,7 +45,6 @@ pub(crate) struct Observation<'a> {
     pub(crate) low_bytes: u64,
 }
 
-/// What a policy decides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Decision {
     pub(crate) pressure: Pressure,

@@ -29,7 +29,6 @@ pub(crate) struct Strategy {
 }
 
 impl Strategy {
-    /// As `config` has it.
     pub(crate) fn new(config: &Config, accounted: bool) -> Self {
         let levels = Levels::new(config);
         let (ladder, base) = match config.decided_policy() {

@@ -83,7 +83,6 @@ pub(crate) struct Outcomes {
     /// Requests that were turned away after they were admitted; the permits of some may
     /// be held still, or end as another outcome.
     late: AtomicU64,
-    /// Their callers were gone while they waited.
     abandoned_waiting: AtomicU64,
 }
 
@@ -99,7 +98,6 @@ impl Outcomes {
         self.ended.add_at(GIVEN_UP, 1);
     }
 
-    /// A request was turned away after it was admitted.
     pub(crate) fn turned_away_late(&self) {
         self.late.fetch_add(1, Ordering::Relaxed);
     }

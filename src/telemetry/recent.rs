@@ -14,7 +14,6 @@ use crate::pressure::Pressure;
 /// The oldest go when there are more.
 const KEPT: usize = 64;
 
-/// What an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

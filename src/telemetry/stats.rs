@@ -136,7 +136,6 @@ pub(crate) fn bound(concurrency: u32) -> Option<u64> {
     (concurrency < MAX_COUNT).then_some(u64::from(concurrency))
 }
 
-/// What a guard counts.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) outcomes: Outcomes,
@@ -146,7 +145,6 @@ pub(crate) struct Counters {
     /// Waits of services that are to become ready, those included that are granted and not
     /// told yet: they wait or are active, and are no requests so far.
     pub(crate) not_yet: AtomicU64,
-    /// Requests told to stop.
     pub(crate) cancelled: AtomicU64,
     /// Polls that would have been put off, in observe mode.
     pub(crate) would_pause: AtomicU64,
@@ -155,7 +153,6 @@ pub(crate) struct Counters {
     pub(crate) released_bytes: AtomicU64,
     /// That an allocator took for it.
     pub(crate) longest_release_us: AtomicU64,
-    /// By class and priority.
     pub(crate) tally: Tally,
     pub(crate) waited_then_admitted: WaitTimes,
     pub(crate) waited_then_rejected: WaitTimes,

@@ -51,7 +51,6 @@ fn sort(tag: Tag) -> usize {
 }
 
 impl Tally {
-    /// A request was admitted.
     #[inline]
     pub(crate) fn admitted(&self, tag: Tag) {
         if tag.is_classified() {
@@ -84,7 +83,6 @@ impl Tally {
         }
     }
 
-    /// A request of this kind was paused for so long.
     pub(crate) fn paused(&self, key: ClassKey, ms: u64) {
         let by_class = self
             .paused_ms
@@ -114,7 +112,6 @@ impl Tally {
         entries
     }
 
-    /// For how long requests of a class were paused.
     #[cfg(any(test, feature = "metrics"))]
     pub(crate) fn paused_ms(&self, class: u16) -> u64 {
         let by_class = self.paused_ms.get();

@@ -78,7 +78,6 @@ pub(crate) fn of<B>(request: &Request<B>) -> Option<Arc<Stage>> {
     request.extensions().get().cloned()
 }
 
-/// Takes it for the body.
 pub(super) fn take(extensions: &mut Extensions) -> Option<Arc<Stage>> {
     let stage = extensions.remove::<Arc<Stage>>()?;
     stage.taken.store(true, Ordering::Relaxed);
@@ -128,7 +127,6 @@ impl Stage {
         rejected
     }
 
-    /// Why the request is to be turned away.
     pub(crate) fn rejected(&self) -> Option<&Rejected> {
         self.rejected.get()
     }
@@ -145,7 +143,6 @@ impl Stage {
         }
     }
 
-    /// The handler has answered.
     pub(crate) fn answered(&self) {
         let missing = !self.taken.load(Ordering::Relaxed);
         if missing && !TOLD.swap(true, Ordering::Relaxed) {

@@ -39,7 +39,6 @@ pub(crate) struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Publishes everything.
     pub(crate) fn publish(&self) {
         for metric in METRICS {
             let (name, unit, help) = (metric.name, metric.unit, metric.help);
