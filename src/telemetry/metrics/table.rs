@@ -135,11 +135,8 @@ metrics! {
         "Memory in use that cannot be had back at once."
     "allocated_bytes" Gauge Bytes [] |r| r.stats.memory_alloc_mib * MIB,
         "Memory that the process has allocated; without the tracking allocator, its resident memory."
-    "limit_bytes" Gauge Bytes []
-        |r, say| if let Some(limit) = r.stats.memory_limit_mib {
-            say(&[], limit * MIB, 1);
-        },
-        "Memory at which something is killed or, where nothing is, the kernel throttles. Not published while no limit is known."
+    "limit_bytes" Gauge Bytes [] |r| r.stats.memory_limit_mib.unwrap_or(0.0) * MIB,
+        "Memory at which something is killed or, where nothing is, the kernel throttles. 0 while no limit is known."
     "reserved_bytes" Gauge Bytes [] |r| r.stats.reserved_mib * MIB,
         "Memory reserved for requests in flight, by all guards on the same ledger."
     "forecast_bytes" Gauge Bytes [] |r| (r.stats.memory_sys_mib + r.stats.outstanding_mib) * MIB,
