@@ -46,7 +46,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use faults::touched_bytes;
 pub use manual::ManualSource;
 #[cfg(target_os = "linux")]
-pub(crate) use process::anonymous_bytes;
+pub(crate) use process::{anonymous_bytes, process_bytes};
 pub(crate) use subscriber::Subscriber;
 pub(crate) use thread::{Moment, Sampler};
 
@@ -130,7 +130,9 @@ impl Sample {
         self.levels.push(level);
     }
 
-    /// Bytes this process has allocated or, where that is not known, has resident.
+    /// Bytes this process has allocated or, where that is not known, has resident: what counts
+    /// against a [`share`](crate::MemoryGuardBuilder::share) of the limit. Where it is never
+    /// set, all that is in use does.
     pub fn set_process_bytes(&mut self, bytes: u64) {
         self.process_bytes = Some(bytes);
     }
@@ -215,6 +217,11 @@ pub(crate) fn touched_bytes() -> i64 {
 /// Nor of that.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn anonymous_bytes() -> Option<u64> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn process_bytes() -> Option<u64> {
     None
 }
 

@@ -86,14 +86,22 @@ pub(super) fn resident_bytes(machine: &Machine) -> io::Result<u64> {
 /// What of this process's memory stands in no file, as the kernel counts it: what has been
 /// allocated, touched and not given back. Some 1 µs. `None`: it does not say.
 pub(crate) fn anonymous_bytes() -> Option<u64> {
-    static STATM: Mutex<Statm> = Mutex::new(Statm::new());
-    let mut statm = STATM.lock().unwrap_or_else(PoisonError::into_inner);
-    let resident = statm.read(|| open_statm(&Machine::here())).ok()?;
     let Resident {
         resident_bytes,
         shared_bytes,
-    } = resident;
+    } = resident_now()?;
     Some(resident_bytes.saturating_sub(shared_bytes))
+}
+
+/// The same, and what stands in files.
+pub(crate) fn process_bytes() -> Option<u64> {
+    resident_now().map(|resident| resident.resident_bytes)
+}
+
+fn resident_now() -> Option<Resident> {
+    static STATM: Mutex<Statm> = Mutex::new(Statm::new());
+    let mut statm = STATM.lock().unwrap_or_else(PoisonError::into_inner);
+    statm.read(|| open_statm(&Machine::here())).ok()
 }
 
 /// `/proc/self/statm`, kept open.

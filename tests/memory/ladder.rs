@@ -6,17 +6,17 @@
 mod support;
 
 use std::convert::Infallible;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use std::{fs, io};
 
 use axum::body::Body;
 use http::{Request, Response};
-use support::{MIB, assert_empty, eventually, poll_once};
+use support::{MIB, assert_empty, eventually, fill, poll_once, with};
 use tempfile::TempDir;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_memory_guard::{
@@ -316,6 +316,45 @@ async fn a_share_of_the_limit_is_for_this_process_alone() {
         guard.try_acquire(450 * MIB).unwrap_err().reason(),
         Reason::NoRoom
     );
+}
+
+/// Says what this process has in full reads alone, as control groups do.
+struct SaidSeldom;
+
+impl MemorySource for SaidSeldom {
+    fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
+        sample.push(MemoryLevel::new(LIMIT / 10, Some(LIMIT)));
+        if detail == Detail::Full {
+            sample.set_process_bytes(MIB);
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "said seldom".into()
+    }
+
+    fn in_background(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn who_looks_near_the_end_of_a_share_sees_what_this_process_has_by_then() {
+    let builder = MemoryGuardLayer::builder().memory_source(SaidSeldom);
+    let builder = builder.share(0.5).estimated_bytes_per_request(450 * MIB);
+    let guard = builder.build().unwrap().guard().clone();
+    assert_eq!(guard.stats().memory_sys_mib, 1.0);
+    let _permit = guard.try_acquire(MIB).unwrap();
+    let resident = guard.stats().memory_sys_mib;
+    assert!((2.0..500.0).contains(&resident), "{resident}");
+}
+
+#[test]
+fn where_nobody_tells_whose_memory_it_is_all_of_it_counts_against_a_share() {
+    let (layer, memory) = with(|builder| builder.share(0.5));
+    fill(layer.guard(), &memory, 40);
+    assert_eq!(layer.guard().stats().memory_percent, 80.0);
 }
 
 /// A real control group (version 1), removed at the end.

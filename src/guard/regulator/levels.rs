@@ -9,25 +9,28 @@ impl Regulator {
     pub(super) fn take_levels(&self, sample: &Sample, detail: Detail, control: &mut Control) {
         let before = limit_bytes(&control.levels);
         take(&mut control.levels, &sample.levels, detail);
-        if let Some(bytes) = sample.process_bytes {
-            control.process_bytes = bytes;
-        }
         let config = self.state.config();
         let share = config.share_fraction;
+        let bytes = match sample.process_bytes {
+            // A quick read does not tell, and a share is to show what polls have added by now.
+            None if share < 1.0 && control.process_bytes > 0 => crate::memory::process_bytes(),
+            told => told,
+        };
+        control.process_bytes = bytes.unwrap_or(control.process_bytes);
         if let Some(own) = control.levels.first_mut() {
             own.limit_bytes = [own.limit_bytes, config.memory_limit_bytes]
                 .into_iter()
                 .flatten()
                 .min();
             control.own_bytes = own.usage_bytes;
-            if share < 1.0 {
+            if share < 1.0 && control.process_bytes > 0 {
                 // The rest of the group is other processes'.
                 control.own_bytes = control.process_bytes;
             }
             if share < 1.0 && end_bytes(own).is_some() {
                 let part = |bytes: u64| (bytes as f64 * share) as u64;
                 let part = MemoryLevel {
-                    usage_bytes: control.process_bytes,
+                    usage_bytes: control.own_bytes,
                     limit_bytes: own.limit_bytes.map(part),
                     high_bytes: own.high_bytes.map(part),
                     swapped_bytes: own.swapped_bytes,
