@@ -153,7 +153,7 @@ impl Growth {
         has_room
     }
 
-    /// For a poll that nobody can hold back, and synchronous work, which nobody polls.
+    /// For a poll that nobody can hold back.
     #[inline(always)]
     pub(crate) fn begin_anyway(permit: Option<&Permit>, growth: &mut Option<Self>) {
         if let Some(permit) = permit {
@@ -176,10 +176,26 @@ impl Growth {
         own.is_some_and(|own| std::ptr::eq(own, slot))
     }
 
+    /// For a closure, which nobody polls, and which may run for long.
+    #[cfg(feature = "account")]
+    #[cold]
+    pub(crate) fn begin_closure(permit: &Permit) -> Option<Self> {
+        // Within a poll it ends with that, at the latest.
+        let mark = match is_polling() {
+            true => Mark::of_poll,
+            false => Mark::of_closure,
+        };
+        Leave::take(permit, true).map(|leave| Self::begin_at(leave, mark))
+    }
+
     fn begin(leave: Leave) -> Self {
+        Self::begin_at(leave, Mark::of_poll)
+    }
+
+    fn begin_at(leave: Leave, mark: fn(bool) -> Mark) -> Self {
         leave.slot.begin_poll();
         Self {
-            from: Mark::of_poll(leave.state.is_accounted()),
+            from: mark(leave.state.is_accounted()),
             leave: Some(leave),
         }
     }

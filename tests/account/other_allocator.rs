@@ -8,7 +8,9 @@ use std::hint::black_box;
 
 use mimalloc::MiMalloc;
 use support::{MIB, assert_empty, fill, with};
+use tokio::sync::{Mutex, oneshot};
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_memory_guard::account;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -22,8 +24,12 @@ async fn grow(_: http::Request<String>) -> Result<http::Response<String>, Infall
     Ok(http::Response::new(String::new()))
 }
 
+/// What polls add is known for the process: one test at a time.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 #[tokio::test]
 async fn what_a_request_adds_is_seen_whatever_the_allocator() {
+    let _alone = ALONE.lock().await;
     let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(MIB / 16));
     let guard = layer.guard();
     let mut service = layer.layer(service_fn(grow));
@@ -41,4 +47,33 @@ async fn what_a_request_adds_is_seen_whatever_the_allocator() {
     let estimate = guard.stats().estimated_mem_per_req_mib;
     // A request holds 4.
     assert!((2.0..9.0).contains(&estimate), "{estimate}");
+}
+
+#[tokio::test]
+async fn what_polls_add_is_not_of_a_closure_that_runs_meanwhile() {
+    let _alone = ALONE.lock().await;
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(MIB / 16));
+    let guard = layer.guard();
+    let mut service = layer.layer(service_fn(grow));
+    fill(guard, &memory, 80);
+    let closures = guard.acquire(MIB).await.unwrap();
+    fill(guard, &memory, 80);
+    let (begins, begun) = oneshot::channel();
+    let (end, ends) = oneshot::channel::<()>();
+    let closure = closures.clone().follow(async {
+        account::spawn_blocking(move || {
+            begins.send(()).unwrap();
+            ends.blocking_recv().unwrap();
+        })
+    });
+    let closure = closure.await;
+    begun.await.unwrap();
+    let response = (service.ready().await.unwrap()).call(http::Request::new(String::new()));
+    assert!(response.await.unwrap().status().is_success());
+    end.send(()).unwrap();
+    closure.await.unwrap();
+    let peak = closures.peak_bytes();
+    assert!(peak < MIB, "{peak}");
+    drop((closures, service));
+    assert_empty(guard);
 }

@@ -27,8 +27,7 @@ impl Carried {
     #[inline]
     pub(crate) fn begin(permit: &Permit) -> Self {
         let outer = permit.brakes().then(|| {
-            let mut growth = None;
-            Growth::begin_anyway(Some(permit), &mut growth);
+            let growth = Growth::begin_closure(permit);
             GROWTH.replace(growth.map(ManuallyDrop::new))
         });
         Self { outer }

@@ -143,6 +143,17 @@ impl Mark {
         Meter::of_thread().unwrap_or_else(by_sum).mark()
     }
 
+    /// Of a closure that begins. What all threads add while it runs is of those that are polled:
+    /// it may take long and add nothing.
+    #[cfg(feature = "account")]
+    pub(crate) fn of_closure(accounted: bool) -> Self {
+        let meter = match accounted {
+            true => Meter::Account,
+            false => Meter::of_thread().unwrap_or_else(Meter::untold),
+        };
+        meter.mark()
+    }
+
     /// Of work that may end without anybody being told.
     pub(crate) fn of_work(accounted: bool) -> Self {
         #[cfg(feature = "account")]
