@@ -72,12 +72,13 @@ impl Part {
         if part.request != slot.request() {
             return;
         }
-        let added_bytes = part.from.count().bytes;
+        let added = part.from.count();
+        let said_bytes = slot.reported_bytes() as i64 - part.reported_bytes as i64;
+        let unsaid_bytes = added.unsaid(added.bytes, said_bytes);
         if !is_charged(permit, slot) {
-            slot.charge(added_bytes, 1);
+            slot.charge(unsaid_bytes, 1);
         }
-        let said_bytes = slot.reported_bytes().saturating_sub(part.reported_bytes);
-        let grown_bytes = added_bytes.max(0).saturating_add(said_bytes as i64);
+        let grown_bytes = unsaid_bytes.max(0).saturating_add(said_bytes.max(0));
         (permit.state()).grew(slot, grown_bytes as u64, part.ending);
         permit.state().brake.end_part(part.ahead, grown_bytes);
     }

@@ -132,6 +132,7 @@ impl Leave {
 pub(crate) struct Growth {
     leave: Option<Leave>,
     from: Mark,
+    reported_bytes: u64,
 }
 
 impl Growth {
@@ -196,6 +197,7 @@ impl Growth {
         leave.slot.begin_poll();
         Self {
             from: mark(leave.state.is_accounted()),
+            reported_bytes: leave.slot.reported_bytes(),
             leave: Some(leave),
         }
     }
@@ -216,8 +218,9 @@ impl Drop for Growth {
         slot.end_poll();
         // Who says what it maps is not charged for that twice.
         let says = state.is_accounted() && slot.reported_bytes() > 0;
+        let said_bytes = slot.reported_bytes() as i64 - self.reported_bytes as i64;
         if let Some(bytes) = added.uncharged_bytes.filter(|_| !says) {
-            slot.charge(bytes, 1);
+            slot.charge(added.unsaid(bytes, said_bytes), 1);
         }
         leave.taken.charge(grown_bytes);
         state.has_polled();

@@ -77,3 +77,46 @@ async fn what_polls_add_is_not_of_a_closure_that_runs_meanwhile() {
     drop((closures, service));
     assert_empty(guard);
 }
+
+/// As much as it holds is mapped.
+#[cfg(target_os = "linux")]
+fn map() -> memmap2::MmapMut {
+    let mut map = memmap2::MmapMut::map_anon((32 * MIB) as usize).unwrap();
+    map.chunks_mut(4096).for_each(|page| page[0] = 1);
+    map
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn who_says_what_it_maps_does_not_hold_it_twice() {
+    let _alone = ALONE.lock().await;
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(MIB));
+    let guard = layer.guard();
+    let held = |bytes: u64| (28 * MIB..40 * MIB).contains(&bytes);
+
+    fill(guard, &memory, 80);
+    let permit = guard.acquire(MIB).await.unwrap();
+    fill(guard, &memory, 80);
+    let said = permit.clone();
+    let polled = permit.clone().follow(async move {
+        let map = map();
+        said.report(32 * MIB);
+        map
+    });
+    let map_of_a_poll = polled.await;
+    assert!(held(permit.peak_bytes()), "{}", permit.peak_bytes());
+
+    let other = guard.acquire(MIB).await.unwrap();
+    let said = other.clone();
+    let between_checkpoints = tokio::task::spawn_blocking(move || {
+        said.checkpoint().unwrap();
+        let map = map();
+        said.report(32 * MIB);
+        said.checkpoint().unwrap();
+        map
+    });
+    let map_of_a_part = between_checkpoints.await.unwrap();
+    assert!(held(other.peak_bytes()), "{}", other.peak_bytes());
+    drop((map_of_a_poll, map_of_a_part, permit, other));
+    assert_empty(guard);
+}

@@ -70,6 +70,8 @@ pub(crate) struct Added {
     pub(crate) bytes: i64,
     /// What of it no account shows; `None`: accounts show all.
     pub(crate) uncharged_bytes: Option<i64>,
+    /// What is mapped past the allocator is in it.
+    has_mapped: bool,
 }
 
 /// What tells how much that is.
@@ -112,6 +114,16 @@ impl Meter {
             Meter::Poll(_) => 0,
             Meter::BesidePolls(teller) => teller.bytes(),
             Meter::Faults => crate::memory::touched_bytes(),
+        }
+    }
+
+    /// By pages, whoever mapped them.
+    fn sees_mapped(self) -> bool {
+        match self {
+            Meter::Poll(part) => part.teller() == Teller::Kernel,
+            Meter::BesidePolls(teller) => teller == Teller::Kernel,
+            Meter::Faults => true,
+            _ => false,
         }
     }
 
@@ -177,8 +189,9 @@ impl Mark {
     /// What was added that no poll within has counted; less than nothing if some was
     /// freed. From here on it is counted. To be called once.
     pub(crate) fn count(&self) -> Added {
+        let has_mapped = self.meter.sees_mapped();
         if let Meter::Poll(part) = self.meter {
-            return Added::uncharged(part.end(0));
+            return Added::uncharged(part.end(0), has_mapped);
         }
         let within = (self.meter.counted_bytes()).wrapping_sub(self.counted_bytes);
         let all = self.meter.bytes().wrapping_sub(self.from_bytes);
@@ -189,6 +202,7 @@ impl Mark {
             Meter::Account => Added {
                 bytes: added_bytes,
                 uncharged_bytes: None,
+                has_mapped,
             },
             #[cfg(feature = "account")]
             Meter::Mapped(part) => {
@@ -196,18 +210,28 @@ impl Mark {
                 Added {
                     bytes: added_bytes.wrapping_add(mapped_bytes),
                     uncharged_bytes: Some(mapped_bytes),
+                    has_mapped,
                 }
             }
-            _ => Added::uncharged(added_bytes),
+            _ => Added::uncharged(added_bytes, has_mapped),
         }
     }
 }
 
 impl Added {
-    fn uncharged(bytes: i64) -> Self {
+    fn uncharged(bytes: i64, has_mapped: bool) -> Self {
         Self {
             bytes,
             uncharged_bytes: Some(bytes),
+            has_mapped,
+        }
+    }
+
+    /// Of these, what is not among those that were said to be held meanwhile, or not any more.
+    pub(crate) fn unsaid(&self, bytes: i64, said_bytes: i64) -> i64 {
+        match self.has_mapped {
+            true => bytes - said_bytes.clamp(bytes.min(0), bytes.max(0)),
+            false => bytes,
         }
     }
 }

@@ -55,6 +55,7 @@ pub(super) struct Part {
     /// What this thread had touched before.
     touched_before: i64,
     accounted: bool,
+    teller: Teller,
 }
 
 impl Part {
@@ -75,7 +76,13 @@ impl Part {
             outer,
             touched_before,
             accounted,
+            teller,
         })
+    }
+
+    /// Who told the sum when it began.
+    pub(super) fn teller(self) -> Teller {
+        self.teller
     }
 
     /// It is over, and accounts show so much. Says what else it has added; less than

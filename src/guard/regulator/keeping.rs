@@ -88,3 +88,40 @@ impl Regulator {
         self.control().forecast.save(&self.state.labels)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use crate::{Cost, ManualSource, MemoryGuardLayer};
+
+    #[test]
+    fn who_closes_a_guard_does_not_wait_for_a_disk_that_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("guard.state");
+        let memory = ManualSource::new(1 << 30);
+        let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+        let guard = builder.state(&path).build().unwrap().guard().clone();
+        let permit = guard.try_acquire(Cost::Estimated).unwrap();
+        memory.set_usage_bytes(100 << 20);
+        let keeper = guard.regulator.keeper.as_ref().unwrap();
+        let hangs = keeper.hang();
+        guard.sample_now();
+        let (closed, is_closed) = channel();
+        let closes = guard.clone();
+        std::thread::spawn(move || {
+            closes.close();
+            closed.send(()).unwrap();
+        });
+        let long = Duration::from_secs(10);
+        assert!(is_closed.recv_timeout(long).is_ok());
+        drop((hangs, permit));
+        // It is written as soon as that can be.
+        let mut rounds = 0..1000;
+        assert!(rounds.any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            path.exists() && !path.with_extension("state.lock").exists()
+        }));
+    }
+}
