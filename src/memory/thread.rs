@@ -35,6 +35,8 @@ pub(crate) struct Sampler {
     thread: Mutex<Option<Thread>>,
     /// It is there, for those who may not take the lock.
     has_thread: AtomicBool,
+    /// When there was none to be had; 0: there was.
+    failed_ms: AtomicU64,
     /// The process that has the thread: a forked child does not.
     process: AtomicU32,
     /// Nor will it ever sample.
@@ -124,6 +126,7 @@ impl Sampler {
             background,
             thread: Mutex::new(None),
             has_thread: AtomicBool::new(false),
+            failed_ms: AtomicU64::new(0),
             process: AtomicU32::new(std::process::id()),
             lost: AtomicBool::new(false),
         })
@@ -235,6 +238,7 @@ impl Sampler {
             return;
         }
         if !self.unpark() {
+            self.run_again();
             self.sample_now();
         }
     }
@@ -322,8 +326,8 @@ impl Sampler {
             });
         match spawned {
             Ok(handle) => self.set_thread(&mut thread, Some(handle.thread().clone())),
-            // No thread to be had: admissions near the limit still sample.
-            Err(error) => crate::telemetry::logs::no_thread(&error),
+            // Admissions near the limit still sample.
+            Err(error) => self.has_no_thread(&error),
         }
     }
 

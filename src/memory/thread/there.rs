@@ -1,10 +1,15 @@
 //! Whether a sampler has a thread.
 
-use std::sync::PoisonError;
+use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread::Thread;
+use std::time::Duration;
 
 use super::Sampler;
+
+/// A thread that is not to be had is asked for so often.
+const TRIED_EVERY: Duration = Duration::from_secs(1);
 
 impl Sampler {
     /// A thread is to sample, not only those who ask.
@@ -18,8 +23,28 @@ impl Sampler {
         self.has_thread.load(Ordering::Relaxed)
     }
 
+    /// There was none to be had, which is said once until there is.
+    pub(super) fn has_no_thread(&self, error: &io::Error) {
+        let now_ms = self.now().as_millis() as u64;
+        if self.failed_ms.swap(now_ms.max(1), Ordering::Relaxed) == 0 {
+            crate::telemetry::logs::no_thread(error);
+        }
+    }
+
+    /// There may be one to be had by now: without any, nobody would see what only time changes.
+    pub(super) fn run_again(self: &Arc<Self>) {
+        let failed_ms = self.failed_ms.load(Ordering::Relaxed);
+        let rested = self.now() >= Duration::from_millis(failed_ms) + TRIED_EVERY;
+        if failed_ms > 0 && rested {
+            self.run();
+        }
+    }
+
     /// `kept`: where it is, under its lock.
     pub(super) fn set_thread(&self, kept: &mut Option<Thread>, thread: Option<Thread>) {
+        if thread.is_some() {
+            self.failed_ms.store(0, Ordering::Relaxed);
+        }
         self.has_thread.store(thread.is_some(), Ordering::Relaxed);
         *kept = thread;
     }
