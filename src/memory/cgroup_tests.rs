@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::super::MemoryLevel;
+use super::super::laid_out::MIB;
 use super::*;
 
 const V2_STAT: &str = "anon 300\nfile 500\nkernel 40\nshmem 0\nsock 0\nfile_dirty 0\n\
@@ -227,5 +228,27 @@ fn a_quick_read_keeps_what_is_known_of_stalls() {
         let mut sample = Sample::default();
         source.read(detail, &mut sample).unwrap();
         assert_eq!(sample.stall_percent, 7.5);
+    }
+}
+
+#[test]
+fn a_file_written_far_below_the_groups_limit_does_not_count_either() {
+    // The guard may have a lower limit of its own.
+    for limit in ["17179869184\n", "max\n"] {
+        let root = tempfile::tempdir().unwrap();
+        let group = |anon: u64, file: u64| {
+            let stat = format!("anon {}\nfile {}\nkernel 0\n", anon * MIB, file * MIB);
+            let usage = format!("{}\n", (anon + file) * MIB);
+            v2_group(root.path(), &usage, limit, &stat);
+        };
+        group(1600, 0);
+        let mut source = CgroupMemory::at(Machine::here(), root.path());
+        read(&mut source, Detail::Full).unwrap();
+        group(1600, 450);
+        let quick = |source: &mut CgroupMemory| read(source, Detail::Quick).unwrap()[0].usage_bytes;
+        assert_eq!(quick(&mut source), 1600 * MIB, "{limit}");
+        // What is little may be anything.
+        group(1600, 460);
+        assert_eq!(quick(&mut source), 1610 * MIB, "{limit}");
     }
 }

@@ -11,6 +11,10 @@ use super::{MemoryLevel, psi, working_set};
 const SWAP_LIMIT: &str = "memory.memsw.limit_in_bytes";
 const KERNEL: &str = "memory.kmem.usage_in_bytes";
 
+/// What changed by less is not far, unless a bound is so low: where little is in use,
+/// `memory.stat` would be read all the time.
+const LEAST_FAR_BYTES: u64 = 4 << 20;
+
 /// Version 1 writes "no limit" as the largest number of whole pages.
 const V1_UNLIMITED: u64 = 1 << 62;
 
@@ -247,10 +251,11 @@ impl Level {
     }
 
     /// Usage changed by so much since `memory.stat` was read that it could be taken for
-    /// another level of pressure.
+    /// another level of pressure, of a lower limit of the guard's own, too.
     fn has_moved_far(&self, usage: u64) -> bool {
-        let bound = self.last.bound_bytes();
-        bound.is_some_and(|bound| usage.abs_diff(self.usage_at_stat) > bound / 32)
+        let far = (self.usage_at_stat / 32).max(LEAST_FAR_BYTES);
+        let bound = self.last.bound_bytes().unwrap_or(u64::MAX);
+        usage.abs_diff(self.usage_at_stat) > far.min(bound / 32)
     }
 
     pub(super) fn stall_percent(&self, buffer: &mut [u8]) -> Option<f64> {
