@@ -312,7 +312,11 @@ impl Sampler {
 
     fn run_after(self: &Arc<Self>, pause: Duration) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.background || thread.is_some() {
+        if let Some(thread) = &*thread {
+            // It may rest for longer than whoever has come now would have it.
+            return thread.unpark();
+        }
+        if !self.background {
             return;
         }
         let sampler = Arc::clone(self);

@@ -22,6 +22,7 @@ struct Told {
     deciding_panics: AtomicBool,
     failures: AtomicU32,
     seen: AtomicU32,
+    rests_for_long: AtomicBool,
 }
 
 impl Subscriber for Told {
@@ -42,7 +43,10 @@ impl Subscriber for Told {
     }
 
     fn after_sample(&'static self, _: bool, _: Duration) -> Duration {
-        Duration::from_millis(1)
+        match self.rests_for_long.load(Ordering::Relaxed) {
+            true => Duration::from_secs(3600),
+            false => Duration::from_millis(1),
+        }
     }
 
     fn was_idle(&self) -> bool {
@@ -106,5 +110,19 @@ fn a_decision_that_panics_is_a_failure_to_that_subscriber_alone() {
     let seen = faulty.seen.load(Ordering::Relaxed);
     soon("it sees again", || {
         faulty.seen.load(Ordering::Relaxed) > seen
+    });
+}
+
+#[test]
+fn who_wants_samples_sooner_does_not_wait_for_the_end_of_a_long_rest() {
+    let (patient, other) = (told(), told());
+    patient.rests_for_long.store(true, Ordering::Relaxed);
+    let sampler = Sampler::of(Box::new(Empty));
+    sampler.subscribe(patient, 0);
+    soon("it rests", || patient.seen.load(Ordering::Relaxed) == 2);
+    std::thread::sleep(Duration::from_millis(20));
+    sampler.subscribe(other, 0);
+    soon("it is sampled for", || {
+        other.seen.load(Ordering::Relaxed) > 3
     });
 }

@@ -1,12 +1,16 @@
 //! Settings and limits that change while requests run and wait.
 
 use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::support::{LIMIT, assert_empty, counting, fill, poll_once, with};
+use crate::support::{LIMIT, assert_empty, counting, eventually, fill, poll_once, with};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory_guard::{
-    Class, Config, Guard, MemoryGuardLayer, Mode, Policy, Pressure, Priority, Source,
+    Class, Config, Detail, Guard, MemoryGuardLayer, MemoryLevel, MemorySource, Mode, Policy,
+    Pressure, Priority, Sample, Source,
 };
 
 fn change(guard: &Guard, change: impl FnOnce(&mut Config)) {
@@ -224,4 +228,35 @@ async fn in_observe_mode_a_request_is_counted_once_whatever_is_in_its_way() {
         3,
         "it was let be called, and called"
     );
+}
+
+/// Says how often it was read.
+#[derive(Clone, Default)]
+struct Counted(Arc<AtomicU32>);
+
+impl MemorySource for Counted {
+    fn read(&mut self, _: Detail, sample: &mut Sample) -> io::Result<()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        sample.push(MemoryLevel::new(0, Some(1 << 50)));
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "counted".into()
+    }
+}
+
+#[tokio::test]
+async fn a_shorter_interval_does_not_wait_for_the_end_of_the_one_before() {
+    let counted = Counted::default();
+    let reads = || counted.0.load(Ordering::Relaxed);
+    let builder = MemoryGuardLayer::builder().memory_source(counted.clone());
+    let layer = builder.check_interval(Duration::from_secs(3600)).build();
+    let guard = layer.unwrap().guard().clone();
+    eventually("its thread rests", || reads() == 2).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    change(&guard, |config| {
+        config.check_interval = Duration::from_millis(10)
+    });
+    eventually("it is read again and again", || reads() > 9).await;
 }

@@ -57,6 +57,8 @@ impl Regulator {
             self.state.sampler.subscribe(self, self.source);
         } else if config.enabled {
             self.state.sampler.sample_now();
+            // It may rest for longer than from now on.
+            self.state.sampler.unpark();
         }
     }
 }
