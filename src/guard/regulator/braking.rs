@@ -217,7 +217,7 @@ impl Regulator {
         };
         if due {
             if let Some((allocated, limit)) = allocated_bytes.zip(limit_bytes(&control.levels)) {
-                see_mapped(allocated, limit, now);
+                see_mapped(allocated, limit);
                 let beside_bytes = control.own_bytes.saturating_sub(allocated);
                 let asks = accounted && beside_bytes > limit / MUCH_BESIDE;
                 let kept_bytes = asks.then(kept_bytes).flatten().unwrap_or(0);

@@ -49,7 +49,8 @@ fn nanos(time: Duration) -> u64 {
     time.as_nanos() as u64
 }
 
-fn now() -> Duration {
+/// Time since this was asked first in the process.
+pub(super) fn now() -> Duration {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     BEGAN.get_or_init(Instant::now).elapsed()
 }

@@ -61,7 +61,7 @@ pub(crate) fn is_mapped() -> bool {
 
 /// The allocator tells what there is, or it does not, as of now. So much is known to be
 /// allocated.
-pub(crate) fn see_mapped(allocated_bytes: u64, limit_bytes: u64, now: Duration) {
+pub(crate) fn see_mapped(allocated_bytes: u64, limit_bytes: u64) {
     let Some(anonymous_bytes) = crate::memory::anonymous_bytes() else {
         return;
     };
@@ -71,7 +71,8 @@ pub(crate) fn see_mapped(allocated_bytes: u64, limit_bytes: u64, now: Duration) 
         false => Some(most_bytes),
     };
     if let Some(mapped_bytes) = mapped_bytes {
-        WATCH.see(mapped_bytes, limit_bytes, now);
+        // By the process's clock: each sampler has one of its own.
+        WATCH.see(mapped_bytes, limit_bytes, super::ask::now());
     }
 }
 
