@@ -135,9 +135,14 @@ impl Meter {
     }
 
     fn mark(self) -> Mark {
+        self.mark_at(self.bytes())
+    }
+
+    /// It has just said so much.
+    fn mark_at(self, from_bytes: i64) -> Mark {
         Mark {
             meter: self,
-            from_bytes: self.bytes(),
+            from_bytes,
             counted_bytes: self.counted_bytes(),
         }
     }
@@ -173,12 +178,14 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
-        let by_sum = || {
-            let teller = Teller::now();
-            let in_time = teller.bytes_in_time();
-            in_time.map_or_else(Meter::untold, |_| Meter::BesidePolls(teller))
-        };
-        Meter::of_thread().unwrap_or_else(by_sum).mark()
+        if let Some(meter) = Meter::of_thread() {
+            return meter.mark();
+        }
+        let teller = Teller::now();
+        match teller.bytes_in_time() {
+            Some(bytes) => Meter::BesidePolls(teller).mark_at(bytes as i64),
+            None => Meter::untold().mark(),
+        }
     }
 
     /// The allocator or the kernel tells all that is added.

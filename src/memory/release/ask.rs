@@ -37,6 +37,14 @@ impl Budget {
         self.taken_ns(now) <= nanos(AT_ONCE)
     }
 
+    /// Asks, and takes the time that it takes.
+    fn ask<T>(&self, ask: impl FnOnce() -> T) -> T {
+        let began = now();
+        let told = ask();
+        self.take(began, now());
+        told
+    }
+
     fn take(&self, began: Duration, ended: Duration) {
         let took = ended.saturating_sub(began).min(LONGEST);
         let taken_ns = self.taken_ns(began) + nanos(took);
@@ -62,13 +70,12 @@ pub(super) fn has_time() -> bool {
 
 /// Asks, if there is time.
 pub(super) fn in_time(ask: fn() -> Option<u64>) -> Option<u64> {
-    let began = now();
-    if !BUDGET.has_time(began) {
-        return None;
-    }
-    let bytes = ask();
-    BUDGET.take(began, now());
-    bytes
+    has_time().then(|| anyway(ask)).flatten()
+}
+
+/// Asks, whether there is time or not: there is less for others then.
+pub(super) fn anyway(ask: fn() -> Option<u64>) -> Option<u64> {
+    BUDGET.ask(ask)
 }
 
 #[cfg(test)]
@@ -101,5 +108,16 @@ mod tests {
         assert!(within.abs_diff(Duration::from_millis(40)) < Duration::from_millis(2));
         // Quick ones are always in time.
         assert_eq!(asks(second * 10, Duration::from_micros(2)), 10_000);
+    }
+
+    #[test]
+    fn whoever_asks_takes_time_and_a_long_one_was_interrupted() {
+        let budget = Budget {
+            taken_ns: AtomicU64::new(0),
+            at_ns: AtomicU64::new(0),
+        };
+        let taken = || Duration::from_nanos(budget.taken_ns.load(Ordering::Relaxed));
+        budget.ask(|| std::thread::sleep(LONGEST * 2));
+        assert_eq!(taken(), LONGEST);
     }
 }
