@@ -56,6 +56,24 @@ async fn a_useless_hook_is_not_called_again_at_once_and_a_panic_in_it_harms_nobo
 }
 
 #[tokio::test]
+async fn a_hook_that_brought_much_is_called_again_however_long_it_took() {
+    let (layer, memory) = with(|builder| builder);
+    let guard = layer.guard().clone();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (counted, shrinks) = (Arc::clone(&calls), memory.clone());
+    guard.on_pressure(Pressure::Critical, move |_| {
+        std::thread::sleep(Duration::from_millis(500));
+        shrinks.set_usage_bytes(500 * MIB);
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    eventually("it ran twice", || {
+        fill(&guard, &memory, 99);
+        calls.load(Ordering::Relaxed) == 2
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn observing_gives_nothing_back() {
     let (layer, memory) = with(|builder| builder.mode(Mode::Observe));
     let guard = layer.guard().clone();

@@ -77,11 +77,11 @@ impl Regulator {
         let level = self.pressure_context().level();
         for hook in self.release.due_hooks(level, now) {
             let before_bytes = self.usage_now();
-            let took = hook.call(&self.pressure_context());
+            hook.call(&self.pressure_context());
             let freed_bytes = before_bytes.saturating_sub(self.usage_now());
             self.note_freed("a hook", freed_bytes);
             self.state.counters.released(freed_bytes);
-            self.release.hook_gave_back(&hook, took, freed_bytes);
+            self.release.hook_gave_back(&hook, freed_bytes);
         }
         let due = shortage > Shortage::None && self.release.may_trim(now);
         if due && (shortage == Shortage::Stuck || self.control().forecast.is_worth_a_trim()) {

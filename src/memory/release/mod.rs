@@ -23,7 +23,7 @@ use crate::sync::foreign::{self, Code};
 pub(crate) use ffi::{allocated_bytes, thread_bytes};
 pub(crate) use teller::{Teller, is_mapped, see_mapped};
 
-/// After each attempt, so many times its duration pass before the next.
+/// After each trim, so many times its duration pass before the next.
 const REST: u32 = 49;
 /// And at least this.
 const SHORTEST_REST: Duration = Duration::from_millis(20);
@@ -97,11 +97,8 @@ pub(crate) struct DueHook {
 }
 
 impl DueHook {
-    /// Says how long it took.
-    pub(crate) fn call(&self, context: &PressureContext) -> Duration {
-        let started = Instant::now();
+    pub(crate) fn call(&self, context: &PressureContext) {
         foreign::call(Code::Hook, || (self.call)(context));
-        started.elapsed()
     }
 }
 
@@ -128,7 +125,7 @@ impl Backoff {
         self.until.is_none_or(|until| now >= until)
     }
 
-    /// It was tried, took so long and brought so much.
+    /// It was tried, stalled allocations for so long and brought so much.
     fn after(&mut self, took: Duration, freed_bytes: u64, now: Instant) {
         self.pause = match freed_bytes >= USEFUL_BYTES {
             true => self.shortest,
@@ -258,10 +255,10 @@ impl Release {
         self.state().trim.is_over(now)
     }
 
-    /// So much did a hook give back, in so long.
-    pub(crate) fn hook_gave_back(&self, hook: &DueHook, took: Duration, freed_bytes: u64) {
+    /// So much did a hook give back. However long it took, no allocation was stalled for it.
+    pub(crate) fn hook_gave_back(&self, hook: &DueHook, freed_bytes: u64) {
         let rest = &mut self.state().hooks[hook.index].rest;
-        rest.after(took, freed_bytes, Instant::now());
+        rest.after(Duration::ZERO, freed_bytes, Instant::now());
     }
 
     /// So much did the allocators give back, in so long. What was freed meanwhile is there
