@@ -291,7 +291,8 @@ impl Guard {
     /// Takes no new work: waiters and newcomers are rejected with
     /// [`Reason::Closed`], what is active finishes. Requests are paused as before while
     /// there is no room for all, but for no longer than a second in which nobody gets on
-    /// and none can. For a graceful shutdown; it cannot be opened again.
+    /// and none can. For a graceful shutdown; it cannot be opened again. Waits until what was
+    /// learned is in the [`state`](crate::MemoryGuardBuilder::state) file, a second at most.
     pub fn close(&self) {
         self.regulator.close();
     }

@@ -10,8 +10,10 @@ mod alive;
 mod files;
 mod owner;
 
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const ASKS_EVERY: Duration = Duration::from_secs(10);
 /// Shortest time between two writes, unless a request exceeds all that is known.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// Whoever closes a guard waits for so long at most until what was learned last is written.
+const WAITS_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -38,8 +42,18 @@ pub(crate) struct Keeper {
     was_read: bool,
     /// That opened it: in a forked child the file's lock may be held for ever.
     process: u32,
-    thread: OnceLock<Thread>,
+    writer: OnceLock<Writer>,
     file: Mutex<Written>,
+}
+
+/// The thread that writes.
+#[derive(Debug)]
+struct Writer {
+    thread: Thread,
+    /// Has it look at once.
+    finish: Sender<()>,
+    /// Nobody sends anything; disconnected, it has ended.
+    ended: Mutex<Receiver<Infallible>>,
 }
 
 /// The file, as far as this guard has written or read it.
@@ -94,7 +108,7 @@ pub(crate) fn open(path: &Path) -> Opened {
             problem,
             was_read: learned.is_some(),
             process: std::process::id(),
-            thread: OnceLock::new(),
+            writer: OnceLock::new(),
             file: Mutex::new(Written {
                 owner: owner.ok(),
                 asked: Some(Instant::now()),
@@ -121,21 +135,31 @@ impl Keeper {
     /// often than is of use; until it says that there is nothing more to do.
     pub(crate) fn run(&self, look: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
         let thread = std::thread::Builder::new().name("memory-guard-st".into());
+        let (finish, finishes) = channel::<()>();
+        let (ends, ended) = channel();
         let work = move || {
+            // Dropped at its end.
+            let _ends: Sender<Infallible> = ends;
             while look() {
-                std::thread::sleep(LOOK_EVERY);
-                std::thread::park();
+                // Who has it finish does not wait for the rest.
+                if finishes.recv_timeout(LOOK_EVERY).is_err() {
+                    std::thread::park();
+                }
             }
         };
         let handle = thread.spawn(work)?;
         // Only whoever starts the guard calls this.
-        let _ = self.thread.set(handle.thread().clone());
+        let _ = self.writer.set(Writer {
+            thread: handle.thread().clone(),
+            finish,
+            ended: Mutex::new(ended),
+        });
         Ok(())
     }
 
     pub(crate) fn wake(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
+        if let Some(writer) = self.writer.get() {
+            writer.thread.unpark();
         }
     }
 
@@ -180,18 +204,38 @@ impl Keeper {
         true
     }
 
+    /// Has the thread see that nothing more comes: it writes what was learned last, and ends.
+    /// Waits for that, but not for a disk that hangs. `false`: it may be at it still.
+    pub(crate) fn finish(&self) -> bool {
+        // In a forked child there is none, and its parent goes on writing.
+        let here = self.process == std::process::id();
+        let Some(writer) = self.writer.get().filter(|_| here) else {
+            return true;
+        };
+        let _ = writer.finish.send(());
+        writer.thread.unpark();
+        let ended = writer.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let hangs = ended.recv_timeout(WAITS_FOR) == Err(RecvTimeoutError::Timeout);
+        if hangs {
+            crate::telemetry::logs::warnings(&[format!(
+                "what was learned last is not written yet to {}: nobody waits any longer",
+                self.path.display()
+            )]);
+        }
+        !hangs
+    }
+
     /// Writes what `state` says, if it says anything new, and lets others write.
     pub(crate) fn close(&self, state: impl FnOnce() -> State) {
-        if self.process == std::process::id() {
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            if file.owner.is_some() {
-                self.write(&mut file, &state());
-                file.owner = None;
-            }
-            file.closed = true;
+        if self.process != std::process::id() {
+            return;
         }
-        // Its thread has nothing more to do.
-        self.wake();
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.owner.is_some() {
+            self.write(&mut file, &state());
+            file.owner = None;
+        }
+        file.closed = true;
     }
 
     fn write(&self, file: &mut Written, state: &State) {
@@ -235,27 +279,6 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn usage(bytes: u64, seen: u64) -> State {
-        let text = format!("tower-memory-guard state 1\nusage {bytes} {seen}\n");
-        let sum = checksum(text.as_bytes());
-        State::parse(format!("{text}check {sum:016x}\n").as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn what_was_forgotten_while_nobody_came_is_not_written_at_the_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("guard.state");
-        let close = |state: State| {
-            open(&path).keeper.unwrap().close(|| state);
-            std::fs::read_to_string(&path).unwrap()
-        };
-        let good = close(usage(1_000_000_000, 300));
-        assert!(good.contains("usage 1000000000 300\n"), "{good}");
-        assert_eq!(close(usage(100_000, 300)), good);
-        let less = close(usage(100_000, 400));
-        assert!(less.contains("usage 100000 400\n"), "{less}");
-    }
 
     #[test]
     fn a_file_that_was_anothers_is_taken_over_once_that_is_gone() {

@@ -36,8 +36,7 @@ impl Regulator {
             return false;
         };
         if self.state.is_closed() {
-            // Nobody has closed it who would have kept what was learned last.
-            self.keep_last();
+            self.close_keeper(keeper);
             return false;
         }
         let running = self.at_least();
@@ -49,13 +48,21 @@ impl Regulator {
         true
     }
 
+    /// Once it is closed.
     pub(super) fn keep_last(&self) {
         if let Some(keeper) = &self.keeper {
-            keeper.close(|| State {
-                estimates: self.estimates(),
-                running: self.at_least(),
-            });
+            // Its thread may be gone, or may never have been.
+            if keeper.finish() {
+                self.close_keeper(keeper);
+            }
         }
+    }
+
+    fn close_keeper(&self, keeper: &Keeper) {
+        keeper.close(|| State {
+            estimates: self.estimates(),
+            running: self.at_least(),
+        });
     }
 
     fn at_least(&self) -> Vec<AtLeast> {
