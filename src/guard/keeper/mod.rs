@@ -225,14 +225,17 @@ impl Keeper {
         !hangs
     }
 
-    /// Writes what `state` says, if it says anything new, and lets others write.
+    /// Writes what `state` says if the file is out of date, and lets others write.
     pub(crate) fn close(&self, state: impl FnOnce() -> State) {
         if self.process != std::process::id() {
             return;
         }
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.owner.is_some() {
-            self.write(&mut file, &state());
+            let state = state();
+            if file.known.is_outdated(&state) {
+                self.write(&mut file, &state);
+            }
             file.owner = None;
         }
         file.closed = true;
@@ -279,6 +282,27 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn usage(bytes: u64, seen: u64) -> State {
+        let text = format!("tower-memory-guard state 1\nusage {bytes} {seen}\n");
+        let sum = checksum(text.as_bytes());
+        State::parse(format!("{text}check {sum:016x}\n").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_was_forgotten_while_nobody_came_is_not_written_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("guard.state");
+        let close = |state: State| {
+            open(&path).keeper.unwrap().close(|| state);
+            std::fs::read_to_string(&path).unwrap()
+        };
+        let good = close(usage(1_000_000_000, 300));
+        assert!(good.contains("usage 1000000000 300\n"), "{good}");
+        assert_eq!(close(usage(100_000, 300)), good);
+        let less = close(usage(100_000, 400));
+        assert!(less.contains("usage 100000 400\n"), "{less}");
+    }
 
     #[test]
     fn a_file_that_was_anothers_is_taken_over_once_that_is_gone() {
