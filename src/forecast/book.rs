@@ -36,8 +36,8 @@ pub(crate) struct Book {
     /// anything was seen of them.
     made: Made,
     runners: Vec<Running>,
-    /// Only what polls show is known of requests.
-    polled_alone: bool,
+    /// Only what polls show is known of requests, and of those alone that began since then.
+    polls_seen_since: Option<Duration>,
     /// What was computed in this look for requests that look alike.
     alike: HashMap<(ClassKey, (u16, u16)), Growth>,
 }
@@ -109,15 +109,20 @@ impl Book {
             sums: Sums::default(),
             made: Made::default(),
             runners: Vec::new(),
-            polled_alone: false,
+            polls_seen_since: None,
             alike: HashMap::new(),
         }
     }
 
     /// Of requests that nobody polls nothing is known.
     pub(super) fn of_polls(mut self) -> Self {
-        self.polled_alone = true;
+        self.see_polls_since(Duration::ZERO);
         self
+    }
+
+    /// All polls are seen of requests that began since then.
+    pub(super) fn see_polls_since(&mut self, since: Duration) {
+        self.polls_seen_since = Some(since);
     }
 
     /// Enough requests have been seen to go by them.

@@ -65,6 +65,8 @@ pub(crate) struct Forecast {
     /// hold, where they live in what earlier ones left behind.
     /// Made with the first such request, from the configured estimate and target.
     touched: Option<Box<Book>>,
+    /// All polls are seen of requests that began since then.
+    polls_seen_since: Duration,
     configured: (u64, f64),
     pub(super) usage: UsageEstimate,
     retained: Retained,
@@ -114,6 +116,7 @@ impl Forecast {
         Self {
             book: accounted.then(|| Box::new(Book::new(prior_bytes, target))),
             touched: None,
+            polls_seen_since: Duration::ZERO,
             configured: (prior_bytes, target),
             usage: if accounted {
                 UsageEstimate::beside_accounts()
@@ -158,7 +161,9 @@ impl Forecast {
         if self.book.is_none() && self.brakes && running.has_begun() {
             let (prior_bytes, target) = self.configured;
             let made = || Box::new(Book::new(prior_bytes, target).of_polls());
-            self.touched.get_or_insert_with(made).look(running, now);
+            let book = self.touched.get_or_insert_with(made);
+            book.see_polls_since(self.polls_seen_since);
+            book.look(running, now);
         }
     }
 

@@ -71,7 +71,9 @@ impl Book {
         sums.in_polls += u32::from(in_poll);
         sums.quiet += u32::from(is_quiet);
         sums.quiet_kib += if is_quiet { look.held.reserved_kib } else { 0 };
-        let is_known = !self.polled_alone || look.slot.was_polled();
+        // What the polls of others add is known in part at most.
+        let sees_all = |since| look.slot.was_polled() && look.slot.began_since(since);
+        let is_known = self.polls_seen_since.is_none_or(sees_all);
         if !(look.is_visible() && is_known) || look.life.is(Fact::Declared) || track.staged {
             sums.add_promised(look, age);
         } else {
@@ -107,9 +109,9 @@ impl Book {
         let alike = self.alike.entry((key, alike(seen.age, seen.held_bytes)));
         let growth = *alike.or_insert_with(|| kind.profile.growth(&seen, as_others.bytes));
         let expected = expect(kind, serial, track, look, &seen, as_others, growth);
-        let outgrown_bytes = match self.polled_alone {
-            true => 0.0,
-            false => outgrown_bytes(kind, look, &seen),
+        let outgrown_bytes = match self.polls_seen_since {
+            Some(_) => 0.0,
+            None => outgrown_bytes(kind, look, &seen),
         };
         teach_jump(kind, look, running);
         let made = match is_new {

@@ -32,6 +32,12 @@ impl Forecast {
         self.brakes = brakes;
     }
 
+    /// The brake has been on since then: of a request that began before, or while it is off,
+    /// polls are not seen.
+    pub(crate) fn see_polls_since(&mut self, since: Duration) {
+        self.polls_seen_since = since;
+    }
+
     /// The requests in flight that can be paused.
     pub(crate) fn take_runners(&mut self) -> Vec<brake::Running> {
         let mut runners = self.runners();

@@ -265,14 +265,7 @@ impl Subscriber for Regulator {
         self.grown_before.store(grown_bytes, Ordering::Relaxed);
         self.note_let_grow(now);
         if detail == Detail::Full && (self.state.is_accounted() || self.state.brakes()) {
-            let mut control = self.control();
-            let forecast = &mut control.forecast;
-            forecast.look(&self.state.running, now);
-            let own = self.state.board_key();
-            forecast.set_others(self.board.exchange(own, forecast.portion()));
-            let runners = forecast.take_runners();
-            drop(control);
-            self.tell_runners(runners, now);
+            self.look(now);
         }
     }
 

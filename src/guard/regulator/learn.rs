@@ -14,6 +14,19 @@ use crate::running::brake::parts_begun;
 use crate::units::kib;
 
 impl Regulator {
+    /// Looks at all in flight, and says which they are.
+    pub(super) fn look(&'static self, now: Duration) {
+        let mut control = self.control();
+        let forecast = &mut control.forecast;
+        forecast.see_polls_since(self.state.brake.on_since(Duration::MAX));
+        forecast.look(&self.state.running, now);
+        let own = self.state.board_key();
+        forecast.set_others(self.board.exchange(own, forecast.portion()));
+        let runners = forecast.take_runners();
+        drop(control);
+        self.tell_runners(runners, now);
+    }
+
     /// `active`: its own requests in flight.
     pub(super) fn learn(
         &self,
@@ -103,5 +116,86 @@ impl Regulator {
             needs.push((String::new(), false, control.request_bytes, 0));
         }
         needs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{Cost, ManualSource, MemoryGuardLayer};
+
+    /// What the next request is taken to need after a dozen that came to hold 120 MiB each, of
+    /// which polls showed 5: all of it, or what they added before the brake went off. A look finds
+    /// them in flight, or none does.
+    async fn expected_mib(goes_off: bool, is_found: bool) -> u64 {
+        let memory = ManualSource::new(4 << 30);
+        let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+        let builder = builder.estimated_bytes_per_request(200 << 20);
+        let layer = builder.cancel(true).build().unwrap();
+        let (guard, state) = (layer.guard(), layer.guard().state());
+        let sample = |mib: u64| {
+            memory.set_usage_bytes(mib << 20);
+            state.sampler.sample_now();
+        };
+        sample(20);
+        for _ in 0..12 {
+            let began = state.sampler.tick();
+            let set_on = |on: bool| {
+                let on = on.then_some(began);
+                state.brake.set_on(guard.regulator.state.board_key(), on);
+            };
+            set_on(true);
+            let permit = guard.acquire(Cost::Estimated).await.unwrap();
+            let slot = permit.slot().unwrap();
+            slot.polled(began, began);
+            slot.charge(5 << 20, 1);
+            if is_found {
+                sample(140);
+            }
+            set_on(!goes_off);
+            drop(permit);
+            sample(20);
+        }
+        guard.regulator.control().forecast.of_unknown_kind().0 >> 20
+    }
+
+    #[tokio::test]
+    async fn of_one_that_was_polled_with_the_brake_off_as_well_what_was_seen_is_not_all() {
+        for is_found in [true, false] {
+            let expected = expected_mib(false, is_found).await;
+            assert!(expected < 20, "{expected}");
+            let expected = expected_mib(true, is_found).await;
+            assert!(expected >= 120, "{expected}, found: {is_found}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_polled_with_the_brake_off_as_well_is_none_of_those_that_are_known() {
+        let memory = ManualSource::new(4 << 30);
+        let builder = MemoryGuardLayer::builder().memory_source(memory);
+        let layer = builder.cancel(true).build().unwrap();
+        let (guard, state) = (layer.guard(), layer.guard().state());
+        let began = state.sampler.tick();
+        let own = guard.regulator.state.board_key();
+        state.brake.set_on(own, Some(began));
+        let permit = guard.acquire(Cost::Estimated).await.unwrap();
+        let slot = permit.slot().unwrap();
+        slot.polled(began, began);
+        slot.charge(5 << 20, 1);
+        let found = || {
+            let now = state.sampler.now();
+            let forecast = &mut guard.regulator.control().forecast;
+            forecast.see_polls_since(state.brake.on_since(Duration::MAX));
+            forecast.look(&state.running, now);
+            forecast.take_runners().len()
+        };
+        assert_eq!(found(), 1);
+        state.brake.set_on(own, None);
+        assert_eq!(found(), 0);
+        state
+            .brake
+            .set_on(own, Some(began + Duration::from_secs(1)));
+        assert_eq!(found(), 0);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::State;
 use crate::class::Priority;
 use crate::limiter::TenantAccount;
-use crate::running::Slot;
 use crate::running::brake::Taken;
+use crate::running::{Fact, Slot};
 
 impl State {
     /// Requests may be paused.
@@ -76,6 +76,16 @@ impl State {
     pub(in crate::guard) fn grew_unasked(&self, slot: &Slot, bytes: u64) {
         slot.grew_untimed(bytes);
         self.saw_jump(slot, bytes);
+    }
+
+    /// It is over. Without accounts what polls add is known while the brake is on: of one that
+    /// was polled with the brake off as well, that is a part, which says nothing about others.
+    #[inline]
+    pub(in crate::guard) fn tell_half_seen(&self, slot: &Slot) {
+        let is_known = self.is_accounted() || slot.peak_bytes() == 0;
+        if !is_known && !slot.began_since(self.brake.on_since(Duration::MAX)) {
+            slot.say(Fact::Declared);
+        }
     }
 
     /// The next sample tells others of its kind. Of what is large, and more than any of them has

@@ -49,6 +49,7 @@ impl Reservation {
             }
             // It may have grown.
             held_kib = slot.reserved_kib();
+            state.tell_half_seen(slot);
             state.running.end(slot);
         }
         if self.kib.is_none() {

@@ -182,6 +182,11 @@ impl Slot {
         polled.is_some() || self.grew.load(Ordering::Relaxed) > 0 || self.is_paused()
     }
 
+    /// It began then, or later.
+    pub(crate) fn began_since(&self, since: Duration) -> bool {
+        u128::from(self.began_ms.load(Ordering::Relaxed)) >= since.as_millis()
+    }
+
     /// It is known by how it grew, and when.
     pub(crate) fn has_shown(&self) -> bool {
         self.timed.load(Ordering::Relaxed) >= SHOWN
