@@ -12,7 +12,8 @@ const TRUSTED_AFTER: f64 = 8.0;
 /// at its peak: half, if all grow evenly. The greatest average seen stands
 /// between the two, and this is the rest of the way.
 const PEAK_OVER_AVERAGE: f64 = 1.5;
-/// The greatest average seen is halved after this time without one like it.
+/// The greatest average seen is halved after this time without one like it, while anybody is
+/// in flight.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 /// And after this time while usage does not show what requests need.
 const UNCLEAR_HALF_LIFE: Duration = Duration::from_secs(300);
@@ -64,7 +65,7 @@ pub(crate) struct UsageEstimate {
     spare_bytes: f64,
     spare_at_baseline: f64,
     seen: f64,
-    /// The average that another process has learned, and from how many requests.
+    /// The average that another process has learned, and from how many requests; both fade.
     before: (f64, f64),
     /// By how much the average rose in the last [`TREND`], and what it was then.
     rise_bytes: f64,
@@ -187,7 +188,11 @@ impl UsageEstimate {
             self.rest_at_usage();
         }
         self.lowest_baseline_bytes = self.lowest_baseline_bytes.min(self.baseline_bytes);
-        self.decay(evidence.now.saturating_sub(self.last.now));
+        // While nobody is there nothing is seen of requests, unless what was blamed on them stays.
+        let is_idle = evidence.all_in_flight == 0 && self.is_clean();
+        if !is_idle || self.beside_accounts {
+            self.decay(evidence.now.saturating_sub(self.last.now));
+        }
         if self.beside_accounts {
             self.confirm(evidence.now, evidence.all_in_flight);
         }
@@ -318,9 +323,9 @@ impl UsageEstimate {
         } else {
             UNCLEAR_HALF_LIFE
         };
-        let half_lives = elapsed.as_secs_f64() / half_life.as_secs_f64();
-        self.average_bytes *= 0.5_f64.powf(half_lives);
-        self.before.0 *= 0.5_f64.powf(half_lives);
+        let left = 0.5_f64.powf(elapsed.as_secs_f64() / half_life.as_secs_f64());
+        self.average_bytes *= left;
+        self.before = (self.before.0 * left, self.before.1 * left);
     }
 
     /// What is left of the growth when requests finish is not of the others.

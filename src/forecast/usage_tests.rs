@@ -122,6 +122,33 @@ fn a_cache_that_grows_beside_a_quiet_stream_is_forgotten_again() {
 }
 
 #[test]
+fn while_nothing_is_in_flight_nothing_is_forgotten() {
+    let mut run = Run::new();
+    run.requests(8, 100 * MIB);
+    let before = run.estimate.request_bytes();
+    let quiet = |run: &mut Run| (0..6_000).for_each(|_| run.sample(20 * MIB, 0));
+    quiet(&mut run);
+    assert_eq!(run.estimate.request_bytes(), before);
+    // Nor what another process has learned.
+    let mut run = Run::new();
+    run.estimate.load((100 * MIB) as f64, 300.0);
+    quiet(&mut run);
+    assert_eq!(run.estimate.request_bytes(), 150 * MIB);
+}
+
+#[test]
+fn what_is_forgotten_of_another_process_is_trusted_no_more() {
+    let mut run = Run::new();
+    run.estimate.load((100 * MIB) as f64, 300.0);
+    // One stream that shows nothing.
+    for _ in 0..6_000 {
+        run.sample(20 * MIB, 1);
+    }
+    // By itself it is one of eight.
+    assert!(run.estimate.request_bytes() > 150 * MIB);
+}
+
+#[test]
 fn what_usage_shows_is_not_counted_twice() {
     let mut run = Run::new();
     run.sample(120 * MIB, 4);
