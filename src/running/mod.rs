@@ -247,6 +247,16 @@ impl Running {
         }
     }
 
+    /// Frees the slots of those that ended since the look before, where none comes any more. Only
+    /// the regulator does.
+    pub(crate) fn free_ended(&self) {
+        let slots = self.shards.all().flat_map(|(_, shard)| shard.taken());
+        for (_, slot) in slots.filter(|(_, slot)| slot.life.get().has_ended()) {
+            slot.free();
+            self.free(slot);
+        }
+    }
+
     /// Looks at every request in flight, and at those that ended since the look
     /// before. Only the regulator does, one look at a time.
     pub(crate) fn look<'a>(&'a self, mut visit: impl FnMut(Look<'a>)) {

@@ -264,7 +264,7 @@ impl Subscriber for Regulator {
         let grown_bytes = self.state.brake.grown_bytes();
         self.grown_before.store(grown_bytes, Ordering::Relaxed);
         self.note_let_grow(now);
-        if detail == Detail::Full && (self.state.is_accounted() || self.state.brakes()) {
+        if detail == Detail::Full {
             self.look(now);
         }
     }

@@ -16,11 +16,17 @@ use crate::units::kib;
 impl Regulator {
     /// Looks at all in flight, and says which they are.
     pub(super) fn look(&'static self, now: Duration) {
+        let own = self.state.board_key();
         let mut control = self.control();
+        if !(self.state.is_accounted() || self.state.brakes()) {
+            // It may have looked before, and then nobody else takes note of their ends.
+            self.state.running.free_ended();
+            self.state.brake.tell(own, Vec::new());
+            return;
+        }
         let forecast = &mut control.forecast;
         forecast.see_polls_since(self.state.brake.on_since(Duration::MAX));
         forecast.look(&self.state.running, now);
-        let own = self.state.board_key();
         forecast.set_others(self.board.exchange(own, forecast.portion()));
         let runners = forecast.take_runners();
         drop(control);

@@ -62,3 +62,43 @@ impl Regulator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::running::brake::Stuck;
+    use crate::{Cost, ManualSource, MemoryGuardLayer};
+
+    #[tokio::test]
+    async fn who_is_in_flight_as_a_guard_stops_pausing_is_gone_from_the_brake_when_it_ends() {
+        for is_enabled in [true, false] {
+            let builder = MemoryGuardLayer::builder().memory_source(ManualSource::new(1 << 30));
+            let layer = builder.cancel(true).build().unwrap();
+            let (guard, state) = (layer.guard(), layer.guard().state());
+            let now = state.sampler.tick();
+            state
+                .brake
+                .set_on(guard.regulator.state.board_key(), Some(now));
+            let permit = guard.acquire(Cost::Estimated).await.unwrap();
+            let slot = permit.slot().unwrap();
+            slot.polled(now, now);
+            slot.charge(1 << 20, 1);
+            state.sampler.sample_now();
+            // As another guard on the ledger plans.
+            let stuck = || state.brake.sweep(0, None, false, state.sampler.now()).stuck;
+            assert_ne!(stuck(), Stuck::Yes);
+            let mut config = (*guard.config()).clone();
+            match is_enabled {
+                true => config.max_pause = Duration::ZERO,
+                false => config.enabled = false,
+            }
+            guard.reload(config).unwrap();
+            let request = slot.request();
+            drop(permit);
+            state.sampler.sample_now();
+            assert_eq!(stuck(), Stuck::Yes);
+            assert!(request.is_over(), "its slot is another's");
+        }
+    }
+}
