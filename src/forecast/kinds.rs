@@ -31,6 +31,12 @@ pub(super) struct Kinds {
 #[derive(Debug)]
 pub(super) struct Kind {
     pub(super) profile: Profile,
+    /// What such a request is expected to need while nothing is known of them.
+    prior_bytes: u64,
+    /// And a critical one.
+    critical_prior_bytes: u64,
+    /// All were critical, as far as any has been seen; `None`: none has.
+    all_are_critical: Option<bool>,
     /// Some of it nobody holds back: critical work, and closures without checkpoints.
     pub(super) is_unheld: bool,
     /// What the next request was said to need after the look before.
@@ -46,6 +52,35 @@ impl Kind {
     /// How large its requests are beside the unit, on average.
     pub(super) fn scale(&self) -> f64 {
         self.scale
+    }
+
+    /// A critical one has come, or another. While there are critical ones alone it is they that
+    /// forecasts are about.
+    fn comes(&mut self, is_critical: bool) {
+        let before = self.all_are_critical.unwrap_or(true);
+        self.all_are_critical = Some(before && is_critical);
+        self.fear();
+    }
+
+    fn fear(&mut self) {
+        self.profile.set_prior(match self.all_are_critical {
+            Some(true) => self.critical_prior_bytes,
+            _ => self.prior_bytes,
+        });
+    }
+
+    /// The configured estimate is another.
+    fn set_prior(&mut self, bytes: u64) {
+        self.prior_bytes = bytes;
+        self.critical_prior_bytes = bytes.min(CRITICAL_KIB * 1024);
+        self.fear();
+    }
+
+    /// What the next is to need, if it is not critical, and if it is: what nobody has seen is
+    /// feared of each by itself.
+    pub(super) fn next_by_priority(&self) -> [Moments; 2] {
+        let priors = [self.prior_bytes, self.critical_prior_bytes];
+        priors.map(|prior_bytes| self.profile.next_fearing(prior_bytes as f64))
     }
 
     /// So many requests have come.
@@ -67,11 +102,10 @@ impl Kinds {
         }
     }
 
-    /// The configured estimate is another, for those without one of their own.
+    /// The configured estimate is another, for those without a hint.
     pub(super) fn set_prior(&mut self, bytes: u64) {
-        let old_bytes = std::mem::replace(&mut self.prior_bytes, bytes);
-        self.without_hint()
-            .for_each(|profile| profile.replace_prior(old_bytes, bytes));
+        self.prior_bytes = bytes;
+        self.without_hint().for_each(|kind| kind.set_prior(bytes));
     }
 
     /// What a request is expected to need while nothing is known of its kind.
@@ -79,27 +113,37 @@ impl Kinds {
         self.prior_bytes
     }
 
-    pub(super) fn kind(&mut self, key: ClassKey, is_critical: bool) -> &mut Kind {
-        let prior_bytes = match (key.is_hinted(), is_critical) {
-            (true, _) => HINT_UNIT_KIB * 1024,
-            (_, true) => self.prior_bytes.min(CRITICAL_KIB * 1024),
-            (_, false) => self.prior_bytes,
+    pub(super) fn kind(&mut self, key: ClassKey) -> &mut Kind {
+        let prior_bytes = self.prior_bytes;
+        let unit_bytes = HINT_UNIT_KIB * 1024;
+        let (prior_bytes, critical_prior_bytes) = match key.is_hinted() {
+            true => (unit_bytes, unit_bytes),
+            false => (prior_bytes, prior_bytes.min(CRITICAL_KIB * 1024)),
         };
         if key.index() >= self.kinds.len() {
             self.kinds.resize_with(key.index() + 1, || None);
         }
-        let kind = self.kinds[key.index()].get_or_insert_with(|| {
+        self.kinds[key.index()].get_or_insert_with(|| {
             let profile = Profile::new(prior_bytes);
             Box::new(Kind {
-                is_unheld: is_critical,
+                prior_bytes,
+                critical_prior_bytes,
+                all_are_critical: None,
+                is_unheld: false,
                 next: profile.next(),
                 profile,
                 recent: 0.0,
                 scale: 1.0,
                 ended_between_looks: Box::new([0; BINS]),
             })
-        });
+        })
+    }
+
+    /// The same of one that comes, or has come and gone.
+    pub(super) fn kind_of(&mut self, key: ClassKey, is_critical: bool) -> &mut Kind {
+        let kind = self.kind(key);
         kind.is_unheld |= is_critical;
+        kind.comes(is_critical);
         kind
     }
 
@@ -110,10 +154,10 @@ impl Kinds {
     }
 
     /// What is known of those without a hint.
-    fn without_hint(&mut self) -> impl Iterator<Item = &mut Profile> {
+    fn without_hint(&mut self) -> impl Iterator<Item = &mut Kind> {
         let kinds = ClassKey::all().zip(&mut self.kinds);
         let kinds = kinds.filter(|(key, _)| !key.is_hinted());
-        kinds.filter_map(|(_, kind)| Some(&mut kind.as_mut()?.profile))
+        kinds.filter_map(|(_, kind)| Some(&mut **kind.as_mut()?))
     }
 
     /// The kinds of the requests seen lately, with the share of each.
@@ -129,7 +173,7 @@ impl Kinds {
             if !running.finished(key, &mut totals) {
                 continue;
             }
-            let kind = self.kind(key, running.is_critical(key));
+            let kind = self.kind_of(key, running.is_critical(key));
             let mut seen = (0.0, 0.0);
             for (bin, (total, before)) in totals
                 .iter()
@@ -179,14 +223,14 @@ impl Kinds {
     /// What requests without a hint need beside what their accounts show.
     pub(super) fn set_hidden(&mut self, bytes: f64) {
         self.without_hint()
-            .for_each(|profile| profile.set_hidden(bytes));
+            .for_each(|kind| kind.profile.set_hidden(bytes));
     }
 
     /// What another process has learned of requests without a hint cannot be more than the
     /// limit.
     pub(super) fn bound_loaded(&mut self, limit_bytes: f64) {
         self.without_hint()
-            .for_each(|profile| profile.bound_loaded(limit_bytes));
+            .for_each(|kind| kind.profile.bound_loaded(limit_bytes));
     }
 
     /// All requests in flight have been looked at.

@@ -307,11 +307,25 @@ impl Forecast {
     /// What the next request of each kind is to reserve: its mean, and by how much it
     /// widens the margin; and what it is known to need at least, 0 until such requests
     /// have been seen. Without accounting no kinds are told apart.
+    #[cfg(any(feature = "dashboard", feature = "metrics", test))]
     pub(crate) fn by_kind(&self) -> impl Iterator<Item = (ClassKey, u64, u64)> {
         self.book.iter().flat_map(move |book| {
             book.kinds().iter().map(move |(key, kind)| {
                 let (request_bytes, low_bytes) = self.of_kind(book, key, kind);
                 (key, request_bytes, low_bytes)
+            })
+        })
+    }
+
+    /// The same, if it is not critical and if it is, whatever came so far.
+    pub(crate) fn by_priority(&self) -> impl Iterator<Item = (ClassKey, [u64; 2], u64)> {
+        self.book.iter().flat_map(move |book| {
+            book.kinds().iter().map(move |(key, kind)| {
+                let plain = !key.is_hinted();
+                let bytes = kind.next_by_priority();
+                let bytes = bytes.map(|next| self.bytes_of(book, next, plain));
+                let (_, low_bytes) = self.of_kind(book, key, kind);
+                (key, bytes, low_bytes)
             })
         })
     }

@@ -231,11 +231,9 @@ impl Profile {
         self.hidden_bytes = bytes;
     }
 
-    /// The estimate that was configured is another; one of its own stays.
-    pub(super) fn replace_prior(&mut self, old_bytes: u64, bytes: u64) {
-        if self.prior_bytes == old_bytes as f64 {
-            self.prior_bytes = bytes as f64;
-        }
+    /// What is expected while nothing is known is another.
+    pub(super) fn set_prior(&mut self, bytes: u64) {
+        self.prior_bytes = bytes as f64;
     }
 
     fn prior_bytes(&self) -> f64 {
@@ -273,19 +271,26 @@ impl Profile {
 
     /// What the next request will need.
     pub(super) fn next(&self) -> Moments {
+        self.next_fearing(self.prior_bytes)
+    }
+
+    /// The same of one of which so much is expected while nothing is known.
+    pub(super) fn next_fearing(&self, prior_bytes: f64) -> Moments {
+        let feared_bytes = prior_bytes.max(self.before.feared_bytes(self.own));
+        let feared_bytes = (feared_bytes - self.hidden_bytes).max(0.0);
         let Some(learned) = self.learned() else {
             return Moments {
-                bytes: self.prior_bytes(),
+                bytes: feared_bytes,
                 ..Moments::default()
             };
         };
-        let margin = LEAST_BYTES.min(self.prior_bytes as u64) as f64;
+        let margin = LEAST_BYTES.min(prior_bytes as u64) as f64;
         Moments {
             // Accounts are exact to so much.
             bytes: learned.bytes + margin,
             ..learned
         }
-        .or_else(self.prior_bytes(), self.doubt())
+        .or_else(feared_bytes, self.doubt())
     }
 
     /// What a request that runs will need at its peak.

@@ -136,6 +136,8 @@ pub(crate) struct Bounds {
 #[derive(Debug, Default)]
 struct Estimate {
     kib: Counter,
+    /// Of critical ones.
+    critical_kib: Counter,
     low_kib: Counter,
 }
 
@@ -237,6 +239,11 @@ impl Bounds {
         }
         let low_kib = estimate.low_kib.load(Ordering::Relaxed);
         let Some(hint_kib) = tag.hint_kib else {
+            let kib = match tag.priority {
+                Priority::Critical => estimate.critical_kib.load(Ordering::Relaxed).max(1),
+                _ => kib,
+            };
+            let low_kib = low_kib.min(kib);
             return Ask { kib, low_kib, tag };
         };
         let scaled = |kib: u64| kib.saturating_mul(u64::from(hint_kib.get())) / HINT_UNIT_KIB;
@@ -264,8 +271,9 @@ impl Bounds {
         }
     }
 
-    /// What requests of a kind are estimated to ask for, at the least 1 KiB.
-    pub(crate) fn set_estimate(&self, key: ClassKey, kib: u64, low_kib: u64) {
+    /// What requests of a kind are estimated to ask for, and critical ones of it, at the least
+    /// 1 KiB.
+    pub(crate) fn set_estimate(&self, key: ClassKey, kib: [u64; 2], low_kib: u64) {
         let made = || {
             (FIRST_KINDS..ClassKey::COUNT)
                 .map(|_| Estimate::default())
@@ -275,7 +283,8 @@ impl Bounds {
             Some(estimate) => estimate,
             None => &self.more_estimates.get_or_init(made)[key.index() - FIRST_KINDS],
         };
-        estimate.set(kib, low_kib);
+        estimate.critical_kib.store(kib[1], Ordering::Relaxed);
+        estimate.set(kib[0], low_kib);
     }
 
     #[inline(never)]

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::wait_tests::{IN_TIME, Ticket};
 use super::word::InUse;
 use super::*;
+use crate::class::Priority;
 use crate::class::tag::ClassKey;
 use crate::units::MAX_KIB;
 
@@ -236,16 +237,31 @@ fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
     let join = || Ticket::join(&limiter, &bounds, Need::Estimated(Tag::NONE), IN_TIME).unwrap();
     let (_first, _second) = (join(), join());
     // Requests turn out to be smaller.
-    bounds.set_estimate(Tag::NONE.key, 10, 10);
+    bounds.set_estimate(Tag::NONE.key, [10, 10], 10);
     limiter.pump();
     assert_eq!(limiter.reserved(), InUse::new(false, 3, 100));
+}
+
+#[test]
+fn critical_requests_of_a_kind_ask_for_what_is_estimated_of_such() {
+    let bounds = Bounds::new(GuardCount::InWord, Arc::default());
+    bounds.set_estimate(Tag::NONE.key, [200, 1], 10);
+    let estimated = |priority| {
+        let ask = bounds.estimate(Tag {
+            priority,
+            ..Tag::NONE
+        });
+        (ask.kib, ask.low_kib)
+    };
+    assert_eq!(estimated(Priority::High), (200, 10));
+    assert_eq!(estimated(Priority::Critical), (1, 1));
 }
 
 #[test]
 fn what_requests_with_a_hint_ask_for_follows_their_hints() {
     let bounds = Bounds::new(GuardCount::InWord, Arc::default());
     let key = ClassKey::new(0, true);
-    bounds.set_estimate(key, 100, 50);
+    bounds.set_estimate(key, [100, 100], 50);
     let estimated = |hint_mib: u32| {
         let ask = bounds.estimate(Tag {
             key,

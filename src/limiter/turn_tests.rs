@@ -179,7 +179,7 @@ fn who_needs_more_than_it_has_goes_before_newcomers() {
     for _ in 0..10 {
         bed.reserve(Tag::NONE, 10).unwrap();
     }
-    bed.bounds.set_estimate(Tag::NONE.key, 30, 30);
+    bed.bounds.set_estimate(Tag::NONE.key, [30, 30], 30);
     let more = |priority| Need::More {
         tag: tag(priority, 0),
         held_kib: 20,

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use support::{MIB, assert_empty, with};
 use tower_memory_guard::account::TrackingAllocator;
-use tower_memory_guard::{Cost, Guard, ManualSource, MemoryGuardLayer, Policy, Pressure, Reason};
+use tower_memory_guard::{
+    Class, Cost, Guard, ManualSource, MemoryGuardLayer, Policy, Pressure, Priority, Reason,
+};
 
 #[global_allocator]
 static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
@@ -180,4 +182,57 @@ async fn memory_beside_the_allocator_is_seen_in_the_usage() {
     }
     let estimate = guard.stats().estimated_mem_per_req_mib;
     assert!((150.0..400.0).contains(&estimate), "{estimate}");
+}
+
+/// What a request of a class and a priority reserves.
+async fn reserved_mib(guard: &Guard, class: &Class, priority: Priority) -> u64 {
+    let permit = guard.acquire_for(&class.clone().priority(priority)).await;
+    permit.unwrap().bytes().div_ceil(MIB)
+}
+
+/// One that holds so much while it is looked at.
+async fn found(guard: &Guard, class: &Class, kib: usize) {
+    let permit = guard.acquire_for(class).await.unwrap();
+    let looked_at = guard.clone();
+    let work = permit.follow(async move {
+        let held = vec![1_u8; kib << 10];
+        tokio::task::yield_now().await;
+        looked_at.sample_now();
+        drop(held);
+    });
+    work.await;
+    guard.sample_now();
+}
+
+#[tokio::test]
+async fn what_a_class_is_expected_to_need_first_is_by_each_ones_priority() {
+    for class in [Class::default(), Class::new("page")] {
+        for first in [Priority::Critical, Priority::Normal] {
+            let (layer, _) = with(|builder| builder.estimated_bytes_per_request(200 * MIB));
+            let guard = layer.guard();
+            guard.sample_now();
+            found(guard, &class.clone().priority(first), 512).await;
+            let normal = reserved_mib(guard, &class, Priority::Normal).await;
+            assert!(normal > 100, "{normal} after one that was {first:?}");
+            let critical = reserved_mib(guard, &class, Priority::Critical).await;
+            assert!(critical <= 2, "{critical} after one that was {first:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_critical_class_of_which_little_was_learned_stays_small_in_the_next_process() {
+    let start = |estimates| {
+        let (layer, _) = with(|builder| {
+            let builder = builder.estimated_bytes_per_request(200 * MIB);
+            builder.estimates(estimates)
+        });
+        layer.guard().clone()
+    };
+    let class = Class::new("health").priority(Priority::Critical);
+    let guard = start(Default::default());
+    found(&guard, &class, 512).await;
+    let next = start(guard.estimates());
+    let reserved = reserved_mib(&next, &class, Priority::Critical).await;
+    assert!(reserved <= 2, "{reserved}");
 }

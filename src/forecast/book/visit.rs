@@ -54,7 +54,7 @@ impl Book {
             return;
         }
         let key = look.slot.class_key();
-        let kind = self.kinds.kind(key, running.is_critical(key));
+        let kind = self.kinds.kind_of(key, look.slot.is_critical());
         // A pause is no time in which it could have grown.
         let now_unpaused = now.saturating_sub(look.slot.paused(now));
         let mut track = known.unwrap_or_else(|| Track::begin(kind, now_unpaused));
@@ -99,7 +99,7 @@ impl Book {
             self.serial += 1;
             self.serial
         });
-        let kind = self.kinds.kind(key, false);
+        let kind = self.kinds.kind(key);
         if is_new {
             kind.saw(1.0, scale);
         }
@@ -130,7 +130,7 @@ impl Book {
     /// Polls have added more than any of their kinds was known to.
     pub(super) fn teach_records(&mut self, running: &Requests) {
         for (key, largest) in running.records() {
-            let kind = self.kinds.kind(key, running.is_critical(key));
+            let kind = self.kinds.kind(key);
             kind.profile.saw_jump(Jump {
                 largest,
                 ..Jump::default()

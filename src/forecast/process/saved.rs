@@ -32,7 +32,7 @@ impl Forecast {
                     for (name, class) in classes {
                         if names.contains(&**name) {
                             let key = labels.key(name, hinted);
-                            book.kinds_mut().kind(key, false).profile.load(class);
+                            book.kinds_mut().kind(key).profile.load(class);
                         }
                     }
                 }
@@ -57,7 +57,7 @@ impl Forecast {
         };
         for request in cut_off {
             let key = labels.key(&request.class, request.hinted);
-            let kind = book.kinds_mut().kind(key, false);
+            let kind = book.kinds_mut().kind(key);
             kind.profile.at_least(request.bytes);
         }
         self.is_bounded = false;

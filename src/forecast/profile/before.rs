@@ -19,6 +19,13 @@ pub(super) struct Before {
     expected_bytes: f64,
 }
 
+impl Before {
+    /// What others needed, as far as this process has not seen so many that do not.
+    pub(super) fn feared_bytes(&self, own: f64) -> f64 {
+        self.expected_bytes * (1.0 - own / OUTWEIGHED_BY).max(0.0)
+    }
+}
+
 impl Profile {
     /// Takes back what was saved; it has been [checked](crate::Estimates::check).
     pub(in crate::forecast) fn load(&mut self, record: &ClassRecord) {
@@ -69,8 +76,7 @@ impl Profile {
 
     /// What a request may need that nobody has seen: as configured, or as others did.
     pub(super) fn feared_bytes(&self) -> f64 {
-        let left = (1.0 - self.own / OUTWEIGHED_BY).max(0.0);
-        self.prior_bytes.max(self.before.expected_bytes * left)
+        self.prior_bytes.max(self.before.feared_bytes(self.own))
     }
 
     /// Memory ends here: nothing that was learned elsewhere can be more.

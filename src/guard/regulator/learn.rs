@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Control, Notice, Regulator};
-use crate::class::tag::Tag;
+use crate::class::tag::{CRITICAL_KIB, Tag};
 use crate::forecast::{Evidence, Forecast};
 use crate::guard::poller::untold;
 use crate::limiter::OpenBodies;
@@ -95,14 +95,15 @@ impl Regulator {
     /// What requests ask for from here on.
     pub(super) fn publish_estimates(&self, forecast: &Forecast) {
         let bounds = &self.state.bounds;
-        for (key, bytes, low_bytes) in forecast.by_kind() {
-            bounds.set_estimate(key, kib(bytes), low_bytes / 1024);
+        for (key, bytes, low_bytes) in forecast.by_priority() {
+            bounds.set_estimate(key, bytes.map(kib), low_bytes / 1024);
         }
         let (bytes, low_bytes) = forecast.of_unknown_kind();
         bounds.set_unknown(kib(bytes), low_bytes / 1024);
         if !self.state.is_accounted() {
             // No kinds are told apart: the first is found sooner.
-            bounds.set_estimate(Tag::NONE.key, kib(bytes), low_bytes / 1024);
+            let all = [kib(bytes), kib(bytes).min(CRITICAL_KIB)];
+            bounds.set_estimate(Tag::NONE.key, all, low_bytes / 1024);
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Jump, JumpOfKind, Slot};
+use crate::class::Priority;
 use crate::running::place::{FRONT, Place, rank};
 use crate::sync::AtomicU32;
 use crate::sync::optional::AtomicOption;
@@ -64,6 +65,10 @@ impl Slot {
             shard: self.shard,
             index: self.index,
         }
+    }
+
+    pub(crate) fn is_critical(&self) -> bool {
+        self.tag().priority == Priority::Critical
     }
 
     fn rank(&self) -> u8 {
