@@ -52,6 +52,11 @@ impl Latch {
         self.lowest_bytes = self.lowest_bytes.min(usage_bytes);
         self.highest_bytes = self.highest_bytes.max(usage_bytes);
         let band = limit_bytes(o.levels).unwrap_or(u64::MAX) as f64 * BAND;
+        if o.pauses && o.unused_probes > 0 {
+            // Taken back: what comes is not their doing.
+            self.width = 1;
+            self.probing = false;
+        }
         if (self.highest_bytes - self.lowest_bytes) as f64 > band {
             // Moved: what was granted is taken back.
             if self.probing {
@@ -62,7 +67,7 @@ impl Latch {
             self.restart(o.now, usage_bytes);
             return Some(0);
         }
-        if o.unused_probes > 0 {
+        if o.unused_probes > 0 || o.pauses {
             // Nobody has tried yet, so nothing was found out.
             self.since = o.now;
             return None;
@@ -114,10 +119,11 @@ mod tests {
 
     /// Nobody has used so many probes, one of so many bytes would fit, for so many there is
     /// room.
-    fn probes_of(
+    fn observed(
         latch: &mut Latch,
         (second, usage_bytes): (u64, u64),
         (unused_probes, low_bytes, room): (u32, u64, u32),
+        pauses: bool,
     ) -> Option<u32> {
         let observation = Observation {
             now: Some(Duration::from_secs(second)),
@@ -125,6 +131,7 @@ mod tests {
             stall_percent: 0.0,
             active: 1,
             unused_probes,
+            pauses,
             reserved_bytes: 0,
             outstanding: Outlook::constant(0),
             request_bytes: 1,
@@ -132,6 +139,16 @@ mod tests {
             low_bytes,
         };
         latch.probes(&observation, usage_bytes > 500, room)
+    }
+
+    fn probes_of(latch: &mut Latch, at: (u64, u64), of: (u32, u64, u32)) -> Option<u32> {
+        observed(latch, at, of, false)
+    }
+
+    /// So many were not used while somebody is paused.
+    fn takes_back(latch: &mut Latch, second: u64, usage_bytes: u64, unused: u32) {
+        let granted = observed(latch, (second, usage_bytes), (unused, 1, 99), true);
+        assert!(matches!(granted, None | Some(0)), "{granted:?}");
     }
 
     fn probes(latch: &mut Latch, second: u64, usage_bytes: u64) -> Option<u32> {
@@ -160,6 +177,22 @@ mod tests {
         // It was used at last; its effect is awaited.
         assert_eq!(probes(&mut latch, 100, 900), None);
         assert_eq!(probes(&mut latch, 102, 900), Some(2));
+    }
+
+    #[test]
+    fn probes_that_are_taken_back_while_somebody_is_paused_find_nothing_out() {
+        let mut latch = Latch::new();
+        probes(&mut latch, 0, 900);
+        for second in 3..10 {
+            takes_back(&mut latch, second, 900, 0);
+        }
+        assert_eq!(probes(&mut latch, 11, 900), None);
+        assert_eq!(probes(&mut latch, 12, 900), Some(1));
+        takes_back(&mut latch, 13, 900, 1);
+        assert_eq!(probes(&mut latch, 16, 900), Some(1));
+        // Nor is it their doing if usage moves.
+        takes_back(&mut latch, 17, 950, 1);
+        assert_eq!(probes(&mut latch, 20, 950), Some(1));
     }
 
     #[test]

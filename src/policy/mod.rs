@@ -33,6 +33,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) active: u32,
     /// Probes granted that nobody has used.
     pub(crate) unused_probes: u32,
+    /// Somebody is paused who would go on with more room: nobody new is let in, by a probe either.
+    pub(crate) pauses: bool,
     /// What is reserved on the ledger.
     pub(crate) reserved_bytes: u64,
     /// By how much usage may still rise without another request.
@@ -167,6 +169,7 @@ mod tests {
             stall_percent: 0.0,
             active: 4,
             unused_probes: 0,
+            pauses: false,
             reserved_bytes: 100,
             outstanding: Outlook::constant(0),
             request_bytes: 10,

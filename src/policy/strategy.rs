@@ -110,6 +110,7 @@ mod tests {
             stall_percent,
             active: 4,
             unused_probes: 0,
+            pauses: false,
             reserved_bytes,
             outstanding: Outlook::constant(outstanding_bytes),
             request_bytes: 10,

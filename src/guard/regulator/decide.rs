@@ -129,12 +129,14 @@ impl Regulator {
         let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
         control.request_bytes = request_bytes;
         control.next_bytes = next_bytes;
+        let pauses = self.state.brake.wants_room();
         control.decision = control.strategy.decide(&Observation {
             now: full_at,
             levels: &control.levels,
             stall_percent,
             active: self.state.in_flight(),
             unused_probes: self.state.bounds.probes(),
+            pauses,
             reserved_bytes,
             outstanding: control.forecast.outlook(reserved_bytes),
             request_bytes,
@@ -148,7 +150,7 @@ impl Regulator {
         let needed_bytes = reserved_bytes.saturating_add(next_bytes);
         let fits = are_within(needed_bytes, decision.allowance_bytes);
         control.kept_out = decision.gate || !(fits || fits_alone);
-        if self.state.brake.wants_room() {
+        if pauses {
             // Who waits holds nothing: it comes after those that are paused.
             let decision = &mut control.decision;
             let most_bytes = decision.allowance_bytes.unwrap_or(reserved_bytes);
