@@ -46,6 +46,8 @@ pub(super) struct Kind {
     scale: f64,
     /// Requests that ended between two looks, as counted at the last look.
     ended_between_looks: Box<[u32; BINS]>,
+    /// And their hints together.
+    their_hints_kib: u64,
 }
 
 impl Kind {
@@ -81,6 +83,16 @@ impl Kind {
     pub(super) fn next_by_priority(&self) -> [Moments; 2] {
         let priors = [self.prior_bytes, self.critical_prior_bytes];
         priors.map(|prior_bytes| self.profile.next_fearing(prior_bytes as f64))
+    }
+
+    /// So many ended between two looks, and all that ever did had so much for their hints.
+    fn scale_of_unseen(&mut self, count: f64, hints_kib: u64) -> f64 {
+        let before_kib = std::mem::replace(&mut self.their_hints_kib, hints_kib);
+        match hints_kib.wrapping_sub(before_kib) {
+            // They have none.
+            0 => self.scale,
+            more_kib => more_kib as f64 / HINT_UNIT_KIB as f64 / count,
+        }
     }
 
     /// So many requests have come.
@@ -135,6 +147,7 @@ impl Kinds {
                 recent: 0.0,
                 scale: 1.0,
                 ended_between_looks: Box::new([0; BINS]),
+                their_hints_kib: 0,
             })
         })
     }
@@ -185,14 +198,14 @@ impl Kinds {
                     let middle_bytes = bins::middle_bytes(bin);
                     kind.profile.ended_between_looks(middle_bytes, more);
                     seen.0 += more;
-                    seen.1 += more * middle_bytes * kind.scale;
+                    seen.1 += more * middle_bytes;
                 }
             }
             *kind.ended_between_looks = *totals;
-            let scale = kind.scale;
             if seen.0 > 0.0 {
+                let scale = kind.scale_of_unseen(seen.0, running.finished_hints_kib(key));
                 kind.saw(seen.0, scale);
-                self.peaked(seen.1 / seen.0, seen.0);
+                self.peaked(seen.1 / seen.0 * scale, seen.0);
             }
         }
     }
@@ -242,5 +255,40 @@ impl Kinds {
             kind.profile.looked();
             kind.next = kind.profile.next();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use crate::class::tag::{ClassKey, Tag};
+    use crate::forecast::Forecast;
+    use crate::running::Running;
+
+    #[test]
+    fn requests_with_a_hint_that_no_look_finds_are_as_large_as_their_hints() {
+        let mut forecast = Forecast::new(200 << 20, 0.001, true);
+        let running: &'static Running = Box::leak(Box::default());
+        let mut ends = |hint_kib: u32, count: usize| {
+            let tag = Tag {
+                key: ClassKey::new(1, true),
+                hint_kib: NonZeroU32::new(hint_kib),
+                ..Tag::NONE
+            };
+            for _ in 0..count {
+                let slot = running.take(hint_kib.into(), tag, Duration::ZERO).unwrap();
+                slot.charge(i64::from(hint_kib) << 10, 1);
+                running.end(slot);
+            }
+            forecast.look(running, Duration::ZERO);
+            forecast.mixed().0 >> 10
+        };
+        let small = ends(64, 64);
+        assert!((60..80).contains(&small), "{small}");
+        // As many of three times that: on average it is twice.
+        let mixed = ends(192, 64);
+        assert!((120..160).contains(&mixed), "{mixed}");
     }
 }

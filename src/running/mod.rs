@@ -49,7 +49,20 @@ use slots::Shard;
 /// Peaks of requests that no look found in flight, counted by the threads that
 /// ended them. Counts only rise; the regulator takes differences.
 #[derive(Debug)]
-struct Finished([AtomicU32; BINS]);
+struct Finished {
+    peaks: [AtomicU32; BINS],
+    /// Of all of them together.
+    hints_kib: AtomicU64,
+}
+
+impl Finished {
+    fn new() -> Self {
+        Self {
+            peaks: [const { AtomicU32::new(0) }; BINS],
+            hints_kib: AtomicU64::new(0),
+        }
+    }
+}
 
 /// The same, by kind of request.
 type ByKind = Box<[OnceLock<Box<Finished>>]>;
@@ -185,7 +198,7 @@ impl Running {
         if shows_all && !(unseen.was_cut_short() || unseen.says_nothing()) {
             // As it would be with the unit for its hint.
             let unscaled = (peak_bytes as f64 / slot.scale()) as u64;
-            self.count(slot.class_key(), unscaled);
+            self.count(slot.tag(), unscaled);
         }
         self.free(slot);
     }
@@ -195,13 +208,16 @@ impl Running {
         shard.free(slot.index as usize);
     }
 
-    fn count(&self, key: ClassKey, peak_bytes: u64) {
+    fn count(&self, tag: Tag, peak_bytes: u64) {
         let number = shard();
         let made = || (0..ClassKey::COUNT).map(|_| OnceLock::new()).collect();
         let by_kind = self.shards.of(number).finished.get_or_init(made);
-        let counts = by_kind[key.index()]
-            .get_or_init(|| Box::new(Finished([const { AtomicU32::new(0) }; BINS])));
-        let count = &counts.0[bins::of(peak_bytes)];
+        let counts = by_kind[tag.key.index()].get_or_init(|| Box::new(Finished::new()));
+        if let Some(hint_kib) = tag.hint_kib {
+            let hint_kib = u64::from(hint_kib.get());
+            counts.hints_kib.fetch_add(hint_kib, Ordering::Relaxed);
+        }
+        let count = &counts.peaks[bins::of(peak_bytes)];
         if number < OWNED_SHARDS {
             // No other thread writes here, so this loses nothing.
             let next = count.load(Ordering::Relaxed).wrapping_add(1);
@@ -215,16 +231,26 @@ impl Running {
     /// `false`: none ever did.
     pub(crate) fn finished(&self, key: ClassKey, totals: &mut [u32; BINS]) -> bool {
         let mut any = false;
-        let known = self.by_kind().map(|by_kind| &by_kind[key.index()]);
-        for finished in known.filter_map(OnceLock::get) {
+        for finished in self.finished_of(key) {
             if !std::mem::replace(&mut any, true) {
                 totals.fill(0);
             }
-            for (total, count) in totals.iter_mut().zip(&finished.0) {
+            for (total, count) in totals.iter_mut().zip(&finished.peaks) {
                 *total = total.wrapping_add(count.load(Ordering::Relaxed));
             }
         }
         any
+    }
+
+    /// The hints of those together.
+    pub(crate) fn finished_hints_kib(&self, key: ClassKey) -> u64 {
+        let hints = self.finished_of(key).map(|finished| &finished.hints_kib);
+        hints.map(|kib| kib.load(Ordering::Relaxed)).sum()
+    }
+
+    fn finished_of(&self, key: ClassKey) -> impl Iterator<Item = &Finished> {
+        let known = self.by_kind().map(move |by_kind| &by_kind[key.index()]);
+        known.filter_map(|finished| finished.get().map(Box::as_ref))
     }
 
     fn by_kind(&self) -> impl Iterator<Item = &ByKind> {
@@ -237,7 +263,8 @@ impl Running {
         self.look(|_| {});
         let zero = |count: &AtomicU32| count.store(0, Ordering::Relaxed);
         for finished in self.by_kind().flatten().filter_map(OnceLock::get) {
-            finished.0.iter().for_each(zero);
+            finished.peaks.iter().for_each(zero);
+            finished.hints_kib.store(0, Ordering::Relaxed);
         }
         for jumps in self.jumps.get().into_iter().flatten() {
             jumps.forget();
