@@ -22,6 +22,10 @@ pub(crate) trait Subscriber: Send + Sync {
         now: Duration,
     ) -> Option<bool>;
 
+    /// All that share the sample have decided, and the next one has not begun. Under the reader's
+    /// lock as well.
+    fn have_decided(&self) {}
+
     /// Acts on what was decided, under no lock; after every full sample, and
     /// after those that left something to act on. Says when the next full
     /// sample is due.

@@ -283,6 +283,11 @@ impl Sampler {
             .unwrap_or_else(|| blind(one.subscriber, "the decision panicked", detail, now));
             act = act.zip(acts).map(|(all, one)| all | one);
         }
+        if act.is_some() {
+            for one in subscribers.iter() {
+                foreign::call(Code::Guard, || one.subscriber.have_decided());
+            }
+        }
         let warnings = sources.iter_mut().map(|one| &mut one.sample.warnings);
         let warnings: Vec<_> = warnings.flat_map(std::mem::take).collect();
         if act != Some(true) && warnings.is_empty() {

@@ -198,13 +198,6 @@ impl Regulator {
         self.state.brake.set_on(self.state.board_key(), None);
     }
 
-    /// What had been given back when the sample was begun is free under the bounds that
-    /// follow from it, and not before they are published.
-    fn confirm_freed(&self) {
-        let ended_kib = self.ended_kib.load(Ordering::Relaxed);
-        self.state.limiter.confirm_freed(ended_kib);
-    }
-
     /// Says and does what is to be done once no lock is held; says when to sample next.
     fn pass_on(
         &'static self,
@@ -295,17 +288,18 @@ impl Subscriber for Regulator {
             self.forgive(&mut control, now);
             self.watch_wall(&mut control, now);
         }
-        let shared = self.state.limiter.shared();
-        if !shared {
-            self.confirm_freed();
-        }
         let has_news = !control.notices.is_empty() || control.new_limit.is_some();
-        Some(shared || has_news || self.state.limiter.waiting() > 0)
+        Some(has_news || self.state.limiter.waiting() > 0)
+    }
+
+    /// What had been given back when the sample was begun is free under the bounds that
+    /// follow from it, and not before all guards on the ledger have published them.
+    fn have_decided(&self) {
+        let ended_kib = self.ended_kib.load(Ordering::Relaxed);
+        self.state.limiter.confirm_freed(ended_kib);
     }
 
     fn after_sample(&'static self, full: bool, now: Duration) -> Duration {
-        // All guards on the ledger have published by now.
-        self.confirm_freed();
         let detail = if full { Detail::Full } else { Detail::Quick };
         let Some(control) = self.control_for(detail) else {
             // What it has to say, a full sample will.
@@ -336,6 +330,10 @@ impl Subscriber for Regulator {
         over
     }
 }
+
+#[cfg(test)]
+#[path = "confirmed_tests.rs"]
+mod confirmed_tests;
 
 #[cfg(test)]
 mod tests {
