@@ -131,7 +131,10 @@ impl Limiter {
         // is seen by the attempt, what is released after it sees the flag.
         self.ledger.set_waiters();
         // Behind others it is not its turn, unless nobody's end will help those.
-        self.changed(queue, queue.is_next(key) || self.ledger.only_staged());
+        let next = queue.next_of(queue.waiters[key].flow);
+        let passes = || next.is_some_and(|next| self.no_end_helps(queue, next));
+        let turns = queue.is_next(key) || self.ledger.only_staged() || passes();
+        self.changed(queue, turns);
     }
 
     /// Why somebody who has just joined may not stay.

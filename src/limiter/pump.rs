@@ -43,7 +43,7 @@ impl Limiter {
                     queue.set_aside(candidate);
                 }
                 // Too large even with nothing in flight: no release can help it.
-                Err(Refused::Bytes) if self.nothing_will_end(queue, candidate) => {
+                Err(Refused::Bytes) if self.no_end_helps(queue, candidate.key) => {
                     next = queue.behind(candidate);
                     if next.is_some() {
                         continue;
@@ -88,11 +88,15 @@ impl Limiter {
         }
     }
 
-    /// No release can help somebody in the queue: nothing is in flight, or only others
-    /// that wait for the same.
-    fn nothing_will_end(&self, queue: &Queue, candidate: Candidate) -> bool {
-        let more = matches!(queue.waiters[candidate.key].need, Need::More { .. });
-        self.ledger.is_idle() || (more && self.ledger.only_staged())
+    /// No release can help somebody in the queue: nothing is in flight, only others that
+    /// wait for the same, or what would not leave enough if all of it ended.
+    pub(super) fn no_end_helps(&self, queue: &Queue, key: usize) -> bool {
+        let waiter = &queue.waiters[key];
+        let more = matches!(waiter.need, Need::More { .. });
+        let most_free_kib = waiter.bounds.free_kib() + self.ledger.load().kib();
+        self.ledger.is_idle()
+            || (more && self.ledger.only_staged())
+            || waiter.ask().low_kib > most_free_kib
     }
 
     /// Brings the count and the flag in the word in line with the queue.

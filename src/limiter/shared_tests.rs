@@ -57,6 +57,23 @@ fn what_can_never_fit_now_does_not_hold_up_an_idle_service() {
 }
 
 #[test]
+fn what_can_never_fit_now_has_nobody_run_one_at_a_time() {
+    let (limiter, bounds) = limiter(10, 100);
+    let mut large = Waiter::join(&limiter, &bounds, 150);
+    for free_kib in [70, 40, 10] {
+        let mut small = Waiter::join(&limiter, &bounds, 30);
+        assert_eq!(small.poll(), Poll::Ready(Ok(30)));
+        let caps = Caps::new(false, 10, 100);
+        publish(&limiter, &bounds, caps, MAX_KIB, free_kib);
+    }
+    // Once they have ended there is room for the next large one.
+    let mut fits = Waiter::join(&limiter, &bounds, 100);
+    let mut behind = Waiter::join(&limiter, &bounds, 10);
+    let waiting = [&mut large, &mut fits, &mut behind].map(|waiter| waiter.poll());
+    assert_eq!(waiting, [Poll::Pending; 3], "nobody passes that one");
+}
+
+#[test]
 fn waiters_of_one_guard_do_not_make_another_full() {
     let (limiter, first) = limiter(1, 100);
     let second = limiter.join(Arc::default());

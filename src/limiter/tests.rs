@@ -158,10 +158,17 @@ fn a_stale_sample_must_be_refreshed_first() {
     );
 }
 
-#[test]
-fn nobody_overtakes_and_the_oldest_goes_first() {
+/// 80 of 100 KiB are in use.
+fn mostly_taken() -> (Arc<Limiter>, Arc<Bounds>) {
     let (limiter, bounds) = limiter(10, 100);
     admit(&limiter, &bounds, 80).unwrap();
+    publish(&limiter, &bounds, Caps::new(false, 10, 100), MAX_KIB, 20);
+    (limiter, bounds)
+}
+
+#[test]
+fn nobody_overtakes_and_the_oldest_goes_first() {
+    let (limiter, bounds) = mostly_taken();
     let mut large = Waiter::join(&limiter, &bounds, 90);
     let mut small = Waiter::join(&limiter, &bounds, 10);
     // It would fit, but somebody was here first.
@@ -176,8 +183,7 @@ fn nobody_overtakes_and_the_oldest_goes_first() {
 
 #[test]
 fn a_waiter_that_gives_up_lets_those_behind_it_in() {
-    let (limiter, bounds) = limiter(10, 100);
-    admit(&limiter, &bounds, 80).unwrap();
+    let (limiter, bounds) = mostly_taken();
     let large = Waiter::join(&limiter, &bounds, 90);
     let mut small = Waiter::join(&limiter, &bounds, 10);
     drop(large);
