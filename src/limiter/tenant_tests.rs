@@ -257,6 +257,22 @@ fn a_tenant_at_its_quota_does_not_take_the_turn_of_those_that_have_aged() {
 }
 
 #[test]
+fn a_number_is_free_again_though_one_that_waited_for_its_quota_gave_up() {
+    let bed = Bed::empty(100);
+    let tenants = &bed.bounds.tenants;
+    for tenant in 1..TENANTS as u16 {
+        tenants.make(tenant).used(u32::from(tenant));
+    }
+    bed.tenant(1).entitle(Quota::default().at_most(1));
+    let one = tag(Priority::Normal, 1);
+    bed.reserve(one, 10).unwrap();
+    drop(bed.join(one, 10));
+    assert_eq!(tenants.longest_unused(5000), Some(2));
+    bed.cancel(10, one);
+    assert_eq!(tenants.longest_unused(5000), Some(1));
+}
+
+#[test]
 fn those_that_wait_for_their_tenant_are_before_nobody() {
     let bed = Bed::full(1000);
     bed.tenant(1).entitle(Quota::default().at_most(1));

@@ -24,7 +24,10 @@ impl TenantAccount {
     }
 
     fn is_idle(&self) -> bool {
-        self.held.load(Ordering::Relaxed) == 0 && self.waiting.load(Ordering::Relaxed) == 0
+        let held = self.held();
+        // Whoever was parked may have given up since: the flag alone is nobody.
+        let is_empty = held.count() == 0 && held.kib() == 0;
+        is_empty && self.waiting.load(Ordering::Relaxed) == 0
     }
 }
 
