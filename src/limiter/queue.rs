@@ -111,7 +111,7 @@ pub(super) struct Queue {
     waiting: usize,
     next_number: u64,
     /// What the flow that was granted last had been served.
-    served: i64,
+    pub(super) served: i64,
     /// KiB that the oldest waiter of a lane behind may have.
     pub(super) ageing_kib: u64,
     /// The time of the last sample, or when somebody began to wait since.
@@ -341,10 +341,10 @@ impl Queue {
         self.forecast.granted(waiter.expected_ms, waited_ms);
         waiter.bounds.has_waited(waiter.need);
         self.take_out(key);
-        let flow = &self.flows[candidate.flow];
-        let lane = flow.lane;
+        let lane = self.flows[candidate.flow].lane;
         if lane != NESTED {
-            self.served = flow.served();
+            self.advance(candidate.flow);
+            let flow = &self.flows[candidate.flow];
             if let Some(account) = flow.account() {
                 account.charge(kib);
                 let (bounds, tenant) = (Arc::clone(&flow.bounds), flow.tenant);

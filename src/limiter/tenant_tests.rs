@@ -170,6 +170,23 @@ fn a_tenant_is_charged_for_as_long_as_its_requests_took_of_late() {
 }
 
 #[test]
+fn tenants_take_turns_however_much_they_have_been_served() {
+    let bed = Bed::full(100);
+    let mut waiters = Vec::new();
+    for (name, tenant) in [("one", 1), ("two", 2)] {
+        bed.tenant(tenant).catch_up(i64::MAX - 1);
+        for priority in [Priority::High, Priority::Normal] {
+            waiters.extend((0..3).map(|_| (name, bed.join(tag(priority, tenant), 10))));
+        }
+    }
+    let mut order = Vec::new();
+    for _ in 0..12 {
+        order.extend(bed.free(10, &mut waiters));
+    }
+    assert_eq!(order, ["one", "two"].repeat(6));
+}
+
+#[test]
 fn a_tenant_whose_request_took_long_lets_others_go_first() {
     let bed = Bed::full(100);
     let mut waiters = Vec::new();

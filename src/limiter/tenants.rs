@@ -155,6 +155,12 @@ impl TenantAccount {
         self.served.store(served, Ordering::Relaxed);
     }
 
+    /// What it was served counts from there on. Under the queue's lock.
+    pub(super) fn go_back(&self, served: i64) {
+        let since = self.served().saturating_sub(served);
+        self.served.store(since, Ordering::Relaxed);
+    }
+
     /// It wants something again: what others had meanwhile is not owed to it. Under
     /// the queue's lock.
     pub(super) fn catch_up(&self, now: i64) {
