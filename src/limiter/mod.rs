@@ -285,8 +285,9 @@ impl Limiter {
     }
 
     /// Admits the oldest waiter past the bounds, of those that surely need no more
-    /// than `most_kib`. `false` if nobody waits.
-    pub(crate) fn probe_oldest(&self, bounds: &Arc<Bounds>, most_kib: u64) -> bool {
+    /// than `most_kib` and do not wait for their tenant; `None`: of all. `false` if no such
+    /// one waits.
+    pub(crate) fn probe_oldest(&self, bounds: &Arc<Bounds>, most_kib: Option<u64>) -> bool {
         self.change(|queue| {
             let Some((candidate, ask)) = queue.oldest_of(bounds, most_kib) else {
                 return false;

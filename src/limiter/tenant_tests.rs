@@ -246,6 +246,22 @@ fn a_number_is_another_tenants_once_its_own_holds_nothing_and_waits_for_nothing(
 }
 
 #[test]
+fn a_number_is_free_again_though_one_that_waited_for_its_quota_gave_up() {
+    let bed = Bed::empty(100);
+    let tenants = &bed.bounds.tenants;
+    for tenant in 1..TENANTS as u16 {
+        tenants.make(tenant).used(u32::from(tenant));
+    }
+    bed.tenant(1).entitle(Quota::default().at_most(1));
+    let one = tag(Priority::Normal, 1);
+    bed.reserve(one, 10).unwrap();
+    drop(bed.join(one, 10));
+    assert_eq!(tenants.longest_unused(5000), Some(2));
+    bed.cancel(10, one);
+    assert_eq!(tenants.longest_unused(5000), Some(1));
+}
+
+#[test]
 fn a_tenant_at_its_quota_does_not_take_the_turn_of_those_that_have_aged() {
     let bed = Bed::full(1000);
     bed.bounds.set_order(Duration::from_secs(4), None);
@@ -274,19 +290,27 @@ fn a_tenant_at_its_quota_does_not_take_the_turn_of_those_that_have_aged() {
 }
 
 #[test]
-fn a_number_is_free_again_though_one_that_waited_for_its_quota_gave_up() {
-    let bed = Bed::empty(100);
-    let tenants = &bed.bounds.tenants;
-    for tenant in 1..TENANTS as u16 {
-        tenants.make(tenant).used(u32::from(tenant));
-    }
+fn a_probe_is_not_for_those_that_wait_for_their_tenant() {
+    let bed = Bed::full(100);
     bed.tenant(1).entitle(Quota::default().at_most(1));
-    let one = tag(Priority::Normal, 1);
-    bed.reserve(one, 10).unwrap();
-    drop(bed.join(one, 10));
-    assert_eq!(tenants.longest_unused(5000), Some(2));
-    bed.cancel(10, one);
-    assert_eq!(tenants.longest_unused(5000), Some(1));
+    let at_its_quota = tag(Priority::Normal, 1);
+    bed.cancel(10, Tag::NONE);
+    bed.reserve(at_its_quota, 10).unwrap();
+    let mut waiters = vec![
+        ("parked", bed.join(at_its_quota, 20)),
+        ("other", bed.join(Tag::NONE, 10)),
+    ];
+    let next = bed.limiter.next_ask(&bed.bounds);
+    assert_eq!(next.map(|ask| ask.kib), Some(10));
+    let mut probed = |most_kib| {
+        let found = bed.limiter.probe_oldest(&bed.bounds, most_kib);
+        (found, granted(&mut waiters))
+    };
+    assert_eq!(probed(Some(20)), (true, vec!["other"]));
+    assert_eq!(probed(Some(20)), (false, vec![]));
+    assert!(bed.limiter.next_ask(&bed.bounds).is_none());
+    // But where nobody would have had to wait, nor have they.
+    assert_eq!(probed(None), (true, vec!["parked"]));
 }
 
 #[test]

@@ -365,7 +365,7 @@ fn a_probe_goes_to_the_first_of_those_that_it_is_large_enough_for() {
     bed.tick(3.0);
     assert_eq!(bed.limiter.oldest_wait(&bed.bounds), Duration::from_secs(2));
     let mut probed = |most_kib| {
-        let found = bed.limiter.probe_oldest(&bed.bounds, most_kib);
+        let found = bed.limiter.probe_oldest(&bed.bounds, Some(most_kib));
         (found, granted(&mut waiters))
     };
     assert_eq!(probed(39), (false, vec![]));

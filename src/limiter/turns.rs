@@ -191,28 +191,31 @@ impl Queue {
 
     /// What the oldest of a guard's waiters in its foremost lane asks for.
     pub(super) fn next_ask(&self, bounds: &Arc<Bounds>) -> Option<Ask> {
-        let first = self.lanes.iter().find_map(|lane| lane.waiting.first())?;
-        let first = &self.waiters[first];
+        // Nobody whose tenant holds it back.
+        let &(_, _, flow) = self.by_age.first()?;
+        let first = &self.waiters[self.flows[flow].waiting.first()?];
         match Arc::ptr_eq(&first.bounds, bounds) {
             true => Some(first.ask()),
             // Another guard's stands before it.
-            false => self.oldest_of(bounds, MAX_KIB).map(|(_, ask)| ask),
+            false => self.oldest_of(bounds, Some(MAX_KIB)).map(|(_, ask)| ask),
         }
     }
 
     /// The oldest of a guard's waiters in its foremost lane, of those that surely need
-    /// no more than `most_kib`.
+    /// no more than `most_kib` and do not wait for their tenant. `None`: of all.
     pub(super) fn oldest_of(
         &self,
         bounds: &Arc<Bounds>,
-        most_kib: u64,
+        most_kib: Option<u64>,
     ) -> Option<(Candidate, Ask)> {
-        let firsts = self.flows_of(bounds).filter_map(|flow| {
+        let flows = self.flows_of(bounds);
+        let may_go = flows.filter(|flow| most_kib.is_none() || !flow.is_parked);
+        let firsts = may_go.filter_map(|flow| {
             let key = flow.waiting.first()?;
             let waiter = &self.waiters[key];
             Some((flow.lane, waiter.number, key, waiter.ask()))
         });
-        let fit = firsts.filter(|(_, _, _, ask)| ask.low_kib <= most_kib);
+        let fit = firsts.filter(|(_, _, _, ask)| most_kib.is_none_or(|most| ask.low_kib <= most));
         let (_, _, key, ask) = fit.min_by_key(|&(lane, number, ..)| (lane, number))?;
         Some((Candidate::oldest(key, self.waiters[key].flow), ask))
     }

@@ -10,7 +10,6 @@ use crate::limiter::{Ask, Attempt, Operation, Refused};
 use crate::memory::Moment;
 use crate::running::Slot;
 use crate::telemetry::outcome::Mark;
-use crate::units::MAX_KIB;
 
 /// What is reserved for one piece of work.
 #[derive(Clone)]
@@ -125,13 +124,13 @@ impl State {
 
     /// Nobody waits who would not have had to.
     pub(in crate::guard) fn let_all_in(&self) {
-        while self.limiter.probe_oldest(&self.bounds, MAX_KIB) {}
+        while self.limiter.probe_oldest(&self.bounds, None) {}
     }
 
     /// Lets so many in past the bounds, for each of whom so much is free.
     pub(in crate::guard) fn let_probes_in(&self, probes: u32, free_kib: u64) {
         if probes > 0 {
-            let is_used = |_: &u32| self.limiter.probe_oldest(&self.bounds, free_kib);
+            let is_used = |_: &u32| self.limiter.probe_oldest(&self.bounds, Some(free_kib));
             let used = (0..probes).take_while(is_used).count();
             self.bounds.set_probes(probes - used as u32);
         }
