@@ -45,7 +45,8 @@ impl Limiter {
     ) -> Result<usize, Refusal> {
         self.change(|queue| {
             queue.pass_time(now);
-            let expected_ms = queue.expected_ms(bounds, need);
+            // Who does not stay says nothing of waits.
+            let expected_ms = deadline.and_then(|_| queue.expected_ms(bounds, need));
             // It joins first: another guard's waiters may be all that is in its way.
             let key = queue.join(bounds, need, expected_ms);
             self.enqueued(queue, key);

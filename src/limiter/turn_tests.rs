@@ -351,6 +351,21 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
 }
 
 #[test]
+fn who_only_looks_what_its_turn_brings_says_nothing_of_waits() {
+    let bed = Bed::full(1000);
+    let mut waiting: Vec<Ticket> = (0..100).map(|_| bed.join(Tag::NONE, 10)).collect();
+    bed.serve_a_hundred_at_a_time(&mut waiting);
+    drop(waiting);
+    let joins = || bed.join_within(Tag::NONE, 10, Duration::from_millis(5));
+    assert!(joins().is_ok());
+    let small = Need::Known(ask(Tag::NONE, 1));
+    for _ in 0..5_000 {
+        assert_eq!(bed.limiter.reserve_in_turn(&bed.bounds, small), None);
+    }
+    assert!(joins().is_ok());
+}
+
+#[test]
 fn a_probe_goes_to_the_first_of_those_that_it_is_large_enough_for() {
     let bed = Bed::full(100);
     let next_kib = || bed.limiter.next_ask(&bed.bounds).map(|ask| ask.kib);
