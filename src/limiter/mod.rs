@@ -100,9 +100,13 @@ impl Limiter {
         Arc::new(Bounds::new(count, tenants))
     }
 
-    /// A guard is gone, and with it all that it had in flight.
-    pub(crate) fn leave(&self, bounds: &Bounds) {
+    /// A guard has nothing in flight, and is gone or takes nothing more.
+    pub(crate) fn leave(&self) {
         self.guards.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Nobody asks any more how many a guard has in flight that has left.
+    pub(crate) fn retire(&self, bounds: &Bounds) {
         if bounds.count.is_in_word() {
             self.counts_in_word.store(0, Ordering::Relaxed);
         }

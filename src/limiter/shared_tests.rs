@@ -105,6 +105,21 @@ fn closing_answers_every_waiter_of_one_guard() {
 }
 
 #[test]
+fn a_guard_that_was_closed_does_not_count_the_requests_of_the_next() {
+    let (limiter, closed) = limiter(9, 100);
+    limiter.leave();
+    let next = limiter.join(Arc::default());
+    admit(&limiter, &next, 10).unwrap();
+    assert_eq!(
+        (limiter.in_flight(&closed), limiter.in_flight(&next)),
+        (0, 1)
+    );
+    // Once nobody has it any more, another one may have its place.
+    limiter.retire(&closed);
+    assert!(limiter.join_again(&closed));
+}
+
+#[test]
 fn whoever_begins_finds_that_nothing_was_in_flight_in_each_guard_of_a_ledger() {
     let (limiter, first) = limiter(9, 100);
     let second = limiter.join(Arc::default());

@@ -112,7 +112,7 @@ impl Regulator {
             return;
         }
         self.state.close();
-        self.state.limiter.leave(&self.state.bounds);
+        self.state.limiter.leave();
         self.board.leave(self.state.board_key());
         self.state.brake.leave(self.state.board_key());
         if let Some(keeper) = &self.keeper {
@@ -124,6 +124,7 @@ impl Regulator {
     fn retire(&'static self) {
         self.state.sampler.unsubscribe(self);
         self.leave();
+        self.state.limiter.retire(&self.state.bounds);
         self.keep_last();
         self.release.forget();
         self.state.running.forget();
