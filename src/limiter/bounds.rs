@@ -222,9 +222,9 @@ impl Bounds {
         &self.tenants
     }
 
-    /// Quotas are fractions of this.
-    pub(crate) fn set_limit(&self, limit_kib: u64) {
-        self.tenants.set_limit(limit_kib);
+    /// Quotas are fractions of this. Says whether it is another one than before.
+    pub(super) fn set_limit(&self, limit_kib: u64) -> bool {
+        self.tenants.set_limit(limit_kib)
     }
 
     #[inline(always)]

@@ -275,8 +275,15 @@ impl Limiter {
         lock(&self.queue).forecast.errors()
     }
 
+    /// Quotas are fractions of this: all are looked at again by the new one.
+    pub(crate) fn set_limit(&self, bounds: &Bounds, limit_kib: u64) {
+        if bounds.set_limit(limit_kib) {
+            self.unpark_all();
+        }
+    }
+
     /// Quotas may have changed.
-    pub(crate) fn unpark_all(&self) {
+    fn unpark_all(&self) {
         lock(&self.queue).unpark_all();
     }
 

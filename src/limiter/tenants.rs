@@ -233,8 +233,8 @@ impl TenantTable {
         self.tenants.get().into_iter().flatten()
     }
 
-    pub(super) fn set_limit(&self, limit_kib: u64) {
-        self.limit_kib.store(limit_kib, Ordering::Relaxed);
+    pub(super) fn set_limit(&self, limit_kib: u64) -> bool {
+        self.limit_kib.swap(limit_kib, Ordering::Relaxed) != limit_kib
     }
 
     /// So much more for a tenant, for one more request (1) or for one that it has (0), if

@@ -33,7 +33,7 @@ impl Regulator {
         }
         let bounds = &self.state.bounds;
         bounds.set_slice(slice_kib);
-        bounds.set_limit(whole_kib(limit_bytes));
+        (self.state.limiter).set_limit(bounds, whole_kib(limit_bytes));
         let caps = Caps::new(decision.gate || closed, decision.concurrency, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.

@@ -39,10 +39,6 @@ impl Regulator {
             }
         }
         let after = limit_bytes(&control.levels);
-        if before != after {
-            // Quotas are fractions of it.
-            self.state.limiter.unpark_all();
-        }
         // Of a machine's memory that moves by itself: but whether there is a limit is news, and
         // that it is another one.
         let drifted = std::mem::replace(&mut control.limit_drifts, sample.limit_drifts);
@@ -80,7 +76,13 @@ fn take(levels: &mut Vec<MemoryLevel>, sampled: &[MemoryLevel], detail: Detail) 
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use super::*;
+    use crate::{Class, Guard, ManualSource, MemoryGuardLayer, Tier};
+
+    const MIB: u64 = 1 << 20;
 
     #[test]
     fn usage_alone_does_not_take_the_limit_away() {
@@ -96,5 +98,38 @@ mod tests {
         assert_eq!(bounds(&levels), [(7, Some(10))]);
         take(&mut levels, &usage, Detail::Full);
         assert_eq!(bounds(&levels), [(7, None)]);
+    }
+
+    async fn admitted(guard: &Guard, class: Class) -> crate::Permit {
+        guard.acquire_for(&class).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_share_of_the_limit_goes_on_once_it_has_risen_whoever_ends_meanwhile() {
+        let memory = ManualSource::new(1000 * MIB);
+        let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+        let builder = builder.tier(Tier::new("shared").max_share(0.3));
+        let layer = builder.build().unwrap();
+        let guard = layer.guard();
+        let of_tenant = Class::new("work").tenant("one").tier("shared");
+        let of_tenant = of_tenant.cost(200 * MIB);
+        let other = admitted(guard, Class::new("other").cost(MIB)).await;
+        let _first = admitted(guard, of_tenant.clone()).await;
+        let mut second = pin!(guard.acquire_for(&of_tenant));
+        let mut poll = || {
+            second
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+        };
+        assert!(poll().is_pending());
+        memory.set_limit_bytes(2000 * MIB);
+        let mut sample = Sample::default();
+        sample.push(MemoryLevel::new(0, Some(2000 * MIB)));
+        let regulator = guard.regulator;
+        regulator.take_levels(&sample, Detail::Full, &mut regulator.control());
+        // Before its bounds are published.
+        drop(other);
+        guard.sample_now();
+        assert!(poll().is_ready());
     }
 }
