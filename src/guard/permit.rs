@@ -193,7 +193,7 @@ impl Permit {
     /// The permit that holds the bytes, if a guard further out has them.
     pub(crate) fn holder(&self) -> &Self {
         match self.own.kib {
-            None => self.outer().unwrap_or(self),
+            None => self.outer().map_or(self, Permit::holder),
             Some(_) => self,
         }
     }

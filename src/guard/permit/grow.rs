@@ -75,3 +75,51 @@ impl Permit {
         grown
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::class::tag::Tag;
+    use crate::classify::labels::Demand;
+    use crate::guard::admission::{Admission, no_deadline};
+    use crate::{ManualSource, MemoryGuardLayer, Permit};
+
+    const MIB: u64 = 1 << 20;
+
+    fn admitted(admission: Admission) -> Permit {
+        match admission {
+            Admission::Admitted(permit) => permit,
+            _ => panic!("there is room"),
+        }
+    }
+
+    #[test]
+    fn what_work_grows_by_is_the_outermost_guards_through_however_many() {
+        let builder = MemoryGuardLayer::builder().memory_source(ManualSource::new(1000 * MIB));
+        let layer = builder
+            .estimated_bytes_per_request(1024)
+            .max_pause(std::time::Duration::ZERO)
+            .build()
+            .unwrap();
+        let state = layer.guard().state();
+        for tag in [Tag::NONE, Tag::of_tenant(1)] {
+            state.bounds.tenants().make(1);
+            let demand = Demand {
+                need: crate::limiter::Need::Estimated(tag),
+                ..Demand::NONE
+            };
+            let mut permit = admitted(state.admit(demand, &no_deadline));
+            for _ in 0..2 {
+                let outer = permit;
+                permit = admitted(state.admit_counted(demand, false));
+                permit.keep(outer);
+            }
+            permit.report(100 * MIB);
+            permit.try_grow(100 * MIB).unwrap();
+            assert_eq!(permit.bytes(), 200 * MIB);
+            assert_eq!(state.limiter.reserved().kib(), 200 << 10);
+            drop(permit);
+            assert_eq!(state.limiter.reserved().kib(), 0);
+            assert_eq!(state.bounds.tenants().make(1).held().kib(), 0);
+        }
+    }
+}
