@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::Semaphore;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory_guard::{
-    Class, Cost, Guard, MemoryGuardLayer, Permit, Priority, Reason, Rejected, StagedBody,
+    Class, Cost, Guard, MemoryGuardLayer, Mode, Permit, Priority, Reason, Rejected, StagedBody,
     StagedBodyLayer, Tier,
 };
 
@@ -72,6 +72,22 @@ async fn growth_near_the_limit_looks_first() {
     assert_eq!(reason(permit.try_grow(700 * MIB)), Some(Reason::NoRoom));
     memory.set_usage_bytes(0);
     permit.try_grow(700 * MIB).unwrap();
+}
+
+#[tokio::test]
+async fn growth_passes_where_nothing_is_held_back_and_nothing_fits_everywhere() {
+    let (layer, memory) = with(|builder| builder.mode(Mode::Observe));
+    let permit = layer.guard().acquire(2 * LIMIT).await.unwrap();
+    permit.try_grow(2 * LIMIT).unwrap();
+    assert_eq!(permit.bytes(), 4 * LIMIT);
+    drop((permit, memory));
+
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(1024));
+    let permit = layer.guard().acquire(Cost::Bytes(MIB)).await.unwrap();
+    fill(layer.guard(), &memory, 100);
+    permit.try_grow(0).unwrap();
+    assert_eq!(reason(permit.try_grow(1)), Some(Reason::NoRoom));
+    assert_eq!(permit.bytes(), MIB);
 }
 
 #[tokio::test]

@@ -41,12 +41,16 @@ impl Permit {
     ///
     /// [`Rejected`] with [`Reason::NoRoom`] if so much is not free now, or is more than the
     /// work's tenant may have beside its other work, [`Reason::NeverFits`] if all of the
-    /// limit is less. What was reserved stays.
+    /// limit is less. What was reserved stays. In [observe mode](crate::Config::mode) it
+    /// passes, as all does.
     pub fn try_grow(&self, bytes: u64) -> Result<(), Rejected> {
+        if bytes == 0 {
+            return Ok(());
+        }
         let holder = self.holder();
         let state = holder.own.state;
         let total_bytes = self.bytes().saturating_add(bytes);
-        if state.shown.never_fits(kib(total_bytes)) {
+        if !state.live.only_observes() && state.shown.never_fits(kib(total_bytes)) {
             return Err(state.rejection(Reason::NeverFits));
         }
         let grown = holder
