@@ -182,10 +182,7 @@ impl State {
         }
         match self.judge(ask, 0, refused) {
             Verdict::Force => {
-                // What would have been shed has been counted.
-                if self.live.only_observes() && !self.would_shed(ask.tag.priority) {
-                    self.observe(self.would(ask, refused));
-                }
+                self.observe_forced(ask, 0, refused);
                 Some(self.forced(ask, operation))
             }
             Verdict::Reject(reason) => Some(Self::rejected(reason)),
@@ -218,10 +215,18 @@ impl State {
         self.shown.never_fits(ask.low_kib.saturating_add(held_kib))
     }
 
+    /// Counts what passes in observe mode alone.
+    pub(super) fn observe_forced(&self, ask: Ask, held_kib: u64, refused: Refused) {
+        // What would have been shed has been counted.
+        if self.live.only_observes() && !self.would_shed(ask.tag.priority) {
+            self.observe(self.would(ask, held_kib, refused));
+        }
+    }
+
     /// What enforce would do with what observe lets pass.
-    fn would(&self, ask: Ask, refused: Refused) -> &'static str {
+    fn would(&self, ask: Ask, held_kib: u64, refused: Refused) -> &'static str {
         match refused {
-            _ if self.never_fits(ask, 0) => "reject: never_fits",
+            _ if self.never_fits(ask, held_kib) => "reject: never_fits",
             Refused::Gate => "reject: critical_pressure",
             _ => "wait",
         }

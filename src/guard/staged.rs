@@ -70,7 +70,8 @@ impl StagedWork {
     /// for that.
     pub(crate) fn admit_rest(&self, callers: Option<Duration>) -> Result<Remainder, Rejected> {
         let (state, tag) = (self.state(), self.demand.tag());
-        if state.sheds(tag) {
+        // In observe mode that was counted when it came.
+        if state.would_shed(tag.priority) && !state.live.only_observes() {
             return Err(state.reject(Reason::LowPriority, tag));
         }
         let held_kib = self.slot.reserved_kib();
@@ -86,7 +87,10 @@ impl StagedWork {
         };
         let ask = need.ask(&state.bounds);
         match state.judge(ask, held_kib, refused) {
-            Verdict::Force => return Ok(Remainder::Reserved(state.force_more(ask.kib, tag))),
+            Verdict::Force => {
+                state.observe_forced(ask, held_kib, refused);
+                return Ok(Remainder::Reserved(state.force_more(ask.kib, tag)));
+            }
             Verdict::Reject(reason) => return Err(state.reject(reason, tag)),
             Verdict::Wait => {}
         }

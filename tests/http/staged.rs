@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{MIB, assert_empty, eventually, poll_once, serve_axum, with};
+use crate::support::{MIB, assert_empty, eventually, fill, poll_once, serve_axum, with};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request};
@@ -24,7 +24,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::map_request_body::MapRequestBodyLayer;
 use tower_memory_guard::{
     ByRequest, Class, Guard, HttpResponder, ManualSource, MemoryGuardBuilder, MemoryGuardLayer,
-    Priority, StagedBody, StagedBodyLayer,
+    Mode, Priority, StagedBody, StagedBodyLayer,
 };
 
 /// What a body of unknown length has at first.
@@ -483,4 +483,43 @@ async fn what_a_caller_has_left_counts_from_when_it_came() {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     let elapsed = began.elapsed().as_secs_f64();
     assert!((3.9..4.5).contains(&elapsed), "{elapsed}");
+}
+
+/// Answers once it has the body.
+async fn read(
+    request: http::Request<StagedBody<Body>>,
+) -> Result<http::Response<Full<Bytes>>, Infallible> {
+    let body = request.into_body().collect().await;
+    let status = if body.is_ok() { 200 } else { 500 };
+    let response = http::Response::builder().status(status);
+    Ok(response.body(Full::new(Bytes::new())).unwrap())
+}
+
+#[tokio::test]
+async fn in_observe_mode_a_request_is_counted_once_for_its_body_and_its_rest() {
+    let (layer, guard) = guarded(|builder| builder.mode(Mode::Observe));
+    let service = layer
+        .stage_bodies(UNKNOWN)
+        .layer(StagedBodyLayer::new().layer(service_fn(read)));
+    let work = guard.try_acquire(700 * MIB).unwrap();
+    let request = Request::new(Body::from(vec![7; 1 << 20]));
+    let answer = service.oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    // There was room for its body.
+    assert_eq!(guard.stats().observed_requests, 1);
+    drop((work, answer));
+    assert_empty(&guard);
+
+    let (layer, memory) = with(|builder| builder.mode(Mode::Observe));
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 99);
+    let low = |_: &Request| Class::new("report").priority(Priority::Low);
+    let service = layer
+        .classify(low)
+        .stage_bodies(UNKNOWN)
+        .layer(StagedBodyLayer::new().layer(service_fn(read)));
+    let request = Request::new(Body::from(vec![7; 1 << 20]));
+    let answer = service.oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(guard.stats().observed_requests, 1);
 }
