@@ -211,7 +211,7 @@ impl State {
         }
     }
 
-    fn never_fits(&self, ask: Ask, held_kib: u64) -> bool {
+    pub(super) fn never_fits(&self, ask: Ask, held_kib: u64) -> bool {
         self.shown.never_fits(ask.low_kib.saturating_add(held_kib))
     }
 

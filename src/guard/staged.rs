@@ -10,7 +10,7 @@ use super::waiting::Waiting;
 use crate::class::tag::Tag;
 use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Attempt, Need, Operation};
+use crate::limiter::{Ask, Attempt, Need, Operation};
 use crate::running::{Fact, Slot};
 use crate::units::{MAX_KIB, kib};
 
@@ -137,6 +137,22 @@ impl StagedWork {
 }
 
 impl State {
+    /// What a request that comes with a body asks for. Of a body that nobody holds back,
+    /// whatever it says it is, no more than the whole request is expected to need: it grows
+    /// as it is read, and what is only announced would shut out others.
+    pub(crate) fn for_body(&self, demand: Demand) -> Demand {
+        let (ask, tag) = (demand.need.ask(&self.bounds), demand.tag());
+        let passes = self.live.only_observes() && self.never_fits(ask, 0);
+        if passes {
+            self.observe("reject: never_fits");
+        } else if self.bounds.caps().kib() < MAX_KIB {
+            return demand;
+        }
+        let kib = ask.kib.min(self.bounds.estimate(tag).kib);
+        let need = Need::Known(Ask::exactly(kib, tag));
+        Demand { need, ..demand }
+    }
+
     /// More of a staged request's body is there than was reserved for it. `Ok(false)`: it
     /// goes on, but that is more than can be counted.
     fn grow_body(&self, missing_kib: u64, tag: Tag, total_bytes: u64) -> Result<bool, Reason> {

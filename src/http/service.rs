@@ -141,9 +141,12 @@ where
             Some(outer) if outer.covers(guard) => Some(outer.clone()),
             _ => None,
         };
-        if demand.is_for_body() && (outer.is_some() || staged::of(&request).is_some()) {
-            // Another guard has its bytes, or stages it.
-            demand = demand.at_once();
+        if demand.is_for_body() {
+            demand = match outer.is_some() || staged::of(&request).is_some() {
+                // Another guard has its bytes, or stages it.
+                true => demand.at_once(),
+                false => guard.for_body(demand),
+            };
         }
         let admission = match outer {
             None => {

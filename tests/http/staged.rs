@@ -523,3 +523,26 @@ async fn in_observe_mode_a_request_is_counted_once_for_its_body_and_its_rest() {
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(guard.stats().observed_requests, 1);
 }
+
+#[tokio::test]
+async fn where_nothing_is_held_back_a_body_is_not_taken_for_what_it_says_it_is() {
+    let observes = |builder: MemoryGuardBuilder| builder.mode(Mode::Observe);
+    let is_off = |builder: MemoryGuardBuilder| builder.enabled(false);
+    for (layer, guard) in [guarded(observes), guarded(is_off)] {
+        let service = layer
+            .stage_bodies(UNKNOWN)
+            .layer(StagedBodyLayer::new().layer(service_fn(read)));
+        let never = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        let request = Request::builder().header("content-length", u64::MAX.to_string());
+        let request = request.body(Body::from_stream(never)).unwrap();
+        let mut uploading = Box::pin(service.clone().oneshot(request));
+        assert!(poll_once(uploading.as_mut()).is_pending());
+        let reserved_mib = guard.stats().reserved_mib;
+        assert!(reserved_mib <= 500.0, "{reserved_mib}");
+        let request = Request::new(Body::from(vec![7; 1 << 20]));
+        let answer = service.oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        drop((uploading, answer));
+        assert_empty(&guard);
+    }
+}
