@@ -41,13 +41,13 @@ impl InFlight {
     }
 
     /// The head of the answer is there. To be dropped then is to be given up, unless nobody
-    /// reads more than that.
+    /// reads more than that, as where it promises no body.
     #[inline]
-    pub(crate) fn with_head(&mut self) -> Self {
+    pub(crate) fn with_head(&mut self, is_all: bool) -> Self {
         Self {
             permit: self.permit.take(),
             for_head: false,
-            is_read: self.for_head,
+            is_read: self.for_head || is_all,
         }
     }
 

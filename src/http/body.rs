@@ -166,7 +166,7 @@ impl<B: Body> GuardedBody<B> {
     /// Takes what `held` holds, if anything.
     #[inline]
     pub(crate) fn new(body: B, promised_bytes: Option<u64>, held: &mut InFlight) -> Self {
-        let mut hold = match held.with_head() {
+        let mut hold = match held.with_head(promised_bytes == Some(0)) {
             held if held.permit().is_some() => Hold::Own(held),
             _ => Hold::Nothing,
         };
@@ -298,7 +298,9 @@ where
         if let (Some(promised), Some(data)) = (this.promised_bytes.as_mut(), frame.data_ref()) {
             *promised = promised.saturating_sub(data.len() as u64);
         }
-        let is_over = body.is_end_stream() || *this.promised_bytes == Some(0);
+        // A server that has the trailers drops the body as well.
+        let is_last = frame.is_trailers() || body.is_end_stream();
+        let is_over = is_last || *this.promised_bytes == Some(0);
         if is_over {
             this.poller.ended(slot);
         }

@@ -109,9 +109,25 @@ async fn a_stream_holds_the_permit_until_its_last_frame_is_taken() {
         .into_trailers()
         .unwrap();
     assert_eq!(trailers["checksum"], "1");
-    assert_eq!(guard.stats().active_tasks, 1);
-    assert!(body.frame().await.is_none());
+    // Nothing comes after trailers, and servers do not ask whether it does.
     assert_empty(&guard);
+    drop(body);
+    assert_eq!(guard.stats().completed_requests, 1);
+}
+
+#[tokio::test]
+async fn a_body_that_the_head_says_is_empty_is_not_abandoned_if_nobody_asks_for_it() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        let frames = futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let response = Response::builder().header("content-length", "0");
+        Ok::<_, Infallible>(response.body(StreamBody::new(frames)).unwrap())
+    }));
+    drop(service.oneshot(Request::new(())).await.unwrap());
+    assert_empty(&guard);
+    let stats = guard.stats();
+    assert_eq!((stats.completed_requests, stats.abandoned_requests), (1, 0));
 }
 
 #[tokio::test]
