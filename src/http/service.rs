@@ -170,12 +170,17 @@ where
                 let rejected = guard.tell(refusal, demand.tag());
                 ResponseFuture::rejected(answer(&self.responder, &rejected, &request))
             }
-            Admission::Waiting(waiting) => ResponseFuture::slow(Slow {
-                waiting: Some(waiting),
-                demand,
-                outer,
-                ..self.slow(request, ready, InFlight::new(None))
-            }),
+            Admission::Waiting(waiting) => {
+                // What being ready takes, as a place in a `ConcurrencyLimit`, is for those
+                // that were admitted.
+                self.inner = self.inner.clone();
+                ResponseFuture::slow(Slow {
+                    waiting: Some(waiting),
+                    demand,
+                    outer,
+                    ..self.slow(request, false, InFlight::new(None))
+                })
+            }
         }
     }
 }

@@ -428,6 +428,27 @@ async fn an_outer_timeout_during_the_wait_leaves_the_queue() {
 }
 
 #[tokio::test]
+async fn who_waits_for_memory_takes_no_place_in_a_limit_further_in() {
+    let (layer, _) = counting(1);
+    let guard = layer.guard().clone();
+    let held = guard.try_acquire(1024).unwrap();
+    let mut service = ServiceBuilder::new()
+        .layer(layer)
+        .concurrency_limit(1)
+        .service_fn(at_once);
+    // By the service itself, which stays, and by a clone, which does not.
+    let mut first = Box::pin(service.ready().await.unwrap().call(request()));
+    assert!(poll_once(first.as_mut()).is_pending());
+    let mut second = Box::pin(service.clone().oneshot(request()));
+    assert!(poll_once(second.as_mut()).is_pending());
+    assert_eq!(guard.stats().waiting_requests, 2);
+    drop(held);
+    assert!(poll_once(first.as_mut()).is_ready());
+    drop(first);
+    assert!(poll_once(second.as_mut()).is_ready());
+}
+
+#[tokio::test]
 async fn a_ready_service_that_is_never_called_holds_nothing() {
     let (layer, _) = counting(1);
     let guard = layer.guard().clone();
