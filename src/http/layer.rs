@@ -40,7 +40,8 @@ impl MemoryGuardLayer {
     #[doc = include_str!("../../docs/settings.md")]
     ///
     /// Called again with the same settings it gives the same guard, so that a
-    /// service and a route may both use it.
+    /// service and a route may both use it, but the
+    /// [error flavour](Self::into_error_layer) not inside of another one.
     ///
     /// # Panics
     ///
@@ -197,6 +198,9 @@ impl<R, C> MemoryGuardLayer<R, C> {
 
     /// The error flavour, for any `Service<Req>`: `poll_ready` waits, and a
     /// rejection is an `Err` that downcasts to [`Rejected`](crate::Rejected).
+    ///
+    /// It asks before there is a request. So inside of another layer of the same guard it
+    /// does not know that a request was admitted, and reserves a second time.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
