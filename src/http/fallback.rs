@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
+use http_body::Body;
 
 use super::respond::{Respond, answer};
 use super::staged::{self, Stage};
@@ -51,16 +52,27 @@ impl<R: Respond + Clone> Fallback<R> {
 
     /// The inner future was polled, and may have read the request's body. The answer, if
     /// the request is to be turned away.
-    pub(crate) fn polled(&self, answer: Poll<Option<StatusCode>>) -> Option<Response<Bytes>> {
+    pub(crate) fn polled<B: Body, E>(
+        &self,
+        answer: &Poll<Result<Response<B>, E>>,
+    ) -> Option<Response<Bytes>> {
         let stage = self.stage.as_ref()?;
         if let Some(rejected) = stage.rejected() {
             return Some(self.respond(rejected));
         }
-        match answer {
-            // What a layer in between answers is no handler's work.
-            Poll::Ready(Some(status)) if status.is_success() => stage.answered(),
-            Poll::Ready(_) => {}
-            Poll::Pending => stage.catch_up(),
+        let goes_on = match answer {
+            Poll::Ready(Ok(response)) => {
+                // What a layer in between answers is no handler's work.
+                if response.status().is_success() {
+                    stage.answered();
+                }
+                !response.body().is_end_stream()
+            }
+            Poll::Ready(Err(_)) => false,
+            Poll::Pending => true,
+        };
+        if goes_on {
+            stage.catch_up();
         }
         None
     }

@@ -188,13 +188,9 @@ where
             let _polling = ready!(poller.poll(held.permit(), false, &mut growth, cx));
             held.run(|| future.poll(cx))
         };
-        let turned_away = fallback.as_ref().and_then(|fallback| {
-            let status = |result: &Result<Response<_>, _>| Some(result.as_ref().ok()?.status());
-            fallback.polled(match &result {
-                Poll::Ready(result) => Poll::Ready(status(result)),
-                Poll::Pending => Poll::Pending,
-            })
-        });
+        let turned_away = fallback
+            .as_ref()
+            .and_then(|fallback| fallback.polled(&result));
         if let Some(response) = turned_away {
             // Calling → rejected, whatever the inner service has made of it.
             state.set(State::Rejected { response: None });

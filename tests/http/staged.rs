@@ -380,6 +380,22 @@ async fn a_handler_that_drops_its_body_has_its_estimate_reserved() {
 }
 
 #[tokio::test]
+async fn so_has_one_that_drops_it_and_answers_at_once_while_its_answer_goes_on() {
+    let (layer, guard) = guarded(|builder| builder);
+    let ignore = |_: http::Request<StagedBody<Body>>| async {
+        let frames = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        Ok::<_, Infallible>(http::Response::new(Body::from_stream(frames)))
+    };
+    let inner = StagedBodyLayer::new().layer(service_fn(ignore));
+    let service = layer.stage_bodies(UNKNOWN).layer(inner);
+    let request = Request::post("/").body(Body::from("ignored")).unwrap();
+    let answer = service.oneshot(request).await.unwrap();
+    assert_eq!(guard.stats().reserved_mib, 500.0);
+    drop(answer);
+    assert_empty(&guard);
+}
+
+#[tokio::test]
 async fn a_request_without_a_body_is_admitted_for_all_that_it_needs() {
     let (layer, guard) = guarded(|builder| builder);
     let handlers = Handlers::new();
