@@ -5,7 +5,7 @@ use std::task::Context;
 use http::Method;
 
 use super::permit::Permit;
-use crate::running::{Fact, Slot};
+use crate::running::Slot;
 use crate::sync::foreign;
 use crate::telemetry::outcome::Outcome;
 
@@ -83,11 +83,7 @@ impl InFlight {
     #[inline]
     pub(crate) fn answered(&self) {
         if let Some(permit) = self.permit() {
-            if permit.can_be_cancelled() {
-                if let Some(slot) = permit.slot() {
-                    slot.say(Fact::Answered);
-                }
-            }
+            permit.answered();
         }
     }
 

@@ -273,6 +273,15 @@ impl Permit {
         self.slot.is_some() && self.own.state.live.may_cancel()
     }
 
+    /// Its response has begun. Settings may come to allow that it is cancelled, so this goes
+    /// by whether it can be told to stop.
+    #[inline]
+    pub(crate) fn answered(&self) {
+        if let Some(slot) = self.slot.filter(|slot| slot.is(Fact::Watched)) {
+            slot.say(Fact::Answered);
+        }
+    }
+
     pub(crate) fn goes_into_extensions(&self) -> bool {
         self.own.state.live.puts_permit_in_extensions()
     }

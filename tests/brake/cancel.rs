@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Extension;
-use axum::http::Response;
+use axum::http::{Request, Response};
 use axum::routing::get;
 use futures_util::stream;
 use http_body_util::BodyExt;
@@ -21,7 +21,10 @@ use hyper_util::rt::TokioExecutor;
 use support::{MIB, assert_empty, creep, eventually, fill, rush, serve_axum, with};
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_memory_guard::account;
-use tower_memory_guard::{Guard, ManualSource, MemoryGuardLayer, Permit, Reason, Rejected};
+use tower_memory_guard::{
+    Config, Guard, ManualSource, MemoryGuardLayer, Permit, Reason, Rejected, StagedBody,
+    StagedBodyLayer,
+};
 
 fn cancelling() -> (MemoryGuardLayer, ManualSource, Guard) {
     let (layer, memory) = with(|builder| {
@@ -151,6 +154,31 @@ async fn a_response_that_has_begun_is_not_cancelled() {
     assert_eq!(frame.into_data().unwrap(), "begun");
     assert_eq!(guard.stats().active_tasks, 1);
     assert_eq!(guard.stats().rejected_requests, 0);
+}
+
+#[tokio::test]
+async fn nor_is_one_that_began_before_it_was_allowed() {
+    let (layer, memory) = with(|builder| builder.estimated_bytes_per_request(300 * MIB));
+    let guard = layer.guard().clone();
+    let stream = |request: Request<StagedBody<Body>>| async {
+        request.into_body().collect().await.unwrap();
+        let frames = stream::pending::<Result<Bytes, std::io::Error>>();
+        Ok::<_, std::io::Error>(Response::new(Body::from_stream(frames)))
+    };
+    // Whoever is staged is told of a rejection, whether it may be cancelled or not.
+    let service = ServiceBuilder::new()
+        .layer(layer.stage_bodies(MIB))
+        .layer(StagedBodyLayer::new())
+        .service_fn(stream);
+    let response = service.oneshot(Request::new(Body::from("all"))).await;
+    let response = response.unwrap();
+    let mut config = Config::clone(&guard.config());
+    config.cancel = true;
+    guard.reload(config).unwrap();
+    rush(&guard, &memory).await;
+    let stats = guard.stats();
+    assert_eq!((stats.active_tasks, stats.cancelled_requests), (1, 0));
+    drop(response);
 }
 
 #[tokio::test]
