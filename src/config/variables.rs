@@ -277,7 +277,8 @@ settings! {
     /// How long a peer may leave a ready frame of a response unread. Then the
     /// permit is given back, and the response ends with an error. Only that
     /// time counts, never the handler's own silence: a quiet stream may live
-    /// for ever. Checked at each sample. Default 60 s; `None`: no bound.
+    /// for ever. Checked at each full sample, from one of which to the next at most half of
+    /// it counts: the process may have stood still. Default 60 s; `None`: no bound.
     body_timeout: Option<Duration> = Some(Duration::from_secs(60)),
         by body_timeout(timeout: impl Into<Option<Duration>>) timeout.into(), log debug, is TIME;
 

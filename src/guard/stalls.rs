@@ -10,40 +10,63 @@ use slab::Slab;
 
 /// A response on its way to a peer.
 pub(crate) trait Stalls: Send + Sync {
-    /// Its peer has left what is ready unread for `timeout`, and nobody has said so yet.
+    /// Its peer has left what is ready unread for `timeout`, and nobody has said so yet. `now`
+    /// is of a clock that stands still where the process does.
     fn has_stalled(&self, timeout: Duration, now: Duration) -> bool;
 
     fn stall(&self);
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Deliveries(Mutex<Slab<Weak<dyn Stalls>>>);
+pub(crate) struct Deliveries(Mutex<Register>);
+
+#[derive(Debug, Default)]
+struct Register {
+    deliveries: Slab<Weak<dyn Stalls>>,
+    looked: Duration,
+    /// What of the time so far counts.
+    counted: Duration,
+}
+
+impl Register {
+    /// A look. From one to the next half of the timeout counts at most: while the process
+    /// stood still nobody was served, so one look alone ends nothing.
+    fn look(&mut self, timeout: Duration, now: Duration) -> Duration {
+        let passed = now.saturating_sub(self.looked);
+        self.looked += passed;
+        self.counted += passed.min(timeout / 2);
+        self.counted
+    }
+}
 
 impl Deliveries {
     /// Watches one from now on; where it stands.
     pub(crate) fn watch(&self, delivery: Weak<dyn Stalls>) -> usize {
-        self.lock().insert(delivery)
+        self.lock().deliveries.insert(delivery)
     }
 
     pub(crate) fn are_none(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().deliveries.is_empty()
     }
 
     pub(crate) fn forget(&self, place: usize) {
-        self.lock().remove(place);
+        self.lock().deliveries.remove(place);
     }
 
     /// Ends the deliveries that have been unread for `timeout`; says how many.
     pub(crate) fn end_stalled(&self, timeout: Duration, now: Duration) -> usize {
+        let mut register = self.lock();
+        let now = register.look(timeout, now);
         let upgraded = |(_, delivery): (_, &Weak<dyn Stalls>)| delivery.upgrade();
-        let mut stalled: Vec<_> = self.lock().iter().filter_map(upgraded).collect();
+        let mut stalled: Vec<_> = register.deliveries.iter().filter_map(upgraded).collect();
         // Unlocked: the last owner of a delivery takes it off the register.
+        drop(register);
         stalled.retain(|delivery| delivery.has_stalled(timeout, now));
         stalled.iter().for_each(|delivery| delivery.stall());
         stalled.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slab<Weak<dyn Stalls>>> {
+    fn lock(&self) -> MutexGuard<'_, Register> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

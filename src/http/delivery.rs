@@ -24,7 +24,7 @@ pub(crate) struct Delivery {
 
 const TAKEN: u64 = 0;
 const UNSEEN: u64 = 1;
-/// Above it, the milliseconds since the sampler began.
+/// Above it, the milliseconds of the clock that looks have.
 const SEEN: u64 = 2;
 
 impl Delivery {

@@ -210,9 +210,11 @@ async fn a_peer_that_does_not_read_loses_the_budget_after_the_body_timeout() {
     body.frame().await.unwrap().unwrap();
     // The next frame is ready, and nobody asks for it.
     guard.sample_now();
-    tokio::time::advance(Duration::from_secs(4)).await;
-    guard.sample_now();
-    assert_eq!(guard.stats().active_tasks, 1);
+    for _ in 0..2 {
+        tokio::time::advance(Duration::from_secs(2)).await;
+        guard.sample_now();
+        assert_eq!(guard.stats().active_tasks, 1);
+    }
     tokio::time::advance(Duration::from_secs(1)).await;
     guard.sample_now();
     assert_empty(&guard);
@@ -233,12 +235,32 @@ async fn a_large_last_frame_that_nobody_sends_loses_the_budget_too() {
     // The server has taken everything, and its peer reads nothing.
     let frames = body.collect().await.unwrap();
     guard.sample_now();
-    assert_eq!(guard.stats().active_tasks, 1);
-    tokio::time::advance(Duration::from_secs(5)).await;
-    guard.sample_now();
+    for _ in 0..2 {
+        assert_eq!(guard.stats().active_tasks, 1);
+        tokio::time::advance(Duration::from_millis(2500)).await;
+        guard.sample_now();
+    }
     assert_empty(&guard);
     drop(frames);
     assert_empty(&guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_survives_that_its_process_stood_still_for_longer_than_the_body_timeout() {
+    let (layer, _) = with(|builder| builder.body_timeout(Duration::from_secs(5)));
+    let guard = layer.guard().clone();
+    let (sender, stream) = sent();
+    let mut body = respond(&layer, stream).await.into_body();
+    for text in ["one", "two", "three"] {
+        sender.send(data(text)).unwrap();
+        body.frame().await.unwrap().unwrap();
+        guard.sample_now();
+        // Nobody is served, and nobody looks.
+        tokio::time::advance(Duration::from_secs(600)).await;
+        guard.sample_now();
+    }
+    let stats = guard.stats();
+    assert_eq!((stats.active_tasks, stats.stalled_responses), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
