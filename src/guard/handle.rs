@@ -300,10 +300,26 @@ impl Guard {
     /// A rejection because a result is too large, counted and logged like every other.
     ///
     /// The request counts as rejected. Its response counts as an answer, too, unless it is
-    /// that of `LimitedJson` or `ResultLimitLayer`; `total_requests` has it once.
+    /// that of `LimitedJson` or `ResultLimitLayer`; `total_requests` has it once. Whoever
+    /// calls this has decided: it rejects in observe mode and where the guard is off, too.
     pub fn reject_result(&self) -> Rejected {
         self.state().counters.outcomes.turned_away_late();
         self.state().reject(Reason::ResultTooLarge, Tag::NONE)
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn only_observes(&self) -> bool {
+        self.state().live.only_observes()
+    }
+
+    /// [`reject_result`](Self::reject_result), if the guard does more than observe.
+    #[cfg(feature = "json")]
+    pub(crate) fn refuse_result(&self) -> Option<Rejected> {
+        if self.only_observes() {
+            self.state().observe("reject: result_too_large");
+            return None;
+        }
+        Some(self.reject_result())
     }
 
     /// A rejection as a caller would get it at this moment, for tests of what is done with

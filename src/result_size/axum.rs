@@ -14,8 +14,8 @@ use crate::telemetry::outcome::refused_result;
 ///
 /// A value that is too large becomes a 413 (or a status of one's choice) with
 /// `application/problem+json` and the reason `result_too_large`, counted and
-/// logged as the guard's other rejections. One without a JSON form becomes a 500,
-/// as with `axum::Json`.
+/// logged as the guard's other rejections; in observe mode, or if the guard is not enabled,
+/// it is answered all the same. One without a JSON form becomes a 500, as with `axum::Json`.
 ///
 /// ```
 /// use axum::extract::State;
@@ -62,17 +62,20 @@ impl<T> LimitedJson<T> {
 
 impl<T: Serialize> IntoResponse for LimitedJson<T> {
     fn into_response(self) -> Response {
-        match to_json(&self.value, self.limit_bytes) {
-            Ok(json) => {
-                let json_type = HeaderValue::from_static("application/json");
-                ([(CONTENT_TYPE, json_type)], json).into_response()
-            }
-            Err(Error::TooLarge(_)) => {
-                let rejected = self.guard.reject_result();
+        let mut json = to_json(&self.value, self.limit_bytes);
+        if let Err(Error::TooLarge(_)) = json {
+            if let Some(rejected) = self.guard.refuse_result() {
                 let asked = Request::new(());
                 let mut response = HttpResponder::new().respond(&rejected, (&asked).into());
                 *response.status_mut() = self.status;
-                refused_result(response).map(Into::into)
+                return refused_result(response).map(Into::into);
+            }
+            json = to_json(&self.value, u64::MAX);
+        }
+        match json {
+            Ok(json) => {
+                let json_type = HeaderValue::from_static("application/json");
+                ([(CONTENT_TYPE, json_type)], json).into_response()
             }
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }

@@ -27,7 +27,8 @@ use crate::telemetry::outcome::refused_result;
 /// the first frame that passes the limit it ends in an error, so that the client
 /// sees a broken response and never a short one.
 ///
-/// What is cut off while it is being sent is not counted as a rejection.
+/// What is cut off while it is being sent is not counted as a rejection. In observe mode, or
+/// if the guard is not enabled, every response passes.
 ///
 /// The body exists already, so this bounds what is sent, not what is built; for
 /// that see [`to_json`](super::to_json).
@@ -146,12 +147,17 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.future.poll(cx))?;
-        let limit = this.limit.limit_bytes();
+        let ResultLimitLayer { guard, .. } = &*this.limit;
+        let mut limit = this.limit.limit_bytes();
         if response.body().size_hint().lower() > limit {
-            let rejected = this.limit.guard.reject_result();
-            let refusal = answer(&HttpResponder::new(), &rejected, this.asked);
-            let refusal = refused_result(refusal);
-            return Poll::Ready(Ok(refusal.map(LimitedBody::refusal)));
+            if let Some(rejected) = guard.refuse_result() {
+                let refusal = answer(&HttpResponder::new(), &rejected, this.asked);
+                let refusal = refused_result(refusal);
+                return Poll::Ready(Ok(refusal.map(LimitedBody::refusal)));
+            }
+        }
+        if guard.only_observes() {
+            limit = u64::MAX;
         }
         Poll::Ready(Ok(response.map(|body| LimitedBody::new(body, limit))))
     }

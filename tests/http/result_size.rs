@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
+use tower_memory_guard::Mode;
 use tower_memory_guard::result_size::{
     Error, LimitedJson, ResultLimitLayer, ResultTooLarge, json_len, to_json, to_json_in_one_pass,
 };
@@ -268,6 +269,33 @@ async fn a_refused_result_is_one_request() {
         stats.rejected_requests,
     );
     assert_eq!(counts, (1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_guard_that_only_observes_or_is_off_refuses_no_result() {
+    let observing = with(|builder| builder.max_result_size_bytes(10).mode(Mode::Observe)).0;
+    let off = with(|builder| builder.max_result_size_bytes(10).enabled(false)).0;
+    for (layer, observed) in [(observing, 2), (off, 0)] {
+        let guard = layer.guard();
+        let json = LimitedJson::new(guard, [1000; 9]).into_response();
+        let (status, _, body) = read(json).await;
+        assert_eq!((status, body.len()), (StatusCode::OK, 46));
+
+        let echo = |request: Request<Body>| async {
+            Ok::<_, Infallible>(Response::new(request.into_body()))
+        };
+        let service = ResultLimitLayer::new(guard).layer(service_fn(echo));
+        let frames = futures_util::stream::iter([Ok::<_, Infallible>("more than ten")]);
+        for body in [Body::from("more than ten"), Body::from_stream(frames)] {
+            let answer = service.clone().oneshot(Request::new(body)).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            let read = answer.into_body().collect().await.unwrap();
+            assert_eq!(read.to_bytes(), "more than ten");
+        }
+        let stats = guard.stats();
+        let counts = (stats.rejected_requests, stats.observed_requests);
+        assert_eq!(counts, (0, observed));
+    }
 }
 
 #[tokio::test]
