@@ -20,6 +20,8 @@ use crate::memory::MemorySource;
 use crate::memory::release::PressureContext;
 use crate::pressure::Pressure;
 use crate::telemetry::logs;
+#[cfg(feature = "json")]
+use crate::telemetry::outcome::refused_result;
 use crate::telemetry::stats::Stats;
 use std::time::Duration;
 
@@ -297,7 +299,8 @@ impl Guard {
         self.regulator.close();
     }
 
-    /// A rejection because a result is too large, counted and logged like every other.
+    /// A rejection because the result of a request that this guard has admitted is too large,
+    /// counted and logged like every other.
     ///
     /// The request counts as rejected. Its response counts as an answer, too, unless it is
     /// that of `LimitedJson` or `ResultLimitLayer`; `total_requests` has it once. Whoever
@@ -312,14 +315,28 @@ impl Guard {
         self.state().live.only_observes()
     }
 
-    /// [`reject_result`](Self::reject_result), if the guard does more than observe.
+    /// What is answered in the place of a result that is too large. `None`: the guard only
+    /// observes.
     #[cfg(feature = "json")]
-    pub(crate) fn refuse_result(&self) -> Option<Rejected> {
+    pub(crate) fn refuse_result<B>(
+        &self,
+        answer: impl FnOnce(&Rejected) -> http::Response<B>,
+    ) -> Option<http::Response<B>> {
+        let state = self.state();
         if self.only_observes() {
-            self.state().observe("reject: result_too_large");
+            state.observe("reject: result_too_large");
             return None;
         }
-        Some(self.reject_result())
+        // Else it is of no request that was admitted, and counts by itself.
+        let is_admitted = super::poller::is_polling();
+        if is_admitted {
+            state.counters.outcomes.turned_away_late();
+        }
+        let response = answer(&state.reject(Reason::ResultTooLarge, Tag::NONE));
+        Some(match is_admitted {
+            true => refused_result(response, state.board_key()),
+            false => response,
+        })
     }
 
     /// A rejection as a caller would get it at this moment, for tests of what is done with

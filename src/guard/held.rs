@@ -93,10 +93,11 @@ impl InFlight {
         self.permit.take()
     }
 
-    /// The response stands in the place of a result that was refused, and counted then.
+    /// The response stands in the place of a result that a guard refused, and counted then.
     #[cold]
-    pub(crate) fn result_is_refused(&self) {
-        if let Some(permit) = self.permit() {
+    pub(crate) fn result_is_refused(&self, by: usize) {
+        let own = |permit: &&Permit| permit.state().board_key() == by;
+        if let Some(permit) = self.permit().filter(own) {
             permit.mark(Outcome::TurnedAway);
         }
     }

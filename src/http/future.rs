@@ -20,7 +20,7 @@ use crate::guard::held::InFlight;
 use crate::guard::permit::Permit;
 use crate::guard::poller::Poller;
 use crate::guard::waiting::Waiting;
-use crate::telemetry::outcome::is_refused_result;
+use crate::telemetry::outcome::refused_by;
 
 pin_project! {
     /// The future of [`MemoryGuard`](crate::MemoryGuard): waits for memory,
@@ -202,8 +202,8 @@ where
         match result {
             Ok(response) => {
                 held.answered();
-                if is_refused_result(&response) {
-                    held.result_is_refused();
+                if let Some(by) = refused_by(&response) {
+                    held.result_is_refused(by);
                 }
                 let promised = promised_bytes(&response);
                 Poll::Ready(Ok(

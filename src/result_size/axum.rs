@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::{Error, to_json};
 use crate::guard::handle::Guard;
 use crate::http::respond::{HttpResponder, Respond};
-use crate::telemetry::outcome::refused_result;
 
 /// Answers with the value as JSON, or refuses it before it is built.
 ///
@@ -64,11 +63,14 @@ impl<T: Serialize> IntoResponse for LimitedJson<T> {
     fn into_response(self) -> Response {
         let mut json = to_json(&self.value, self.limit_bytes);
         if let Err(Error::TooLarge(_)) = json {
-            if let Some(rejected) = self.guard.refuse_result() {
+            let refusal = |rejected: &_| {
                 let asked = Request::new(());
-                let mut response = HttpResponder::new().respond(&rejected, (&asked).into());
+                let mut response = HttpResponder::new().respond(rejected, (&asked).into());
                 *response.status_mut() = self.status;
-                return refused_result(response).map(Into::into);
+                response
+            };
+            if let Some(refusal) = self.guard.refuse_result(refusal) {
+                return refusal.map(Into::into);
             }
             json = to_json(&self.value, u64::MAX);
         }

@@ -17,7 +17,6 @@ use crate::error::BoxError;
 use crate::guard::handle::Guard;
 use crate::http::respond::{HttpResponder, answer};
 use crate::http::{opaque_debug, wraps};
-use crate::telemetry::outcome::refused_result;
 
 /// Refuses responses whose body is longer than the guard's
 /// [`max_result_size_bytes`](crate::Config::max_result_size_bytes).
@@ -28,7 +27,8 @@ use crate::telemetry::outcome::refused_result;
 /// sees a broken response and never a short one.
 ///
 /// What is cut off while it is being sent is not counted as a rejection. In observe mode, or
-/// if the guard is not enabled, every response passes.
+/// if the guard is not enabled, every response passes. The layer belongs inside of the guard's:
+/// outside, what it refuses counts as a request of its own.
 ///
 /// The body exists already, so this bounds what is sent, not what is built; for
 /// that see [`to_json`](super::to_json).
@@ -150,9 +150,8 @@ where
         let ResultLimitLayer { guard, .. } = &*this.limit;
         let mut limit = this.limit.limit_bytes();
         if response.body().size_hint().lower() > limit {
-            if let Some(rejected) = guard.refuse_result() {
-                let refusal = answer(&HttpResponder::new(), &rejected, this.asked);
-                let refusal = refused_result(refusal);
+            let refusal = |rejected: &_| answer(&HttpResponder::new(), rejected, this.asked);
+            if let Some(refusal) = guard.refuse_result(refusal) {
                 return Poll::Ready(Ok(refusal.map(LimitedBody::refusal)));
             }
         }

@@ -156,18 +156,20 @@ impl Totals {
     }
 }
 
-/// In the extensions of a response that stands in the place of a result that is too large.
+/// In the extensions of a response that stands in the place of a result that is too large:
+/// which guard refused it.
 #[derive(Clone, Copy)]
-struct RefusedResult;
+struct RefusedResult(usize);
 
 /// Marks a response, so that its request is not counted as answered as well.
 #[cfg(feature = "json")]
-pub(crate) fn refused_result<B>(mut response: Response<B>) -> Response<B> {
-    response.extensions_mut().insert(RefusedResult);
+pub(crate) fn refused_result<B>(mut response: Response<B>, by: usize) -> Response<B> {
+    response.extensions_mut().insert(RefusedResult(by));
     response
 }
 
 #[inline]
-pub(crate) fn is_refused_result<B>(response: &Response<B>) -> bool {
-    response.extensions().get::<RefusedResult>().is_some()
+pub(crate) fn refused_by<B>(response: &Response<B>) -> Option<usize> {
+    let refused = response.extensions().get::<RefusedResult>();
+    refused.map(|RefusedResult(by)| *by)
 }

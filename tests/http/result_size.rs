@@ -15,10 +15,11 @@ use proptest::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_memory_guard::Mode;
+
 use tower_memory_guard::result_size::{
     Error, LimitedJson, ResultLimitLayer, ResultTooLarge, json_len, to_json, to_json_in_one_pass,
 };
+use tower_memory_guard::{Guard, Mode};
 
 /// Every shape that serde knows and JSON can take.
 #[derive(Clone, Debug, Serialize)]
@@ -262,13 +263,53 @@ async fn a_refused_result_is_one_request() {
     let response = app.oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     drop(response);
+    assert_eq!(counts(&guard), (1, 0, 1));
+}
+
+/// How many came, were answered, and were turned away.
+fn counts(guard: &Guard) -> (u64, u64, u64) {
     let stats = guard.stats();
-    let counts = (
+    (
         stats.total_requests,
         stats.completed_requests,
         stats.rejected_requests,
-    );
-    assert_eq!(counts, (1, 0, 1));
+    )
+}
+
+#[tokio::test]
+async fn what_one_guard_refuses_was_answered_for_another() {
+    let (outer, _) = counting(1);
+    let (inner, _) = with(|builder| builder.max_result_size_bytes(10));
+    let guards = (outer.guard().clone(), inner.guard().clone());
+    let export = inner.guard().clone();
+    let app = Router::new()
+        .route(
+            "/",
+            get(move || async move { LimitedJson::new(&export, [1000; 9]) }),
+        )
+        .layer(inner)
+        .layer(outer);
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(counts(&guards.0).0, 1);
+    response.into_body().collect().await.unwrap();
+    assert_eq!(counts(&guards.0), (1, 1, 0));
+    assert_eq!(counts(&guards.1), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_refused_result_where_nobody_was_admitted_is_one_request_too() {
+    let (layer, _) = with(|builder| builder.max_result_size_bytes(10));
+    let guard = layer.guard().clone();
+    drop(LimitedJson::new(&guard, [1000; 9]).into_response());
+    assert_eq!(counts(&guard), (1, 0, 1));
+    let long = service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![7; 11]))))
+    });
+    let service = ResultLimitLayer::new(&guard).layer(long);
+    drop(service.oneshot(Request::new(())).await.unwrap());
+    assert_eq!(counts(&guard), (2, 0, 2));
 }
 
 #[tokio::test]

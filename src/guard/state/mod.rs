@@ -157,7 +157,7 @@ impl State {
     }
 
     /// Its own among the guards of a process.
-    pub(super) fn board_key(&self) -> usize {
+    pub(crate) fn board_key(&self) -> usize {
         std::ptr::from_ref(self) as usize
     }
 
