@@ -310,7 +310,7 @@ impl Guard {
         self.state().reject(Reason::ResultTooLarge, Tag::NONE)
     }
 
-    #[cfg(feature = "json")]
+    #[inline]
     pub(crate) fn only_observes(&self) -> bool {
         self.state().live.only_observes()
     }

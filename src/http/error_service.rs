@@ -60,6 +60,7 @@ impl<S, C: Clone> Layer<S> for MemoryGuardErrorLayer<C> {
 /// parked (in a pool, a balancer, a `LoadShed`), until a full sample finds it so and a later
 /// one, at least half a second on, finds it still so; then what it holds passes on, and a
 /// call asks, and waits, anew. The same holds for what it is granted while nobody polls it.
+/// In observe mode, where nobody waits, all is left to the call.
 ///
 /// # Panics
 ///
@@ -92,8 +93,8 @@ enum State {
         /// Where it can be taken back.
         cell: Option<&'static Cell>,
     },
-    /// It was, and nobody came.
-    TakenBack,
+    /// Nothing is, and the call asks: it was taken back as nobody came, or nobody has to wait.
+    LeftToCall,
     /// There was no room. Boxed: services that are ready should not carry it.
     Refused(Box<Refused>),
 }
@@ -138,7 +139,11 @@ impl Claim {
                 return;
             }
             self.give_back();
-            self.state = State::TakenBack;
+            self.state = State::LeftToCall;
+        }
+        if self.guard.only_observes() {
+            self.state = State::LeftToCall;
+            return;
         }
         let guard = self.guard.state();
         if let Some(permit) = guard.reserve_now(Demand::NONE) {
@@ -196,6 +201,8 @@ where
         let claim = &mut self.claim;
         let guard = claim.guard.state();
         match claim.state {
+            // What it would have come to depends on the request, if there is one.
+            State::Idle if claim.guard.only_observes() => claim.state = State::LeftToCall,
             State::Idle => {
                 claim.state = match guard.admit(Demand::NONE, &no_deadline) {
                     Admission::Admitted(permit) => admitted(guard, permit.into_kib()),
@@ -270,7 +277,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
             {
                 guard.admit_reserved(kib, demand)
             }
-            State::Admitted { .. } | State::TakenBack => guard.admit(demand, &no_deadline),
+            State::Admitted { .. } | State::LeftToCall => guard.admit(demand, &no_deadline),
             State::Refused(refused) => match refused.holds_for(demand.tag().priority) {
                 true => Admission::Rejected(refused.refusal()),
                 false => guard.admit(demand, &no_deadline),

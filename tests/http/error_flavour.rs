@@ -7,7 +7,7 @@ use crate::support::{self, assert_empty, counting, eventually, fill, with};
 use axum::body::Body;
 use tokio_test::{assert_pending, assert_ready_ok};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_memory_guard::{BoxError, Class, MemoryGuardLayer, Reason, Rejected};
+use tower_memory_guard::{BoxError, Class, MemoryGuardLayer, Mode, Reason, Rejected};
 use tower_test::mock;
 
 async fn double(n: u32) -> Result<u32, std::io::Error> {
@@ -321,6 +321,36 @@ async fn what_a_service_holds_in_time_is_not_taken_back() {
     }
     assert_empty(&guard);
     assert_eq!(guard.stats().total_requests, 20);
+}
+
+#[tokio::test]
+async fn observe_mode_counts_a_call_that_would_not_have_passed_once() {
+    let (layer, memory) = with(|builder| {
+        let builder = builder.mode(Mode::Observe);
+        builder.estimated_bytes_per_request(support::MIB)
+    });
+    let guard = layer.guard().clone();
+    let classify = |n: &u32| Class::new("import").cost(u64::from(*n) * support::MIB);
+    let mut service = (layer.skip(|n: &u32| *n == 0).classify(classify))
+        .into_error_layer()
+        .layer(service_fn(double));
+    let observed = || guard.stats().observed_requests;
+    // It would have been ready, and this one would have waited.
+    let held = guard.try_acquire(500 * support::MIB).unwrap();
+    let answer = service.ready().await.unwrap().call(900).await;
+    assert_eq!(answer.unwrap(), 1800);
+    assert_eq!(observed(), 1);
+    drop(held);
+    fill(&guard, &memory, 99);
+    for (n, counted) in [(300, 2), (0, 2)] {
+        // However often it is asked whether it is ready.
+        service.ready().await.unwrap();
+        let answer = service.ready().await.unwrap().call(n).await;
+        assert_eq!(answer.unwrap(), 2 * n);
+        assert_eq!(observed(), counted);
+    }
+    assert_eq!(guard.stats().rejected_requests, 0);
+    assert_empty(&guard);
 }
 
 #[tokio::test]
