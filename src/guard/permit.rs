@@ -180,10 +180,13 @@ impl Permit {
 
     #[inline]
     pub(crate) fn slot(&self) -> Option<&'static Slot> {
-        self.slot.or_else(|| {
-            let own = self.shared.get()?.slot.get().copied();
-            own.or_else(|| self.outer()?.slot())
-        })
+        self.own_slot().or_else(|| self.outer()?.slot())
+    }
+
+    #[inline]
+    fn own_slot(&self) -> Option<&'static Slot> {
+        let shared = || self.shared.get()?.slot.get().copied();
+        self.slot.or_else(shared)
     }
 
     fn outer(&self) -> Option<&Permit> {
@@ -236,11 +239,9 @@ impl Permit {
         }
         if let Some(shared) = self.shared.get() {
             shared.cancelled.store(true, Ordering::Relaxed);
-            if let Some(outer) = shared.outer.get() {
-                outer.abandon();
-            }
         }
-        if let Some(slot) = self.slot() {
+        // Not of a guard further out: what is between them may answer in this one's place.
+        if let Some(slot) = self.own_slot() {
             slot.say(Fact::Abandoned);
             self.own.state.brake.is_gone(slot);
         }

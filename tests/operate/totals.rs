@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_memory_guard::{
-    Cost, Guard, MemoryGuardLayer, Permit, Reason, StagedBody, StagedBodyLayer, Stats,
+    Cost, Guard, MemoryGuardLayer, Mode, Permit, Reason, StagedBody, StagedBodyLayer, Stats,
 };
 
 /// What every request comes to.
@@ -434,4 +434,40 @@ async fn an_answer_to_head_is_one_that_was_read_to_its_end() {
     assert_eq!((stats.completed_requests, stats.abandoned_requests), (3, 0));
     drop(ask("GET").await.unwrap());
     assert_eq!(guard.stats().abandoned_requests, 1);
+}
+
+#[tokio::test]
+async fn what_is_given_up_further_in_is_not_for_the_guard_that_answers() {
+    // On the process's ledger, whose memory is what it is.
+    let guarded = || {
+        let builder = MemoryGuardLayer::builder().mode(Mode::Observe);
+        builder.build().unwrap()
+    };
+    let (outer, inner) = (guarded(), guarded());
+    let guards = [outer.guard().clone(), inner.guard().clone()];
+    let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel::<Permit>();
+    let permit = |request: &http::Request<Body>| {
+        let permit = request.extensions().get::<Permit>();
+        keep.send(permit.unwrap().clone()).unwrap();
+    };
+    let works = inner.layer(service_fn(|request: http::Request<Body>| {
+        permit(&request);
+        std::future::pending::<Result<http::Response<Body>, Infallible>>()
+    }));
+    // As a timeout between them does.
+    let gives_up = service_fn(|request: http::Request<Body>| {
+        permit(&request);
+        let mut work = Box::pin(works.clone().oneshot(request));
+        assert!(poll_once(work.as_mut()).is_pending());
+        async { Ok::<_, Infallible>(http::Response::new(Body::from("too late"))) }
+    });
+    let request = http::Request::new(Body::empty());
+    let answer = outer.layer(gives_up).oneshot(request).await.unwrap();
+    let [of_outer, of_inner] = [kept.recv().await.unwrap(), kept.recv().await.unwrap()];
+    assert!(of_inner.cancelled() && !of_outer.cancelled());
+    answer.into_body().collect().await.unwrap();
+    drop((of_outer, of_inner));
+    let [outer, inner] = guards.map(|guard| guard.stats());
+    assert_eq!((outer.completed_requests, outer.abandoned_requests), (1, 0));
+    assert_eq!((inner.completed_requests, inner.abandoned_requests), (0, 1));
 }
