@@ -4,7 +4,6 @@ mod again;
 mod forked;
 mod there;
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::Thread;
@@ -81,14 +80,6 @@ const REPLACED_AFTER: Duration = Duration::from_millis(250);
 
 /// The thread rests at least so long between two samples.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-
-impl fmt::Debug for Sampler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sampler")
-            .field("background", &self.background)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Dropped by a thread that goes although it should not: nobody must go on by what it
 /// saw last.

@@ -60,13 +60,13 @@ async fn what_polls_add_is_not_of_a_closure_that_runs_meanwhile() {
     fill(guard, &memory, 80);
     let (begins, begun) = oneshot::channel();
     let (end, ends) = oneshot::channel::<()>();
-    let closure = closures.clone().follow(async {
-        account::spawn_blocking(move || {
+    let closure = tokio::spawn(closures.clone().follow(async {
+        let waits = move || {
             begins.send(()).unwrap();
             ends.blocking_recv().unwrap();
-        })
-    });
-    let closure = closure.await;
+        };
+        account::spawn_blocking(waits).await.unwrap();
+    }));
     begun.await.unwrap();
     let response = (service.ready().await.unwrap()).call(http::Request::new(String::new()));
     assert!(response.await.unwrap().status().is_success());

@@ -1,5 +1,6 @@
 //! Whether a sampler has a thread.
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -10,6 +11,14 @@ use super::Sampler;
 
 /// A thread that is not to be had is asked for so often.
 const TRIED_EVERY: Duration = Duration::from_secs(1);
+
+impl fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sampler")
+            .field("background", &self.background)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Sampler {
     /// A thread is to sample, not only those who ask.
