@@ -61,7 +61,7 @@ impl State {
     }
 
     #[inline(always)]
-    pub(super) fn sheds(&self, tag: Tag) -> bool {
+    fn sheds(&self, tag: Tag) -> bool {
         tag.priority != Priority::Normal && self.sheds_priority(tag.priority)
     }
 

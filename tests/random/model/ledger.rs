@@ -226,8 +226,18 @@ impl Model {
 
     /// With nothing in flight there is nothing to wait for.
     fn fits_alone(&self, kib: u64) -> bool {
+        self.in_flight() == 0 && kib <= self.free_kib()
+    }
+
+    fn free_kib(&self) -> u64 {
         let free = self.seen.limit_bytes.saturating_sub(self.seen.usage_bytes);
-        self.in_flight() == 0 && kib <= free / 1024
+        free / 1024
+    }
+
+    /// Nor would it if all that is reserved were free.
+    fn is_hopeless(&self, kib: u64) -> bool {
+        let reserved_kib = self.reserved_kib() + self.ended_kib;
+        self.in_flight() == 0 || kib > self.free_kib() + reserved_kib
     }
 
     /// What each request of a tenant has.
@@ -267,8 +277,8 @@ impl Model {
         }
     }
 
-    /// `hopeless`: who did not fit although nothing was in flight, a moment ago. Others may
-    /// go on to pass them once somebody is in flight, and need not.
+    /// `hopeless`: whom no release could help, a moment ago. Others may go on to pass them
+    /// once more is in flight, and need not.
     fn next_in_turn(&self, told: &Told, hopeless: &mut BTreeSet<Id>) -> Option<Id> {
         if self.gate() || self.in_flight() >= self.settings.max_concurrent {
             return None;
@@ -285,8 +295,7 @@ impl Model {
                         fitting.push(waiter.id);
                         break;
                     }
-                    // No release can help who does not fit although nothing is in flight.
-                    if self.in_flight() == 0 {
+                    if self.is_hopeless(waiter.ask.kib) {
                         hopeless.insert(waiter.id);
                     } else if hopeless.contains(&waiter.id) {
                         may_be_held_up = true;
