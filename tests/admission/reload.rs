@@ -223,11 +223,7 @@ async fn in_observe_mode_a_request_is_counted_once_whatever_is_in_its_way() {
     let classify = move |_: &u32| low.clone();
     let mut service = layer.classify(classify).into_error_layer().layer(answer);
     assert_eq!(service.ready().await.unwrap().call(1).await.unwrap(), 1);
-    assert_eq!(
-        guard.stats().observed_requests,
-        3,
-        "it was let be called, and called"
-    );
+    assert_eq!(guard.stats().observed_requests, 2);
 }
 
 /// Says how often it was read.
