@@ -17,6 +17,7 @@ pub(crate) struct Known {
     outlines: Outlines,
     usage: Option<(f64, f64)>,
     margin: Option<f64>,
+    has_running: bool,
 }
 
 fn moved(from: f64, to: f64, share: f64) -> bool {
@@ -33,6 +34,7 @@ impl Known {
             outlines: state.outlines(),
             usage: state.estimates.usage_bytes_per_request,
             margin: state.estimates.margin_deviations,
+            has_running: !state.running.is_empty(),
         }
     }
 
@@ -61,6 +63,11 @@ impl Known {
         margin || self.usage_is_outdated(now.usage) || self.classes_are_outdated(&now.outlines)
     }
 
+    /// Whom it says to be in flight has ended: it was not cut off.
+    pub(crate) fn have_ended(&self, state: &State) -> bool {
+        self.has_running && state.running.is_empty()
+    }
+
     fn usage_is_outdated(&self, now: Option<(f64, f64)>) -> bool {
         let Some((bytes, seen)) = now else {
             return false;
@@ -69,8 +76,8 @@ impl Known {
             return true;
         };
         // While nobody comes, the average is forgotten; the next process need not be told.
-        let came = seen != known_seen;
-        moved(known_seen, seen, MOVED)
+        let came = seen > known_seen;
+        seen > known_seen * (1.0 + MOVED)
             || (moved(known_bytes, bytes, MOVED) && (came || bytes > known_bytes))
     }
 

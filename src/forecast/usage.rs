@@ -34,6 +34,8 @@ const CLEAN_BYTES: f64 = (4u64 << 20) as f64;
 /// What requests are thought to need is contradicted if less than this share of it vanishes
 /// when they end.
 const CONFIRMED: f64 = 0.25;
+/// Once so many such have ended for each that is left.
+const MANY_FOR_EACH: u32 = 8;
 /// What another process has learned fades with the requests that are seen: so many are
 /// enough.
 const OUTWEIGHED_BY: f64 = 32.0;
@@ -47,8 +49,8 @@ const OUTWEIGHED_BY: f64 = 32.0;
 /// when requests finish: those that are left hold no more than the average
 /// each, so the rest is the allocator's, a cache's or a leak, and not theirs. With
 /// accounts, what was freed lately and is not back at once (*spare*) is no growth
-/// either, as far as it is more than it was at the baseline. And what does not vanish when
-/// half of those end that were in flight at once is part of the baseline; `a` is halved then.
+/// either, as far as it is more than it was at the baseline; and what has not vanished with
+/// eight requests for each that is left is part of the baseline: `a` is halved then.
 #[derive(Debug)]
 pub(crate) struct UsageEstimate {
     prior_bytes: f64,
@@ -108,30 +110,44 @@ struct Ebb {
     most_in_flight: u32,
     most_bytes: f64,
     began: Option<Duration>,
+    /// So many in a row had nothing of it.
+    without: u32,
 }
 
 impl Ebb {
-    /// What vanished with each of those that have ended since the flood. `None`: most are
-    /// still there, or may still be freeing what they held.
-    fn vanished_bytes(&mut self, now: Duration, in_flight: u32, bytes: f64) -> Option<f64> {
+    /// Many have ended, one after the other, and of what each is thought to hold next to
+    /// nothing has vanished: it is that of those that are left, or nobody's.
+    fn contradicts(&mut self, now: Duration, in_flight: u32, bytes: f64, each: f64) -> bool {
         if in_flight > self.most_in_flight / 2 || self.most_in_flight == 0 {
+            let before = if self.most_in_flight == 0 {
+                bytes
+            } else {
+                self.most_bytes
+            };
             self.most_in_flight = self.most_in_flight.max(in_flight);
-            self.most_bytes = self.most_bytes.max(bytes);
+            self.most_bytes = before.max(bytes);
             self.began = None;
-            return None;
+            return false;
         }
+        // They may still be freeing what they held.
         let began = *self.began.get_or_insert(now);
         if now < began + LASTS * 2 {
-            return None;
+            return false;
         }
-        let ended = f64::from(self.most_in_flight - in_flight);
-        let vanished_bytes = (self.most_bytes - bytes).max(0.0) / ended;
+        let ended = self.most_in_flight - in_flight;
+        let vanished_bytes = (self.most_bytes - bytes).max(0.0) / f64::from(ended);
+        let without = match vanished_bytes < each * CONFIRMED {
+            true => self.without + ended,
+            false => 0,
+        };
+        let contradicts = without >= MANY_FOR_EACH * (in_flight + 1);
         *self = Self {
             most_in_flight: in_flight,
             most_bytes: bytes,
             began: None,
+            without: if contradicts { 0 } else { without },
         };
-        Some(vanished_bytes)
+        contradicts
     }
 }
 
@@ -242,8 +258,8 @@ impl UsageEstimate {
     /// What grew beside requests, and stays when they end, is no need of theirs.
     fn confirm(&mut self, now: Duration, in_flight: u32) {
         let shown_bytes = self.usage_bytes - self.spare_bytes;
-        let vanished_bytes = self.ebb.vanished_bytes(now, in_flight, shown_bytes);
-        if vanished_bytes.is_some_and(|bytes| bytes < self.average_bytes * CONFIRMED) {
+        let each_bytes = self.average_bytes;
+        if (self.ebb).contradicts(now, in_flight, shown_bytes, each_bytes) {
             self.average_bytes /= 2.0;
             self.rest_at_usage();
             self.kept_bytes = 0.0;
@@ -292,6 +308,11 @@ impl UsageEstimate {
         (shown as u64).min(reserved_bytes)
     }
 
+    /// What is in use beyond the baseline, whoever holds it.
+    pub(super) fn above_baseline_bytes(&self) -> u64 {
+        (self.usage_bytes - self.baseline_bytes).max(0.0) as u64
+    }
+
     /// The average and from how many requests it is known. From none: those that were
     /// in flight need at least so much.
     pub(super) fn save(&self) -> Option<(f64, f64)> {
@@ -300,7 +321,8 @@ impl UsageEstimate {
     }
 
     pub(super) fn load(&mut self, average_bytes: f64, seen: f64) {
-        self.before = (average_bytes, seen);
+        // As their average fades, so does what it is trusted, from the first.
+        self.before = (average_bytes, seen.min(TRUSTED_AFTER));
     }
 
     fn growth_bytes(&self) -> f64 {
@@ -326,6 +348,10 @@ impl UsageEstimate {
         let left = 0.5_f64.powf(elapsed.as_secs_f64() / half_life.as_secs_f64());
         self.average_bytes *= left;
         self.before = (self.before.0 * left, self.before.1 * left);
+        if self.last.all_in_flight == 0 {
+            // Nobody has shown that they need less.
+            self.seen *= left;
+        }
     }
 
     /// What is left of the growth when requests finish is not of the others.

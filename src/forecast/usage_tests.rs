@@ -197,7 +197,7 @@ fn beside_accounts_what_does_not_vanish_with_requests_is_not_theirs() {
         run.sample(20 * MIB + step * 10 * MIB, 1);
     }
     assert!(run.estimate.request_bytes() > 200 * MIB);
-    for _ in 0..6 {
+    for _ in 0..100 {
         run.sample(320 * MIB, 2);
         run.sample(320 * MIB, 2);
         run.completed += 1;

@@ -243,6 +243,9 @@ impl Permit {
         // Not of a guard further out: what is between them may answer in this one's place.
         if let Some(slot) = self.own_slot() {
             slot.say(Fact::Abandoned);
+        }
+        // But whoever is paused at a checkpoint for this one is told, for whomever it is held.
+        if let Some(slot) = self.slot() {
             self.own.state.brake.is_gone(slot);
         }
     }

@@ -217,7 +217,8 @@ impl Drop for Growth {
         state.grew(slot, grown_bytes as u64, leave.ending);
         slot.end_poll();
         // Who says what it maps is not charged for that twice.
-        let says = state.is_accounted() && slot.reported_bytes() > 0;
+        let has_said = slot.reported_bytes() > 0 || self.reported_bytes > 0;
+        let says = state.is_accounted() && has_said;
         let said_bytes = slot.reported_bytes() as i64 - self.reported_bytes as i64;
         if let Some(bytes) = added.uncharged_bytes.filter(|_| !says) {
             slot.charge(added.unsaid(bytes, said_bytes), 1);

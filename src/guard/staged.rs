@@ -143,9 +143,10 @@ impl State {
     pub(crate) fn for_body(&self, demand: Demand) -> Demand {
         let (ask, tag) = (demand.need.ask(&self.bounds), demand.tag());
         let passes = self.live.only_observes() && self.never_fits(ask, 0);
-        if passes {
+        if passes && !self.would_shed(tag.priority) {
+            // What would have been shed has been counted.
             self.observe("reject: never_fits");
-        } else if self.bounds.caps().kib() < MAX_KIB {
+        } else if !passes && self.bounds.caps().kib() < MAX_KIB {
             return demand;
         }
         let kib = ask.kib.min(self.bounds.estimate(tag).kib);

@@ -60,19 +60,16 @@ impl<R: Respond + Clone> Fallback<R> {
         if let Some(rejected) = stage.rejected() {
             return Some(self.respond(rejected));
         }
-        let goes_on = match answer {
-            Poll::Ready(Ok(response)) => {
-                // What a layer in between answers is no handler's work.
-                if response.status().is_success() {
-                    stage.answered();
+        match answer {
+            // What a layer in between answers is no handler's work.
+            Poll::Ready(Ok(response)) if response.status().is_success() => {
+                stage.answered();
+                if !response.body().is_end_stream() {
+                    stage.catch_up();
                 }
-                !response.body().is_end_stream()
             }
-            Poll::Ready(Err(_)) => false,
-            Poll::Pending => true,
-        };
-        if goes_on {
-            stage.catch_up();
+            Poll::Ready(_) => {}
+            Poll::Pending => stage.catch_up(),
         }
         None
     }

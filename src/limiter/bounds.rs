@@ -101,6 +101,8 @@ pub(crate) struct Bounds {
     pub(super) refresh_kib: AtomicU64,
     /// KiB free below the hard limit, for a request that comes when nothing runs.
     free_kib: AtomicU64,
+    /// What more is in use than before any request came.
+    theirs_kib: AtomicU64,
     /// What requests of each kind are estimated to ask for; of those with a cost hint,
     /// one whose hint is the unit. 0: no such request has been seen. Those of more kinds are
     /// made when the first of them is known.
@@ -306,6 +308,17 @@ impl Bounds {
     }
 
     #[inline]
+    /// Requests hold so much of what is in use, or may.
+    pub(crate) fn set_theirs(&self, kib: u64) {
+        self.theirs_kib.store(kib, Ordering::Relaxed);
+    }
+
+    /// At most, with so much reserved.
+    pub(super) fn free_if_all_end(&self, reserved_kib: u64) -> u64 {
+        let theirs_kib = self.theirs_kib.load(Ordering::Relaxed);
+        self.free_kib() + reserved_kib.max(theirs_kib)
+    }
+
     pub(super) fn free_kib(&self) -> u64 {
         self.free_kib.load(Ordering::Relaxed)
     }

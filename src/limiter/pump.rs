@@ -42,8 +42,10 @@ impl Limiter {
                 Err(Refused::Gate | Refused::Count) if self.shared() => {
                     queue.set_aside(candidate);
                 }
-                // Too large even with nothing in flight: no release can help it.
+                // Too large even with nothing in flight: no release can help it, but less may
+                // be in use for others.
                 Err(Refused::Bytes) if self.no_end_helps(queue, candidate.key) => {
+                    self.lacks_bytes.store(true, Ordering::Relaxed);
                     next = queue.behind(candidate);
                     if next.is_some() {
                         continue;
@@ -93,7 +95,7 @@ impl Limiter {
     pub(super) fn no_end_helps(&self, queue: &Queue, key: usize) -> bool {
         let waiter = &queue.waiters[key];
         let more = matches!(waiter.need, Need::More { .. });
-        let most_free_kib = waiter.bounds.free_kib() + self.ledger.load().kib();
+        let most_free_kib = waiter.bounds.free_if_all_end(self.ledger.load().kib());
         self.ledger.is_idle()
             || (more && self.ledger.only_staged())
             || waiter.ask().low_kib > most_free_kib

@@ -4,7 +4,7 @@
 //! tenant. A *lane* is a priority, and in it the flow whose tenant was served least
 //! (by its weight) is next. Everything is a list through the waiters or a tree of
 //! flows, so joining, leaving and being served take the time of a tree's depth in the
-//! number of flows, however many wait.
+//! number of flows, however many wait; those that no end could help are passed one by one.
 //!
 //! Tenants take turns by start-time fair queueing (Goyal, Vin and Cheng, 1996): a flow
 //! that begins to wait starts at the virtual time of the one that was served last, and

@@ -229,7 +229,6 @@ impl Sampler {
             return;
         }
         if !self.unpark() {
-            self.run_again();
             self.sample_now();
         }
     }
@@ -240,6 +239,7 @@ impl Sampler {
         if self.check_process() || self.lost.load(Ordering::Relaxed) {
             return true;
         }
+        self.run_again();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         thread.as_ref().map(Thread::unpark).is_some()
     }

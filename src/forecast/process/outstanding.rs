@@ -67,6 +67,11 @@ impl Forecast {
         }
     }
 
+    /// What is in use beyond what was while nobody was in flight.
+    pub(crate) fn growth_bytes(&self) -> u64 {
+        self.usage.above_baseline_bytes()
+    }
+
     /// The same of so many reserved bytes.
     pub(crate) fn outstanding_bytes(&self, reserved_bytes: u64) -> i64 {
         self.outstanding().bytes(reserved_bytes)

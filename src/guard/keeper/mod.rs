@@ -50,8 +50,6 @@ pub(crate) struct Keeper {
 #[derive(Debug)]
 struct Writer {
     thread: Thread,
-    /// Has it look at once.
-    finish: Sender<()>,
     /// Nobody sends anything; disconnected, it has ended.
     ended: Mutex<Receiver<Infallible>>,
 }
@@ -135,23 +133,19 @@ impl Keeper {
     /// often than is of use; until it says that there is nothing more to do.
     pub(crate) fn run(&self, look: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
         let thread = std::thread::Builder::new().name("memory-guard-st".into());
-        let (finish, finishes) = channel::<()>();
         let (ends, ended) = channel();
         let work = move || {
             // Dropped at its end.
             let _ends: Sender<Infallible> = ends;
             while look() {
-                // Who has it finish does not wait for the rest.
-                if finishes.recv_timeout(LOOK_EVERY).is_err() {
-                    std::thread::park();
-                }
+                std::thread::sleep(LOOK_EVERY);
+                std::thread::park();
             }
         };
         let handle = thread.spawn(work)?;
         // Only whoever starts the guard calls this.
         let _ = self.writer.set(Writer {
             thread: handle.thread().clone(),
-            finish,
             ended: Mutex::new(ended),
         });
         Ok(())
@@ -212,7 +206,6 @@ impl Keeper {
         let Some(writer) = self.writer.get().filter(|_| here) else {
             return true;
         };
-        let _ = writer.finish.send(());
         writer.thread.unpark();
         let ended = writer.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let hangs = ended.recv_timeout(WAITS_FOR) == Err(RecvTimeoutError::Timeout);
@@ -233,7 +226,7 @@ impl Keeper {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.owner.is_some() {
             let state = state();
-            if file.known.is_outdated(&state) {
+            if file.known.is_outdated(&state) || file.known.have_ended(&state) {
                 self.write(&mut file, &state);
             }
             file.owner = None;

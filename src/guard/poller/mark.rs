@@ -164,11 +164,11 @@ impl Mark {
     /// it may take long and add nothing.
     #[cfg(feature = "account")]
     pub(crate) fn of_closure(accounted: bool) -> Self {
-        let meter = match accounted {
-            true => Meter::Account,
-            false => Meter::of_thread().unwrap_or_else(Meter::untold),
-        };
-        meter.mark()
+        match accounted {
+            // But for what is mapped, of which nothing else tells.
+            true => Self::of_poll(true),
+            false => Meter::of_thread().unwrap_or_else(Meter::untold).mark(),
+        }
     }
 
     /// Of work that may end without anybody being told.

@@ -377,13 +377,13 @@ impl Regulator {
         state.limiter.refuse_all(&state.bounds, Reason::Closed);
         state.note(EventKind::Closed, "takes no new work".into(), 0);
         logs::closed(state.name.as_deref());
-        self.keep_last();
         // Who is paused goes on in order, but nobody stays so for ever: see where nobody gets on.
         if !state.sampler.has_thread() {
             self.let_all_go(state.sampler.now());
         }
         // The thread need not sample for it any more.
         state.sampler.unpark();
+        self.keep_last();
     }
 
     /// Nobody stays paused.

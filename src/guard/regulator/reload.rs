@@ -6,13 +6,13 @@ use super::Regulator;
 use crate::config::Config;
 use crate::error::ConfigError;
 use crate::policy::Strategy;
-use crate::sync::lock;
 use crate::telemetry::recent::EventKind;
 use crate::units::kib;
 
 impl Regulator {
     pub(crate) fn reload(&'static self, config: Config) -> Result<(), ConfigError> {
-        let _alone = lock(&self.reloading);
+        // One after the other, up to where others' code is called.
+        let alone = self.reloading.lock();
         let state = &self.state;
         let old = state.config();
         let config = config.checked(&old)?;
@@ -33,7 +33,9 @@ impl Regulator {
             state.bounds.set_probes(0);
             state.shown.set_summary(control.summary());
         }
-        self.begin(&config);
+        drop(alone);
+        // By now another one may have changed them again.
+        self.begin(&state.config());
         if !state.live.may_pause() {
             // Nobody stays paused.
             self.sweep(state.sampler.now());

@@ -38,8 +38,10 @@ impl State {
         slot.polled(now, self.brake.on_since(now));
         let jump_bytes = self.running.jump_bytes(slot);
         let passes = forced || priority == Priority::Critical || slot.is_cancelled();
-        // The brake may be on for another guard.
-        if passes || !self.brakes() {
+        // The brake may be on for another guard; by the bounds of one that observes nobody else
+        // is paused.
+        let asks = self.brakes() && (self.brake.is_enforced() || self.live.only_observes());
+        if passes || !asks {
             return Some(self.brake.take_anyway(jump_bytes));
         }
         if let Some(taken) = self.take_headroom(slot) {
@@ -61,8 +63,7 @@ impl State {
             self.counters.would_pause.fetch_add(1, Ordering::Relaxed);
             return Some(self.brake.take_anyway(jump_bytes));
         }
-        // By the bounds of one that observes nobody else is paused.
-        (!self.brake.is_enforced()).then(|| self.brake.take_anyway(jump_bytes))
+        None
     }
 
     /// A poll of it has added so much, or work between two checkpoints. `ending`: when it

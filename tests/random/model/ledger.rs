@@ -240,6 +240,12 @@ impl Model {
         self.in_flight() == 0 || kib > self.free_kib() + reserved_kib
     }
 
+    /// It may have been so before those that were let in just now.
+    fn may_have_been_hopeless(&self, kib: u64) -> bool {
+        let active_kib: u64 = self.active.iter().map(|active| active.kib).sum();
+        kib > self.free_kib() + active_kib
+    }
+
     /// What each request of a tenant has.
     fn held_by(&self, tenant: usize) -> Vec<u64> {
         let active = self.active.iter().map(|one| (one.tenant, one.kib));
@@ -297,7 +303,9 @@ impl Model {
                     }
                     if self.is_hopeless(waiter.ask.kib) {
                         hopeless.insert(waiter.id);
-                    } else if hopeless.contains(&waiter.id) {
+                    } else if hopeless.contains(&waiter.id)
+                        || self.may_have_been_hopeless(waiter.ask.kib)
+                    {
                         may_be_held_up = true;
                     } else {
                         is_held_up = true;
