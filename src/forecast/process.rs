@@ -23,7 +23,6 @@ use super::need::{Moments, Sum};
 use super::retained::Retained;
 use super::usage::UsageEstimate;
 use crate::class::tag::ClassKey;
-use crate::running::Running;
 use crate::running::brake::STEPS;
 use hidden::Hidden;
 use kept::Told;
@@ -65,8 +64,6 @@ pub(crate) struct Forecast {
     /// hold, where they live in what earlier ones left behind.
     /// Made with the first such request, from the configured estimate and target.
     touched: Option<Box<Book>>,
-    /// All polls are seen of requests that began since then.
-    polls_seen_since: Duration,
     configured: (u64, f64),
     pub(super) usage: UsageEstimate,
     retained: Retained,
@@ -116,7 +113,6 @@ impl Forecast {
         Self {
             book: accounted.then(|| Box::new(Book::new(prior_bytes, target))),
             touched: None,
-            polls_seen_since: Duration::ZERO,
             configured: (prior_bytes, target),
             usage: if accounted {
                 UsageEstimate::beside_accounts()
@@ -146,24 +142,6 @@ impl Forecast {
             told: None,
             grown_bytes: 0,
             is_bounded: true,
-        }
-    }
-
-    /// Looks at what requests hold: before a full sample, so that the sample
-    /// shows at least as much.
-    pub(crate) fn look(&mut self, running: &'static Running, now: Duration) {
-        let hidden_bytes = self.unexplained_bytes();
-        if let Some(book) = &mut self.book {
-            book.kinds_mut().set_hidden(hidden_bytes);
-            book.look(running, now);
-            self.see_held();
-        }
-        if self.book.is_none() && self.brakes && running.has_begun() {
-            let (prior_bytes, target) = self.configured;
-            let made = || Box::new(Book::new(prior_bytes, target).of_polls());
-            let book = self.touched.get_or_insert_with(made);
-            book.see_polls_since(self.polls_seen_since);
-            book.look(running, now);
         }
     }
 

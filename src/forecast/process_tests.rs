@@ -1,6 +1,6 @@
 use super::*;
-use crate::running::Fact;
 use crate::running::brake::Brake;
+use crate::running::{Fact, Running};
 
 const MIB: u64 = 1 << 20;
 

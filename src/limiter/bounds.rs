@@ -1,6 +1,6 @@
 //! What may be reserved, and what is asked for.
 
-use std::sync::atomic::{AtomicU64 as Counter, AtomicUsize};
+use std::sync::atomic::{AtomicU32 as SmallCounter, AtomicU64 as Counter, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -138,9 +138,9 @@ pub(crate) struct Bounds {
 #[derive(Debug, Default)]
 struct Estimate {
     kib: Counter,
-    /// Of critical ones.
-    critical_kib: Counter,
-    low_kib: Counter,
+    /// Of critical ones; 4 TiB at most, as for the least.
+    critical_kib: SmallCounter,
+    low_kib: SmallCounter,
 }
 
 impl Bounds {
@@ -165,7 +165,7 @@ impl Bounds {
         self.set_probes(0);
         let more = self.more_estimates.get().into_iter().flatten();
         for estimate in self.estimates.iter().chain(more) {
-            estimate.set(0, 0);
+            estimate.set([0, 0], 0);
         }
         self.tenants.all().for_each(TenantAccount::begin);
     }
@@ -239,10 +239,10 @@ impl Bounds {
         if kib == 0 {
             return self.estimate_of_unknown(tag);
         }
-        let low_kib = estimate.low_kib.load(Ordering::Relaxed);
+        let low_kib = u64::from(estimate.low_kib.load(Ordering::Relaxed));
         let Some(hint_kib) = tag.hint_kib else {
             let kib = match tag.priority {
-                Priority::Critical => estimate.critical_kib.load(Ordering::Relaxed).max(1),
+                Priority::Critical => estimate.critical_kib(),
                 _ => kib,
             };
             let low_kib = low_kib.min(kib);
@@ -259,7 +259,7 @@ impl Bounds {
     #[cold]
     fn estimate_of_unknown(&self, tag: Tag) -> Ask {
         let kib = self.unknown.kib.load(Ordering::Relaxed).max(1);
-        let low_kib = self.unknown.low_kib.load(Ordering::Relaxed);
+        let low_kib = u64::from(self.unknown.low_kib.load(Ordering::Relaxed));
         match (tag.hint_kib, tag.priority) {
             (None, Priority::Critical) => Ask {
                 kib: kib.min(CRITICAL_KIB),
@@ -285,8 +285,7 @@ impl Bounds {
             Some(estimate) => estimate,
             None => &self.more_estimates.get_or_init(made)[key.index() - FIRST_KINDS],
         };
-        estimate.critical_kib.store(kib[1], Ordering::Relaxed);
-        estimate.set(kib[0], low_kib);
+        estimate.set(kib, low_kib);
     }
 
     #[inline(never)]
@@ -295,7 +294,7 @@ impl Bounds {
     }
 
     pub(crate) fn set_unknown(&self, kib: u64, low_kib: u64) {
-        self.unknown.set(kib, low_kib);
+        self.unknown.set([kib, kib], low_kib);
     }
 
     /// KiB that critical work may have whatever else is reserved, beside what is free.
@@ -380,8 +379,14 @@ impl Bounds {
 }
 
 impl Estimate {
-    fn set(&self, kib: u64, low_kib: u64) {
-        self.low_kib.store(low_kib, Ordering::Relaxed);
+    fn critical_kib(&self) -> u64 {
+        u64::from(self.critical_kib.load(Ordering::Relaxed)).max(1)
+    }
+
+    fn set(&self, [kib, critical_kib]: [u64; 2], low_kib: u64) {
+        let small = |kib: u64| kib.min(u32::MAX.into()) as u32;
+        self.low_kib.store(small(low_kib), Ordering::Relaxed);
+        (self.critical_kib).store(small(critical_kib), Ordering::Relaxed);
         self.kib.store(kib, Ordering::Relaxed);
     }
 }

@@ -6,6 +6,7 @@ use super::Forecast;
 use crate::forecast::Evidence;
 use crate::forecast::book::Book;
 use crate::forecast::outlook::Outlook;
+use crate::running::Running;
 use crate::running::brake::{self, STEPS};
 
 /// Where requests are seen to touch less, nothing is learned from it.
@@ -27,15 +28,39 @@ impl Forecast {
         self.safe_bytes = bytes;
     }
 
+    /// All polls are seen.
+    #[cfg(test)]
+    pub(crate) fn look(&mut self, running: &'static Running, now: Duration) {
+        self.look_since(Duration::ZERO, running, now);
+    }
+
+    /// Looks at what requests hold: before a full sample, so that the sample
+    /// shows at least as much. `on_since`: of a request that began before, not all
+    /// polls are seen.
+    pub(crate) fn look_since(
+        &mut self,
+        on_since: Duration,
+        running: &'static Running,
+        now: Duration,
+    ) {
+        let hidden_bytes = self.unexplained_bytes();
+        if let Some(book) = &mut self.book {
+            book.kinds_mut().set_hidden(hidden_bytes);
+            book.look(running, now);
+            self.see_held();
+        }
+        if self.book.is_none() && self.brakes && running.has_begun() {
+            let (prior_bytes, target) = self.configured;
+            let made = || Box::new(Book::new(prior_bytes, target).of_polls());
+            let book = self.touched.get_or_insert_with(made);
+            book.see_polls_since(on_since);
+            book.look(running, now);
+        }
+    }
+
     /// Requests can be paused, or no longer.
     pub(crate) fn set_brakes(&mut self, brakes: bool) {
         self.brakes = brakes;
-    }
-
-    /// The brake has been on since then: of a request that began before, or while it is off,
-    /// polls are not seen.
-    pub(crate) fn see_polls_since(&mut self, since: Duration) {
-        self.polls_seen_since = since;
     }
 
     /// The requests in flight that can be paused.

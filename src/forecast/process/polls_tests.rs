@@ -1,5 +1,5 @@
 use super::*;
-use crate::running::Fact;
+use crate::running::{Fact, Running};
 
 const MIB: u64 = 1 << 20;
 

@@ -25,8 +25,8 @@ impl Regulator {
             return;
         }
         let forecast = &mut control.forecast;
-        forecast.see_polls_since(self.state.brake.on_since(Duration::MAX));
-        forecast.look(&self.state.running, now);
+        let on_since = self.state.brake.on_since(Duration::MAX);
+        forecast.look_since(on_since, &self.state.running, now);
         forecast.set_others(self.board.exchange(own, forecast.portion()));
         let runners = forecast.take_runners();
         drop(control);
@@ -193,8 +193,8 @@ mod tests {
         let found = || {
             let now = state.sampler.now();
             let forecast = &mut guard.regulator.control().forecast;
-            forecast.see_polls_since(state.brake.on_since(Duration::MAX));
-            forecast.look(&state.running, now);
+            let on_since = state.brake.on_since(Duration::MAX);
+            forecast.look_since(on_since, &state.running, now);
             forecast.take_runners().len()
         };
         assert_eq!(found(), 1);
