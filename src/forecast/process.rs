@@ -302,8 +302,7 @@ impl Forecast {
                 let plain = !key.is_hinted();
                 let bytes = kind.next_by_priority();
                 let bytes = bytes.map(|next| self.bytes_of(book, next, plain));
-                let (_, low_bytes) = self.of_kind(book, key, kind);
-                (key, bytes, low_bytes)
+                (key, bytes, self.low_bytes_of(kind, plain).min(bytes[0]))
             })
         })
     }
@@ -311,9 +310,13 @@ impl Forecast {
     fn of_kind(&self, book: &Book, key: ClassKey, kind: &Kind) -> (u64, u64) {
         let plain = !key.is_hinted();
         let request_bytes = self.bytes_of(book, kind.profile.next(), plain);
-        let low_bytes = kind.profile.low_bytes() + self.hidden_low_bytes(plain);
         // Sizes are known by their bins: the least is no more than what is expected.
-        (request_bytes, low_bytes.min(request_bytes))
+        let low_bytes = self.low_bytes_of(kind, plain).min(request_bytes);
+        (request_bytes, low_bytes)
+    }
+
+    fn low_bytes_of(&self, kind: &Kind, plain: bool) -> u64 {
+        kind.profile.low_bytes() + self.hidden_low_bytes(plain)
     }
 
     fn bytes_of(&self, book: &Book, next: Moments, plain: bool) -> u64 {
