@@ -75,9 +75,18 @@ pub(crate) struct UsageEstimate {
     highest_bytes: f64,
     grew_at: Duration,
     ebb: Ebb,
-    last: Evidence,
+    last: Last,
     in_flight_before: u32,
     started: bool,
+}
+
+/// Of the sample before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    now: Duration,
+    own_in_flight: u32,
+    all_in_flight: u32,
+    completed: u64,
 }
 
 /// The least average of the last one to two times [`LASTS`]: who has just ended may take some
@@ -178,7 +187,7 @@ impl UsageEstimate {
             highest_bytes: 0.0,
             grew_at: Duration::ZERO,
             ebb: Ebb::default(),
-            last: Evidence::default(),
+            last: Last::default(),
             in_flight_before: 0,
             started: false,
         }
@@ -204,14 +213,7 @@ impl UsageEstimate {
             self.rest_at_usage();
         }
         self.lowest_baseline_bytes = self.lowest_baseline_bytes.min(self.baseline_bytes);
-        // While nobody is there nothing is seen of requests, unless what was blamed on them stays.
-        let is_idle = evidence.all_in_flight == 0 && self.is_clean();
-        if !is_idle || self.beside_accounts {
-            self.decay(evidence.now.saturating_sub(self.last.now));
-        }
-        if self.beside_accounts {
-            self.confirm(evidence.now, evidence.all_in_flight);
-        }
+        self.forget(&evidence);
         if evidence.all_in_flight > 0 {
             let finished = evidence.completed.saturating_sub(self.last.completed);
             let fewer = self
@@ -252,7 +254,24 @@ impl UsageEstimate {
         let finished = evidence.completed.saturating_sub(self.last.completed);
         self.seen += (finished as f64).min(f64::from(caught));
         self.in_flight_before = self.last.own_in_flight;
-        self.last = evidence;
+        self.last = Last {
+            now: evidence.now,
+            own_in_flight: evidence.own_in_flight,
+            all_in_flight: evidence.all_in_flight,
+            completed: evidence.completed,
+        };
+    }
+
+    /// What is forgotten with time, and what is no need of requests after all.
+    fn forget(&mut self, evidence: &Evidence) {
+        let idle = evidence.all_in_flight == 0;
+        // While nobody is there nothing is seen of requests, unless what was blamed on them stays.
+        if !(idle && self.is_clean()) || self.beside_accounts {
+            self.decay(evidence.now.saturating_sub(self.last.now), idle);
+        }
+        if self.beside_accounts {
+            self.confirm(evidence.now, evidence.all_in_flight);
+        }
     }
 
     /// What grew beside requests, and stays when they end, is no need of theirs.
@@ -336,7 +355,7 @@ impl UsageEstimate {
         kept <= (self.lowest_baseline_bytes * CLEAN).max(CLEAN_BYTES)
     }
 
-    fn decay(&mut self, elapsed: Duration) {
+    fn decay(&mut self, elapsed: Duration, idle: bool) {
         if elapsed.is_zero() {
             return;
         }
@@ -348,7 +367,7 @@ impl UsageEstimate {
         let left = 0.5_f64.powf(elapsed.as_secs_f64() / half_life.as_secs_f64());
         self.average_bytes *= left;
         self.before = (self.before.0 * left, self.before.1 * left);
-        if self.last.all_in_flight == 0 {
+        if idle {
             // Nobody has shown that they need less.
             self.seen *= left;
         }

@@ -130,9 +130,9 @@ impl Sample {
         self.levels.push(level);
     }
 
-    /// Bytes this process has allocated or, where that is not known, has resident: what counts
-    /// against a [`share`](crate::MemoryGuardBuilder::share) of the limit. Where it is never
-    /// set, all that is in use does.
+    /// Bytes this process has resident: what counts against a
+    /// [`share`](crate::MemoryGuardBuilder::share) of the limit. Where a quick sample does not
+    /// say, the guard reads it itself; where none ever does, all that is in use counts.
     pub fn set_process_bytes(&mut self, bytes: u64) {
         self.process_bytes = Some(bytes);
     }

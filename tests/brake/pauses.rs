@@ -135,7 +135,13 @@ impl App {
     }
 
     fn with(set: impl FnOnce(MemoryGuardBuilder) -> MemoryGuardBuilder) -> Self {
-        let (layer, memory) = with(|builder| set(builder.estimated_bytes_per_request(16 * MIB)));
+        // Each with counters of its own.
+        static APPS: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("app {}", APPS.fetch_add(1, Ordering::Relaxed));
+        let (layer, memory) = with(|builder| {
+            let builder = builder.name(name);
+            set(builder.estimated_bytes_per_request(16 * MIB))
+        });
         let guard = layer.guard().clone();
         let stage = Stage {
             begun: Arc::default(),
@@ -228,7 +234,8 @@ impl App {
             if key.name() != "memory_guard_paused_seconds_total" {
                 return None;
             }
-            let labels = key.labels().map(|l| format!("{}={}", l.key(), l.value()));
+            let labels = key.labels().filter(|label| label.key() != "guard");
+            let labels = labels.map(|l| format!("{}={}", l.key(), l.value()));
             let DebugValue::Counter(seconds) = value else {
                 panic!("{value:?}");
             };

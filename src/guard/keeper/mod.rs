@@ -71,7 +71,7 @@ struct Written {
 /// What a guard finds when it starts.
 #[derive(Default)]
 pub(crate) struct Opened {
-    pub(crate) keeper: Option<Keeper>,
+    pub(crate) keeper: Option<Box<Keeper>>,
     pub(crate) learned: Option<State>,
     pub(crate) warnings: Vec<String>,
 }
@@ -101,7 +101,7 @@ pub(crate) fn open(path: &Path) -> Opened {
     }
     let known = learned.as_ref().map(Known::new).unwrap_or_default();
     Opened {
-        keeper: Some(Keeper {
+        keeper: Some(Box::new(Keeper {
             path: resolved,
             problem,
             was_read: learned.is_some(),
@@ -114,7 +114,7 @@ pub(crate) fn open(path: &Path) -> Opened {
                 checksum,
                 ..Written::default()
             }),
-        }),
+        })),
         learned,
         warnings,
     }

@@ -80,7 +80,7 @@ impl Regulator {
 
     /// Starts from what another process has learned, unless a file said more.
     pub(crate) fn learn_from(&self, estimates: &Estimates) {
-        if self.keeper.as_ref().is_some_and(Keeper::was_read) {
+        if self.keeper.as_ref().is_some_and(|keeper| keeper.was_read()) {
             return;
         }
         if let Err(problem) = estimates.check() {

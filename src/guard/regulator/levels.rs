@@ -13,10 +13,7 @@ impl Regulator {
         let share = config.share_fraction;
         let bytes = match sample.process_bytes {
             // A quick read does not tell, and a share is to show what polls have added by now.
-            // Of a source that is its user's, nobody knows what that would have said.
-            None if share < 1.0 && control.process_bytes > 0 && !self.state.sampler.is_given() => {
-                crate::memory::process_bytes()
-            }
+            None if share < 1.0 && control.process_bytes > 0 => crate::memory::process_bytes(),
             told => told,
         };
         control.process_bytes = bytes.unwrap_or(control.process_bytes);

@@ -69,7 +69,8 @@ pub(crate) struct Regulator {
     /// The last full sample found nothing to do, nor anything done.
     was_idle: AtomicBool,
     pub(super) release: Release,
-    keeper: Option<Keeper>,
+    /// Few have one.
+    keeper: Option<Box<Keeper>>,
     /// Held while settings are changed.
     reloading: Mutex<()>,
     /// Held while samples are taken; whoever answers requests looks at what is shown.
@@ -300,7 +301,7 @@ impl Regulator {
     }
 
     /// Of no guard yet.
-    fn new(shared: Shared, config: &Config, keeper: Option<Keeper>) -> Self {
+    fn new(shared: Shared, config: &Config, keeper: Option<Box<Keeper>>) -> Self {
         let state = State::new(config, &shared);
         Self {
             board: Arc::clone(&shared.holdings.board),
@@ -347,7 +348,7 @@ impl Regulator {
     fn log_settings(&self, what: &str) {
         let source = self.source_name();
         let stats = self.state.stats();
-        let problem = self.keeper.as_ref().and_then(Keeper::problem);
+        let problem = self.keeper.as_ref().and_then(|keeper| keeper.problem());
         config::log_settings(what, &self.state.config(), &source, &stats, problem);
     }
 

@@ -21,11 +21,6 @@ impl fmt::Debug for Sampler {
 }
 
 impl Sampler {
-    /// Its source is its user's.
-    pub(crate) fn is_given(&self) -> bool {
-        self.given
-    }
-
     /// A thread is to sample, not only those who ask.
     pub(crate) fn in_background(&self) -> bool {
         self.background

@@ -27,14 +27,15 @@ impl Published {
         (name, labels).hash(&mut hasher);
         let series = hasher.finish();
         let mut own = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = own
-            .binary_search_by_key(&series, |&(series, _)| series)
-            .unwrap_or_else(|at| {
-                own.insert(at, (series, 0));
-                at
-            });
-        let more = value.saturating_sub(own[at].1);
-        own[at].1 += more;
+        let more = match own.binary_search_by_key(&series, |&(series, _)| series) {
+            Ok(at) => value.saturating_sub(std::mem::replace(&mut own[at].1, value)),
+            // Most stay at 0.
+            Err(at) if value > 0 => {
+                own.insert(at, (series, value));
+                value
+            }
+            Err(_) => 0,
+        };
         let mut totals = TOTALS.lock().unwrap_or_else(PoisonError::into_inner);
         let total = totals.entry(series).or_default();
         *total += more;
