@@ -10,6 +10,7 @@ mod defaults;
 mod jemalloc;
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -38,9 +39,12 @@ const LIMIT: u64 = 1000 * MIB;
 
 /// A guard that admits one request at a time, and has others wait for 20 ms.
 fn one_at_a_time() -> (MemoryGuardLayer, ManualSource) {
+    // Counters of guards of one name add up.
+    static MADE: AtomicUsize = AtomicUsize::new(0);
     let memory = ManualSource::new(LIMIT);
     let layer = MemoryGuardLayer::builder()
         .memory_source(memory.clone())
+        .name(format!("guard {}", MADE.fetch_add(1, Ordering::Relaxed)))
         .max_concurrent(1)
         .estimated_bytes_per_request(MIB)
         .wait_timeout(Duration::from_millis(20));
