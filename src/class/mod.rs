@@ -125,7 +125,7 @@ pub enum Priority {
     /// Health probes and administration: small work that must get through. A slice of
     /// memory is set aside for it ([`critical_reserve`](crate::MemoryGuardBuilder::critical_reserve)),
     /// at any pressure and past every waiter; until it has been seen it is expected to
-    /// need 1 MiB.
+    /// need 1 MiB, and without accounting for ever, if it has no cost hint.
     Critical,
 }
 

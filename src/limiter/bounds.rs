@@ -306,7 +306,6 @@ impl Bounds {
         }
     }
 
-    #[inline]
     /// Requests hold so much of what is in use, or may.
     pub(crate) fn set_theirs(&self, kib: u64) {
         self.theirs_kib.store(kib, Ordering::Relaxed);

@@ -52,7 +52,8 @@ pub struct Stats {
     pub current_concurrency: Option<u64>,
     /// Requests that may be active at NORMAL; `None`: any number.
     pub base_concurrency: Option<u64>,
-    /// Memory in use, in percent of the limit (0–100), at the fullest level.
+    /// Memory in use, in percent (0–100) of the limit, or of `memory.high` where that is
+    /// lower, at the fullest level.
     pub memory_percent: f64,
     /// MiB that the process has allocated; without the tracking allocator, its
     /// resident memory.
@@ -84,7 +85,8 @@ pub struct Stats {
     /// over the last ones, as a share of the peak; `None` without accounting.
     pub estimate_error_ratio: Option<f64>,
     /// What would be in use if everybody could be served, over what may be: about 3 at
-    /// three times what can be served.
+    /// three times what can be served. A guard that only observes has nobody wait, so it
+    /// says 1 at most.
     pub demand_ratio: f64,
     /// For how long memory has had room for nobody, while nobody was admitted and nobody
     /// finished; else 0.
