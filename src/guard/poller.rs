@@ -15,6 +15,7 @@ use crate::running::{Fact, Slot, SlotRef};
 use crate::telemetry::logs::RequestSpan;
 pub(crate) use mark::{Mark, untold};
 pub(crate) use polling::Polling;
+pub(crate) use shared::allocated_bytes;
 
 thread_local! {
     /// How many polls are under way on this thread, one within another.
@@ -212,6 +213,7 @@ impl Drop for Growth {
         let added = self.from.count();
         if !self.from.is_told() {
             slot.say(Fact::Untold);
+            shared::ends_untold(slot.request(), added.bytes);
         }
         let grown_bytes = added.bytes.max(0);
         state.grew(slot, grown_bytes as u64, leave.ending);

@@ -43,7 +43,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 #[cfg(target_os = "linux")]
-pub(crate) use faults::touched_bytes;
+pub(crate) use faults::{run_time, touched_bytes};
 pub use manual::ManualSource;
 #[cfg(target_os = "linux")]
 pub(crate) use process::{anonymous_bytes, process_bytes};
@@ -212,6 +212,12 @@ pub trait MemorySource: Send + 'static {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn touched_bytes() -> i64 {
     0
+}
+
+/// Nor for how long one has run.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn run_time() -> std::time::Duration {
+    std::time::Duration::ZERO
 }
 
 /// Nor of that.

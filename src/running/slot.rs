@@ -124,10 +124,20 @@ impl SlotRef {
 
     /// That many bytes are no longer the work's.
     pub(crate) fn take_off(self, bytes: usize) {
-        // All of the generation first: the word has only a part.
-        if !self.is_over() {
-            self.slot.held.take_off(self.generation, bytes as u64);
+        self.change(-(bytes as i64));
+    }
+
+    /// That many more are the work's, it is found later.
+    pub(crate) fn charge(self, bytes: i64) {
+        if let Some(held_bytes) = self.change(bytes) {
+            self.slot.raise_peak(held_bytes);
         }
+    }
+
+    fn change(self, bytes: i64) -> Option<u64> {
+        // All of the generation first: the word has only a part.
+        let same = !self.is_over();
+        same.then(|| self.slot.held.change(self.generation, bytes))?
     }
 
     /// Asks its work to stop, and has it polled. `false`: it is over, or its response has

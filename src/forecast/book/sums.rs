@@ -8,6 +8,8 @@ use crate::running::brake::STEPS;
 pub(in crate::forecast) struct Sums {
     /// What they hold.
     pub(crate) held_bytes: f64,
+    /// What those may hold beside that of which some polls told only what they touched.
+    pub(crate) untold_bytes: f64,
     /// Those in the midst of a poll, and those that wait for something and hold nothing.
     pub(crate) in_polls: u32,
     pub(crate) quiet: u32,

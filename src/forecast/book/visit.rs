@@ -313,7 +313,13 @@ impl Sums {
         for (sum, &bytes) in self.growth.iter_mut().zip(&expected.growth) {
             *sum += f64::from(bytes);
         }
-        self.growth_bytes += (expected.need.bytes - held).max(0.0);
+        let to_come = (expected.need.bytes - held).max(0.0);
+        self.growth_bytes += to_come;
+        self.untold_bytes += if look.life.is(Fact::Untold) {
+            to_come
+        } else {
+            0.0
+        };
         self.need_bytes += expected.need.bytes.max(held);
         self.needs.add(expected.need);
     }

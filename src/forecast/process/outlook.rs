@@ -142,7 +142,7 @@ impl Forecast {
         let all_seen = book.in_flight() + 1 >= evidence.all_in_flight as usize;
         // What a poll under way touches shows when it is over.
         if all_seen && sums.in_polls == 0 {
-            let beyond_bytes = held - touched * MOST_REUSE;
+            let beyond_bytes = held - touched * MOST_REUSE - sums.untold_bytes;
             let hidden = &mut self.hidden;
             hidden.see_beyond(evidence, beyond_bytes, self.limit_bytes);
         }

@@ -49,6 +49,57 @@ fn expected_mib(each_mib: u64, in_polls_mib: u64, waiting: u32) -> u64 {
     expected_mib
 }
 
+/// Whether two seem to hold what polls do not show, that have come to 48 MiB each as those
+/// before them. Their polls have told 1 MiB, or only touched that.
+fn seem_hidden(untold: bool) -> bool {
+    let mut forecast = Forecast::new(200 * MIB, 0.001, false);
+    forecast.set_brakes(true);
+    forecast.set_slack(0, 512 * MIB);
+    let running: &'static Running = Box::leak(Box::default());
+    let mut now = Duration::ZERO;
+    let mut sample = |in_flight: u32, held_mib: u64| {
+        now += Duration::from_millis(200);
+        forecast.look(running, now);
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: (20 + held_mib) * MIB,
+            process_bytes: (20 + held_mib) * MIB,
+            allocated_bytes: Some((10 + held_mib) * MIB),
+            own_in_flight: in_flight,
+            all_in_flight: in_flight,
+            ..Evidence::default()
+        });
+        !forecast.all_is_seen()
+    };
+    sample(0, 0);
+    let mut begin = |mib: i64| {
+        let slot = running.take(200 << 10, crate::class::tag::Tag::NONE, Duration::ZERO);
+        let slot = slot.unwrap();
+        slot.polled(Duration::from_millis(1), Duration::ZERO);
+        slot.charge(mib << 20, 1);
+        slot
+    };
+    for _ in 0..12 {
+        let told = begin(48);
+        sample(1, 48);
+        running.end(told);
+        sample(0, 0);
+    }
+    for _ in 0..2 {
+        let slot = begin(1);
+        if untold {
+            slot.say(Fact::Untold);
+        }
+    }
+    sample(2, 96)
+}
+
+#[test]
+fn who_lives_in_what_others_left_behind_hides_nothing() {
+    assert!(seem_hidden(false));
+    assert!(!seem_hidden(true));
+}
+
 #[test]
 fn what_polls_do_not_show_is_learned_from_usage() {
     let by_polls = expected_mib(48, 48, 0);

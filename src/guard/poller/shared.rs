@@ -7,6 +7,10 @@
 //! of the others. Where it touches little, it may live in what others left behind, and all
 //! share alike. What was freed meanwhile may be of none of them, and hides what was added:
 //! that was no less than what was touched.
+//!
+//! Where asking takes long, most polls go by what they touch, and live in what others left
+//! behind. When the sum is read next, what was added beside what they touched is theirs as
+//! well, and shared alike.
 
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use slab::Slab;
 
 use crate::memory::release::Teller;
+use crate::running::SlotRef;
 
 thread_local! {
     /// The innermost poll under way on this thread.
@@ -22,6 +27,8 @@ thread_local! {
 
 /// Page faults tell nothing of a poll that has added less.
 const LEAST_TOLD_BYTES: i64 = 256 << 10;
+/// So many are remembered: more seldom come between two looks.
+const MOST_UNTOLD: usize = 256;
 
 static SUM: Mutex<Sum> = Mutex::new(Sum {
     teller: Teller::Allocator,
@@ -30,6 +37,10 @@ static SUM: Mutex<Sum> = Mutex::new(Sum {
     under_way: Slab::new(),
 });
 
+/// Polls that are over since the sum was read last, and of which nobody told what they added:
+/// beside the lock of the sum, since whoever reads that may take long.
+static UNTOLD: Mutex<Vec<Untold>> = Mutex::new(Vec::new());
+
 struct Sum {
     /// As it was read last, and of whom.
     bytes: i64,
@@ -37,6 +48,12 @@ struct Sum {
     /// What polls were found to have added, ever.
     attributed_bytes: i64,
     under_way: Slab<Share>,
+}
+
+/// Charged with what it touched.
+struct Untold {
+    request: SlotRef,
+    touched_bytes: i64,
 }
 
 #[derive(Default)]
@@ -67,7 +84,7 @@ impl Part {
         let teller = teller(accounted);
         let bytes = teller.bytes_in_time()?;
         sum.is_told_by(teller, bytes as i64);
-        sum.share(bytes as i64, None);
+        sum.share(bytes as i64, None, take_untold());
         let number = sum.under_way.insert(Share::default());
         let outer = INNERMOST.replace(Some(number));
         sum.set_holds_another(outer, true);
@@ -94,12 +111,41 @@ impl Part {
         let teller = teller(self.accounted);
         let bytes = teller.bytes();
         sum.is_told_by(teller, bytes);
-        sum.share(bytes, Some((self.number, touched_bytes)));
+        sum.share(bytes, Some((self.number, touched_bytes)), take_untold());
         INNERMOST.set(self.outer);
         sum.set_holds_another(self.outer, false);
         let share = sum.under_way.try_remove(self.number);
         share.map_or(0, |share| share.bytes)
     }
+}
+
+/// A poll is over that was charged with what it touched, and may have added more.
+pub(super) fn ends_untold(request: SlotRef, touched_bytes: i64) {
+    let mut polls = untold();
+    if polls.len() < MOST_UNTOLD {
+        polls.push(Untold {
+            request,
+            touched_bytes: touched_bytes.max(0),
+        });
+    }
+}
+
+fn take_untold() -> Vec<Untold> {
+    std::mem::take(&mut *untold())
+}
+
+fn untold() -> MutexGuard<'static, Vec<Untold>> {
+    UNTOLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the allocator says is allocated, read while no poll does.
+pub(crate) fn allocated_bytes() -> Option<u64> {
+    let mut sum = sum();
+    let bytes = crate::memory::release::allocated_bytes()?;
+    if sum.teller == Teller::Allocator {
+        sum.share(bytes as i64, None, take_untold());
+    }
+    Some(bytes)
 }
 
 pub(super) fn attributed_bytes() -> i64 {
@@ -127,12 +173,14 @@ impl Sum {
         }
     }
 
-    /// So much is allocated now. `ends`: a poll that is over, and what it has touched.
-    fn share(&mut self, bytes: i64, ends: Option<(usize, i64)>) {
+    /// So much is allocated now. `ends`: a poll that is over, and what it has touched. `untold`:
+    /// those that were over before, of which nobody told.
+    fn share(&mut self, bytes: i64, ends: Option<(usize, i64)>, untold: Vec<Untold>) {
         let added_bytes = bytes.wrapping_sub(self.bytes);
         self.bytes = bytes;
         let sharing = (self.under_way.iter()).filter(|(_, share)| !share.holds_another);
         let count = sharing.count() as i64;
+        let added_bytes = added_bytes - self.share_untold(untold, added_bytes, count);
         if count == 1 || (count > 1 && added_bytes >= 0) {
             self.attributed_bytes = self.attributed_bytes.wrapping_add(added_bytes);
             let several = ends.filter(|_| count > 1);
@@ -156,6 +204,25 @@ impl Sum {
         if let Some((number, touched_bytes)) = ends {
             self.clear_up(number, touched_bytes);
         }
+    }
+
+    /// Of what was added beside what they touched, those of which nobody told have as much
+    /// each as the `others` that are under way. Says how much is theirs of what was added:
+    /// nothing, if something was freed and hides it.
+    fn share_untold(&mut self, polls: Vec<Untold>, added_bytes: i64, others: i64) -> i64 {
+        let touched_bytes: i64 = polls.iter().map(|poll| poll.touched_bytes).sum();
+        let more_bytes = added_bytes - touched_bytes;
+        if polls.is_empty() || more_bytes <= 0 {
+            return 0;
+        }
+        let count = polls.len() as i64;
+        let each_bytes = more_bytes / (count + others);
+        polls
+            .iter()
+            .for_each(|poll| poll.request.charge(each_bytes));
+        let all_bytes = each_bytes * count;
+        self.attributed_bytes = self.attributed_bytes.wrapping_add(all_bytes);
+        all_bytes + touched_bytes
     }
 
     /// What of that is of a poll that is over. `None`: what it has touched does not tell.
@@ -186,12 +253,16 @@ impl Sum {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::class::tag::Tag;
+    use crate::running::{Running, Slot};
 
     const MIB: i64 = 1 << 20;
 
     fn shares(sum: &mut Sum, bytes: i64) -> Vec<i64> {
-        sum.share(bytes, None);
+        sum.share(bytes, None, Vec::new());
         sum.under_way.iter().map(|(_, share)| share.bytes).collect()
     }
 
@@ -210,7 +281,7 @@ mod tests {
 
     /// The first one is over, and has touched so much.
     fn shares_at_end(sum: &mut Sum, bytes: i64, touched_bytes: i64) -> Vec<i64> {
-        sum.share(bytes, Some((0, touched_bytes)));
+        sum.share(bytes, Some((0, touched_bytes)), Vec::new());
         sum.under_way.iter().map(|(_, share)| share.bytes).collect()
     }
 
@@ -219,8 +290,50 @@ mod tests {
         assert_eq!(shares(&mut under_way(1), 140), [40]);
         assert_eq!(shares(&mut under_way(2), 140), [20, 20]);
         let mut nobody = under_way(0);
-        nobody.share(140, None);
+        nobody.share(140, None, Vec::new());
         assert_eq!((nobody.bytes, nobody.attributed_bytes), (140, 0));
+    }
+
+    #[test]
+    fn what_nobody_told_of_is_found_when_the_sum_is_read() {
+        let running: &'static Running = Box::leak(Box::default());
+        let taken = || running.take(1024, Tag::NONE, Duration::ZERO);
+        let slots: Vec<&Slot> = (0..3).map_while(|_| taken()).collect();
+        let untold = |touched_bytes: &[i64]| {
+            let polls = slots.iter().zip(touched_bytes);
+            let poll = |(slot, &touched_bytes): (&&'static Slot, &i64)| Untold {
+                request: slot.request(),
+                touched_bytes,
+            };
+            polls.map(poll).collect::<Vec<_>>()
+        };
+        let held = || {
+            slots
+                .iter()
+                .map(|slot| slot.held_bytes())
+                .collect::<Vec<_>>()
+        };
+        // 40 were added, of which 10 are charged already.
+        let mut nobody = under_way(0);
+        nobody.share(140, None, untold(&[10, 0]));
+        assert_eq!((held(), nobody.attributed_bytes), (vec![15, 15, 0], 30));
+        // One that is under way has its part.
+        let mut one = under_way(1);
+        one.share(130, None, untold(&[0, 0]));
+        assert_eq!(held(), [25, 25, 0]);
+        assert_eq!((one.under_way[0].bytes, one.attributed_bytes), (10, 30));
+        // Something was freed: what was added is not known.
+        nobody.share(90, None, untold(&[0, 0, 0]));
+        assert_eq!(held(), [25, 25, 0]);
+        // Who has the slot of one that is over has not added it.
+        let over = untold(&[0]);
+        running.end(slots[0]);
+        while running
+            .take(1024, Tag::NONE, Duration::ZERO)
+            .is_some_and(|slot| !std::ptr::eq(slot, slots[0]))
+        {}
+        nobody.share(190, None, over);
+        assert_eq!(held(), [0, 25, 0]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Who may grow: what a sample publishes to the brake, and what follows from a sweep.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Control, Regulator};
 use crate::guard::state::allocated_bytes;
-use crate::memory::MemoryLevel;
 use crate::memory::release::{Teller, is_mapped, kept_bytes, see_mapped};
+use crate::memory::{MemoryLevel, run_time};
 use crate::policy::limit_bytes;
 use crate::running::brake::{Bound, Running, Stuck, Swept, Trust, fills_at_once};
 use crate::telemetry::logs;
@@ -30,6 +30,9 @@ const STEP_HALF_LIFE: Duration = Duration::from_secs(60);
 const KEPT_AT_MOST: f64 = 2.0;
 /// Nobody gets on for so long: memory is to be found by other means.
 const STUCK_FOR: Duration = Duration::from_millis(50);
+/// Of the time of one core that the sampler runs, so much is for asking the allocator: not
+/// what it waits for those that use it, or for a core.
+const ASKS_ONE_IN: u32 = 20;
 /// And for so long, an operator is told.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
 /// While so much of the limit is left, who is about to end then goes on, though others of
@@ -202,7 +205,7 @@ impl Regulator {
 
     /// What is allocated: by accounts, or by what the allocator says while it matters. Of
     /// what is resident beyond accounts it may have to tell more. It may have to look through
-    /// much: for a fiftieth of the time at most.
+    /// much.
     pub(super) fn ask_allocated(&self, control: &mut Control, now: Duration) -> Option<u64> {
         let accounted = self.state.is_accounted();
         let due = now >= control.braking.asks_at;
@@ -210,10 +213,10 @@ impl Regulator {
         if !asks {
             return None;
         }
-        let started = Instant::now();
+        let before = run_time();
         let allocated_bytes = match accounted {
             true => allocated_bytes(),
-            false => crate::memory::release::allocated_bytes(),
+            false => crate::guard::poller::allocated_bytes(),
         };
         if due {
             if let Some((allocated, limit)) = allocated_bytes.zip(limit_bytes(&control.levels)) {
@@ -223,7 +226,8 @@ impl Regulator {
                 let kept_bytes = asks.then(kept_bytes).flatten().unwrap_or(0);
                 control.braking.keeps(kept_bytes);
             }
-            control.braking.asks_at = now + started.elapsed() * 50;
+            let took = run_time().saturating_sub(before);
+            control.braking.asks_at = now + took * ASKS_ONE_IN;
         }
         allocated_bytes
     }

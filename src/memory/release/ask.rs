@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 const SHARE: u64 = 25;
 /// And so much at once.
 const AT_ONCE: Duration = Duration::from_millis(20);
-/// One that took longer was interrupted, or waited for somebody who gave memory back.
-const LONGEST: Duration = Duration::from_millis(1);
 
 static BUDGET: Budget = Budget {
     taken_ns: AtomicU64::new(0),
@@ -37,19 +35,20 @@ impl Budget {
         self.taken_ns(now) <= nanos(AT_ONCE)
     }
 
-    /// Asks, and takes the time that it takes.
+    /// Asks, and takes the time for which this thread runs: while it waits for somebody who
+    /// gives memory back, or for a core, it takes none of others.
     fn ask<T>(&self, ask: impl FnOnce() -> T) -> T {
-        let began = now();
+        let before = crate::memory::run_time();
         let told = ask();
-        self.take(began, now());
+        let took = crate::memory::run_time().saturating_sub(before);
+        self.take(now(), took);
         told
     }
 
-    fn take(&self, began: Duration, ended: Duration) {
-        let took = ended.saturating_sub(began).min(LONGEST);
-        let taken_ns = self.taken_ns(began) + nanos(took);
+    fn take(&self, now: Duration, took: Duration) {
+        let taken_ns = self.taken_ns(now) + nanos(took);
         self.taken_ns.store(taken_ns, Ordering::Relaxed);
-        self.at_ns.store(nanos(began), Ordering::Relaxed);
+        self.at_ns.store(nanos(now), Ordering::Relaxed);
     }
 }
 
@@ -94,7 +93,7 @@ mod tests {
             let taken = times.filter(|&now| {
                 let has_time = budget.has_time(now);
                 if has_time {
-                    budget.take(now, now + took);
+                    budget.take(now, took);
                 }
                 has_time
             });
@@ -110,14 +109,21 @@ mod tests {
         assert_eq!(asks(second * 10, Duration::from_micros(2)), 10_000);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
-    fn whoever_asks_takes_time_and_a_long_one_was_interrupted() {
+    fn who_asks_takes_the_time_that_it_runs() {
         let budget = Budget {
             taken_ns: AtomicU64::new(0),
             at_ns: AtomicU64::new(0),
         };
         let taken = || Duration::from_nanos(budget.taken_ns.load(Ordering::Relaxed));
-        budget.ask(|| std::thread::sleep(LONGEST * 2));
-        assert_eq!(taken(), LONGEST);
+        budget.ask(|| std::thread::sleep(Duration::from_millis(20)));
+        assert!(taken() < Duration::from_millis(10), "{:?}", taken());
+        // Looks through much.
+        budget.ask(|| {
+            let began = crate::memory::run_time();
+            while crate::memory::run_time() < began + Duration::from_millis(20) {}
+        });
+        assert!(taken() >= Duration::from_millis(19), "{:?}", taken());
     }
 }

@@ -38,13 +38,16 @@ impl Holding {
         next
     }
 
-    pub(super) fn take_off(&self, generation: u32, bytes: u64) {
-        let less = |held: u64| {
+    /// Only of that one. Says what it is now; `None`: it is another one's by now.
+    pub(super) fn change(&self, generation: u32, bytes: i64) -> Option<u64> {
+        let mut next = 0;
+        let change = |held: u64| {
+            next = (held & BYTES).saturating_add_signed(bytes).min(BYTES);
             let same = held & !BYTES == whose(generation);
-            same.then(|| held & !BYTES | (held & BYTES).saturating_sub(bytes))
+            same.then_some(held & !BYTES | next)
         };
-        // Otherwise it is another one's by now.
-        let _ = (self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let changed = (self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+        changed.ok().map(|_| next)
     }
 }
 
