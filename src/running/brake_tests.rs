@@ -72,6 +72,25 @@ fn who_is_not_known_goes_before_all_others_in_the_end() {
 }
 
 #[test]
+fn who_is_in_no_plan_any_more_is_not_known() {
+    let brake = brake();
+    brake.publish(GUARD, bound(0, 5 * MIB));
+    let slot = slot(4);
+    brake.tell(GUARD, vec![needy(15.0), in_flight(slot, 15.0)]);
+    brake.sweep(5 * MIB, None, false, Duration::ZERO);
+    park(brake, slot, GUARD);
+    let longest = Duration::from_secs(5);
+    let forward = || {
+        brake.bring_forward(GUARD, longest, 2 * longest);
+        slot.place().is_front()
+    };
+    assert!(!forward(), "the plan says when it goes on");
+    slot.set_idle(true);
+    slot.unplan();
+    assert!(forward() && !slot.is_idle());
+}
+
+#[test]
 fn a_guard_lets_only_its_own_go() {
     let brake = brake();
     brake.publish(GUARD, bound(0, -MIB));

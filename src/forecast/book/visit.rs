@@ -75,6 +75,7 @@ impl Book {
         let sees_all = |since| look.slot.was_polled() && look.slot.began_since(since);
         let is_known = self.polls_seen_since.is_none_or(sees_all);
         if !(look.is_visible() && is_known) || look.life.is(Fact::Declared) || track.staged {
+            look.slot.unplan();
             sums.add_promised(look, age);
         } else {
             self.forecast_for(&mut track, look, running, now_unpaused, sums);

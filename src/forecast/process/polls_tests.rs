@@ -1,4 +1,5 @@
 use super::*;
+use crate::running::brake::Brake;
 use crate::running::{Fact, Running};
 
 const MIB: u64 = 1 << 20;
@@ -200,6 +201,32 @@ fn those_that_began_with_the_brake_off_may_each_need_as_much_as_any() {
     sample(&mut forecast, 8, 300);
     let rest = most_mib(&forecast);
     assert!((20..100).contains(&rest), "{rest}");
+}
+
+#[test]
+fn who_began_before_the_brake_came_on_again_has_no_turn_of_the_time_before() {
+    const GUARD: usize = 1;
+    let at = Duration::from_millis;
+    let mut forecast = Forecast::new(200 * MIB, 0.001, false);
+    forecast.set_brakes(true);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let [_, second] = [1, 2].map(|ms| {
+        let slot = running.take(200 << 10, tag, at(ms)).unwrap();
+        slot.polled(at(ms), at(0));
+        slot.charge(5 << 20, 1);
+        slot
+    });
+    let brake: &Brake = Box::leak(Box::default());
+    let mut is_held = |on_since, now, room_bytes| {
+        forecast.look_since(on_since, running, now);
+        brake.tell(GUARD, forecast.take_runners());
+        brake.sweep(room_bytes, None, false, now);
+        brake.is_held(second, GUARD)
+    };
+    assert!(is_held(at(0), at(10), -(1 << 20)));
+    // It went off and came on again.
+    assert!(!is_held(at(1000), at(1000), 400 << 20));
 }
 
 /// What the next is taken to need after so many that came to hold so many KiB by what polls

@@ -107,6 +107,16 @@ impl Slot {
         self.turn.get(self.generation()).map(Turn::of_bits)
     }
 
+    /// No plan has it any more: whatever one said of it was for as long as it did.
+    pub(crate) fn unplan(&self) {
+        if self.turn().is_some() {
+            self.turn.unset();
+        }
+        if self.is_idle() {
+            self.set_idle(false);
+        }
+    }
+
     /// What its next poll may add beyond its jump, as one of many has, and no more than it may
     /// need at the very worst; if no sweep has seen it.
     pub(super) fn rest_of_newcomer(&self) -> Option<i64> {

@@ -179,15 +179,17 @@ impl Status {
     }
 }
 
+/// Of the last generation there is.
+const NOBODYS: u64 = u64::MAX;
+
 /// A number that is said of one of the requests that had the slot, and of which: whoever has
 /// it next is told nothing.
 #[derive(Debug)]
 pub(in crate::running) struct ForGeneration(AtomicU64);
 
 impl Default for ForGeneration {
-    /// Of the last generation there is.
     fn default() -> Self {
-        Self(AtomicU64::new(u64::MAX))
+        Self(AtomicU64::new(NOBODYS))
     }
 }
 
@@ -195,6 +197,11 @@ impl ForGeneration {
     pub(in crate::running) fn set(&self, generation: u32, number: u32) {
         let word = u64::from(generation) << 32 | u64::from(number);
         self.0.store(word, Ordering::Release);
+    }
+
+    /// Nothing is said of any.
+    pub(in crate::running) fn unset(&self) {
+        self.0.store(NOBODYS, Ordering::Release);
     }
 
     /// What was said last, if it was of this one.
