@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::brake::{Stuck, Trust};
-use super::brake_tests::{GUARD, MIB, brake, in_flight, needy, park, slot};
+use super::brake::{Bound, Stuck, Trust};
+use super::brake_tests::{GUARD, MIB, OTHER, brake, in_flight, needy, park, slot};
 use super::test_support::bound;
 use super::{KnownJumps, Running};
 use crate::class::tag::Tag;
@@ -134,6 +134,25 @@ fn nobody_is_stuck_once_one_has_gone_on() {
         brake.sweep(-MIB, None, false, Duration::ZERO).stuck,
         Stuck::No
     );
+}
+
+#[test]
+fn who_gets_on_beside_the_plan_may_end() {
+    let brake = brake();
+    let publish = |guard, unknown_get_on| {
+        let bound = Bound {
+            unknown_get_on,
+            ..bound(0, -MIB)
+        };
+        brake.publish(guard, bound);
+    };
+    let stuck = || brake.sweep(-MIB, None, false, Duration::ZERO).stuck;
+    publish(GUARD, false);
+    assert_eq!(stuck(), Stuck::Yes);
+    publish(OTHER, true);
+    assert_eq!(stuck(), Stuck::ForNow);
+    brake.tell(GUARD, vec![needy(15.0)]);
+    assert_eq!(stuck(), Stuck::No);
 }
 
 #[test]

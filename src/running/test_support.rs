@@ -14,6 +14,7 @@ pub(super) fn bound(grown_bytes: i64, headroom_bytes: i64) -> Bound {
         large_bytes: i64::MAX,
         for_ending_bytes: 0,
         room_bytes: i64::MAX,
+        unknown_get_on: false,
         observes: false,
         left_bytes: u64::MAX,
     }

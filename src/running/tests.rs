@@ -133,6 +133,23 @@ fn who_is_in_flight_after_seven_weeks_gets_on_as_before() {
 }
 
 #[test]
+fn who_is_not_known_gets_on_for_a_while_after_it_began_or_grew() {
+    let running = Running::default();
+    let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
+    assert!(!slot.gets_on_unknown(SECOND), "nobody polls it");
+    slot.polled(SECOND, Duration::ZERO);
+    assert!(slot.gets_on_unknown(SECOND));
+    slot.polled(2 * SECOND, Duration::ZERO);
+    assert!(!slot.gets_on_unknown(2 * SECOND), "it is a stream");
+    slot.grew(1 << 20, false, Duration::ZERO);
+    assert!(slot.gets_on_unknown(3 * SECOND));
+    assert!(!slot.gets_on_unknown(4 * SECOND));
+    slot.pause(4 * SECOND);
+    slot.grew(1 << 20, false, Duration::ZERO);
+    assert!(!slot.gets_on_unknown(4 * SECOND));
+}
+
+#[test]
 fn who_begins_after_seven_weeks_stands_behind_those_before() {
     let running = Running::default();
     let [before, after] =

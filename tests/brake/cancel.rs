@@ -3,9 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::future::pending;
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,8 +20,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use support::{MIB, assert_empty, creep, eventually, fill, rush, serve_axum, with};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use support::{MIB, assert_empty, creep, eventually, fill, poll_once, rush, serve_axum, with};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_memory_guard::account;
 use tower_memory_guard::{
     Config, Guard, ManualSource, MemoryGuardLayer, Permit, Reason, Rejected, StagedBody,
@@ -138,6 +140,49 @@ async fn nobody_is_cancelled_while_nothing_grows() {
     creep(&guard, &memory, &[40, 65, 78, 86, 91, 94, 96, 97, 98]).await;
     fill(&guard, &memory, 98);
     assert_eq!(guard.stats().cancelled_requests, 0);
+}
+
+/// Never answers; on `/grows` it adds to what it holds whenever it is polled.
+async fn never(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    let grows = request.uri().path() == "/grows";
+    let mut held = Vec::new();
+    poll_fn(move |_| {
+        if grows {
+            held.push(vec![1_u8; MIB as usize]);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[tokio::test]
+async fn nobody_is_cancelled_while_one_gets_on_that_began_before_the_brake() {
+    let (layer, memory) = with(|builder| {
+        let builder = builder.cancel(true);
+        builder.estimated_bytes_per_request(100 * MIB)
+    });
+    let guard = layer.guard().clone();
+    let service = layer.layer(service_fn(never));
+    let call = |path: &str| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        Box::pin(service.clone().oneshot(request))
+    };
+    let mut before = call("/grows");
+    assert!(poll_once(before.as_mut()).is_pending());
+    creep(&guard, &memory, &[10, 20]).await;
+    let mut after = call("/");
+    assert!(poll_once(before.as_mut()).is_pending());
+    assert!(poll_once(after.as_mut()).is_pending());
+    creep(&guard, &memory, &[40, 65, 78, 86, 91, 94, 96]).await;
+    assert!(poll_once(after.as_mut()).is_pending());
+    assert_eq!(guard.stats().paused_tasks, 1);
+    creep(&guard, &memory, &[96; 4]).await;
+    let stats = guard.stats();
+    assert_eq!((stats.cancelled_requests, stats.paused_tasks), (0, 1));
+    // Nobody gets on any more.
+    drop(before);
+    creep(&guard, &memory, &[96; 4]).await;
+    assert_eq!(guard.stats().cancelled_requests, 1);
 }
 
 #[tokio::test]

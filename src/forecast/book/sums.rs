@@ -17,6 +17,8 @@ pub(in crate::forecast) struct Sums {
     pub(crate) quiet_kib: u64,
     /// The most that a poll under way has added, if that is more than it was expected to.
     pub(crate) outgrown_bytes: f64,
+    /// One gets on of whose growth nothing is known.
+    pub(crate) unknown_get_on: bool,
     /// Few of the kind of one of them have been seen.
     pub(crate) new: bool,
     /// What they will add to that: Σ max(0, rᵢ − mᵢ).

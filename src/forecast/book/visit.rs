@@ -76,6 +76,7 @@ impl Book {
         let is_known = self.polls_seen_since.is_none_or(sees_all);
         if !(look.is_visible() && is_known) || look.life.is(Fact::Declared) || track.staged {
             look.slot.unplan();
+            sums.unknown_get_on |= !track.staged && look.slot.gets_on_unknown(now);
             sums.add_promised(look, age);
         } else {
             self.forecast_for(&mut track, look, running, now_unpaused, sums);

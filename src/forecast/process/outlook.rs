@@ -203,6 +203,12 @@ impl Forecast {
         book.map_or(0, |book| book.sums().outgrown_bytes as u64)
     }
 
+    /// One in flight gets on of whose growth nothing is known.
+    pub(crate) fn unknown_get_on(&self) -> bool {
+        let book = self.book.as_ref().or(self.touched.as_ref());
+        book.is_some_and(|book| book.sums().unknown_get_on)
+    }
+
     /// Few requests have been seen of a kind of those in flight.
     pub(crate) fn is_new(&self) -> bool {
         let book = self.book.as_ref().filter(|_| self.brakes);

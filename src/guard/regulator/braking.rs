@@ -168,6 +168,7 @@ impl Regulator {
             for_ending_bytes: half(bound) as i64,
             room_bytes: (free + kept) as i64,
             left_bytes: control.left_bytes(),
+            unknown_get_on: control.forecast.unknown_get_on(),
             observes: self.state.live.only_observes(),
         };
         brake.publish(self.state.board_key(), bounds);

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use super::{Brake, State};
+use super::{Brake, State, Stuck};
 use crate::sync::Ordering;
 
 /// A poll that is seen to outgrow all is in the first part of its way.
@@ -26,6 +26,8 @@ pub(crate) struct Bound {
     pub(crate) room_bytes: i64,
     /// What is left below where memory ends.
     pub(crate) left_bytes: u64,
+    /// One of its requests gets on that no plan has.
+    pub(crate) unknown_get_on: bool,
     /// It pauses nobody: it binds only where nobody else does.
     pub(crate) observes: bool,
 }
@@ -151,6 +153,15 @@ impl State {
     pub(super) fn room_bytes(&self) -> i64 {
         let room = self.binding().map(|bound| bound.room_bytes);
         room.min().unwrap_or(i64::MAX)
+    }
+
+    /// Whether anybody gets on who is not paused, by a plan and beside it.
+    pub(super) fn stuck(&self, planned: Stuck) -> Stuck {
+        let mut bounds = self.bounds.iter();
+        match planned {
+            Stuck::Yes if bounds.any(|(_, bound)| bound.unknown_get_on) => Stuck::ForNow,
+            planned => planned,
+        }
     }
 
     /// What is left below where memory ends.

@@ -69,7 +69,7 @@ impl Brake {
         let swept = Swept {
             paused,
             safe_bytes: f64::from(plan.safe_bytes),
-            stuck: plan.stuck,
+            stuck: state.stuck(plan.stuck),
             alone_of: plan.alone_of,
             passed: self.passed.load(Ordering::Relaxed),
         };

@@ -78,7 +78,7 @@ pub(crate) struct Plan {
 pub(crate) enum Stuck {
     #[default]
     No,
-    /// Others were polled not long ago, and may be about to end.
+    /// Others were polled not long ago, and may be about to end; or no plan has them.
     ForNow,
     /// All that are not paused are idle.
     Yes,

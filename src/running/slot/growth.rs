@@ -296,6 +296,15 @@ impl Slot {
         (idle <= lends_after, idle >= IDLE_AFTER && !self.is_polled())
     }
 
+    /// The same of one of whose growth nothing is known: somebody polls it, and it has begun or
+    /// grown not long ago. That it is polled says nothing: so is a stream that lasts for hours.
+    pub(crate) fn gets_on_unknown(&self, now: Duration) -> bool {
+        let began_ms = self.began_ms.load(Ordering::Relaxed);
+        let since_ms = self.grown.last_ms.get().unwrap_or(0).max(began_ms);
+        let is_late = now >= Duration::from_millis(since_ms) + IDLE_AFTER;
+        self.was_polled() && !self.is_paused() && !is_late
+    }
+
     /// A poll added so much. `ending`: when it began, the request seemed to be about to end.
     pub(crate) fn grew(&self, bytes: u64, ending: bool, seen_since: Duration) {
         if ending {
