@@ -136,15 +136,37 @@ where
     F: FnOnce() -> T,
 {
     let permit = current();
-    move || {
+    let closure = Closure {
+        work,
+        elsewhere: permit.as_ref().and_then(elsewhere),
+        permit,
+    };
+    move || closure.run()
+}
+
+/// Work that a thread will do, or never. In this order: what it holds is free before the permit
+/// is.
+struct Closure<F> {
+    work: F,
+    /// From the first on: what it holds waits for its thread with it.
+    elsewhere: Option<Elsewhere>,
+    permit: Option<Permit>,
+}
+
+impl<F> Closure<F> {
+    fn run<T>(self) -> T
+    where
+        F: FnOnce() -> T,
+    {
+        let permit = self.permit;
         let done = {
             // What it adds is known at its end, or at its checkpoints, which alone hold it back.
             let holder = permit.as_ref().map(Permit::holder);
             let _carried = holder.map(Carried::begin);
-            let _elsewhere = permit.as_ref().and_then(elsewhere);
+            let _elsewhere = self.elsewhere;
             let _scope = permit.as_ref().map(Permit::enter);
             let _parts = holder.map(Parts::begin);
-            work()
+            (self.work)()
         };
         // The thread may end with it.
         tell();
