@@ -180,7 +180,7 @@ impl Permit {
 
     #[inline]
     pub(crate) fn slot(&self) -> Option<&'static Slot> {
-        self.own_slot().or_else(|| self.outer()?.slot())
+        self.own_slot().or_else(|| self.covering()?.slot())
     }
 
     #[inline]
@@ -189,16 +189,21 @@ impl Permit {
         self.slot.or_else(shared)
     }
 
+    /// Of a guard further out, whichever memory it watches.
     fn outer(&self) -> Option<&Permit> {
         Some(self.shared.get()?.outer.get()?)
     }
 
     /// The permit that holds the bytes, if a guard further out has them.
     pub(crate) fn holder(&self) -> &Self {
-        match self.own.kib {
-            None => self.outer().map_or(self, Permit::holder),
-            Some(_) => self,
-        }
+        self.covering().map_or(self, Permit::holder)
+    }
+
+    /// The permit of a guard further out that has its bytes.
+    fn covering(&self) -> Option<&Self> {
+        let limiter = |permit: &Self| &permit.own.state.limiter;
+        let outer = self.outer().filter(|_| self.own.kib.is_none())?;
+        Arc::ptr_eq(limiter(outer), limiter(self)).then_some(outer)
     }
 
     fn slot_or_take(&self) -> Option<&'static Slot> {

@@ -134,21 +134,20 @@ where
             return self.pass(request, ready, InFlight::new(None));
         };
         // A guard further out may have admitted it already.
-        let outer = match request.extensions().get::<Permit>() {
-            Some(outer) if outer.is_of(guard) => {
-                return self.pass(request, ready, InFlight::new(None));
-            }
-            Some(outer) if outer.covers(guard) => Some(outer.clone()),
-            _ => None,
-        };
+        let outer = request.extensions().get::<Permit>();
+        if outer.is_some_and(|outer| outer.is_of(guard)) {
+            return self.pass(request, ready, InFlight::new(None));
+        }
+        let outer = outer.cloned();
+        let covering = outer.as_ref().filter(|outer| outer.covers(guard));
         if demand.is_for_body() {
-            demand = match outer.is_some() || staged::of(&request).is_some() {
+            demand = match covering.is_some() || staged::of(&request).is_some() {
                 // Another guard has its bytes, or stages it.
                 true => demand.at_once(),
                 false => guard.for_body(demand),
             };
         }
-        let admission = match outer {
+        let admission = match covering {
             None => {
                 let callers = || {
                     let own = &guard.config().deadline_headers;
@@ -156,7 +155,7 @@ where
                 };
                 guard.admit(demand, &callers)
             }
-            Some(ref outer) => guard.admit_counted(demand, outer.was_let_pass()),
+            Some(outer) => guard.admit_counted(demand, outer.was_let_pass()),
         };
         match admission {
             Admission::Admitted(mut permit) => {

@@ -1,7 +1,7 @@
 //! The response flavour, polled by hand.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -270,6 +270,46 @@ async fn grpc_callers_get_a_grpc_status() {
         .unwrap();
     assert!(pushback >= 1000);
     assert!(http_body::Body::is_end_stream(response.body()));
+}
+
+#[tokio::test]
+async fn who_keeps_the_permit_of_one_guard_keeps_those_of_all_further_out() {
+    let guards = [counting(1).0, counting(1).0];
+    let [outer, inner] = guards.clone();
+    let kept: Arc<Mutex<Option<Permit>>> = Arc::default();
+    let keep = Arc::clone(&kept);
+    let handler = move |request: Req| {
+        *keep.lock().unwrap() = request.extensions().get().cloned();
+        std::future::ready(Ok::<_, std::io::Error>(ok()))
+    };
+    let service = ServiceBuilder::new().layer(outer).layer(inner);
+    let response = service.service_fn(handler).oneshot(request()).await;
+    drop(response.unwrap());
+    let active = || {
+        guards
+            .each_ref()
+            .map(|one| one.guard().stats().active_tasks)
+    };
+    assert_eq!(active(), [1, 1]);
+    kept.lock().unwrap().take();
+    assert_eq!(active(), [0, 0]);
+    guards.iter().for_each(|one| assert_empty(one.guard()));
+}
+
+#[tokio::test]
+async fn a_guard_admits_once_with_one_of_other_memory_in_between() {
+    let [(outer, _), (between, _)] = [counting(1), counting(1)];
+    let guard = outer.guard().clone();
+    let layers = ServiceBuilder::new().layer(outer.clone());
+    let service = layers.layer(between).layer(outer).service_fn(at_once);
+    let mut call = pin!(service.oneshot(request()));
+    let Poll::Ready(response) = poll_once(call.as_mut()) else {
+        panic!("it waits for itself");
+    };
+    let body = response.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "done");
+    assert_eq!(guard.stats().total_requests, 1);
+    assert_empty(&guard);
 }
 
 /// Answers with the path.
