@@ -2,12 +2,12 @@
 
 use axum_core::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::{Error, to_json};
 use crate::guard::handle::Guard;
-use crate::http::respond::{HttpResponder, Respond};
+use crate::http::respond::HttpResponder;
 
 /// Answers with the value as JSON, or refuses it before it is built.
 ///
@@ -63,12 +63,7 @@ impl<T: Serialize> IntoResponse for LimitedJson<T> {
     fn into_response(self) -> Response {
         let mut json = to_json(&self.value, self.limit_bytes);
         if let Err(Error::TooLarge(_)) = json {
-            let refusal = |rejected: &_| {
-                let asked = Request::new(());
-                let mut response = HttpResponder::new().respond(rejected, (&asked).into());
-                *response.status_mut() = self.status;
-                response
-            };
+            let refusal = |rejected: &_| HttpResponder::problem(rejected, self.status);
             if let Some(refusal) = self.guard.refuse_result(refusal) {
                 return refusal.map(Into::into);
             }

@@ -240,9 +240,12 @@ async fn limited_json_answers_or_refuses() {
     assert_eq!(guard.stats().rejected_requests, 1);
 
     let other = LimitedJson::new(guard, [1000; 9]).status(StatusCode::INSUFFICIENT_STORAGE);
+    let (status, _, body) = read(other.into_response()).await;
+    assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE);
+    let problem: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(
-        other.into_response().status(),
-        StatusCode::INSUFFICIENT_STORAGE
+        (&problem["status"], &problem["title"]),
+        (&507.into(), &"Insufficient Storage".into())
     );
     let wider = LimitedJson::new(guard, [1000; 9]).limit(100);
     assert_eq!(wider.into_response().status(), StatusCode::OK);

@@ -44,6 +44,19 @@ impl HttpResponder {
         self.status = status;
         self
     }
+
+    /// The answer with this status, to whoever speaks no gRPC.
+    pub(crate) fn problem(rejected: &Rejected, status: StatusCode) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(problem(rejected, status)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        let problem_type = HeaderValue::from_static("application/problem+json");
+        headers.insert(CONTENT_TYPE, problem_type);
+        if let Some(after) = rejected.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        }
+        response
+    }
 }
 
 impl Default for HttpResponder {
@@ -61,15 +74,7 @@ impl Respond for HttpResponder {
             true => StatusCode::PAYLOAD_TOO_LARGE,
             false => self.status,
         };
-        let mut response = Response::new(Bytes::from(problem(rejected, status)));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        let problem_type = HeaderValue::from_static("application/problem+json");
-        headers.insert(CONTENT_TYPE, problem_type);
-        if let Some(after) = rejected.retry_after() {
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
-        }
-        response
+        Self::problem(rejected, status)
     }
 }
 
