@@ -50,6 +50,20 @@ pin_project! {
         // whatever the body says of its end.
         promised_bytes: Option<u64>,
     }
+
+    impl<B> PinnedDrop for GuardedBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if !this.hold.is_nothing() {
+                // Before its end. What it held is off its account, which clones of the permit
+                // may keep.
+                let shared = this.hold.shared_permit();
+                let permit = shared.as_ref().or_else(|| this.hold.own_permit());
+                let _scope = permit.map(Permit::enter);
+                this.body.set(OrReply::reply(Bytes::new()));
+            }
+        }
+    }
 }
 
 /// How the body holds the permit.

@@ -8,6 +8,7 @@ use pin_project_lite::pin_project;
 
 use crate::error::{BoxError, Rejected};
 use crate::guard::held::InFlight;
+use crate::guard::permit::Permit;
 use crate::guard::poller::Poller;
 use crate::guard::waiting::Waiting;
 
@@ -17,6 +18,15 @@ pin_project! {
     pub struct ErrorFuture<F> {
         #[pin]
         state: ErrorState<F>,
+    }
+
+    impl<F> PinnedDrop for ErrorFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let state = this.project().state;
+            if state.is_under_way() {
+                state.give_up();
+            }
+        }
     }
 }
 
@@ -46,6 +56,24 @@ impl<F> ErrorFuture<F> {
         let rejected = Some(rejected);
         Self {
             state: ErrorState::Rejected { rejected },
+        }
+    }
+}
+
+impl<F> ErrorState<F> {
+    #[inline]
+    fn is_under_way(&self) -> bool {
+        matches!(self, ErrorState::Calling { held, .. } if held.permit().is_some())
+    }
+
+    /// Drops the inner future, and then the permit. What that held is off its account, which
+    /// work elsewhere may keep.
+    #[cold]
+    fn give_up(mut self: Pin<&mut Self>) {
+        if let ErrorStateProj::Calling { held, .. } = self.as_mut().project() {
+            let held = std::mem::replace(held, InFlight::new(None));
+            let _scope = held.permit().map(Permit::enter);
+            self.set(ErrorState::Rejected { rejected: None });
         }
     }
 }
@@ -85,8 +113,7 @@ where
                     if permit.can_be_cancelled() && held.is_cancelled(cx) {
                         poller.ended(held.slot());
                         let rejected = permit.reject_cancelled();
-                        // The inner future is dropped here, and with it the permit.
-                        state.set(ErrorState::Rejected { rejected: None });
+                        state.give_up();
                         return Poll::Ready(Err(rejected.into()));
                     }
                 }

@@ -32,6 +32,18 @@ pin_project! {
         #[pin]
         state: State<S, R, Req>,
     }
+
+    impl<S, R, Req> PinnedDrop for ResponseFuture<S, R, Req>
+    where
+        S: Service<Req>,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let state = this.project().state;
+            if state.is_under_way() {
+                state.give_up();
+            }
+        }
+    }
 }
 
 pin_project! {
@@ -193,7 +205,7 @@ where
             .and_then(|fallback| fallback.polled(&result));
         if let Some(response) = turned_away {
             // Calling → rejected, whatever the inner service has made of it.
-            state.set(State::Rejected { response: None });
+            state.give_up();
             return Poll::Ready(Ok(response.map(GuardedBody::rejection)));
         }
         let result = ready!(result);
@@ -229,6 +241,22 @@ impl<S: Service<Req>, R, Req> State<S, R, Req> {
             fallback,
         }
     }
+
+    #[inline]
+    fn is_under_way(&self) -> bool {
+        matches!(self, State::Calling { held, .. } if held.permit().is_some())
+    }
+
+    /// Drops the inner future, and then the permit. What that held is off its account, which
+    /// clones of the permit may keep.
+    #[cold]
+    fn give_up(mut self: Pin<&mut Self>) {
+        if let StateProj::Calling { held, .. } = self.as_mut().project() {
+            let held = std::mem::replace(held, InFlight::new(None));
+            let _scope = held.permit().map(Permit::enter);
+            self.set(State::Rejected { response: None });
+        }
+    }
 }
 
 impl<S, R, B> State<S, R, Request<B>>
@@ -253,7 +281,7 @@ where
             }
             _ => return None,
         };
-        self.set(State::Rejected { response: None });
+        self.give_up();
         Some(response)
     }
 

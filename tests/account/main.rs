@@ -4,6 +4,9 @@ mod cancel;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use support::{MIB, assert_empty, eventually, with};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_memory_guard::account::{self, TrackingAllocator};
 use tower_memory_guard::{Cost, Guard, Permit, Reason};
 
@@ -358,9 +362,7 @@ async fn what_a_permit_grew_by_stays_promised() {
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_a_stalled_peer_lets_go_late_is_not_taken_off_another_request() {
     use std::pin::pin;
-    use std::sync::{Arc, Mutex};
     use support::poll_once;
-    use tower::{Layer, ServiceExt, service_fn};
     let (layer, _memory) = with(|builder| {
         let builder = builder.estimated_bytes_per_request(MIB);
         builder.body_timeout(Duration::from_secs(5))
@@ -432,6 +434,55 @@ async fn what_a_future_held_that_is_dropped_is_off_its_account() {
         "{}",
         permit.peak_bytes()
     );
+}
+
+/// Whose work it is, as that says when it begins.
+type Whose = Arc<Mutex<Option<Permit>>>;
+
+/// Holds 4 MiB until it is dropped.
+async fn holds<T>(whose: Whose) -> T {
+    let held = vec![1_u8; 4 * MIB as usize];
+    *whose.lock().unwrap() = account::current();
+    std::future::pending::<()>().await;
+    drop(held);
+    unreachable!()
+}
+
+/// Its request is given up, and a part of its work goes on.
+async fn goes_on(given_up: impl Future, whose: &Whose) {
+    let mut given_up = Box::pin(given_up);
+    assert!(support::poll_once(given_up.as_mut()).is_pending());
+    drop(given_up);
+    let permit = whose.lock().unwrap().take().unwrap();
+    let more = permit
+        .clone()
+        .follow(async { vec![1_u8; 3 * MIB as usize] });
+    drop(more.await);
+    let peak = permit.peak_bytes();
+    assert!(about(peak, 4 * MIB), "{peak}");
+}
+
+#[tokio::test]
+async fn what_a_request_held_that_is_given_up_is_off_its_account() {
+    let (layer, _memory) = with(|builder| builder.estimated_bytes_per_request(MIB));
+    let guard = layer.guard().clone();
+    let whose = Whose::default();
+    let request = || axum::extract::Request::new(Body::empty());
+    let works = |_| holds::<Result<axum::response::Response, Infallible>>(whose.clone());
+    goes_on(layer.layer(service_fn(works)).oneshot(request()), &whose).await;
+
+    let streams = |_| {
+        let frames = stream::once(Box::pin(holds::<Result<Bytes, Infallible>>(whose.clone())));
+        let response = axum::response::Response::new(Body::from_stream(frames));
+        std::future::ready(Ok::<_, Infallible>(response))
+    };
+    let response = layer.layer(service_fn(streams)).oneshot(request()).await;
+    goes_on(response.unwrap().into_body().collect(), &whose).await;
+
+    let works = |()| holds::<Result<(), Infallible>>(whose.clone());
+    let service = layer.into_error_layer().layer(service_fn(works));
+    goes_on(service.oneshot(()), &whose).await;
+    assert_empty(&guard);
 }
 
 #[tokio::test]
