@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use std::time::Duration;
 
-use crate::support::{self, LIMIT, MIB, counting, fill, with};
+use crate::support::{self, LIMIT, MIB, Shared, counting, eventually, fill, with};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower_memory_guard::{Class, ManualSource, MemoryGuardLayer, Pressure, Priority};
 
@@ -277,4 +278,57 @@ fn counters_of_a_guard_go_on_where_those_of_its_predecessor_ended() {
     };
     assert_eq!(published_after(5), 5.0);
     assert_eq!(published_after(2), 7.0);
+}
+
+/// What a recorder of the whole process shows of a guard.
+fn scraped(recorder: &PrometheusHandle, guard: &str, name: &str) -> Option<f64> {
+    let start = format!("memory_guard_{name}{{guard=\"{guard}\"}} ");
+    let scraped = recorder.render();
+    let mut lines = scraped.lines();
+    let value = lines.find_map(|line| line.strip_prefix(&start))?;
+    value.parse().ok()
+}
+
+#[tokio::test]
+async fn a_guard_that_ends_publishes_what_came_last() {
+    let recorder = PrometheusBuilder::new().install_recorder().unwrap();
+    let enforcing = |name: &str| scraped(&recorder, name, "enforcing");
+    let completed = |name: &str| scraped(&recorder, name, "completed_requests_total");
+    for name in ["closes", "is dropped"] {
+        // Its thread publishes once a second.
+        let builder = MemoryGuardLayer::builder().memory_source(Shared::default());
+        let layer = builder.name(name).build().unwrap();
+        let first = || enforcing(name) == Some(1.0);
+        eventually("it was published", first).await;
+        let held = layer.guard().try_acquire(1024).unwrap();
+        drop(layer.guard().try_acquire(1024).unwrap());
+        if name == "closes" {
+            layer.guard().close();
+        }
+        drop(layer);
+        drop(held);
+        let last = || (enforcing(name), completed(name)) == (Some(0.0), Some(2.0));
+        eventually("its end was published", last).await;
+    }
+}
+
+#[test]
+fn a_guard_that_nobody_sampled_any_more_publishes_what_came_last_once_it_is_gone() {
+    let (layer, memory) = named("unsampled", 10);
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let values = recorder.handle();
+    let shown = |name| scraped(&values, "unsampled", name);
+    metrics::with_local_recorder(&recorder, || {
+        fill(layer.guard(), &memory, 50);
+        assert_eq!(shown("enforcing"), Some(1.0));
+        drop(layer.guard().try_acquire(1024).unwrap());
+        drop((layer, memory));
+        // It is found by those that begin, after those of other tests.
+        let found = (0..1000).any(|_| {
+            drop(counting(10));
+            shown("enforcing") == Some(0.0)
+        });
+        assert!(found, "{}", values.render());
+    });
+    assert_eq!(shown("completed_requests_total"), Some(1.0));
 }

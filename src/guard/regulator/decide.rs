@@ -242,6 +242,7 @@ impl Regulator {
             self.state.tidy_up(now);
         }
         self.state.let_probes_in(probes, free_kib);
+        let publish_metrics = publish_metrics || (full && self.has_end_to_tell());
         self.report(notices, publish_metrics, now);
         interval
     }
@@ -324,12 +325,12 @@ impl Subscriber for Regulator {
     }
 
     fn leaves(&self) -> bool {
-        let idle = || self.state.in_flight() == 0 && self.state.bounds.waiting() == 0;
-        let over = (self.state.is_closed() && idle()) || self.is_gone();
-        if over {
+        // What has come since it was published last, the next sample tells.
+        let leaves = self.is_over() && self.told_end.load(Ordering::Relaxed);
+        if leaves {
             self.leave();
         }
-        over
+        leaves
     }
 }
 

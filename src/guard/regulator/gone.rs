@@ -106,6 +106,17 @@ impl Regulator {
             && !self.state.brake.holds_for(self.state.board_key())
     }
 
+    /// Nothing comes any more, and all that came has ended.
+    pub(super) fn is_over(&self) -> bool {
+        let idle = || self.state.in_flight() == 0 && self.state.bounds.waiting() == 0;
+        (self.state.is_closed() && idle()) || self.is_gone()
+    }
+
+    /// It is over, and what came last was not published.
+    pub(super) fn has_end_to_tell(&self) -> bool {
+        !self.told_end.load(Ordering::Relaxed) && self.is_over()
+    }
+
     /// It takes no part any more in what guards share. Once only: it is gone, or closed.
     pub(super) fn leave(&self) {
         if self.left.swap(true, Ordering::AcqRel) {
@@ -123,6 +134,10 @@ impl Regulator {
 
     fn retire(&'static self) {
         self.state.sampler.unsubscribe(self);
+        if self.has_end_to_tell() {
+            // Nobody sampled any more.
+            self.tell(self.state.sampler.now());
+        }
         self.leave();
         self.state.limiter.retire(&self.state.bounds);
         self.keep_last();

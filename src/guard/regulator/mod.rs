@@ -68,6 +68,8 @@ pub(crate) struct Regulator {
     let_grow_before: [AtomicI64; 2],
     /// The last full sample found nothing to do, nor anything done.
     was_idle: AtomicBool,
+    /// What was published last is all that will ever come.
+    told_end: AtomicBool,
     pub(super) release: Release,
     /// Few have one.
     keeper: Option<Box<Keeper>>,
@@ -312,6 +314,7 @@ impl Regulator {
             grown_before: AtomicI64::new(0),
             let_grow_before: [const { AtomicI64::new(0) }; 2],
             was_idle: AtomicBool::new(true),
+            told_end: AtomicBool::new(false),
             release: Release::default(),
             keeper,
             reloading: Mutex::new(()),
@@ -330,13 +333,11 @@ impl Regulator {
         *self.control() = control;
         self.levels.send_replace(Pressure::Normal);
         self.limits.send_replace(None);
-        let [bytes, under_way_bytes] = &self.let_grow_before;
-        for grown in [&self.grown_before, bytes, under_way_bytes] {
-            grown.store(0, Ordering::Relaxed);
-        }
+        let grown = self.let_grow_before.iter().chain([&self.grown_before]);
+        grown.for_each(|bytes| bytes.store(0, Ordering::Relaxed));
         self.ended_kib.store(0, Ordering::Relaxed);
         self.was_idle.store(true, Ordering::Relaxed);
-        for no in [&self.is_sampled, &self.left] {
+        for no in [&self.is_sampled, &self.left, &self.told_end] {
             no.store(false, Ordering::Release);
         }
     }

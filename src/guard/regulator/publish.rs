@@ -8,7 +8,8 @@ use crate::telemetry::metrics::Report;
 use crate::telemetry::tally::Entry;
 
 impl Regulator {
-    pub(super) fn publish_metrics(&self, now: Duration) {
+    /// `over`: for the last time.
+    pub(super) fn publish_metrics(&self, over: bool, now: Duration) {
         let stats = self.state.stats();
         let entries = self.state.sorts();
         let paused_ms = self.paused_ms(&entries);
@@ -24,7 +25,7 @@ impl Regulator {
             name: self.state.name.as_deref(),
             published: &self.state.published,
             stats,
-            enforces: !self.state.live.only_observes() && !self.state.is_closed(),
+            enforces: !(over || self.state.live.only_observes() || self.state.is_closed()),
             sorts: sorts.collect(),
             paused_ms,
             estimates,

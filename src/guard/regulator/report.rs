@@ -1,5 +1,6 @@
 //! What is said of decisions, once no lock is held.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Notice, Regulator};
@@ -17,11 +18,19 @@ impl Regulator {
         for notice in notices {
             self.say(notice);
         }
-        #[cfg(feature = "metrics")]
         if publish_metrics {
-            foreign::call(Code::Recorder, || self.publish_metrics(now));
+            self.tell(now);
         }
-        let _ = (publish_metrics, now);
+    }
+
+    /// Publishes metrics.
+    pub(super) fn tell(&self, now: Duration) {
+        // First: what comes in between is published.
+        let over = self.is_over();
+        #[cfg(feature = "metrics")]
+        foreign::call(Code::Recorder, || self.publish_metrics(over, now));
+        let _ = now;
+        self.told_end.store(over, Ordering::Relaxed);
     }
 
     fn say(&self, notice: Notice) {

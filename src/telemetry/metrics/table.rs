@@ -125,7 +125,7 @@ metrics! {
     "level" Gauge Count [] |r| f64::from(r.stats.level as u8),
         "Pressure level: 0 NORMAL, 1 STABLE, 2 WARNING, 3 HIGH, 4 CRITICAL."
     "enforcing" Gauge Count [] |r| f64::from(u8::from(r.enforces)),
-        "1 where requests are held back and turned away; 0 in mode observe, while it is switched off, and once it is closed."
+        "1 where requests are held back and turned away; 0 in mode observe, while it is switched off, and once it is closed or nobody has it any more."
     "threshold_percent" Gauge Percent ["level"]
         |r, say| for (level, fraction) in r.thresholds {
             say(&[("level", level)], fraction * 100.0, 1);
@@ -206,7 +206,9 @@ mod tests {
 Published through the [`metrics`](https://docs.rs/metrics) facade (feature `metrics`, on by
 default), so any exporter shows them. The guard's sampler publishes them once a second at
 most, and with a full sample that finds another level or limit, or that memory cannot be read
-or can again; of a source that no thread reads, with each full sample. Nothing is looked up, recorded or allocated
+or can again; of a source that no thread reads, with each full sample. A guard that is closed, once the last
+request has ended, and one that nobody has any more publish what came last, with `enforcing` 0; of
+a source that no thread reads, when another guard begins. Nothing is looked up, recorded or allocated
 while a request passes. A recorder that is installed after the guard still gets all of them
 but the waits before.
 
