@@ -187,8 +187,9 @@ impl Guard {
     ///
     /// Called by a thread of the guard's, never on a request's path, for as long as
     /// the pressure lasts: again after a second if it freed memory, less and less
-    /// often (up to 30 s) if it did not. A panic in it is caught. Hooks cannot be
-    /// taken back.
+    /// often (up to 30 s) if it did not. It may take long: other hooks, also those of
+    /// other guards, wait meanwhile, and nothing else does. A panic in it is caught. Hooks
+    /// cannot be taken back.
     ///
     /// ```
     /// use std::sync::{Arc, Mutex};

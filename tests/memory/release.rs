@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use support::{MIB, eventually, fill, with};
@@ -42,6 +43,9 @@ async fn a_useless_hook_is_not_called_again_at_once_and_a_panic_in_it_harms_nobo
         counted.fetch_add(1, Ordering::Relaxed);
         std::panic::resume_unwind(Box::new("expected"));
     });
+    fill(&guard, &memory, 99);
+    // Those of other tests may take long.
+    eventually("it ran", || calls.load(Ordering::Relaxed) == 1).await;
     for _ in 0..30 {
         fill(&guard, &memory, 99);
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -71,6 +75,31 @@ async fn a_hook_that_brought_much_is_called_again_however_long_it_took() {
         calls.load(Ordering::Relaxed) == 2
     })
     .await;
+}
+
+#[tokio::test]
+async fn while_a_hook_takes_long_allocators_are_asked_all_the_same() {
+    let (layer, memory) = with(|builder| builder);
+    let (calls, called) = channel();
+    let (ends, ended) = channel::<()>();
+    let ended = std::sync::Mutex::new(ended);
+    layer.guard().on_pressure(Pressure::Critical, move |_| {
+        let _ = calls.send(());
+        // Until the test has ended.
+        let _ = ended.lock().unwrap().recv();
+    });
+    fill(layer.guard(), &memory, 99);
+    eventually("it is called", || called.try_recv().is_ok()).await;
+    let (other, other_memory) = with(|builder| builder);
+    for (guard, memory) in [(layer.guard(), &memory), (other.guard(), &other_memory)] {
+        let before = guard.stats().releases;
+        let released = || {
+            fill(guard, memory, 99);
+            guard.stats().releases > before
+        };
+        eventually("it was trimmed", released).await;
+    }
+    drop(ends);
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@ use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use proptest::test_runner::{Config, FileFailurePersistence};
 use tokio::net::TcpListener;
 use tower_memory_guard::{
     Detail, Guard, ManualSource, MemoryGuardBuilder, MemoryGuardLayer, MemoryLevel, MemorySource,
-    Pressure, Sample,
+    Pressure, PressureContext, Sample,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -103,24 +104,56 @@ pub(crate) fn assert_empty(guard: &Guard) {
     assert_eq!(left, (0, 0, 0.0), "{stats:?}");
 }
 
-/// Nobody gives memory back meanwhile: the thread that does would sample at any time.
+/// Nobody gives memory back meanwhile: the threads that do would sample at any time.
 pub(crate) fn hold_up_releases() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        let (says, said) = channel();
         let (layer, memory) = with(|builder| builder);
-        let held_up = Arc::new(AtomicBool::new(false));
-        let said = Arc::clone(&held_up);
-        layer.guard().on_pressure(Pressure::Critical, move |_| {
-            said.store(true, Ordering::Release);
-            loop {
-                std::thread::park();
-            }
-        });
+        let hooks = says.clone();
+        let hold_up = move |_: &PressureContext| stay(&hooks);
+        layer.guard().on_pressure(Pressure::Critical, hold_up);
         fill(layer.guard(), &memory, 100);
-        while !held_up.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
+        said.recv().unwrap();
+        let memory = ManualSource::new(LIMIT);
+        let holds_up = HoldsUp(memory.clone(), says);
+        let builder = MemoryGuardLayer::builder().memory_source(holds_up);
+        let layer = builder.build().unwrap();
+        // Where that can be told, there is something to give back.
+        let large = vec![1_u8; 64 << 20];
+        layer.guard().sample_now();
+        drop(std::hint::black_box(large));
+        fill(layer.guard(), &memory, 100);
+        said.recv().unwrap();
     });
+}
+
+/// A source from which whoever trims does not come back.
+struct HoldsUp(ManualSource, Sender<()>);
+
+impl MemorySource for HoldsUp {
+    fn read(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
+        if std::thread::current().name() == Some("memory-release") {
+            stay(&self.1);
+        }
+        self.0.read(detail, sample)
+    }
+
+    fn name(&self) -> String {
+        "holds up".into()
+    }
+
+    fn in_background(&self) -> bool {
+        false
+    }
+}
+
+/// Says that it is there, and stays.
+fn stay(says: &Sender<()>) {
+    says.send(()).unwrap();
+    loop {
+        std::thread::park();
+    }
 }
 
 /// Looks until `condition` holds: for what another task or thread does.

@@ -3,12 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::{Control, Regulator};
 use crate::forecast::BeforeTrim;
 use crate::guard::state::allocated_bytes;
-use crate::memory::release::{self, PressureContext, Shortage, USEFUL_BYTES};
+use crate::memory::release::{self, Means, PressureContext, Shortage, USEFUL_BYTES};
 use crate::policy::{end_bytes, limit_bytes, worst};
 use crate::telemetry::recent::EventKind;
 use crate::units::mib;
@@ -28,7 +26,10 @@ impl Regulator {
             let level = control.decision.pressure;
             (self.shortage(&control, now), level, victims)
         };
-        let give_back = move || self.give_back(short);
+        let give_back = move |means| match means {
+            Means::Allocators => self.trim_if_due(short),
+            Means::Hooks => self.call_hooks(),
+        };
         self.release.ask(short, level, give_back);
         victims.into_iter().for_each(|victim| self.cancel(victim));
     }
@@ -71,37 +72,45 @@ impl Regulator {
         self.control().own_bytes
     }
 
-    /// Tries what is due. Takes full samples before and after.
-    fn give_back(&self, shortage: Shortage) {
-        let now = Instant::now();
+    fn call_hooks(&self) {
         let level = self.pressure_context().level();
-        for hook in self.release.due_hooks(level, now) {
-            let before_bytes = self.usage_now();
-            hook.call(&self.pressure_context());
-            let freed_bytes = before_bytes.saturating_sub(self.usage_now());
-            self.note_freed("a hook", freed_bytes);
-            self.state.counters.released(freed_bytes);
-            self.release.hook_gave_back(&hook, freed_bytes);
-        }
-        let due = shortage > Shortage::None && self.release.may_trim(now);
-        if due && (shortage == Shortage::Stuck || self.control().forecast.is_worth_a_trim()) {
+        self.release.call_hooks(level, |hook| {
+            let call = || hook(&self.pressure_context());
+            self.measure("a hook", call).1
+        });
+    }
+
+    fn trim_if_due(&self, shortage: Shortage) {
+        if self.release.may_trim()
+            && (shortage == Shortage::Stuck || self.control().forecast.is_worth_a_trim())
+        {
             self.trim();
         }
     }
 
     fn trim(&self) {
-        let before_bytes = self.usage_now();
-        let before = self.control().forecast.before_trim();
-        let took = release::trim();
-        let after_bytes = self.usage_now();
-        let meanwhile_bytes = self.trimmed(before, after_bytes);
-        let freed_bytes = before_bytes.saturating_sub(after_bytes);
-        self.note_freed("the allocator", freed_bytes);
-        let counters = &self.state.counters;
-        counters.released(freed_bytes);
-        (counters.longest_release_us).fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+        let trim = || (self.control().forecast.before_trim(), release::trim());
+        let ((before, took), freed_bytes) = self.measure("the allocator", trim);
+        let meanwhile_bytes = self.trimmed(before);
+        let longest_us = &self.state.counters.longest_release_us;
+        longest_us.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
         self.release
             .trim_gave_back(took, freed_bytes, meanwhile_bytes);
+    }
+
+    /// How much `work` gave back, by full samples before and after; without what the other
+    /// [`Means`] gave back meanwhile.
+    fn measure<T>(&self, who: &str, work: impl FnOnce() -> T) -> (T, u64) {
+        let counters = &self.state.counters;
+        let released = || counters.released_bytes.load(Ordering::Relaxed);
+        let (before_bytes, released_before) = (self.usage_now(), released());
+        let done = work();
+        let freed_bytes = before_bytes.saturating_sub(self.usage_now());
+        let others_bytes = released().saturating_sub(released_before);
+        let freed_bytes = freed_bytes.saturating_sub(others_bytes);
+        self.note_freed(who, freed_bytes);
+        counters.released(freed_bytes);
+        (done, freed_bytes)
     }
 
     fn note_freed(&self, who: &str, freed_bytes: u64) {
@@ -111,9 +120,9 @@ impl Regulator {
         }
     }
 
-    /// The allocators have given back what they kept, and so much is in use. Says how
-    /// much was freed meanwhile, as far as it is known.
-    fn trimmed(&self, before: BeforeTrim, usage_bytes: u64) -> u64 {
+    /// The allocators have given back what they kept. Says how much was freed meanwhile, as
+    /// far as it is known.
+    fn trimmed(&self, before: BeforeTrim) -> u64 {
         let allocated_bytes = allocated_bytes();
         let Some(allocated_bytes) = allocated_bytes.or_else(release::allocated_bytes) else {
             return 0;
@@ -121,7 +130,7 @@ impl Regulator {
         let kept_bytes = release::kept_bytes().unwrap_or(0);
         let mut control = self.control();
         control.braking.gave_back(kept_bytes);
-        let usage_bytes = usage_bytes.min(control.process_usage_bytes());
+        let usage_bytes = control.process_usage_bytes();
         let forecast = &mut control.forecast;
         forecast.trimmed(before, usage_bytes, allocated_bytes);
         before.freed_since(allocated_bytes)

@@ -1,16 +1,15 @@
 //! Giving memory back before anybody is turned away for want of it.
 //!
 //! Allocators keep what was freed, caches grow. When memory is short, a thread
-//! of its own asks the allocators to return their free pages and calls the
-//! service's hooks. The guard measures what that brought: what is useless is tried less
-//! and less often. Returning pages stalls allocations meanwhile, so it is done
-//! for at most a fiftieth of the time.
+//! of its own asks the allocators to return their free pages. Another one calls the
+//! service's hooks, which may take long. The guard measures what that brought: what is
+//! useless is tried less and less often. Returning pages stalls allocations meanwhile, so
+//! it is done for at most a fiftieth of the time.
 
 mod ask;
 mod ffi;
 mod teller;
 
-use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,6 +75,25 @@ pub(crate) enum Shortage {
     Stuck,
 }
 
+/// By which memory is given back, each with a thread of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Means {
+    Allocators,
+    Hooks,
+}
+
+impl Means {
+    const ALL: [Self; 2] = [Self::Allocators, Self::Hooks];
+
+    fn thread_name(self) -> String {
+        match self {
+            Self::Allocators => "memory-release",
+            Self::Hooks => "memory-hooks",
+        }
+        .into()
+    }
+}
+
 type Call = dyn Fn(&PressureContext) + Send + Sync;
 
 struct Hook {
@@ -87,18 +105,6 @@ struct Hook {
 impl Hook {
     fn is_due(&self, level: Pressure, now: Instant) -> bool {
         level >= self.level && self.rest.is_over(now)
-    }
-}
-
-/// A hook that may be called.
-pub(crate) struct DueHook {
-    index: usize,
-    call: Arc<Call>,
-}
-
-impl DueHook {
-    pub(crate) fn call(&self, context: &PressureContext) {
-        foreign::call(Code::Hook, || (self.call)(context));
     }
 }
 
@@ -163,9 +169,9 @@ pub(crate) fn trim() -> Duration {
 #[derive(Default)]
 pub(crate) struct Release {
     state: Mutex<State>,
-    /// Asked for, and not done yet.
+    /// Asked for, and not done yet, by each of the [`Means`].
     /// In this process, by its number; 0: not. What a fork has left behind is nobody's.
-    under_way: AtomicU32,
+    under_way: [AtomicU32; 2],
 }
 
 struct State {
@@ -185,7 +191,9 @@ impl Default for State {
 impl Release {
     /// Nothing is done for the guard at the moment.
     pub(crate) fn is_idle(&self) -> bool {
-        self.under_way.load(Ordering::Acquire) != std::process::id()
+        let own = std::process::id();
+        let mut under_way = self.under_way.iter();
+        under_way.all(|process| process.load(Ordering::Acquire) != own)
     }
 
     /// As if nothing had been tried so far, without hooks.
@@ -207,58 +215,67 @@ impl Release {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has memory given back soon, if anything may be tried now: `work` does it, on a
-    /// thread of its own.
+    /// Has memory given back soon by what may be tried now: `work` does it, on a thread
+    /// of its own for each of the means.
     pub(crate) fn ask(
         &'static self,
         shortage: Shortage,
         level: Pressure,
-        work: impl FnOnce() + Send + 'static,
+        work: impl FnOnce(Means) + Copy + Send + 'static,
     ) {
-        let now = Instant::now();
-        let due = {
-            let mut state = self.state();
-            if shortage >= Shortage::Urgent {
-                state.trim.cut_short();
-            }
-            let mut hooks = state.hooks.iter();
-            (shortage > Shortage::None && state.trim.is_over(now))
-                || hooks.any(|hook| hook.is_due(level, now))
-        };
-        let own = std::process::id();
-        if due && self.under_way.swap(own, Ordering::AcqRel) != own {
-            let work = Work {
-                of: self,
-                run: Box::new(work),
-            };
-            let sent = worker().is_some_and(|worker| worker.send(work).is_ok());
-            if !sent {
-                self.under_way.store(0, Ordering::Release);
+        for means in self.due(shortage, level) {
+            let own = std::process::id();
+            let under_way = &self.under_way[means as usize];
+            if under_way.swap(own, Ordering::AcqRel) != own {
+                let work = Work {
+                    under_way,
+                    run: Box::new(move || work(means)),
+                };
+                let sent = worker(means).is_some_and(|worker| worker.send(work).is_ok());
+                if !sent {
+                    under_way.store(0, Ordering::Release);
+                }
             }
         }
     }
 
-    /// The hooks that may be called now.
-    pub(crate) fn due_hooks(&self, level: Pressure, now: Instant) -> Vec<DueHook> {
-        let state = self.state();
-        let due = state.hooks.iter().enumerate();
-        let due = due.filter(|(_, hook)| hook.is_due(level, now));
-        due.map(|(index, hook)| DueHook {
-            index,
-            call: Arc::clone(&hook.call),
-        })
-        .collect()
+    fn due(&self, shortage: Shortage, level: Pressure) -> impl Iterator<Item = Means> {
+        let now = Instant::now();
+        let mut state = self.state();
+        if shortage >= Shortage::Urgent {
+            state.trim.cut_short();
+        }
+        let trim = shortage > Shortage::None && state.trim.is_over(now);
+        let hook = state.hooks.iter().any(|hook| hook.is_due(level, now));
+        let due = [trim, hook];
+        Means::ALL
+            .into_iter()
+            .filter(move |&means| due[means as usize])
+    }
+
+    /// Calls the hooks that may be called now, by `call`, which says how much that gave back.
+    pub(crate) fn call_hooks(
+        &self,
+        level: Pressure,
+        mut call: impl FnMut(&dyn Fn(&PressureContext)) -> u64,
+    ) {
+        let now = Instant::now();
+        let due = |hook: &Hook| hook.is_due(level, now).then(|| Arc::clone(&hook.call));
+        let due: Vec<_> = self.state().hooks.iter().map(due).collect();
+        for (index, hook) in due.into_iter().enumerate() {
+            let Some(hook) = hook else { continue };
+            let freed_bytes = call(&|context: &PressureContext| {
+                foreign::call(Code::Hook, || hook(context));
+            });
+            // However long it took, no allocation was stalled for it.
+            let rest = &mut self.state().hooks[index].rest;
+            rest.after(Duration::ZERO, freed_bytes, Instant::now());
+        }
     }
 
     /// The allocators may be asked now.
-    pub(crate) fn may_trim(&self, now: Instant) -> bool {
-        self.state().trim.is_over(now)
-    }
-
-    /// So much did a hook give back. However long it took, no allocation was stalled for it.
-    pub(crate) fn hook_gave_back(&self, hook: &DueHook, freed_bytes: u64) {
-        let rest = &mut self.state().hooks[hook.index].rest;
-        rest.after(Duration::ZERO, freed_bytes, Instant::now());
+    pub(crate) fn may_trim(&self) -> bool {
+        self.state().trim.is_over(Instant::now())
     }
 
     /// So much did the allocators give back, in so long. What was freed meanwhile is there
@@ -270,25 +287,19 @@ impl Release {
     }
 }
 
-impl fmt::Debug for Release {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Release")
-            .field("is_idle", &self.is_idle())
-            .finish_non_exhaustive()
-    }
-}
-
 struct Work {
-    of: &'static Release,
+    under_way: &'static AtomicU32,
     run: Box<dyn FnOnce() + Send>,
 }
 
 /// The thread that does it, started when memory is first short, and again in a
 /// forked child. `None` if there is no thread to be had.
-fn worker() -> Option<Sender<Work>> {
-    static WORKER: Mutex<Option<(u32, Sender<Work>)>> = Mutex::new(None);
+fn worker(means: Means) -> Option<Sender<Work>> {
+    type Worker = Option<(u32, Sender<Work>)>;
+    static WORKERS: [Mutex<Worker>; 2] = [const { Mutex::new(None) }; 2];
     let process = std::process::id();
-    let mut worker = WORKER.lock().unwrap_or_else(PoisonError::into_inner);
+    let worker = WORKERS[means as usize].lock();
+    let mut worker = worker.unwrap_or_else(PoisonError::into_inner);
     if let Some((owner, sender)) = &*worker {
         if *owner == process {
             return Some(sender.clone());
@@ -296,11 +307,11 @@ fn worker() -> Option<Sender<Work>> {
     }
     let (sender, receiver) = channel::<Work>();
     let spawned = std::thread::Builder::new()
-        .name("memory-release".into())
+        .name(means.thread_name())
         .spawn(move || {
             for work in receiver {
                 foreign::call(Code::Guard, work.run);
-                work.of.under_way.store(0, Ordering::Release);
+                work.under_way.store(0, Ordering::Release);
             }
         });
     spawned.ok()?;
