@@ -4,7 +4,8 @@ use super::super::MemoryLevel;
 use super::super::laid_out::MIB;
 use super::*;
 
-const V2_STAT: &str = "anon 300\nfile 500\nkernel 40\nshmem 0\nsock 0\nfile_dirty 0\n\
+/// Of a usage of 1,000.
+const V2_STAT: &str = "anon 300\nfile 660\nkernel 40\nshmem 0\nsock 0\nfile_dirty 0\n\
                        file_writeback 0\nslab_reclaimable 20\ninactive_file 400\n";
 
 fn v2_group(directory: &Path, usage: &str, limit: &str, stat: &str) {
@@ -30,7 +31,7 @@ fn every_group_up_to_the_root_is_a_level() {
         &root.path().join("pod"),
         "5000\n",
         "8000\n",
-        "anon 4000\nfile 0\n",
+        "anon 4000\nfile 1000\n",
     );
     let levels = read(&mut CgroupMemory::at(Machine::here(), &own), Detail::Full).unwrap();
     assert_eq!(
@@ -67,7 +68,7 @@ fn a_file_written_between_two_full_reads_does_not_count() {
     v2_group(root.path(), "1000\n", "8000\n", V2_STAT);
     let mut source = CgroupMemory::at(Machine::here(), root.path());
     read(&mut source, Detail::Full).unwrap();
-    let written = V2_STAT.replace("file 500", "file 7400");
+    let written = V2_STAT.replace("file 660", "file 7560");
     v2_group(root.path(), "7900\n", "8000\n", &written);
     let quick = |source: &mut CgroupMemory| read(source, Detail::Quick).unwrap()[0].usage_bytes;
     assert_eq!(quick(&mut source), 320);
@@ -136,7 +137,8 @@ fn cache_that_grows_in_a_group_without_a_limit_does_not_count() {
     v2_group(root.path(), "1000\n", "max\n", V2_STAT);
     let mut source = CgroupMemory::at(Machine::here(), root.path());
     read(&mut source, Detail::Full).unwrap();
-    v2_group(root.path(), "9000\n", "max\n", V2_STAT);
+    let grown = V2_STAT.replace("file 660", "file 8660");
+    v2_group(root.path(), "9000\n", "max\n", &grown);
     assert_eq!(read(&mut source, Detail::Full).unwrap()[0].usage_bytes, 320);
 }
 
@@ -166,7 +168,7 @@ fn version_1_takes_the_tightest_limit_it_is_told_of() {
     write("memory.kmem.usage_in_bytes", "50\n");
     write(
         "memory.stat",
-        "hierarchical_memory_limit 12000\ntotal_cache 8000\ntotal_rss 700\n",
+        "hierarchical_memory_limit 12000\ntotal_cache 8250\ntotal_rss 700\n",
     );
     let mut source = CgroupMemory::at(Machine::here(), root.path());
     for detail in [Detail::Full, Detail::Quick, Detail::Full] {

@@ -9,6 +9,8 @@
 
 use std::{fs, io};
 
+use nix::unistd::{SysconfVar, sysconf};
+
 use super::machine::page_bytes;
 
 /// What the running kernel does, as far as it matters here.
@@ -23,14 +25,14 @@ pub(super) struct Kernel {
 impl Kernel {
     pub(super) fn of_this_machine() -> Self {
         let generations = fs::read_to_string("/sys/kernel/mm/lru_gen/enabled");
-        let cpus = fs::read_to_string("/sys/devices/system/cpu/online");
+        let cpus = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
         Self {
             by_generations: match generations {
                 Ok(switches) => is_by_generations(&switches),
                 // Kernels without it have no such file.
                 Err(error) => error.kind() != io::ErrorKind::NotFound,
             },
-            lag_bytes: cpus.map_or(1, |list| number_of_cpus(&list)) * LAG_PAGES * page_bytes(),
+            lag_bytes: cpus.map_or(1, |cpus| cpus as u64) * LAG_PAGES * page_bytes(),
         }
     }
 }
@@ -38,24 +40,15 @@ impl Kernel {
 /// For each CPU the kernel charges up to 64 pages in advance and lets the
 /// statistics lag behind by 64 more.
 const LAG_PAGES: u64 = 2 * 64;
+/// That is never so much of the usage: where CPUs are many, it is a large part of a small
+/// group, and few of them charge for that.
+const MOST_LAG_PART: u64 = 64;
 
 /// `0x0007`: bit 0 is the main switch. What cannot be read counts as on, the
 /// safe side.
 fn is_by_generations(switches: &str) -> bool {
     let hex = switches.trim().trim_start_matches("0x");
     u64::from_str_radix(hex, 16).map_or(true, |bits| bits & 1 == 1)
-}
-
-/// How many CPUs a list like `0-3,8` names.
-fn number_of_cpus(list: &str) -> u64 {
-    let ranges = list.trim().split(',').map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        match (first.parse::<u64>(), last.parse::<u64>()) {
-            (Ok(first), Ok(last)) => last.saturating_sub(first) + 1,
-            _ => 0,
-        }
-    });
-    ranges.sum::<u64>().max(1)
 }
 
 /// What a `memory.stat` says the usage is made of, in bytes.
@@ -99,6 +92,7 @@ impl Parts {
         // Charged and not named, such as huge pages on some kernels: nothing
         // says that it could be had back.
         let unnamed = usage.saturating_sub(named + file.max(self.shmem));
+        let lag_bytes = lag_bytes.min(usage / MOST_LAG_PART);
         let unnamed = if unnamed > lag_bytes { unnamed } else { 0 };
         Some((counted + unnamed).min(usage))
     }
