@@ -131,8 +131,10 @@ impl CgroupMemory {
                 Detail::Quick => level.read_quick(buffer, own, machine)?,
             }
             sample.push(level.last);
-            sample.levels.extend(level.with_swap());
         }
+        // Behind them, since they come and go: each level keeps its place.
+        let with_swap = self.levels.iter().filter_map(Level::with_swap);
+        sample.levels.extend(with_swap);
         Ok(())
     }
 }

@@ -220,6 +220,35 @@ fn version_1_may_end_where_memory_and_swap_do() {
 }
 
 #[test]
+fn levels_keep_their_places_when_swap_is_used_no_more() {
+    let root = tempfile::tempdir().unwrap();
+    let own = root.path().join("app");
+    fs::create_dir_all(&own).unwrap();
+    let write = |name: &str, usage: u64| {
+        fs::write(root.path().join(name), format!("{usage}\n")).unwrap();
+    };
+    let unlimited = 9223372036854771712;
+    write("memory.usage_in_bytes", 50_000);
+    write("memory.limit_in_bytes", unlimited);
+    write("app/memory.limit_in_bytes", 9000);
+    write("app/memory.memsw.limit_in_bytes", 10_000);
+    let hold = |usage: u64, with_swap: u64| {
+        write("app/memory.usage_in_bytes", usage);
+        write("app/memory.memsw.usage_in_bytes", with_swap);
+    };
+    hold(700, 1000);
+    let mut source = CgroupMemory::at(Machine::here(), &own);
+    let mut usages = |detail| -> Vec<_> {
+        let levels = read(&mut source, detail).unwrap();
+        levels.iter().map(|level| level.usage_bytes).collect()
+    };
+    assert_eq!(usages(Detail::Full), [700, 50_000, 1000]);
+    // Far enough from there that a quick sample looks.
+    hold(1400, 1400);
+    assert_eq!(usages(Detail::Quick), [1400, 50_000]);
+}
+
+#[test]
 fn a_quick_read_keeps_what_is_known_of_stalls() {
     let root = tempfile::tempdir().unwrap();
     v2_group(root.path(), "1000\n", "8000\n", V2_STAT);
