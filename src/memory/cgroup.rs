@@ -63,10 +63,7 @@ impl CgroupMemory {
 
     fn open(&self) -> io::Result<Vec<Level>> {
         let location = match &self.given {
-            Some(directory) => Location {
-                directory: directory.clone(),
-                top: PathBuf::from("/"),
-            },
+            Some(directory) => Location::given(directory),
             None => discover(&self.machine)?,
         };
         let Some((directory, version)) = location.nearest() else {

@@ -24,6 +24,14 @@ pub(super) struct Location {
 }
 
 impl Location {
+    /// Of a path that one gave.
+    pub(super) fn given(directory: &Path) -> Self {
+        Self {
+            directory: directory.into(),
+            top: PathBuf::from("/"),
+        }
+    }
+
     /// The directory, or the next above, that has memory's files: a group that is threaded
     /// or for which the one above does not enable the controller is counted there.
     pub(super) fn nearest(&self) -> Option<(&Path, Version)> {
@@ -33,6 +41,13 @@ impl Location {
         let upwards = self.directory.ancestors();
         let mut within = upwards.take_while(|above| above.starts_with(&self.top));
         within.find_map(|directory| Some((directory, Version::of(directory)?)))
+    }
+
+    /// Where memory is measured: there, or in what is named if nothing is. Spelt in one way.
+    fn measured(&self) -> PathBuf {
+        let nearest = self.nearest();
+        let directory = nearest.map_or(&*self.directory, |(nearest, _)| nearest);
+        directory.canonicalize().unwrap_or_else(|_| directory.into())
     }
 
     fn has_files(&self, version: Version) -> bool {
@@ -64,6 +79,13 @@ pub(super) fn discover(machine: &Machine) -> io::Result<Location> {
         let message = "/proc/self/cgroup and mountinfo lead to no memory control group";
         io::Error::new(io::ErrorKind::NotFound, message)
     })
+}
+
+/// The group whose memory is measured where one gave this path, unless it is the process's own.
+pub(super) fn foreign_group(machine: &Machine, given: &Path) -> Option<PathBuf> {
+    let given = Location::given(given).measured();
+    let is_own = discover(machine).is_ok_and(|own| own.measured() == given);
+    (!is_own).then_some(given)
 }
 
 /// Where the group may be.

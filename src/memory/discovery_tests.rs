@@ -3,6 +3,7 @@
 use super::super::cgroup::CgroupMemory;
 use super::super::laid_out::{LaidOut, MIB};
 use super::super::{Detail, MemorySource, Sample};
+use super::foreign_group;
 
 const LIMIT: &str = "1073741824";
 
@@ -77,6 +78,32 @@ fn a_path_that_was_given_leads_to_the_nearest_too_and_says_so_once() {
         .read(Detail::Full, &mut Sample::default())
         .unwrap_err();
     assert!(error.to_string().contains("groups/pod/typo"), "{error}");
+}
+
+#[test]
+fn a_path_that_leads_to_the_group_that_is_measured_anyway_is_not_anothers() {
+    let laid_out = LaidOut::version_2("/pod/app/threads");
+    laid_out.write("sys/fs/cgroup/pod/app/threads/cgroup.type", "threaded\n");
+    laid_out.write("sys/fs/cgroup/pod/beside/cgroup.procs", "");
+    laid_out.group("sys/fs/cgroup/pod", 300 * MIB, LIMIT);
+    laid_out.group("sys/fs/cgroup/other", MIB, LIMIT);
+    laid_out.write("sys/fs/cgroup/other/threads/cgroup.procs", "");
+    let foreign = |group: &str| {
+        let given = laid_out.path("sys/fs/cgroup").join(group);
+        let found = foreign_group(&laid_out.machine(), &given)?;
+        Some(below_root(&laid_out, found.to_str().unwrap()))
+    };
+    for own in ["pod/app/threads", "pod/app", "pod", "pod/beside"] {
+        assert_eq!(foreign(own), None, "{own}");
+    }
+    // One ledger for all paths that lead there.
+    for other in ["other", "other/threads"] {
+        let found = foreign(other);
+        assert_eq!(found.as_deref(), Some("/sys/fs/cgroup/other"));
+    }
+    // It may come.
+    let missing = foreign("typo");
+    assert_eq!(missing.as_deref(), Some("/sys/fs/cgroup/typo"));
 }
 
 const V2: &str = "cgroup2 cgroup2 rw";

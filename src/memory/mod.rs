@@ -249,19 +249,15 @@ pub(crate) fn open(source: Source, group: Option<&Path>, has_limit: bool) -> Box
     }
 }
 
-/// The group one gave, unless it is the process's own: whose memory is measured.
+/// The group that what one gave leads to, unless it is the process's own: whose memory is
+/// measured.
 #[cfg(target_os = "linux")]
 pub(crate) fn foreign_group(source: Source, group: Option<&Path>) -> Option<PathBuf> {
     let given = match source {
         Source::Process | Source::Host => None,
         _ => group,
     };
-    // Spelt in one way, if it is there.
-    let path = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
-    let given = path(given?);
-    let own = discovery::discover(&machine::Machine::here());
-    let is_own = own.is_ok_and(|own| path(&own.directory) == given);
-    (!is_own).then_some(given)
+    discovery::foreign_group(&machine::Machine::here(), given?)
 }
 
 #[cfg(not(target_os = "linux"))]
