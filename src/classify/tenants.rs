@@ -49,8 +49,11 @@ impl Tenants {
         if tenant.is_empty() && tier.is_empty() {
             return 0;
         }
-        // A tier without a tenant is one tenant of that tier.
-        let name = if tenant.is_empty() { tier } else { tenant };
+        // A tier without a tenant is one tenant of that tier, and none of its name.
+        let name = match tenant.is_empty() {
+            true => Name::Tier(tier),
+            false => Name::Tenant(tenant),
+        };
         let table = self.table.get_or_init(Table::new);
         let number = table.number(name, &self.accounts);
         let account = self.accounts.make(number);
@@ -62,6 +65,12 @@ impl Tenants {
         account.used(table.came.load(Ordering::Relaxed));
         number
     }
+}
+
+#[derive(Hash)]
+enum Name<'a> {
+    Tenant(&'a str),
+    Tier(&'a str),
 }
 
 struct Table {
@@ -85,7 +94,7 @@ impl Table {
     }
 
     #[inline]
-    fn number(&self, name: &str, accounts: &TenantTable) -> u16 {
+    fn number(&self, name: Name<'_>, accounts: &TenantTable) -> u16 {
         let hash = self.hasher.hash_one(name);
         let found = self.find(hash);
         found.unwrap_or_else(|_| self.add(hash, accounts))
@@ -194,6 +203,12 @@ mod tests {
         assert!(!accounts.reserve(acme, 1, 1, false), "one at a time");
         tenants.number("acme", "unknown");
         assert!(accounts.reserve(acme, 1, 1, false));
+    }
+
+    #[test]
+    fn a_tenant_that_is_named_as_a_tier_is_not_the_tiers() {
+        let tenants = Tenants::new(vec![Tier::new("gold").weight(8)]);
+        assert_ne!(tenants.number("gold", ""), tenants.number("", "gold"));
     }
 
     #[test]
