@@ -51,7 +51,7 @@ impl State {
     fn log_rejection(&self, rejected: &Rejected) {
         let reason = rejected.reason.as_str();
         logs::decided(reason);
-        if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.tick()) {
+        if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.now()) {
             self.note(EventKind::Rejected, reason.to_owned(), suppressed);
             let name = self.name.as_deref();
             logs::rejected(rejected, &self.stats(), suppressed, name);
@@ -65,7 +65,7 @@ impl State {
         }
         self.counters.observed.fetch_add(1, Relaxed);
         logs::decided(would);
-        if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.tick()) {
+        if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.now()) {
             self.note(EventKind::Observed, would.to_owned(), suppressed);
             let name = self.name.as_deref();
             logs::observed(would, &self.stats(), suppressed, name);
@@ -79,7 +79,7 @@ impl State {
         if paused <= LONG_PAUSE {
             return;
         }
-        let Some(suppressed) = self.pause_lines.may_say(self.sampler.tick()) else {
+        let Some(suppressed) = self.pause_lines.may_say(self.sampler.now()) else {
             return;
         };
         let class = self.labels.name(tag.key);

@@ -9,7 +9,8 @@ pub(in crate::guard) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// At most one a second, with a count of those in between.
 #[derive(Debug, Default)]
 pub(super) struct Seldom {
-    /// By the sampler's tick, one millisecond on; 0: never.
+    /// By the sampler's clock, one millisecond on; 0: never. Its tick stands still where nobody
+    /// samples.
     last_ms: AtomicU64,
     unlogged: AtomicU64,
 }
@@ -22,8 +23,8 @@ impl Seldom {
     }
 
     /// Whether to say it now: then how many were not said in between.
-    pub(super) fn may_say(&self, tick: Duration) -> Option<u64> {
-        let now_ms = tick.as_millis() as u64 + 1;
+    pub(super) fn may_say(&self, now: Duration) -> Option<u64> {
+        let now_ms = now.as_millis() as u64 + 1;
         let last_ms = self.last_ms.load(Ordering::Relaxed);
         let due = last_ms == 0 || now_ms >= last_ms + REPORT_INTERVAL.as_millis() as u64;
         let ours = due
