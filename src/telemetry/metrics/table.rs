@@ -219,9 +219,9 @@ priority, appear once such a request has come, with a reason once one was turned
 those of every reason are there from the start for requests of no class and normal priority.
 
 Counters of guards that share a name (or have none) add up, also those of a guard that takes
-the place of another. Gauges are those of whoever published last, as are `pauses_total` and
-`caught_panics_total`, which are not of one guard alone. Give guards names to tell
-them apart.
+the place of another. `pauses_total` and `caught_panics_total` are not of one guard
+alone, and are the largest that any of these guards told. Gauges are those of whoever published
+last. Give guards names to tell them apart.
 
 `memory_guard_wait_seconds` is recorded with the samples as well, each wait to a tenth of
 its length. Give your exporter buckets for it, for example with
