@@ -47,7 +47,9 @@ impl Location {
     fn measured(&self) -> PathBuf {
         let nearest = self.nearest();
         let directory = nearest.map_or(&*self.directory, |(nearest, _)| nearest);
-        directory.canonicalize().unwrap_or_else(|_| directory.into())
+        directory
+            .canonicalize()
+            .unwrap_or_else(|_| directory.into())
     }
 
     fn has_files(&self, version: Version) -> bool {
@@ -66,14 +68,14 @@ pub(super) fn discover(machine: &Machine) -> io::Result<Location> {
         let of_version = mounts.iter().filter(|mount| mount.version == version);
         let mut readings: Vec<_> = of_version
             .flat_map(|mount| readings(machine, mount, &group))
-            .filter(|reading| reading.location.has_files(version))
+            .filter(|(_, location)| location.has_files(version))
             .collect();
-        readings.sort_by_key(|reading| reading.likely);
-        let holds = |reading: &Reading| holds_this_process(&reading.location.directory);
-        let may_be = |reading: &Reading| reading.likely < Likely::No;
+        readings.sort_by_key(|&(likely, _)| likely);
+        let holds = |(_, location): &Reading| holds_this_process(&location.directory);
+        let may_be = |&(likely, _): &Reading| likely < Likely::No;
         let best = readings.iter().position(holds);
         let best = best.or_else(|| readings.iter().position(may_be))?;
-        Some(readings.swap_remove(best).location)
+        Some(readings.swap_remove(best).1)
     });
     found.ok_or_else(|| {
         let message = "/proc/self/cgroup and mountinfo lead to no memory control group";
@@ -89,10 +91,7 @@ pub(super) fn foreign_group(machine: &Machine, given: &Path) -> Option<PathBuf> 
 }
 
 /// Where the group may be.
-struct Reading {
-    location: Location,
-    likely: Likely,
-}
+type Reading = (Likely, Location);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Likely {
@@ -108,23 +107,20 @@ enum Likely {
 fn readings(machine: &Machine, mount: &Mount, group: &Path) -> Vec<Reading> {
     let top = machine.path(&mount.point);
     let below = below(group, &mount.root);
-    let named = match &below {
-        Some(below) if below.hidden > 0 => find_hidden(&top, below.hidden, below.rest),
-        below => below.as_ref().map(|below| top.join(below.rest)),
+    let (named, at_the_point) = match below {
+        Some((0, rest)) => (Some(top.join(rest)), Likely::No),
+        Some((hidden, rest)) => (find_hidden(&top, hidden, rest), Likely::Nameless),
+        None => (None, Likely::Nameless),
     };
-    let at_the_point = match below {
-        Some(below) if below.hidden == 0 => Likely::No,
-        _ => Likely::Nameless,
-    };
-    let directories = named.map(|named| (named, Likely::Named));
-    let directories = directories.into_iter().chain([(top.clone(), at_the_point)]);
-    let readings = directories.map(|(directory, likely)| {
+    let named = named.map(|named| (Likely::Named, named));
+    let directories = named.into_iter().chain([(at_the_point, top.clone())]);
+    let readings = directories.map(|(likely, directory)| {
         let location = Location {
             // Without the slash that joining nothing leaves.
             directory: directory.components().collect(),
             top: top.clone(),
         };
-        Reading { location, likely }
+        (likely, location)
     });
     readings.collect()
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::machine::of_file;
-use super::{MemoryLevel, psi, working_set};
+use super::{MemoryLevel, working_set};
 
 const SWAP_LIMIT: &str = "memory.memsw.limit_in_bytes";
 const KERNEL: &str = "memory.kmem.usage_in_bytes";
@@ -259,7 +259,7 @@ impl Level {
     }
 
     pub(super) fn stall_percent(&self, buffer: &mut [u8]) -> Option<f64> {
-        psi::full_avg10(text(self.pressure.as_ref()?, buffer).ok()?)
+        full_avg10(text(self.pressure.as_ref()?, buffer).ok()?)
     }
 
     /// The same of a file that may not be there.
@@ -273,12 +273,12 @@ impl Level {
         let mut buffer = [0; 32];
         let length = file.read_at(&mut buffer, 0);
         let length = length.map_err(of_file(self.path.join(name)))?;
-        let text = buffer[..length].trim_ascii_end();
-        match digits(text) {
-            Some(bytes) if self.version == Version::V1 && bytes >= V1_UNLIMITED => Ok(None),
-            Some(bytes) => Ok(Some(bytes)),
-            None if text == b"max" => Ok(None),
-            None => Err(self.malformed(name, &String::from_utf8_lossy(text))),
+        let text = String::from_utf8_lossy(buffer[..length].trim_ascii_end());
+        match text.parse() {
+            Ok(bytes) if self.version == Version::V1 && bytes >= V1_UNLIMITED => Ok(None),
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(_) if text == "max" => Ok(None),
+            Err(_) => Err(self.malformed(name, &text)),
         }
     }
 
@@ -289,18 +289,33 @@ impl Level {
     }
 }
 
-/// A number of nothing but digits.
-fn digits(text: &[u8]) -> Option<u64> {
-    let add = |sum: u64, &byte: &u8| {
-        let digit = char::from(byte).to_digit(10)?;
-        sum.checked_mul(10)?.checked_add(digit.into())
-    };
-    text.iter().try_fold(0, add).filter(|_| !text.is_empty())
-}
-
 /// What a file of the kernel's says now.
 fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
     let length = file.read_at(buffer, 0)?;
     std::str::from_utf8(&buffer[..length])
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// `full avg10` of a `memory.pressure` file, in percent: how long all tasks waited for memory.
+fn full_avg10(text: &str) -> Option<f64> {
+    let line = text.lines().find(|line| line.starts_with("full "))?;
+    let mut fields = line.split(' ');
+    let percent = fields.find_map(|field| field.strip_prefix("avg10="))?;
+    let percent = percent.parse().ok();
+    percent.filter(|percent: &f64| percent.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::full_avg10;
+
+    #[test]
+    fn reads_the_share_of_time_in_which_every_task_stalled() {
+        let text = "some avg10=1.50 avg60=0.00 avg300=0.00 total=9\n\
+                    full avg10=0.75 avg60=0.00 avg300=0.00 total=4\n";
+        assert_eq!(full_avg10(text), Some(0.75));
+        assert_eq!(full_avg10("some avg10=1.50"), None);
+        assert_eq!(full_avg10("full avg10=x"), None);
+        assert_eq!(full_avg10(""), None);
+    }
 }

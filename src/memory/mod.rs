@@ -26,8 +26,6 @@ mod manual;
 mod mounts;
 #[cfg(target_os = "linux")]
 mod process;
-#[cfg(target_os = "linux")]
-mod psi;
 pub(crate) mod release;
 mod subscriber;
 mod thread;

@@ -100,17 +100,9 @@ pub(super) fn group(cgroups: &[u8], version: Version) -> Option<PathBuf> {
     groups.next()
 }
 
-/// Where a group is below a mount's root, as far as names tell.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Below<'a> {
-    /// So many groups down, by names that the namespace hides.
-    pub(super) hidden: usize,
-    /// And then here.
-    pub(super) rest: &'a Path,
-}
-
-/// `None` if the mount does not show the group.
-pub(super) fn below<'a>(group: &'a Path, root: &Path) -> Option<Below<'a>> {
+/// Where a group is below a mount's root, as far as names tell: so many groups down, by names
+/// that the namespace hides, and then there. `None` if the mount does not show the group.
+pub(super) fn below<'a>(group: &'a Path, root: &Path) -> Option<(usize, &'a Path)> {
     let (group_up, group) = ups(group);
     let (root_up, root) = ups(root);
     let hidden = root_up.checked_sub(group_up)?;
@@ -120,7 +112,7 @@ pub(super) fn below<'a>(group: &'a Path, root: &Path) -> Option<Below<'a>> {
         _ if root != Path::new("") => return None,
         _ => group,
     };
-    Some(Below { hidden, rest })
+    Some((hidden, rest))
 }
 
 /// How often the path goes up first, and where then.
@@ -177,8 +169,8 @@ mod tests {
     #[test]
     fn a_namespace_hides_names_above_its_root() {
         let at = |group, root: &str| {
-            let below = below(Path::new(group), Path::new(root))?;
-            Some((below.hidden, below.rest.to_str().unwrap()))
+            let (hidden, rest) = below(Path::new(group), Path::new(root))?;
+            Some((hidden, rest.to_str().unwrap()))
         };
         assert_eq!(at("/jobs/7", "/"), Some((0, "jobs/7")));
         assert_eq!(at("/jobs/7", "/jobs"), Some((0, "7")));

@@ -171,8 +171,10 @@ mod glibc {
 
 /// Asks every allocator at hand to give back what it keeps.
 pub(super) fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
     trim();
-    purge();
+    #[cfg(feature = "jemalloc")]
+    jemalloc::purge();
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -185,15 +187,6 @@ fn trim() {
     // SAFETY: takes a number and may be called at any time from any thread.
     unsafe { malloc_trim(0) };
 }
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn trim() {}
-
-#[cfg(feature = "jemalloc")]
-use jemalloc::purge;
-
-#[cfg(not(feature = "jemalloc"))]
-fn purge() {}
 
 #[cfg(feature = "jemalloc")]
 mod jemalloc {

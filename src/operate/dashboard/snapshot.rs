@@ -1,10 +1,11 @@
 //! What the page shows, at one moment: the contents of `snapshot.json`.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::config::{Config, Mode};
+use crate::config::Mode;
 use crate::error::Reason;
 use crate::guard::handle::{Guard, LATCHED_AFTER};
 use crate::policy::levels::thresholds;
@@ -12,11 +13,17 @@ use crate::policy::levels::thresholds;
 pub(super) fn take(guard: &Guard) -> Value {
     let (state, config) = (guard.state(), guard.config());
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let mode = match (config.enabled, config.mode) {
+        (false, _) => "disabled",
+        (true, Mode::Enforce) => "enforce",
+        (true, Mode::Observe) => "observe",
+    };
+    let rejected = Reason::ALL.map(|reason| (reason.as_str(), state.rejected_for(reason)));
     json!({
         "name": state.name(),
         "version": env!("CARGO_PKG_VERSION"),
         "at_unix_ms": since.map_or(0, |since| since.as_millis() as u64),
-        "mode": mode(&config),
+        "mode": mode,
         "policy": config.decided_policy().as_str(),
         "source": guard.source(),
         "accounted": state.is_accounted(),
@@ -28,25 +35,11 @@ pub(super) fn take(guard: &Guard) -> Value {
         "admitted_requests": state.ever_admitted(),
         // The one that has been paused longest of those that are: for how long, in all.
         "longest_paused_ms": state.longest_paused().as_secs_f64() * 1e3,
-        "rejected": rejected(guard),
+        "rejected": BTreeMap::from(rejected),
         "classes": classes(guard),
         "estimates": estimates(guard),
         "decisions": state.recent(),
     })
-}
-
-fn mode(config: &Config) -> &'static str {
-    match (config.enabled, config.mode) {
-        (false, _) => "disabled",
-        (true, Mode::Enforce) => "enforce",
-        (true, Mode::Observe) => "observe",
-    }
-}
-
-fn rejected(guard: &Guard) -> Map<String, Value> {
-    let count = |reason| guard.state().rejected_for(reason).into();
-    let counts = Reason::ALL.map(|reason| (reason.as_str().to_owned(), count(reason)));
-    counts.into_iter().collect()
 }
 
 fn classes(guard: &Guard) -> Vec<Value> {
