@@ -11,6 +11,8 @@
 //! `Limiter::change` wakes them after unlocking.
 
 mod acquire;
+#[cfg(all(test, not(memory_guard_loom)))]
+mod ageing_tests;
 mod bounds;
 #[cfg(all(test, not(memory_guard_loom)))]
 mod check_tests;

@@ -179,9 +179,8 @@ impl Queue {
         let account = bounds.tenants.get(need.tag().tenant);
         let flow = self.flow_of(bounds, own_lane, need.tag().tenant);
         let weight = account.map_or(1, TenantAccount::weight);
-        let flow = flow.map(|flow| &self.flows[flow]);
-        let backlog_kib = flow.map_or(0, |flow| flow.kib);
-        let own_weight = flow.map_or(0, |flow| flow.counted.weight);
+        let backlog_kib = flow.map_or(0, |flow| self.backlog_kib(flow));
+        let own_weight = flow.map_or(0, |flow| self.flows[flow].counted.weight);
         let weights = lane.weights - own_weight + weight;
         let at_its_rate = (backlog_kib + own_kib).saturating_mul(weights) / weight.max(1);
         let ahead_kib = before + at_its_rate.min(lane.kib.max(backlog_kib) + own_kib);
@@ -352,10 +351,10 @@ impl Queue {
             }
             if aged {
                 self.ageing_kib = self.ageing_kib.saturating_sub(kib);
-            } else if self.aged_behind(lane).is_some() {
-                self.ageing_kib += kib.div_ceil(AGEING_ONE_IN);
-            } else {
+            } else if self.aged_behind(lane.max(CRITICAL + 1)).is_none() {
                 self.ageing_kib = 0;
+            } else if lane > CRITICAL {
+                self.ageing_kib += kib.div_ceil(AGEING_ONE_IN);
             }
         }
         let waiter = &mut self.waiters[key];

@@ -74,6 +74,12 @@ impl Bed {
         Ticket::join(&self.limiter, &self.bounds, need, deadline)
     }
 
+    /// For what is estimated when its turn comes.
+    pub(super) fn join_estimated(&self, tag: Tag) -> Ticket {
+        let need = Need::Estimated(tag);
+        Ticket::join(&self.limiter, &self.bounds, need, IN_TIME).unwrap()
+    }
+
     /// Into a queue that may be full.
     pub(super) fn try_join(&self, tag: Tag) -> Result<Ticket, Reason> {
         self.join_within(tag, 10, IN_TIME)
@@ -212,60 +218,6 @@ fn who_needs_more_than_it_has_goes_before_newcomers() {
 }
 
 #[test]
-fn nobody_starves_behind_a_higher_priority() {
-    let bed = Bed::full(1000);
-    bed.bounds.set_order(Duration::from_secs(4), None);
-    let low = bed.join(tag(Priority::Low, 0), 10);
-    let mut waiters = vec![("low", low)];
-    bed.tick(0.5);
-    let mut served = 0;
-    // A waiter of high priority is always there.
-    let mut high = bed.join(tag(Priority::High, 0), 10);
-    for round in 0..40 {
-        let next = bed.join(tag(Priority::High, 0), 10);
-        bed.cancel(10, Tag::NONE);
-        assert!(granted(&mut waiters).is_empty(), "not before it has aged");
-        assert!(is_granted(&mut high), "round {round}");
-        high = next;
-    }
-    bed.tick(2.0);
-    while granted(&mut waiters).is_empty() {
-        let next = bed.join(tag(Priority::High, 0), 10);
-        bed.cancel(10, Tag::NONE);
-        if is_granted(&mut high) {
-            high = next;
-        }
-        served += 1;
-        assert!(served < 20, "it had its turn before");
-    }
-}
-
-#[test]
-fn an_old_queue_of_a_higher_priority_does_not_take_the_turn_of_those_behind() {
-    let bed = Bed::full(1000);
-    bed.bounds.set_order(Duration::from_secs(4), None);
-    let join = |name, priority, tenant| (name, bed.join(tag(priority, tenant), 10));
-    bed.make_tenants();
-    let mut waiters: Vec<_> = (0..10).map(|_| join("one", Priority::Normal, 1)).collect();
-    waiters.extend((0..10).map(|_| join("two", Priority::Normal, 2)));
-    waiters.push(join("low", Priority::Low, 0));
-    bed.tick(2.0);
-    // Of eight parts one goes to the lane behind, for its oldest, and none in the lane:
-    // there its tenants take turns, however long each has waited.
-    let mut order = Vec::new();
-    while !waiters.is_empty() {
-        order.extend(bed.free(10, &mut waiters));
-    }
-    let low = order.iter().position(|&name| name == "low").unwrap();
-    assert!((5..9).contains(&low), "{order:?}");
-    order.remove(low);
-    assert!(
-        order.chunks(2).all(|turns| turns == ["one", "two"]),
-        "{order:?}"
-    );
-}
-
-#[test]
 fn critical_work_has_a_slice_of_its_own_at_any_pressure() {
     let bed = Bed::full(100);
     bed.bounds.set_slice(20);
@@ -348,6 +300,37 @@ fn who_would_surely_wait_too_long_is_told_at_once() {
     bed.bounds
         .set_order(Duration::from_secs(10), Some(Duration::from_millis(500)));
     assert!(bed.join_within(Tag::NONE, 10, within(0)).is_ok());
+}
+
+#[test]
+fn a_wait_is_expected_by_what_those_ahead_are_estimated_to_need_by_now() {
+    let bed = Bed::full(1000);
+    let mut waiting: Vec<Ticket> = (0..100).map(|_| bed.join(Tag::NONE, 10)).collect();
+    bed.serve_a_hundred_at_a_time(&mut waiting);
+    drop(waiting);
+    let set_estimate = |kib| bed.bounds.set_estimate(Tag::NONE.key, [kib, kib], 0);
+    let join = || bed.join_estimated(Tag::NONE);
+    let expected_ms = |priority| {
+        let need = Need::Known(ask(tag(priority, 0), 10));
+        let expected = bed.limiter.expected_wait(&bed.bounds, need);
+        expected.unwrap().as_millis()
+    };
+    set_estimate(200);
+    let _waiting: Vec<Ticket> = (0..50).map(|_| join()).collect();
+    let priorities = [Priority::Normal, Priority::Low];
+    let before = priorities.map(expected_ms);
+    set_estimate(5);
+    assert!(expected_ms(Priority::Normal) <= before[0] / 20);
+    // Those behind know once somebody has come or left.
+    drop(join());
+    let by_now = priorities.map(expected_ms);
+    assert!(by_now[0] <= before[0] / 20, "{before:?}, {by_now:?}");
+    assert!(by_now[1] <= before[1] / 20, "{before:?}, {by_now:?}");
+    // What one that comes needs more says nothing of those that are there.
+    set_estimate(400);
+    drop(join());
+    let after = priorities.map(expected_ms);
+    assert!(after[0] <= before[0], "{before:?}, {after:?}");
 }
 
 #[test]

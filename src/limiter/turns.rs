@@ -16,13 +16,14 @@ const MOST_SERVED: i64 = i64::MAX / 2;
 impl Queue {
     /// Brings a flow's place in its lane in line with what it was served and who waits.
     pub(super) fn place(&mut self, at: usize) {
+        let backlog_kib = self.backlog_kib(at);
         let flow = &mut self.flows[at];
         let lane = &mut self.lanes[flow.lane];
         // Who waits for its own tenant is before nobody else.
         let counted = match flow.is_parked || flow.waiting.len() == 0 {
             true => Counted::default(),
             false => Counted {
-                kib: flow.kib,
+                kib: backlog_kib,
                 weight: flow.weight(),
             },
         };
@@ -43,6 +44,18 @@ impl Queue {
             lane.order.insert((served, number, at));
             self.by_age.insert((flow.lane, number, at));
         }
+    }
+
+    /// What those in a flow wait for: what they were expected to need when they joined, or as
+    /// much less as its first one is by now. More it is not, since they may be of other kinds.
+    pub(super) fn backlog_kib(&self, flow: usize) -> u64 {
+        let flow = &self.flows[flow];
+        let first = flow.waiting.first().map(|first| &self.waiters[first]);
+        let estimated = first.filter(|first| matches!(first.need, Need::Estimated(_)));
+        estimated.map_or(flow.kib, |first| {
+            let by_now = u128::from(flow.kib) * u128::from(first.ask().kib);
+            flow.kib.min((by_now / u128::from(first.kib.max(1))) as u64)
+        })
     }
 
     pub(super) fn place_all(&mut self, bounds: &Bounds, tenant: u16) {
@@ -89,7 +102,8 @@ impl Queue {
             0 => None,
             _ => self.aged_behind(at),
         };
-        if let Some(aged) = aged.filter(|aged| self.ageing_kib >= self.waiters[aged.key].kib) {
+        let has_saved = |aged: &Candidate| self.ageing_kib >= self.waiters[aged.key].ask().kib;
+        if let Some(aged) = aged.filter(has_saved) {
             return Some(aged);
         }
         let &(_, _, flow) = self.lanes[at].order.first()?;
