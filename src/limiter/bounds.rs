@@ -161,13 +161,18 @@ impl Bounds {
         self.publish(Caps::new(false, MAX_COUNT, MAX_KIB), MAX_KIB, MAX_KIB);
         self.set_slice(0);
         self.set_limit(0);
-        self.set_unknown(0, 0);
+        self.reserve_nothing();
         self.set_probes(0);
+        self.tenants.all().for_each(TenantAccount::begin);
+    }
+
+    /// Requests are taken to need nothing, whatever they are: 1 KiB is counted for each.
+    pub(crate) fn reserve_nothing(&self) {
+        self.set_unknown(0, 0);
         let more = self.more_estimates.get().into_iter().flatten();
         for estimate in self.estimates.iter().chain(more) {
             estimate.set([0, 0], 0);
         }
-        self.tenants.all().for_each(TenantAccount::begin);
     }
 
     #[inline]

@@ -515,23 +515,38 @@ async fn a_guard_further_out_that_lets_all_pass_does_not_speak_for_one_that_does
 
 #[tokio::test]
 async fn a_guard_that_is_disabled_takes_no_room_from_others() {
-    let files = Files::new();
-    let disabled = files.guard(|builder| builder.enabled(false)).unwrap();
-    let guard = files.guard(|builder| builder).unwrap();
-    let held: Vec<_> = (0..50)
-        .map(|_| disabled.try_acquire(Cost::Estimated).unwrap())
-        .collect();
-    let hinted = Class::new("import").cost(100 * MIB);
-    let _hinted = disabled.acquire_for(&hinted).await.unwrap();
-    assert!(guard.stats().reserved_mib < 1.0);
-    guard.try_acquire(500 * MIB).unwrap();
-    drop(held);
-    // Once it is enabled, as much as was configured.
-    let mut enabled = Config::clone(&disabled.config());
-    enabled.enabled = true;
-    disabled.reload(enabled).unwrap();
-    let _held = disabled.try_acquire(Cost::Estimated).unwrap();
-    assert!(guard.stats().reserved_mib >= 1.0);
+    let reload = |guard: &Guard, enabled| {
+        let mut config = Config::clone(&guard.config());
+        config.enabled = enabled;
+        guard.reload(config).unwrap();
+    };
+    for from_the_start in [true, false] {
+        let files = Files::new();
+        let disabled = files.guard(|builder| builder.enabled(!from_the_start));
+        let disabled = disabled.unwrap();
+        let guard = files.guard(|builder| builder).unwrap();
+        let hinted = Class::new("import").cost(100 * MIB);
+        if !from_the_start {
+            let before = disabled.acquire_for(&hinted).await.unwrap();
+            assert!(guard.stats().reserved_mib >= 100.0);
+            reload(&disabled, false);
+            // What was reserved before is given back with its request.
+            drop(before);
+            (0..3).for_each(|_| guard.sample_now());
+        }
+        let held: Vec<_> = (0..50)
+            .map(|_| disabled.try_acquire(Cost::Estimated).unwrap())
+            .collect();
+        let _hinted = disabled.acquire_for(&hinted).await.unwrap();
+        let reserved = guard.stats().reserved_mib;
+        assert!(reserved < 1.0, "{reserved}, {from_the_start}");
+        guard.try_acquire(500 * MIB).unwrap();
+        drop(held);
+        // Once it is enabled, as much as was configured.
+        reload(&disabled, true);
+        let _held = disabled.try_acquire(Cost::Estimated).unwrap();
+        assert!(guard.stats().reserved_mib >= 1.0);
+    }
 }
 
 /// Fails as often as it is told to.

@@ -95,6 +95,10 @@ impl Regulator {
     /// What requests ask for from here on.
     pub(super) fn publish_estimates(&self, forecast: &Forecast) {
         let bounds = &self.state.bounds;
+        if !self.state.live.is_enabled() {
+            // Others on the ledger would miss it, and nobody is held back by it.
+            return bounds.reserve_nothing();
+        }
         for (key, bytes, low_bytes) in forecast.by_priority() {
             bounds.set_estimate(key, bytes.map(kib), low_bytes / 1024);
         }

@@ -28,6 +28,7 @@ impl Regulator {
             forecast.set_pausing_target(config.pausing_target);
             state.live.set(config.clone());
             forecast.set_brakes(state.live.may_pause());
+            self.publish_estimates(forecast);
             // Granted by the policy that was.
             control.probes = 0;
             state.bounds.set_probes(0);
