@@ -67,7 +67,12 @@ impl State {
 
     /// Admission by this guard's count alone: another one on the same ledger
     /// holds the bytes. `was_let_pass`: whatever the bounds are.
-    pub(crate) fn admit_counted(&'static self, demand: Demand, was_let_pass: bool) -> Admission {
+    pub(crate) fn admit_counted(
+        &'static self,
+        demand: Demand,
+        was_let_pass: bool,
+        callers: CallersDeadline<'_>,
+    ) -> Admission {
         let tag = demand.tag();
         // The gate does not hold what another guard has admitted; closing does.
         if self.is_closed() {
@@ -82,7 +87,7 @@ impl State {
             Ok(first) => self.admitted(ask, first),
             Err(refused) => {
                 let nested = Demand { need, ..demand };
-                self.admit_slowly(nested, ask, refused, &no_deadline)
+                self.admit_slowly(nested, ask, refused, callers)
             }
         }
     }

@@ -147,15 +147,13 @@ where
                 false => guard.for_body(demand),
             };
         }
+        let callers = || {
+            let own = &guard.config().deadline_headers;
+            deadline::of_caller(request.headers(), own)
+        };
         let admission = match covering {
-            None => {
-                let callers = || {
-                    let own = &guard.config().deadline_headers;
-                    deadline::of_caller(request.headers(), own)
-                };
-                guard.admit(demand, &callers)
-            }
-            Some(outer) => guard.admit_counted(demand, outer.was_let_pass()),
+            None => guard.admit(demand, &callers),
+            Some(outer) => guard.admit_counted(demand, outer.was_let_pass(), &callers),
         };
         match admission {
             Admission::Admitted(mut permit) => {

@@ -513,6 +513,25 @@ async fn a_guard_further_out_that_lets_all_pass_does_not_speak_for_one_that_does
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_in_a_guard_further_in_waits_for_as_long_as_its_caller() {
+    let files = Files::new();
+    let outer = files.guard(|builder| builder).unwrap();
+    let inner = files.guard(|builder| builder.max_concurrent(1)).unwrap();
+    let _held = inner.try_acquire(MIB).unwrap();
+    let answer = |_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) };
+    let stack = MemoryGuardLayer::from(outer)
+        .layer(MemoryGuardLayer::from(inner.clone()).layer(service_fn(answer)));
+    let request = Request::builder().header("x-envoy-expected-rq-timeout-ms", "500");
+    let began = tokio::time::Instant::now();
+    let request = request.body(Body::empty()).unwrap();
+    let answer = stack.oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let waited = began.elapsed();
+    let about = Duration::from_millis(500)..Duration::from_millis(600);
+    assert!(about.contains(&waited), "{waited:?}");
+}
+
 #[tokio::test]
 async fn a_guard_that_is_disabled_takes_no_room_from_others() {
     let reload = |guard: &Guard, enabled| {

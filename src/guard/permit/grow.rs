@@ -114,7 +114,7 @@ mod tests {
             let mut permit = admitted(state.admit(demand, &no_deadline));
             for _ in 0..2 {
                 let outer = permit;
-                permit = admitted(state.admit_counted(demand, false));
+                permit = admitted(state.admit_counted(demand, false, &no_deadline));
                 permit.keep(outer);
             }
             permit.report(100 * MIB);
