@@ -325,7 +325,8 @@ settings! {
 
     /// Rejections of one tenant up to so many have their usual Retry-After; for each
     /// further such number of them it doubles, up to sixteen times. Half of them are
-    /// forgotten every ten seconds. Default `None`: it never does.
+    /// forgotten every ten seconds. Requests without a tenant are one tenant's. Default `None`: it
+    /// never does.
     retry_budget: Option<u32> = None,
         by retry_budget(rejections: impl Into<Option<u32>>) rejections.into(), is AT_LEAST_ONE;
 

@@ -455,3 +455,23 @@ async fn a_tenant_that_does_not_give_up_is_sent_away_for_longer() {
     let patient = retry_after("patient").await;
     assert!(impatient >= 8 * patient, "{impatient:?}, {patient:?}");
 }
+
+#[tokio::test]
+async fn those_without_a_tenant_are_sent_away_for_longer_as_one_tenant_is() {
+    for is_any_named in [false, true] {
+        let (layer, _memory) = with(|builder| builder.retry_budget(4).max_waiting(0));
+        let guard = layer.guard();
+        let _held = guard.try_acquire(Cost::Bytes(950 * MIB)).unwrap();
+        if is_any_named {
+            let named = Class::new("work").tenant("named");
+            guard.acquire_for(&named).await.unwrap_err();
+        }
+        let mut retry_after = Vec::new();
+        for _ in 0..20 {
+            let rejected = guard.acquire(Cost::Estimated).await.unwrap_err();
+            retry_after.push(rejected.retry_after().unwrap());
+        }
+        let (first, last) = (retry_after[0], retry_after[19]);
+        assert!(last >= 8 * first, "{retry_after:?}, {is_any_named}");
+    }
+}

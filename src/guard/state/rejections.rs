@@ -107,12 +107,11 @@ impl State {
     /// When to come back: later and later, if the tenant is over its retry budget.
     fn retry_after(&self, tag: Tag, wait: Duration) -> Duration {
         let retry_after = self.jittered(wait);
-        let Some(account) = self.bounds.tenants().get(tag.tenant) else {
-            return retry_after;
-        };
         let Some(budget) = self.config().retry_budget else {
             return retry_after;
         };
+        // Those without a tenant are one's, whether any was ever named or not.
+        let account = self.bounds.tenants().make(tag.tenant);
         let doublings = (account.strike() / budget.max(1)).min(MOST_DOUBLINGS);
         retry_after * (1 << doublings)
     }
