@@ -1,6 +1,6 @@
 //! From a request to a permit, a place in the queue, or a rejection.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::permit::Permit;
@@ -12,6 +12,10 @@ use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Attempt, Need, Operation, Refusal, Refused};
 use crate::pressure::Pressure;
+use crate::telemetry::logs;
+
+/// Somebody was told that a guard stands inside of one that only observes.
+static TOLD: AtomicBool = AtomicBool::new(false);
 
 pub(crate) enum Admission {
     Admitted(Permit),
@@ -78,8 +82,13 @@ impl State {
         if self.is_closed() {
             return Self::rejected(Reason::Closed);
         }
-        if was_let_pass && self.turns_away() {
-            return Self::rejected(Reason::CriticalPressure);
+        if was_let_pass && !self.live.only_observes() {
+            if !TOLD.swap(true, Ordering::Relaxed) {
+                logs::inside_an_observer(self.name.as_deref());
+            }
+            if self.turns_away() {
+                return Self::rejected(Reason::CriticalPressure);
+            }
         }
         let need = Need::Nested(tag);
         let ask = need.ask(&self.bounds);

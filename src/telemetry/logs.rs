@@ -228,6 +228,15 @@ pub(crate) fn not_staged() {
     );
 }
 
+pub(crate) fn inside_an_observer(name: Option<&str>) {
+    say!(
+        warn,
+        name,
+        "a memory guard stands inside of one that only observes: it goes by the gate and by \
+         counts alone, and pauses nobody; have the outer one skip what it guards"
+    );
+}
+
 pub(crate) fn sensor_failed(error: &std::io::Error, closed: bool, counts: bool) {
     let consequence = match (closed, counts) {
         (true, _) => "new work is rejected",

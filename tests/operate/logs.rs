@@ -3,9 +3,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::convert::Infallible;
+
+use axum::body::Body;
+use http::{Request, Response};
 use support::events::Events;
 use support::{counting, fill};
-use tower_memory_guard::Reason;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_memory_guard::{MemoryGuardLayer, Mode, Reason};
 
 #[test]
 fn the_log_tells_of_start_adjustments_and_rejections() {
@@ -126,4 +131,32 @@ fn a_failing_sensor_is_one_line_and_its_recovery_another() {
             "the memory guard reads memory again"
         ]
     );
+}
+
+#[test]
+fn a_guard_inside_of_one_that_only_observes_says_so_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let said = |outer: Mode, inner: Mode| {
+        let events = Events::record(|| {
+            // On the process's ledger.
+            let guarded = |mode| MemoryGuardLayer::builder().mode(mode).build().unwrap();
+            let answer =
+                |_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) };
+            let stack = guarded(outer).layer(guarded(inner).layer(service_fn(answer)));
+            for _ in 0..3 {
+                let request = Request::new(Body::empty());
+                runtime.block_on(stack.clone().oneshot(request)).unwrap();
+            }
+        });
+        let says = |event: &&std::collections::BTreeMap<String, String>| {
+            event["message"].contains("inside of one that only observes")
+        };
+        events.iter().filter(says).count()
+    };
+    assert_eq!(said(Mode::Observe, Mode::Observe), 0);
+    assert_eq!(said(Mode::Enforce, Mode::Enforce), 0);
+    assert_eq!(said(Mode::Observe, Mode::Enforce), 1);
 }
