@@ -160,7 +160,7 @@ impl Bounds {
     pub(super) fn forget(&self) {
         self.publish(Caps::new(false, MAX_COUNT, MAX_KIB), MAX_KIB, MAX_KIB);
         self.set_slice(0);
-        self.set_limit(0);
+        self.tenants.set_limit(0);
         self.reserve_nothing();
         self.set_probes(0);
         self.tenants.all().for_each(TenantAccount::begin);
@@ -227,11 +227,6 @@ impl Bounds {
 
     pub(crate) fn tenants(&self) -> &TenantTable {
         &self.tenants
-    }
-
-    /// Quotas are fractions of this. Says whether it is another one than before.
-    pub(super) fn set_limit(&self, limit_kib: u64) -> bool {
-        self.tenants.set_limit(limit_kib)
     }
 
     #[inline(always)]

@@ -58,7 +58,7 @@ impl Bed {
     /// One request is in flight, which asks itself if its operation is for one.
     fn new(operation: Operation) -> Self {
         let (limiter, bounds) = limiter(100, 1000);
-        bounds.set_limit(1000);
+        bounds.tenants.set_limit(1000);
         let tag = Tag::of_tenant(1);
         let bed = Self {
             limiter,

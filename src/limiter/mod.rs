@@ -279,14 +279,9 @@ impl Limiter {
 
     /// Quotas are fractions of this: all are looked at again by the new one.
     pub(crate) fn set_limit(&self, bounds: &Bounds, limit_kib: u64) {
-        if bounds.set_limit(limit_kib) {
-            self.unpark_all();
+        if bounds.tenants.set_limit(limit_kib) {
+            lock(&self.queue).unpark_all();
         }
-    }
-
-    /// Quotas may have changed.
-    fn unpark_all(&self) {
-        lock(&self.queue).unpark_all();
     }
 
     /// What the waiter of a guard asks for that is next. `None` if nobody waits.

@@ -16,7 +16,7 @@ impl Limiter {
             fence(Ordering::SeqCst);
             let mut lanes = NESTED..LANES;
             while let Some(lane) = lanes.next() {
-                if queue.has_waiters(lane) && !self.pump_lane(queue, lane) {
+                if queue.lanes[lane].waiting > 0 && !self.pump_lane(queue, lane) {
                     // Where all that critical work waits for are bodies, those go on, or
                     // neither would; and nobody behind them.
                     lanes.end = match lane == CRITICAL && self.ledger.only_staged() {

@@ -42,7 +42,6 @@ pub(super) struct Waiter {
     expected_ms: Option<u64>,
     /// In its flow, or among those that were granted and not told yet.
     pub(super) in_flow: Node,
-    pub(super) in_lane: Node,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +88,7 @@ pub(super) struct Counted {
 pub(super) struct Lane {
     /// The places of its flows, and the flows.
     pub(super) order: BTreeSet<(i64, u64, usize)>,
-    pub(super) waiting: List,
+    pub(super) waiting: usize,
     /// What those wait for that do not wait for their tenants, and the weights of their flows.
     pub(super) kib: u64,
     pub(super) weights: u64,
@@ -216,7 +215,6 @@ impl Queue {
             kib: 0,
             expected_ms,
             in_flow: Node::default(),
-            in_lane: Node::default(),
         });
         bounds.tenants.joined(need.tag().tenant);
         bounds.begins_to_wait(need);
@@ -257,9 +255,7 @@ impl Queue {
         waiter.flow = flow;
         waiter.kib = kib;
         let older = |waiters: &Slab<Waiter>, other: usize| waiters[other].number > number;
-        self.lanes[at]
-            .waiting
-            .insert(&mut self.waiters, key, |w| &mut w.in_lane, older);
+        self.lanes[at].waiting += 1;
         let flow = &mut self.flows[flow];
         flow.waiting
             .insert(&mut self.waiters, key, |w| &mut w.in_flow, older);
@@ -283,13 +279,11 @@ impl Queue {
         let (at, kib) = (waiter.flow, waiter.kib);
         let was_next = self.is_next(key);
         let flow = &mut self.flows[at];
-        let lane = &mut self.lanes[flow.lane];
+        self.lanes[flow.lane].waiting -= 1;
         // The next one may be within the quota.
         flow.is_parked &= !was_next;
         flow.waiting
             .remove(&mut self.waiters, key, |w| &mut w.in_flow);
-        lane.waiting
-            .remove(&mut self.waiters, key, |w| &mut w.in_lane);
         flow.kib -= kib;
         self.waiting -= 1;
         flow.bounds.waiting.fetch_sub(1, Ordering::Relaxed);

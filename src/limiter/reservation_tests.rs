@@ -54,7 +54,7 @@ fn a_reservation_grows_within_the_bounds_or_by_force() {
 #[test]
 fn a_reservation_becomes_one_for_what_it_turns_out_to_be_for() {
     let (limiter, bounds) = limiter(9, 100);
-    bounds.set_limit(100);
+    bounds.tenants.set_limit(100);
     let tenant = bounds.tenants.make(1);
     tenant.entitle(Quota::up_to(0.9));
     let ask = |kib| Ask {

@@ -106,7 +106,7 @@ fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
 #[test]
 fn a_tenant_at_its_quota_waits_and_others_pass() {
     let bed = Bed::empty(100);
-    bed.bounds.set_limit(100);
+    bed.bounds.tenants.set_limit(100);
     bed.tenant(1).entitle(Quota::default().at_most(1));
     bed.tenant(2).entitle(Quota::up_to(0.3));
     let (one, two) = (tag(Priority::Normal, 1), tag(Priority::Normal, 2));
@@ -127,7 +127,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
     waiters.push(("one", bed.join(one, 10)));
     assert!(granted(&mut waiters).is_empty());
     bed.tenant(1).entitle(Quota::default());
-    bed.limiter.unpark_all();
+    bed.limiter.set_limit(&bed.bounds, 101);
     bed.limiter.pump();
     assert_eq!(granted(&mut waiters), ["one"]);
     // What it goes on holding counts, whoever has waited for some of it.
@@ -142,7 +142,7 @@ fn a_tenant_at_its_quota_waits_and_others_pass() {
 #[test]
 fn who_fits_its_quota_goes_on_once_the_one_before_has_given_up() {
     let bed = Bed::empty(100);
-    bed.bounds.set_limit(100);
+    bed.bounds.tenants.set_limit(100);
     bed.tenant(1).entitle(Quota::up_to(0.3));
     let tag = tag(Priority::Normal, 1);
     bed.reserve(tag, 20).unwrap();

@@ -24,7 +24,7 @@ const HOLD_PARTS: u64 = 256;
 const SERVICE_PARTS: i64 = 1024;
 
 /// The tenants of one guard; made when the first one is named.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct TenantTable {
     tenants: OnceLock<Box<[TenantAccount]>>,
     /// What a tenant's largest share is a fraction of.
@@ -233,6 +233,7 @@ impl TenantTable {
         self.tenants.get().into_iter().flatten()
     }
 
+    /// Quotas are fractions of this. Says whether it is another one than before.
     pub(super) fn set_limit(&self, limit_kib: u64) -> bool {
         self.limit_kib.swap(limit_kib, Ordering::Relaxed) != limit_kib
     }
@@ -267,12 +268,6 @@ impl TenantTable {
         if let Some(account) = self.get(tenant) {
             account.charge_actual(kib, elapsed);
         }
-    }
-}
-
-impl std::fmt::Debug for TenantTable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TenantTable").finish_non_exhaustive()
     }
 }
 

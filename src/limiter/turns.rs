@@ -92,10 +92,6 @@ impl Queue {
         }
     }
 
-    pub(super) fn has_waiters(&self, lane: usize) -> bool {
-        self.lanes[lane].waiting.len() > 0
-    }
-
     /// The first waiter of the flow that is next in a lane.
     pub(super) fn next_in(&mut self, at: usize) -> Option<Candidate> {
         let aged = match self.ageing_kib {

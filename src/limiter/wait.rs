@@ -31,7 +31,7 @@ const ERRORS: f64 = 64.0;
 /// be too long: the share of the forecast that one in a hundred waits falls short of is
 /// tracked by stochastic approximation (Robbins and Monro, 1951). Those who give up
 /// count, too: they waited at least so long.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WaitForecast {
     /// Means of late, for each millisecond: KiB reserved, and KiB given back.
     reserved_kib: f64,
@@ -40,24 +40,10 @@ pub(super) struct WaitForecast {
     /// The most that was reserved, decayed.
     most_kib: f64,
     last: Option<(u64, u64)>,
-    bound: f64,
+    /// How far the bound is above the first one.
+    raised: f64,
     error_ms: f64,
     checked: u64,
-}
-
-impl Default for WaitForecast {
-    fn default() -> Self {
-        Self {
-            reserved_kib: 0.0,
-            ended_kib: 0.0,
-            measured_ms: 0.0,
-            most_kib: 0.0,
-            last: None,
-            bound: FIRST_BOUND,
-            error_ms: 0.0,
-            checked: 0,
-        }
-    }
 }
 
 impl WaitForecast {
@@ -79,7 +65,7 @@ impl WaitForecast {
     /// A wait that is expected to be so long will be at least this, but for one in a
     /// hundred.
     pub(super) fn at_least_ms(&self, expected_ms: u64) -> u64 {
-        (expected_ms as f64 * self.bound) as u64
+        (expected_ms as f64 * (FIRST_BOUND + self.raised)) as u64
     }
 
     /// Now so many KiB are reserved, and so many were ever given back.
@@ -129,7 +115,8 @@ impl WaitForecast {
             true => -STEP,
             false => STEP / (SHORTER_ONE_IN - 1.0),
         };
-        self.bound = (self.bound + moved).clamp(LEAST_BOUND, 1.0);
+        let raised = self.raised + moved;
+        self.raised = raised.clamp(LEAST_BOUND - FIRST_BOUND, 1.0 - FIRST_BOUND);
     }
 
     pub(super) fn errors(&self) -> (Duration, u64) {

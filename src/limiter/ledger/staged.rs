@@ -1,17 +1,8 @@
 //! Requests that were admitted for their bodies alone, until their work begins.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
-
 use super::{Ledger, Released};
 use crate::limiter::bounds::{Bounds, Need};
 use crate::sync::Ordering;
-
-/// Requests whose work has not begun. Not model-checked: they hand nothing over.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    requests: AtomicU32,
-    read_bytes: AtomicU64,
-}
 
 /// Requests whose work has not begun, and what they have read of their bodies.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,26 +14,24 @@ pub(crate) struct OpenBodies {
 impl Ledger {
     pub(crate) fn staged(&self) -> OpenBodies {
         OpenBodies {
-            requests: self.staged.requests.load(Ordering::Relaxed),
-            read_bytes: self.staged.read_bytes.load(Ordering::Relaxed),
+            requests: self.staged_requests.load(Ordering::Relaxed),
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
         }
     }
 
     pub(crate) fn stage(&self) {
-        self.staged.requests.fetch_add(1, Ordering::Relaxed);
+        self.staged_requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One of them has read so much more.
     pub(crate) fn stage_read(&self, bytes: u64) {
-        self.staged.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Its work begins, or never will; it had read so much.
     pub(crate) fn unstage(&self, read_bytes: u64) {
-        self.staged.requests.fetch_sub(1, Ordering::Relaxed);
-        self.staged
-            .read_bytes
-            .fetch_sub(read_bytes, Ordering::Relaxed);
+        self.staged_requests.fetch_sub(1, Ordering::Relaxed);
+        self.read_bytes.fetch_sub(read_bytes, Ordering::Relaxed);
     }
 
     /// No work has begun: all that is in flight are bodies.
