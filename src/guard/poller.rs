@@ -27,12 +27,6 @@ pub(crate) fn is_polling() -> bool {
     UNDER_WAY.get() > 0
 }
 
-/// It polls for this request, in the innermost of its polls.
-#[cfg(feature = "account")]
-fn is_polling_for(permit: &Permit) -> bool {
-    is_polling() && permit.slot().is_some_and(crate::running::charge::charges)
-}
-
 /// One that polls for a request: its future, its response's body, work that follows it.
 /// Each is paused by itself. Boxed, as most are never paused and all are moved.
 #[derive(Debug, Default)]
@@ -137,38 +131,27 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// For a poll that takes place now or not at all, and does if this says so.
+    /// For a poll that takes place now or not at all, and does if this says so. `forced`: nobody
+    /// can hold it back.
     #[inline(always)]
-    pub(crate) fn try_begin(permit: Option<&Permit>, growth: &mut Option<Self>) -> bool {
+    pub(crate) fn try_begin(
+        permit: Option<&Permit>,
+        forced: bool,
+        growth: &mut Option<Self>,
+    ) -> bool {
         match permit {
-            Some(permit) if permit.brakes() => Self::try_begin_braked(permit, growth),
+            Some(permit) if permit.brakes() => Self::try_begin_braked(permit, forced, growth),
             _ => true,
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn try_begin_braked(permit: &Permit, growth: &mut Option<Self>) -> bool {
-        let leave = Leave::ask(permit, true, false);
+    fn try_begin_braked(permit: &Permit, forced: bool, growth: &mut Option<Self>) -> bool {
+        let leave = Leave::ask(permit, true, forced);
         let has_room = leave.is_ok();
         *growth = leave.ok().flatten().map(Self::begin);
         has_room
-    }
-
-    /// For a poll that nobody can hold back.
-    #[inline(always)]
-    pub(crate) fn begin_anyway(permit: Option<&Permit>, growth: &mut Option<Self>) {
-        if let Some(permit) = permit {
-            if permit.brakes() {
-                Self::begin_braked(permit, growth);
-            }
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn begin_braked(permit: &Permit, growth: &mut Option<Self>) {
-        *growth = Leave::take(permit, true).map(Self::begin);
     }
 
     /// It is this request's.
@@ -256,16 +239,14 @@ impl Poller {
         cx: &Context<'_>,
     ) -> Poll<Polling<'a>> {
         let holder = permit.map(Permit::holder);
-        match (holder, &mut self.0) {
-            (Some(holder), paused) if is_polling_for(holder) => {
-                paused.iter_mut().for_each(|paused| paused.go_on());
-            }
-            _ => {
-                ready!(self.poll_growth(holder, false, growth, cx));
-                return Poll::Ready(Polling::begin(permit, growth));
-            }
+        // In the innermost of this thread's polls.
+        let slot = holder.filter(|_| is_polling()).and_then(Permit::slot);
+        if slot.is_some_and(crate::running::charge::charges) {
+            self.0.iter_mut().for_each(|paused| paused.go_on());
+            return Poll::Ready(Polling::within(permit));
         }
-        Poll::Ready(Polling::within(permit))
+        ready!(self.poll_growth(holder, false, growth, cx));
+        Poll::Ready(Polling::begin(permit, growth))
     }
 
     #[inline(always)]

@@ -257,7 +257,7 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         held.start();
         let future = {
             let mut growth = None;
-            Growth::begin_anyway(held.permit(), &mut growth);
+            Growth::try_begin(held.permit(), true, &mut growth);
             let _polling = Polling::begin(held.permit(), &growth);
             held.run(|| self.inner.call(request))
         };

@@ -197,7 +197,7 @@ impl<S, R, C> MemoryGuard<S, R, C> {
     {
         // The call is the first poll.
         let mut growth = None;
-        if ready && Growth::try_begin(held.permit(), &mut growth) {
+        if ready && Growth::try_begin(held.permit(), false, &mut growth) {
             let fallback = Fallback::keep(held.permit(), &self.responder, &request);
             let future = {
                 let _polling = Polling::begin(held.permit(), &growth);

@@ -30,39 +30,13 @@ pub(crate) struct Mark {
 }
 
 /// What this thread has added, by accounts, that no poll was found to have: where nobody had
-/// to ask.
-#[derive(Clone, Copy)]
-pub(super) struct Unasked(i64);
-
-#[cfg(feature = "account")]
-impl Unasked {
-    #[inline(always)]
-    fn bytes() -> i64 {
-        crate::running::charge::thread_bytes().wrapping_sub(COUNTED.get())
-    }
-
-    #[inline(always)]
-    pub(super) fn begin() -> Self {
-        Self(Self::bytes())
-    }
-
-    /// So far; less than nothing if some was freed.
-    #[inline(always)]
-    pub(super) fn added_bytes(self) -> i64 {
-        Self::bytes().wrapping_sub(self.0)
-    }
-}
-
-/// Nobody knows.
-#[cfg(not(feature = "account"))]
-impl Unasked {
-    pub(super) fn begin() -> Self {
-        Self(0)
-    }
-
-    pub(super) fn added_bytes(self) -> i64 {
-        self.0
-    }
+/// to ask. Without accounts nobody knows.
+#[inline(always)]
+pub(super) fn unasked_bytes() -> i64 {
+    #[cfg(feature = "account")]
+    return crate::running::charge::thread_bytes().wrapping_sub(COUNTED.get());
+    #[cfg(not(feature = "account"))]
+    0
 }
 
 /// What was added; less than nothing if some was freed.

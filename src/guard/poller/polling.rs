@@ -1,6 +1,6 @@
 //! [`Polling`]: a poll under way, and what it adds if nobody asked for that.
 
-use super::mark::Unasked;
+use super::mark::unasked_bytes;
 use super::{Growth, UNDER_WAY};
 use crate::guard::permit::Permit;
 use crate::guard::scope::Scope;
@@ -9,8 +9,8 @@ use crate::guard::scope::Scope;
 /// allocated is charged by then.
 pub(crate) struct Polling<'a> {
     scope: Option<Scope<'a>>,
-    /// Of one for which nobody asked for room: nobody else counts what it adds.
-    unasked: Option<(&'a Permit, Unasked)>,
+    /// Of one for which nobody asked for room, and from where: nobody else counts what it adds.
+    unasked: Option<(&'a Permit, i64)>,
 }
 
 /// What such a poll adds is told from here on.
@@ -23,7 +23,7 @@ impl<'a> Polling<'a> {
         let mut polling = Self::within(permit);
         if let Some((permit, scope)) = permit.zip(polling.scope.as_ref()) {
             if scope.begin_poll() && growth.is_none() {
-                polling.unasked = Some((permit, Unasked::begin()));
+                polling.unasked = Some((permit, unasked_bytes()));
             }
         }
         polling
@@ -47,8 +47,9 @@ impl Drop for Polling<'_> {
         if let Some(scope) = &self.scope {
             scope.end_poll();
         }
-        if let Some((permit, unasked)) = self.unasked {
-            let added_bytes = unasked.added_bytes();
+        if let Some((permit, from_bytes)) = self.unasked {
+            // So far; less than nothing if some was freed.
+            let added_bytes = unasked_bytes().wrapping_sub(from_bytes);
             if added_bytes >= TOLD_FROM_BYTES || permit.brakes() {
                 self.scope = None;
                 tell_growth(permit, added_bytes);
