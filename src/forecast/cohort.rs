@@ -22,6 +22,7 @@ const NEWEST_SMALLER: usize = 32;
 const BEYOND_CHANCE: f64 = 4.0;
 /// Means of so few are no better known than to this share.
 const LEAST_ERROR: f64 = 0.1;
+const GOLDEN_RATIO: f64 = 1.618_033_988_749_895;
 
 /// The last requests of a kind.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +31,8 @@ pub(super) struct Cohort {
     /// How many of the newest are alike.
     alike: usize,
     changed: bool,
+    /// The greatest number of any that was ever among them.
+    newest: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,24 +44,38 @@ struct Member {
 
 impl Cohort {
     /// A request with this number, greater than those before, looks as if it will need so
-    /// much. Called again as more of it is seen.
-    pub(super) fn see(&mut self, serial: u64, bytes: f64) {
-        let serial = Some(serial);
+    /// much. Called again as more of it is seen, also when newer ones have taken its place.
+    pub(super) fn see(&mut self, number: u64, bytes: f64) {
+        let serial = Some(number);
         let mut newest_first = self.recent.iter_mut().rev();
         if let Some(member) = newest_first.find(|member| member.serial == serial) {
             self.changed |= member.bytes != bytes;
             member.bytes = bytes;
-        } else if self.recent.iter().all(|member| member.serial < serial) {
+        } else if number > self.newest {
+            self.newest = number;
             self.push(Member { serial, bytes });
         }
     }
 
-    /// So many requests that nobody saw run had this peak.
-    pub(super) fn add_unnumbered(&mut self, bytes: f64, count: f64) {
-        for _ in 0..(count as usize).min(MOST) {
+    /// So many requests that nobody saw run had such peaks, from the smallest to the largest.
+    /// When which came is not known: in an order of which each part is like the whole.
+    pub(super) fn add_unnumbered(&mut self, peaks: &[(f64, f64)]) {
+        let count: f64 = peaks.iter().map(|(_, count)| count).sum();
+        let taken = (count as usize).min(MOST);
+        let mut order: Vec<_> = (0..taken).collect();
+        // Multiples of the golden ratio are spread evenly, however many there are.
+        let turn = |&index: &usize| (index as f64 * GOLDEN_RATIO).fract();
+        order.sort_by(|one, other| turn(one).total_cmp(&turn(other)));
+        for index in order {
+            let mut left = (index as f64 + 0.5) / taken as f64 * count;
+            let is_there = |&&(_, count): &&(f64, f64)| {
+                left -= count;
+                left < 0.0
+            };
+            let peak = peaks.iter().find(is_there);
             self.push(Member {
                 serial: None,
-                bytes,
+                bytes: peak.map_or(0.0, |&(bytes, _)| bytes),
             });
         }
     }

@@ -7,6 +7,8 @@ use crate::running::bins::{self, BINS};
 
 /// An observation counts half after so many more.
 const HALF_LIFE: f64 = 256.0;
+/// More of them would only push each other out.
+const MOST_AT_ONCE: f64 = 1024.0;
 
 /// The largest one yet is not the largest there can be.
 const LEAST_ROOM: f64 = 0.25;
@@ -42,12 +44,19 @@ impl Histogram {
     }
 
     pub(super) fn add(&mut self, bytes: u64) {
-        self.add_weighed(bytes as f64, 1.0);
+        self.add_all(&[(bytes as f64, 1.0)]);
     }
 
-    pub(super) fn add_weighed(&mut self, bytes: f64, weight: f64) {
-        self.put(bytes, weight * self.unit);
-        self.unit *= 0.5_f64.powf(-weight / HALF_LIFE);
+    /// So many of each; none of them is older than another.
+    pub(super) fn add_all(&mut self, peaks: &[(f64, f64)]) {
+        let count: f64 = peaks.iter().map(|(_, count)| count).sum();
+        let grown = (count.min(MOST_AT_ONCE) / HALF_LIFE).exp2();
+        // Together they weigh what they would if they had come one after the other.
+        let each = self.unit * (grown - 1.0) * (HALF_LIFE / LN_2) / count;
+        for &(bytes, count) in peaks {
+            self.put(bytes, count * each);
+        }
+        self.unit *= grown;
         if self.unit > 1e9 {
             self.scale(1.0 / self.unit);
             self.unit = 1.0;

@@ -187,25 +187,23 @@ impl Kinds {
                 continue;
             }
             let kind = self.kind_of(key, running.is_critical(key));
-            let mut seen = (0.0, 0.0);
-            for (bin, (total, before)) in totals
-                .iter()
-                .zip(kind.ended_between_looks.iter())
+            let counts = totals.iter().zip(kind.ended_between_looks.iter());
+            let peaks: Vec<_> = counts
                 .enumerate()
-            {
-                let more = f64::from(total.wrapping_sub(*before));
-                if more > 0.0 {
-                    let middle_bytes = bins::middle_bytes(bin);
-                    kind.profile.ended_between_looks(middle_bytes, more);
-                    seen.0 += more;
-                    seen.1 += more * middle_bytes;
-                }
-            }
+                .map(|(bin, (total, before))| {
+                    let more = total.wrapping_sub(*before);
+                    (bins::middle_bytes(bin), f64::from(more))
+                })
+                .filter(|&(_, more)| more > 0.0)
+                .collect();
             *kind.ended_between_looks = *totals;
-            if seen.0 > 0.0 {
-                let scale = kind.scale_of_unseen(seen.0, running.finished_hints_kib(key));
-                kind.saw(seen.0, scale);
-                self.peaked(seen.1 / seen.0 * scale, seen.0);
+            if !peaks.is_empty() {
+                kind.profile.ended_between_looks(&peaks);
+                let count: f64 = peaks.iter().map(|(_, more)| more).sum();
+                let all_bytes: f64 = peaks.iter().map(|(bytes, more)| bytes * more).sum();
+                let scale = kind.scale_of_unseen(count, running.finished_hints_kib(key));
+                kind.saw(count, scale);
+                self.peaked(all_bytes / count * scale, count);
             }
         }
     }
@@ -265,7 +263,71 @@ mod tests {
 
     use crate::class::tag::{ClassKey, Tag};
     use crate::forecast::Forecast;
-    use crate::running::Running;
+    use crate::running::{Running, Slot};
+
+    const KIB: i64 = 1 << 10;
+    const MIB: i64 = 1 << 20;
+
+    fn forecast() -> Forecast {
+        let mut forecast = Forecast::new(1 << 20, 0.001, true);
+        // So much that it is about means, and not about the margin.
+        forecast.set_slack(256 << 20, 1 << 30);
+        forecast
+    }
+
+    fn holding(running: &'static Running, bytes: i64) -> &'static Slot {
+        let slot = running.take(1024, Tag::NONE, Duration::ZERO).unwrap();
+        slot.charge(bytes, 1);
+        slot
+    }
+
+    fn end_unseen(running: &'static Running, bytes: i64, count: usize) {
+        (0..count).for_each(|_| running.end(holding(running, bytes)));
+    }
+
+    #[test]
+    fn those_of_long_ago_do_not_come_back_as_the_newest() {
+        let mut forecast = forecast();
+        let running: &'static Running = Box::leak(Box::default());
+        let streams: Vec<_> = (0..64).map(|_| holding(running, 100 * KIB)).collect();
+        forecast.look(running, Duration::ZERO);
+        end_unseen(running, 8 * MIB, 100);
+        forecast.look(running, Duration::from_millis(100));
+        let next_bytes = forecast.mixed().0 as i64;
+        assert!(next_bytes >= 6 * MIB, "{next_bytes}");
+        // Nor when they end.
+        streams.into_iter().for_each(|slot| running.end(slot));
+        forecast.look(running, Duration::from_millis(200));
+        let next_bytes = forecast.mixed().0 as i64;
+        assert!(next_bytes >= 6 * MIB, "{next_bytes}");
+    }
+
+    #[test]
+    fn of_those_that_no_look_finds_the_large_ones_are_not_the_newest() {
+        for (small, large) in [(900, 100), (40, 10)] {
+            let mut forecast = forecast();
+            let running: &'static Running = Box::leak(Box::default());
+            end_unseen(running, 64 * KIB, small);
+            end_unseen(running, 10 * MIB, large);
+            forecast.look(running, Duration::ZERO);
+            let (bytes, low_bytes) = forecast.mixed();
+            assert!((bytes as i64) < 3 * MIB, "{small} {large}: {bytes}");
+            assert!(low_bytes as i64 <= 128 * KIB, "{low_bytes}");
+        }
+    }
+
+    #[test]
+    fn of_those_that_no_look_finds_the_small_ones_are_not_the_oldest() {
+        let mut forecast = forecast();
+        let running: &'static Running = Box::leak(Box::default());
+        for bytes in [64 * KIB, MIB, 8 * MIB] {
+            end_unseen(running, bytes, 1000);
+        }
+        forecast.look(running, Duration::ZERO);
+        let (bytes, low_bytes) = forecast.mixed();
+        assert!((2 * MIB..5 * MIB).contains(&(bytes as i64)), "{bytes}");
+        assert!(low_bytes as i64 <= 128 * KIB, "{low_bytes}");
+    }
 
     #[test]
     fn requests_with_a_hint_that_no_look_finds_are_as_large_as_their_hints() {

@@ -136,20 +136,18 @@ impl Profile {
             self.error
                 .learn(peak_bytes as f64 - predicted, self.histogram.above(0));
         }
-        self.add(peak_bytes as f64, 1.0);
+        self.add(peak_bytes as f64);
     }
 
-    /// So many requests of one size ended before anybody looked.
-    pub(super) fn ended_between_looks(&mut self, bytes: f64, count: f64) {
-        self.cohort.add_unnumbered(bytes, count);
-        // More of them would only push each other out.
-        self.add(bytes, count.min(1024.0));
-        self.seen = (self.seen + (count - 1024.0).max(0.0)).min(MOST_REQUESTS);
+    /// Requests ended before anybody looked: so many of each size, from the smallest on.
+    pub(super) fn ended_between_looks(&mut self, peaks: &[(f64, f64)]) {
+        self.cohort.add_unnumbered(peaks);
+        self.add_all(peaks);
     }
 
     /// A request that runs has long been flat: it needs no more than this.
     pub(super) fn settled(&mut self, peak_bytes: u64) {
-        self.add(peak_bytes as f64, 1.0);
+        self.add(peak_bytes as f64);
     }
 
     /// A request that runs has reached more than nearly all before it: learn
@@ -180,7 +178,7 @@ impl Profile {
     pub(super) fn cut_off(&mut self, peak_bytes: f64) {
         // But that was not seen of any.
         self.note_greatest(peak_bytes, 1.0);
-        self.remember(peak_bytes * 2.0, 1.0);
+        self.remember(&[(peak_bytes * 2.0, 1.0)]);
     }
 
     /// A request of which this is all that was seen, and not all was, needs more than that:
@@ -191,21 +189,25 @@ impl Profile {
     }
 
     /// Of a request that this process has seen.
-    fn add(&mut self, bytes: f64, weight: f64) {
-        self.own = (self.own + weight).min(MOST_REQUESTS);
-        self.own_greatest_bytes = self.own_greatest_bytes.max(bytes);
-        self.learn(bytes, weight);
+    fn add(&mut self, bytes: f64) {
+        self.add_all(&[(bytes, 1.0)]);
+    }
+
+    /// The same of so many of each size, from the smallest on.
+    fn add_all(&mut self, peaks: &[(f64, f64)]) {
+        let count: f64 = peaks.iter().map(|(_, count)| count).sum();
+        let greatest_bytes = peaks.last().map_or(0.0, |&(bytes, _)| bytes);
+        self.own = (self.own + count).min(MOST_REQUESTS);
+        self.own_greatest_bytes = self.own_greatest_bytes.max(greatest_bytes);
+        self.note_greatest(greatest_bytes, count);
+        self.remember(peaks);
         self.outweigh();
     }
 
-    fn learn(&mut self, bytes: f64, weight: f64) {
-        self.note_greatest(bytes, weight);
-        self.remember(bytes, weight);
-    }
-
-    fn remember(&mut self, bytes: f64, weight: f64) {
-        self.histogram.add_weighed(bytes, weight);
-        self.seen = (self.seen + weight).min(MOST_REQUESTS);
+    fn remember(&mut self, peaks: &[(f64, f64)]) {
+        let count: f64 = peaks.iter().map(|(_, count)| count).sum();
+        self.histogram.add_all(peaks);
+        self.seen = (self.seen + count).min(MOST_REQUESTS);
     }
 
     /// Marks what a running request has reached.

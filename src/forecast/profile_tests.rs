@@ -110,13 +110,13 @@ fn memory_that_stays_flat_is_all_that_is_needed() {
 fn what_was_cut_off_is_no_record() {
     let mut profile = Profile::new(MIB);
     for _ in 0..60 {
-        profile.add(10.0 * MIB as f64, 1.0);
+        profile.add(10.0 * MIB as f64);
     }
     let before_bytes = profile.worst_bytes();
     // It might have come to 18 MiB, and nobody has seen any that did.
     profile.cut_off(9.0 * MIB as f64);
     assert!(profile.worst_bytes() <= before_bytes);
-    profile.add(18.0 * MIB as f64, 1.0);
+    profile.add(18.0 * MIB as f64);
     assert!(profile.worst_bytes() > 2.0 * before_bytes);
 }
 

@@ -52,7 +52,9 @@ impl Profile {
         }
         if !self.is_surprised(bytes as u64) {
             let like = self.histogram.above(bytes as u64);
-            self.learn(like.map_or(bytes, |need| need.bytes), 1.0);
+            let bytes_like = like.map_or(bytes, |need| need.bytes);
+            self.note_greatest(bytes_like, 1.0);
+            self.remember(&[(bytes_like, 1.0)]);
             self.expect(bytes);
         }
         self.note_loaded();
