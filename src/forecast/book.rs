@@ -64,6 +64,8 @@ struct Track {
     predicted_bytes: Option<f64>,
     /// It has been learned from already.
     noted: bool,
+    /// And counts with this peak since it settled.
+    counted_bytes: Option<u64>,
     /// Its work had not begun when it was last seen.
     staged: bool,
     course: Course,
@@ -91,6 +93,7 @@ impl Track {
             marks: Marks::default(),
             predicted_bytes: kind.profile.learned().map(|need| need.bytes),
             noted: false,
+            counted_bytes: None,
             staged: false,
             course: Course::new(),
         }
@@ -225,8 +228,9 @@ impl Book {
         } else {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
             let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
-            kind.profile
-                .ended(&track.marks, unscaled_bytes as u64, age_at_peak, predicted);
+            let unscaled = unscaled_bytes as u64;
+            let has_counted = track.has_counted(unscaled);
+            (kind.profile).ended(&track.marks, unscaled, age_at_peak, predicted, has_counted);
             let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
             let gap_ms = look.slot.seen_gap_ms();
             kind.profile.looks(serial, unscaled_bytes);

@@ -329,6 +329,37 @@ mod tests {
         assert!(low_bytes as i64 <= 128 * KIB, "{low_bytes}");
     }
 
+    /// What was learned of four requests of 8 MiB that stood still for so long, added so much and
+    /// ended, beside twelve of 1 MiB.
+    fn learned_mib(still: Duration, last_bytes: i64) -> f64 {
+        let mut forecast = forecast();
+        let running: &'static Running = Box::leak(Box::default());
+        let four = [(); 4].map(|()| holding(running, 8 * MIB));
+        forecast.look(running, Duration::ZERO);
+        forecast.look(running, still);
+        end_unseen(running, MIB, 12);
+        for slot in four {
+            slot.charge(last_bytes, 1);
+            running.end(slot);
+        }
+        forecast.look(running, still + Duration::from_millis(50));
+        let book = forecast.book.as_ref().unwrap();
+        book.seen_bytes() / MIB as f64
+    }
+
+    #[test]
+    fn who_stood_still_and_ends_is_counted_once() {
+        let [short, long] = [1, 10].map(|second| learned_mib(Duration::from_secs(second), 0));
+        assert!((2.5..3.2).contains(&short), "{short}");
+        assert!((long / short - 1.0).abs() < 0.05, "{long} {short}");
+    }
+
+    #[test]
+    fn who_grew_after_it_stood_still_is_known_to_have() {
+        let grew = learned_mib(Duration::from_secs(10), 40 * MIB);
+        assert!(grew > 9.0, "{grew}");
+    }
+
     #[test]
     fn requests_with_a_hint_that_no_look_finds_are_as_large_as_their_hints() {
         let mut forecast = Forecast::new(200 << 20, 0.001, true);

@@ -121,13 +121,14 @@ impl Profile {
     }
 
     /// A request ended. `predicted_bytes`: what [`learned`](Self::learned) said
-    /// when it began.
+    /// when it began. `has_counted`: with this peak, when it had [settled](Self::settled).
     pub(super) fn ended(
         &mut self,
         marks: &Marks,
         peak_bytes: u64,
         age_at_peak: Duration,
         predicted_bytes: Option<f64>,
+        has_counted: bool,
     ) {
         self.trajectories.learn(marks, peak_bytes);
         self.ages = (self.ages + 1.0).min(AGES_AVERAGED);
@@ -136,7 +137,10 @@ impl Profile {
             self.error
                 .learn(peak_bytes as f64 - predicted, self.histogram.above(0));
         }
-        self.add(peak_bytes as f64);
+        match has_counted {
+            true => self.note_greatest(peak_bytes as f64, 0.0),
+            false => self.add(peak_bytes as f64),
+        }
     }
 
     /// Requests ended before anybody looked: so many of each size, from the smallest on.

@@ -12,6 +12,7 @@ fn profile(peaks: impl IntoIterator<Item = u64>) -> Profile {
             mib * MIB,
             Duration::from_millis(500),
             profile.learned().map(|need| need.bytes),
+            false,
         );
     }
     profile
@@ -44,6 +45,7 @@ fn predictions_follow_a_drift() {
                 (size * MIB as f64) as u64,
                 Duration::from_millis(500),
                 Some(predicted),
+                false,
             );
         }
     }

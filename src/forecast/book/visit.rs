@@ -173,6 +173,12 @@ impl Track {
         self.course.see(seen.age, seen.held_bytes as f32);
         seen
     }
+
+    /// It counts with its peak already: it has not grown since it settled.
+    pub(super) fn has_counted(&self, peak_bytes: u64) -> bool {
+        let counted_bytes = self.counted_bytes.map(|bytes| bytes as f64);
+        counted_bytes.is_some_and(|bytes| peak_bytes as f64 <= bytes * (1.0 + GROWTH))
+    }
 }
 
 /// What the request will need and how it will grow, after its kind has learned from it.
@@ -208,6 +214,7 @@ fn expect(
     }
     if !track.noted && seen.flat >= SETTLED_AFTER {
         track.noted = true;
+        track.counted_bytes = Some(seen.peak_bytes);
         profile.settled(seen.peak_bytes);
     }
     let mut need = need.scaled(scale);
