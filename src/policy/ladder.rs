@@ -78,10 +78,7 @@ impl Ladder {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::forecast::outlook::Outlook;
     use crate::memory::MemoryLevel;
     use crate::policy::{Decision, Strategy, end_bytes, free_bytes, kill_bytes, worst};
 
@@ -99,17 +96,8 @@ mod tests {
 
     fn decide(ladder: &mut Strategy, levels: &[MemoryLevel]) -> Decision {
         ladder.decide(&Observation {
-            now: Some(Duration::ZERO),
-            levels,
-            stall_percent: 0.0,
             active: 4,
-            unused_probes: 0,
-            pauses: false,
-            reserved_bytes: 0,
-            outstanding: Outlook::constant(0),
-            request_bytes: 1,
-            next_bytes: 1,
-            low_bytes: 0,
+            ..Observation::of(levels)
         })
     }
 
@@ -214,17 +202,10 @@ mod tests {
         };
         let mut ladder = Strategy::new(&config, true);
         let decision = ladder.decide(&Observation {
-            now: Some(Duration::ZERO),
-            levels: &[MemoryLevel::new(0, Some(2 << 30))],
-            stall_percent: 0.0,
             active: 0,
-            unused_probes: 0,
-            pauses: false,
-            reserved_bytes: 0,
-            outstanding: Outlook::constant(0),
             request_bytes: 200 << 20,
             next_bytes: 200 << 20,
-            low_bytes: 0,
+            ..Observation::of(&[MemoryLevel::new(0, Some(2 << 30))])
         });
         assert_eq!(decision.base_concurrency, 8);
     }
@@ -242,18 +223,11 @@ mod tests {
     #[test]
     fn stalls_raise_the_level_but_never_reject() {
         let mut ladder = ladder(10);
+        let levels = [MemoryLevel::new(750, Some(1000))];
         let mut observation = Observation {
-            now: Some(Duration::ZERO),
-            levels: &[MemoryLevel::new(750, Some(1000))],
             stall_percent: 60.0,
             active: 0,
-            unused_probes: 0,
-            pauses: false,
-            reserved_bytes: 0,
-            outstanding: Outlook::constant(0),
-            request_bytes: 1,
-            next_bytes: 1,
-            low_bytes: 0,
+            ..Observation::of(&levels)
         };
         assert_eq!(ladder.decide(&observation).pressure, Pressure::High);
         observation.levels = &[MemoryLevel {

@@ -44,7 +44,8 @@ impl Latch {
     /// How many probes may start now; `None`: no change. `blocked`: memory keeps new work
     /// out. `room`: so many requests base concurrency still allows.
     pub(super) fn probes(&mut self, o: &Observation<'_>, blocked: bool, room: u32) -> Option<u32> {
-        let usage_bytes = o.levels.first().map_or(0, |level| level.usage_bytes);
+        // What others do says nothing of what probes bring.
+        let usage_bytes = o.own_usage_bytes;
         if !blocked {
             let was = std::mem::replace(self, Self::new());
             return was.probing.then_some(0);
@@ -114,7 +115,6 @@ fn fitting(o: &Observation<'_>) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forecast::outlook::Outlook;
     use crate::memory::MemoryLevel;
 
     /// Nobody has used so many probes, one of so many bytes would fit, for so many there is
@@ -125,18 +125,13 @@ mod tests {
         (unused_probes, low_bytes, room): (u32, u64, u32),
         pauses: bool,
     ) -> Option<u32> {
+        let levels = [MemoryLevel::new(usage_bytes, Some(1000))];
         let observation = Observation {
             now: Some(Duration::from_secs(second)),
-            levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
-            stall_percent: 0.0,
-            active: 1,
             unused_probes,
             pauses,
-            reserved_bytes: 0,
-            outstanding: Outlook::constant(0),
-            request_bytes: 1,
-            next_bytes: 1,
             low_bytes,
+            ..Observation::of(&levels)
         };
         latch.probes(&observation, usage_bytes > 500, room)
     }
@@ -213,6 +208,24 @@ mod tests {
             assert!(matches!(probes, None | Some(0)), "{probes:?}");
         }
         assert_eq!(probes(&mut latch, 30, 100), None);
+    }
+
+    #[test]
+    fn what_others_do_who_share_the_limit_keeps_no_probe_back() {
+        let mut latch = Latch::new();
+        let mut at = |second: u64| {
+            let group = MemoryLevel::new(5000 + 1000 * (second % 2), Some(10_000));
+            let levels = [group, MemoryLevel::new(900, Some(1000))];
+            let observation = Observation {
+                now: Some(Duration::from_secs(second)),
+                own_usage_bytes: 900,
+                low_bytes: 1,
+                ..Observation::of(&levels)
+            };
+            latch.probes(&observation, true, 99)
+        };
+        assert_eq!((at(0), at(1), at(2)), (None, None, None));
+        assert_eq!(at(3), Some(1));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) now: Option<Duration>,
     /// The own level first, then those around it.
     pub(crate) levels: &'a [MemoryLevel],
+    /// In use at the own level; of what several processes share, this one's part.
+    pub(crate) own_usage_bytes: u64,
     /// Percent of the last ten seconds in which every task waited for memory.
     pub(crate) stall_percent: f64,
     /// Requests of this guard in flight.
@@ -162,19 +164,23 @@ mod tests {
         swapped_bytes: 0,
     };
 
-    fn observation(levels: &[MemoryLevel]) -> Observation<'_> {
-        Observation {
-            now: Some(Duration::ZERO),
-            levels,
-            stall_percent: 0.0,
-            active: 4,
-            unused_probes: 0,
-            pauses: false,
-            reserved_bytes: 100,
-            outstanding: Outlook::constant(0),
-            request_bytes: 10,
-            next_bytes: 10,
-            low_bytes: 0,
+    impl<'a> Observation<'a> {
+        /// Of one request in flight, and of others that need next to nothing.
+        pub(super) fn of(levels: &'a [MemoryLevel]) -> Self {
+            Self {
+                now: Some(Duration::ZERO),
+                levels,
+                own_usage_bytes: levels[0].usage_bytes,
+                stall_percent: 0.0,
+                active: 1,
+                unused_probes: 0,
+                pauses: false,
+                reserved_bytes: 0,
+                outstanding: Outlook::constant(0),
+                request_bytes: 1,
+                next_bytes: 1,
+                low_bytes: 0,
+            }
         }
     }
 
@@ -196,7 +202,9 @@ mod tests {
                     let observation = Observation {
                         now,
                         next_bytes,
-                        ..observation(&[LEVEL])
+                        reserved_bytes: 100,
+                        active: 4,
+                        ..Observation::of(&[LEVEL])
                     };
                     strategy.decide(&observation).probes
                 };
@@ -215,7 +223,7 @@ mod tests {
         let allowed = |levels: &[MemoryLevel], reserved_bytes| {
             let observation = Observation {
                 reserved_bytes,
-                ..observation(levels)
+                ..Observation::of(levels)
             };
             allowance_bytes(&observation, 0.5).unwrap()
         };

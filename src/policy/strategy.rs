@@ -88,8 +88,6 @@ impl Strategy {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::forecast::outlook::Outlook;
     use crate::memory::MemoryLevel;
@@ -105,17 +103,12 @@ mod tests {
         stall_percent: f64,
     ) -> Decision {
         Strategy::new(&Config::default(), true).decide(&Observation {
-            now: Some(Duration::ZERO),
-            levels: &[MemoryLevel::new(usage_bytes, Some(1000))],
             stall_percent,
             active: 4,
-            unused_probes: 0,
-            pauses: false,
             reserved_bytes,
             outstanding: Outlook::constant(outstanding_bytes),
-            request_bytes: 10,
             next_bytes: 10,
-            low_bytes: 0,
+            ..Observation::of(&[MemoryLevel::new(usage_bytes, Some(1000))])
         })
     }
 

@@ -135,6 +135,7 @@ impl Regulator {
         control.decision = control.strategy.decide(&Observation {
             now: full_at,
             levels: &control.levels,
+            own_usage_bytes: control.own_bytes,
             stall_percent,
             active: self.state.in_flight(),
             unused_probes: self.state.bounds.probes(),
