@@ -43,7 +43,7 @@ pub(crate) struct Observation<'a> {
     pub(crate) outstanding: Outlook,
     /// What a request reserves, on average.
     pub(crate) request_bytes: u64,
-    /// What the one that is next reserves.
+    /// What the one that is next reserves, and what of the allowance it may not have.
     pub(crate) next_bytes: u64,
     /// What a request is known to need at least.
     pub(crate) low_bytes: u64,

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use tower::{Service, ServiceExt};
-use tower_memory_guard::{Guard, Mode, Readiness};
+use tower_memory_guard::{Class, Cost, Guard, Mode, Priority, Readiness};
 
 async fn ask(
     mut service: impl Service<
@@ -102,6 +102,29 @@ async fn a_replica_that_serves_what_fits_is_not_latched() {
 }
 
 #[tokio::test]
+async fn a_replica_that_has_room_for_critical_work_alone_is_latched() {
+    let (layer, memory) = with(|builder| {
+        let builder = builder.estimated_bytes_per_request(10 * support::MIB);
+        builder.critical_reserve(0.1)
+    });
+    let guard = layer.guard().clone();
+    fill(&guard, &memory, 88);
+    let critical = Class::new("login").priority(Priority::Critical);
+    let _critical = guard
+        .acquire_for(&critical.cost(support::MIB))
+        .await
+        .unwrap();
+    guard.sample_now();
+    // 8 % are free below what is promised, and 10 % set aside.
+    assert!(guard.try_acquire(Cost::Estimated).is_err());
+    eventually("latched", || {
+        guard.sample_now();
+        guard.stats().latched_seconds > 0.01
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn observe_mode_is_ready_whatever_it_sees() {
     let (layer, memory) = with(|builder| builder.mode(Mode::Observe));
     let guard = layer.guard().clone();
@@ -143,12 +166,7 @@ async fn an_idle_replica_is_not_latched_by_an_estimate() {
     }
     guard.sample_now();
     assert_eq!(guard.stats().latched_seconds, 0.0);
-    assert!(
-        guard
-            .acquire(tower_memory_guard::Cost::Estimated)
-            .await
-            .is_ok()
-    );
+    assert!(guard.acquire(Cost::Estimated).await.is_ok());
 }
 
 #[tokio::test]

@@ -20,20 +20,12 @@ impl Regulator {
     fn publish(&self, decision: &Decision, blind: bool, reserved_kib: u64, request_kib: u64) {
         let closed = self.state.is_closed();
         let mut allowance_kib = whole_kib(decision.allowance_bytes);
-        let limit_bytes = self.state.shown.limit_bytes();
-        let slice_kib = match limit_bytes {
-            Some(bytes) if !closed => {
-                let fraction = self.state.config().critical_reserve_fraction;
-                ((bytes / 1024) as f64 * fraction) as u64
-            }
-            _ => 0,
-        };
-        if self.state.has_seen(Priority::Critical) && allowance_kib < MAX_KIB {
-            allowance_kib = allowance_kib.saturating_sub(slice_kib);
+        if allowance_kib < MAX_KIB {
+            allowance_kib = allowance_kib.saturating_sub(self.state.kept_off_kib());
         }
         let bounds = &self.state.bounds;
-        bounds.set_slice(slice_kib);
-        (self.state.limiter).set_limit(bounds, whole_kib(limit_bytes));
+        bounds.set_slice(self.state.slice_kib());
+        (self.state.limiter).set_limit(bounds, whole_kib(self.state.shown.limit_bytes()));
         let caps = Caps::new(decision.gate || closed, decision.concurrency, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.
@@ -128,6 +120,11 @@ impl Regulator {
         let (request_bytes, low_bytes) = control.forecast.mixed();
         let next = self.state.limiter.next_ask(&self.state.bounds);
         let next_bytes = next.map_or(request_bytes, |next| next.kib * 1024);
+        // The allowance is everybody's here, what is set aside as well.
+        let next_bytes = match next {
+            Some(next) if next.tag.priority == Priority::Critical => next_bytes,
+            _ => next_bytes.saturating_add(self.state.kept_off_kib() * 1024),
+        };
         let next_low_bytes = next.map_or(low_bytes, |next| next.low_kib * 1024);
         control.request_bytes = request_bytes;
         control.next_bytes = next_bytes;

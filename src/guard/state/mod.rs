@@ -209,6 +209,23 @@ impl State {
         self.priorities.load(Ordering::Relaxed) & 1 << priority as u8 != 0
     }
 
+    /// What is set aside for critical work.
+    pub(super) fn slice_kib(&self) -> u64 {
+        let fraction = self.config().critical_reserve_fraction;
+        match self.shown.limit_bytes() {
+            Some(bytes) if !self.is_closed() => ((bytes / 1024) as f64 * fraction) as u64,
+            _ => 0,
+        }
+    }
+
+    /// What of that other work may not have: there is critical work.
+    pub(super) fn kept_off_kib(&self) -> u64 {
+        match self.has_seen(Priority::Critical) {
+            true => self.slice_kib(),
+            false => 0,
+        }
+    }
+
     #[inline]
     pub(crate) fn put_ready(&self, kib: u64) -> Option<&Cell> {
         self.ready.put(kib)
