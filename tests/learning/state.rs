@@ -170,6 +170,31 @@ async fn a_request_that_has_its_process_killed_is_known_to_the_next() {
 }
 
 #[tokio::test]
+async fn requests_that_end_after_their_guard_is_closed_do_not_run_for_the_next_process() {
+    for before in [0, 9] {
+        let (_directory, path) = place();
+        let closing = guard(&path);
+        for _ in 0..before {
+            work(&closing, 7).await;
+        }
+        let permit = closing.acquire_for(&class()).await.unwrap();
+        let of_permit = permit.clone();
+        let held = of_permit.follow(async { vec![1_u8; (150 * MIB) as usize] });
+        let held = held.await;
+        closing.sample_now();
+        closing.close();
+        let text = || std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(text().contains("running "), "it might be killed");
+        drop((held, permit));
+        // Nobody samples any more.
+        let lock = path.with_extension("state.lock");
+        eventually("it is let go", || !lock.exists()).await;
+        assert!(!text().contains("running "), "{}", text());
+        assert_eq!(text().contains("class "), before > 0);
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_makes_no_sense_is_one_warning_and_the_guard_works() {
     let (_directory, path, _) = learned().await;
     let good = std::fs::read(&path).unwrap();

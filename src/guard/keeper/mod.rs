@@ -50,8 +50,18 @@ pub(crate) struct Keeper {
 #[derive(Debug)]
 struct Writer {
     thread: Thread,
-    /// Nobody sends anything; disconnected, it has ended.
-    ended: Mutex<Receiver<Infallible>>,
+    /// Nobody sends anything; disconnected, it has written what was known when the guard was
+    /// closed, or has ended.
+    closes: Mutex<Receiver<Infallible>>,
+}
+
+/// Whether more is to be kept.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum More {
+    Comes,
+    /// The guard is closed, and some of its requests run still.
+    Ends,
+    Nothing,
 }
 
 /// The file, as far as this guard has written or read it.
@@ -120,6 +130,12 @@ pub(crate) fn open(path: &Path) -> Opened {
     }
 }
 
+impl Written {
+    fn is_due(&self) -> bool {
+        self.tried.is_none_or(|at| at.elapsed() >= WRITE_EVERY)
+    }
+}
+
 impl Keeper {
     pub(crate) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
@@ -131,22 +147,31 @@ impl Keeper {
 
     /// Has `look` called in a thread, once after each [`wake`](Self::wake), but not more
     /// often than is of use; until it says that there is nothing more to do.
-    pub(crate) fn run(&self, look: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
+    pub(crate) fn run(&self, look: impl Fn() -> More + Send + 'static) -> io::Result<()> {
         let thread = std::thread::Builder::new().name("memory-guard-st".into());
-        let (ends, ended) = channel();
+        let (open, closes) = channel();
         let work = move || {
-            // Dropped at its end.
-            let _ends: Sender<Infallible> = ends;
-            while look() {
+            let mut open: Option<Sender<Infallible>> = Some(open);
+            loop {
+                let more = look();
+                if more != More::Comes {
+                    drop(open.take());
+                }
+                if more == More::Nothing {
+                    return;
+                }
                 std::thread::sleep(LOOK_EVERY);
-                std::thread::park();
+                // Once it is closed it asks by itself: the process may end with its last request.
+                if more == More::Comes {
+                    std::thread::park();
+                }
             }
         };
         let handle = thread.spawn(work)?;
         // Only whoever starts the guard calls this.
         let _ = self.writer.set(Writer {
             thread: handle.thread().clone(),
-            ended: Mutex::new(ended),
+            closes: Mutex::new(closes),
         });
         Ok(())
     }
@@ -169,7 +194,7 @@ impl Keeper {
         if file.owner.is_none() && !self.takes_over(&mut file) {
             return;
         }
-        let due = file.tried.is_none_or(|at| at.elapsed() >= WRITE_EVERY);
+        let due = file.is_due();
         let surprise = file.known.is_exceeded(running, usage_average);
         // What failed is not tried again and again.
         if !due && (!surprise || file.failed) {
@@ -198,46 +223,58 @@ impl Keeper {
         true
     }
 
-    /// Has the thread see that nothing more comes: it writes what was learned last, and ends.
-    /// Waits for that, but not for a disk that hangs. `false`: it may be at it still.
+    /// Has the thread see that the guard is closed: it writes what was learned so far, and ends
+    /// once nothing more comes. Waits for the former, but not for a disk that hangs. `false`: there
+    /// is no thread.
     pub(crate) fn finish(&self) -> bool {
         // In a forked child there is none, and its parent goes on writing.
         let here = self.process == std::process::id();
         let Some(writer) = self.writer.get().filter(|_| here) else {
-            return true;
+            return false;
         };
         writer.thread.unpark();
-        let ended = writer.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let hangs = ended.recv_timeout(WAITS_FOR) == Err(RecvTimeoutError::Timeout);
-        if hangs {
+        let closes = writer.closes.lock().unwrap_or_else(PoisonError::into_inner);
+        if closes.recv_timeout(WAITS_FOR) == Err(RecvTimeoutError::Timeout) {
             crate::telemetry::logs::warnings(&[format!(
                 "what was learned last is not written yet to {}: nobody waits any longer",
                 self.path.display()
             )]);
         }
-        !hangs
+        true
     }
 
-    /// Writes what `state` says if the file is out of date, and lets others write.
-    pub(crate) fn close(&self, state: impl FnOnce() -> State) {
+    /// Of a guard that is closed: writes what `state` says if the file is out of date, and lets
+    /// others write once nothing runs that it says to run.
+    pub(crate) fn close(&self, state: impl FnOnce() -> State) -> More {
         if self.process != std::process::id() {
-            return;
+            return More::Nothing;
         }
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if file.owner.is_some() {
-            let state = state();
-            if file.known.is_outdated(&state) || file.known.have_ended(&state) {
-                self.write(&mut file, &state);
-            }
-            file.owner = None;
+        let is_closing = std::mem::replace(&mut file.closed, true);
+        if file.owner.is_none() {
+            return More::Nothing;
         }
-        file.closed = true;
+        let state = state();
+        let is_over = state.running.is_empty();
+        let due = is_over || !is_closing || file.is_due();
+        if due && (file.known.is_outdated(&state) || file.known.have_ended(&state)) {
+            self.write(&mut file, &state);
+        }
+        if is_over {
+            file.owner = None;
+            return More::Nothing;
+        }
+        More::Ends
     }
 
     fn write(&self, file: &mut Written, state: &State) {
         // A forked child has no such thread, and its parent goes on writing.
         let owned = file.owner.as_ref().is_some_and(Owner::is_this_process);
         if !owned || state.is_empty() {
+            if owned && file.known.have_ended(state) {
+                // Nothing is known but who ran.
+                let _ = std::fs::remove_file(&self.path);
+            }
             return;
         }
         let text = state.to_text();

@@ -3,7 +3,7 @@
 use super::Regulator;
 use crate::forecast::Estimates;
 use crate::forecast::state::{AtLeast, State};
-use crate::guard::keeper::Keeper;
+use crate::guard::keeper::{Keeper, More};
 use crate::telemetry::logs;
 
 const MOST_RUNNING: usize = 64;
@@ -30,14 +30,13 @@ impl Regulator {
         }
     }
 
-    /// Keeps what has been learned; `false` once that is over.
-    fn keep(&self) -> bool {
+    /// Keeps what has been learned.
+    fn keep(&self) -> More {
         let Some(keeper) = &self.keeper else {
-            return false;
+            return More::Nothing;
         };
         if self.state.is_closed() {
-            self.close_keeper(keeper);
-            return false;
+            return self.close_keeper(keeper);
         }
         let running = self.at_least();
         let usage_average = self.control().forecast.usage_average();
@@ -45,24 +44,24 @@ impl Regulator {
             estimates: self.estimates(),
             running: running.clone(),
         });
-        true
+        More::Comes
     }
 
     /// Once it is closed.
     pub(super) fn keep_last(&self) {
         if let Some(keeper) = &self.keeper {
-            // Its thread may be gone, or may never have been.
-            if keeper.finish() {
+            // Its thread may never have been.
+            if !keeper.finish() {
                 self.close_keeper(keeper);
             }
         }
     }
 
-    fn close_keeper(&self, keeper: &Keeper) {
+    fn close_keeper(&self, keeper: &Keeper) -> More {
         keeper.close(|| State {
             estimates: self.estimates(),
             running: self.at_least(),
-        });
+        })
     }
 
     fn at_least(&self) -> Vec<AtLeast> {
