@@ -47,7 +47,7 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// kernel has the bytes; after a crash of the machine the file may be torn, which its
 /// last line shows.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let beside = with_suffix(path, &format!(".tmp-{}", std::process::id()));
+    let beside = beside(path);
     let written = write_new(&beside, text).and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
@@ -58,12 +58,28 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
     // Left by a process of the same number that was killed; or a link to anywhere.
     let _ = fs::remove_file(path);
-    create(path)?.write_all(text.as_bytes())
+    create(path, text)
 }
 
-/// A file that was not there.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    File::options().write(true).create_new(true).open(path)
+fn create(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// A file that was not there, and is not without its text for a moment; where a file cannot have
+/// two names it may be.
+pub(super) fn create_whole(path: &Path, text: &str) -> io::Result<()> {
+    let beside = beside(path);
+    let linked = write_new(&beside, text).and_then(|()| fs::hard_link(&beside, path));
+    let _ = fs::remove_file(&beside);
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => create(path, text),
+        linked => linked,
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    with_suffix(path, &format!(".tmp-{}", std::process::id()))
 }
 
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

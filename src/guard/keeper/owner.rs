@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -68,8 +68,8 @@ fn lock_path(path: &Path) -> PathBuf {
 /// Takes the lock, or says which process has it.
 fn lock(path: &Path) -> io::Result<Option<u32>> {
     let own = format!("{} {}\n", std::process::id(), started(std::process::id()));
-    match files::create(path) {
-        Ok(mut file) => file.write_all(own.as_bytes()).map(|()| None),
+    match files::create_whole(path, &own) {
+        Ok(()) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let holder = fs::read_to_string(path).unwrap_or_default();
             match living(&holder) {
@@ -123,6 +123,28 @@ mod tests {
         assert_eq!(living("nobody 7"), None);
         // Numbers of processes are smaller.
         assert_eq!(living("4294967294 7"), None);
+    }
+
+    #[test]
+    fn a_lock_says_whose_it_is_from_the_first_moment_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("guard.state");
+        let found = std::thread::scope(|scope| {
+            let takes = scope.spawn(|| {
+                for _ in 0..2000 {
+                    drop(Owner::new(path.clone()).unwrap());
+                }
+            });
+            let mut found = Vec::new();
+            while !takes.is_finished() {
+                found.extend(fs::read_to_string(lock_path(&path)).ok());
+            }
+            found
+        });
+        assert!(!found.is_empty());
+        assert!(found.iter().all(|holder| !holder.is_empty()));
+        let left = fs::read_dir(directory.path()).unwrap();
+        assert_eq!(left.count(), 0);
     }
 
     #[cfg(target_os = "linux")]
