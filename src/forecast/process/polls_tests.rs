@@ -73,7 +73,7 @@ fn seem_hidden(untold: bool) -> bool {
         !forecast.all_is_seen()
     };
     sample(0, 0);
-    let mut begin = |mib: i64| {
+    let begin = |mib: i64| {
         let slot = running.take(200 << 10, crate::class::tag::Tag::NONE, Duration::ZERO);
         let slot = slot.unwrap();
         slot.polled(Duration::from_millis(1), Duration::ZERO);

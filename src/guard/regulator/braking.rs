@@ -30,8 +30,7 @@ const STEP_HALF_LIFE: Duration = Duration::from_secs(60);
 const KEPT_AT_MOST: f64 = 2.0;
 /// Nobody gets on for so long: memory is to be found by other means.
 const STUCK_FOR: Duration = Duration::from_millis(50);
-/// Of the time of one core that the sampler runs, so much is for asking the allocator: not
-/// what it waits for those that use it, or for a core.
+/// Asking the allocator is so much of the time, without what that waits for others.
 const ASKS_ONE_IN: u32 = 20;
 /// And for so long, an operator is told.
 const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
@@ -205,8 +204,7 @@ impl Regulator {
     }
 
     /// What is allocated: by accounts, or by what the allocator says while it matters. Of
-    /// what is resident beyond accounts it may have to tell more. It may have to look through
-    /// much.
+    /// what is resident beyond accounts it may have to tell more.
     pub(super) fn ask_allocated(&self, control: &mut Control, now: Duration) -> Option<u64> {
         let accounted = self.state.is_accounted();
         let due = now >= control.braking.asks_at;

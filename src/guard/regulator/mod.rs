@@ -104,8 +104,7 @@ struct Control {
     latched: Latched,
     critical: Critical,
     request_bytes: u64,
-    /// What the next in line asks for, the average if nobody waits; and what of the allowance
-    /// it may not have.
+    /// What the next in line asks for (the average if nobody waits) and may not have.
     next_bytes: u64,
     /// Mean time between two completions, in nanoseconds; 0: not known.
     drain_ns: u64,
