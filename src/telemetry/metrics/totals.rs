@@ -38,7 +38,7 @@ impl Published {
         };
         let mut totals = TOTALS.lock().unwrap_or_else(PoisonError::into_inner);
         let total = totals.entry(series).or_default();
-        *total += more;
+        *total = total.saturating_add(more);
         *total
     }
 }
