@@ -14,6 +14,7 @@
 
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -29,11 +30,14 @@ thread_local! {
 const LEAST_TOLD_BYTES: i64 = 256 << 10;
 /// So many are remembered: more seldom come between two looks.
 const MOST_UNTOLD: usize = 256;
+/// What was added since an older reading may be anybody's: the brake was off meanwhile.
+const READ_AFTER: Duration = Duration::from_millis(500);
 
 static SUM: Mutex<Sum> = Mutex::new(Sum {
     teller: Teller::Allocator,
     bytes: 0,
     attributed_bytes: 0,
+    read_at: None,
     under_way: Slab::new(),
 });
 
@@ -47,6 +51,7 @@ struct Sum {
     teller: Teller,
     /// What polls were found to have added, ever.
     attributed_bytes: i64,
+    read_at: Option<Instant>,
     under_way: Slab<Share>,
 }
 
@@ -176,11 +181,15 @@ impl Sum {
     /// So much is allocated now. `ends`: a poll that is over, and what it has touched. `untold`:
     /// those that were over before, of which nobody told.
     fn share(&mut self, bytes: i64, ends: Option<(usize, i64)>, untold: Vec<Untold>) {
-        let added_bytes = bytes.wrapping_sub(self.bytes);
+        let mut added_bytes = bytes.wrapping_sub(self.bytes);
         self.bytes = bytes;
         let sharing = (self.under_way.iter()).filter(|(_, share)| !share.holds_another);
         let count = sharing.count() as i64;
-        let added_bytes = added_bytes - self.share_untold(untold, added_bytes, count);
+        let now = Instant::now();
+        let before = self.read_at.replace(now);
+        if before.is_some_and(|before| now < before + READ_AFTER) {
+            added_bytes -= self.share_untold(untold, added_bytes, count);
+        }
         if count == 1 || (count > 1 && added_bytes >= 0) {
             self.attributed_bytes = self.attributed_bytes.wrapping_add(added_bytes);
             let several = ends.filter(|_| count > 1);
@@ -253,8 +262,6 @@ impl Sum {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::class::tag::Tag;
     use crate::running::{Running, Slot};
@@ -271,6 +278,7 @@ mod tests {
             bytes: 100,
             teller: Teller::Allocator,
             attributed_bytes: 0,
+            read_at: Some(Instant::now()),
             under_way: Slab::new(),
         };
         for _ in 0..count {
@@ -324,6 +332,10 @@ mod tests {
         assert_eq!((one.under_way[0].bytes, one.attributed_bytes), (10, 30));
         // Something was freed: what was added is not known.
         nobody.share(90, None, untold(&[0, 0, 0]));
+        assert_eq!(held(), [25, 25, 0]);
+        // Nor is it where the sum was not read for long.
+        nobody.read_at = nobody.read_at.and_then(|at| at.checked_sub(READ_AFTER));
+        nobody.share(130, None, untold(&[0, 0, 0]));
         assert_eq!(held(), [25, 25, 0]);
         // Who has the slot of one that is over has not added it.
         let over = untold(&[0]);
