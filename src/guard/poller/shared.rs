@@ -185,9 +185,8 @@ impl Sum {
         self.bytes = bytes;
         let sharing = (self.under_way.iter()).filter(|(_, share)| !share.holds_another);
         let count = sharing.count() as i64;
-        let now = Instant::now();
-        let before = self.read_at.replace(now);
-        if before.is_some_and(|before| now < before + READ_AFTER) {
+        let before = self.read_at.replace(Instant::now());
+        if before.is_some_and(|before| before.elapsed() < READ_AFTER) {
             added_bytes -= self.share_untold(untold, added_bytes, count);
         }
         if count == 1 || (count > 1 && added_bytes >= 0) {
