@@ -1,17 +1,20 @@
 //! What a request does: it grows to its size in even steps over the first half of its
 //! time, and keeps that for the other half.
+//!
+//! What touching its memory takes is part of a step's time, as it is for the oracle. Each
+//! step has a time of its own, so that who was held up does not catch up at once.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Extension, Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tower_memory_guard::Permit;
 
 use super::MIB;
@@ -59,9 +62,9 @@ impl Work {
         Duration::from_millis(self.ms)
     }
 
-    /// Between two steps of growth.
-    fn step_time(&self) -> Duration {
-        self.time() / (2 * STEPS as u32)
+    /// When a step of growth that begins now is over.
+    fn step_ends(&self) -> Instant {
+        Instant::now() + self.time() / (2 * STEPS as u32)
     }
 }
 
@@ -100,7 +103,6 @@ fn touched(bytes: usize) -> Vec<u8> {
     black_box(block)
 }
 
-/// Each pause has a length of its own, so that who was held up does not catch up at once.
 async fn stepwise(State(pattern): State<Pattern>, Query(work): Query<Work>) -> &'static str {
     let bytes = work.bytes();
     let mut blocks = Blocks::new(bytes, pattern);
@@ -114,8 +116,9 @@ async fn stepwise(State(pattern): State<Pattern>, Query(work): Query<Work>) -> &
         if pattern == Pattern::Mutex && step == STEPS / 2 + 1 {
             turn = Some(SHARED.lock().await);
         }
+        let step_ends = work.step_ends();
         blocks.grow_to(bytes * step / STEPS);
-        sleep(work.step_time()).await;
+        sleep_until(step_ends.into()).await;
     }
     drop(turn);
     sleep(work.time() / 2).await;
@@ -137,8 +140,9 @@ async fn blocking(
             if pattern == Pattern::BlockingCheckpoints {
                 checkpoint(permit.as_ref());
             }
+            let step_ends = work.step_ends();
             blocks.grow_to(bytes * step / STEPS);
-            std::thread::sleep(work.step_time());
+            std::thread::sleep(step_ends.saturating_duration_since(Instant::now()));
         }
         std::thread::sleep(work.time() / 2);
     };
@@ -170,8 +174,9 @@ async fn mapped(Query(work): Query<Work>) -> Result<&'static str, StatusCode> {
     let map = memmap2::MmapMut::map_anon(bytes);
     let mut map = map.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     for block in map.chunks_mut(bytes.div_ceil(STEPS)) {
+        let step_ends = work.step_ends();
         block.chunks_mut(PAGE_BYTES).for_each(|page| page[0] = 1);
-        sleep(work.step_time()).await;
+        sleep_until(step_ends.into()).await;
     }
     sleep(work.time() / 2).await;
     Ok("ok")
