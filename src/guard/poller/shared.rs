@@ -1,18 +1,17 @@
 //! Whose what the process allocates is, where only the sum is known.
 //!
 //! Whenever a poll begins or ends the sum is read. What was added since it was read last
-//! is of the polls that were under way meanwhile: mostly of one. Of several, the one that
-//! ends knows which pages it was the first to touch. Work allocates first and touches then,
-//! so what it has touched beyond what it is known to have added is its own, and the rest is
-//! of the others. Where it touches little, it may live in what others left behind, and all
-//! share alike. What was freed meanwhile may be of none of them, and hides what was added:
-//! that was no less than what was touched.
+//! is of the polls that were under way meanwhile: mostly of one. Of several, be it one within
+//! another, the one that ends knows which pages it was the first to touch. Work allocates
+//! first and touches then, so what it has touched beyond what it is known to have added is its
+//! own, and the rest is of the others. Where it touches little, it may live in what others left
+//! behind, and all share alike. What was freed meanwhile may be of none of them, and hides what
+//! was added: that was no less than what was touched.
 //!
 //! Where asking takes long, most polls go by what they touch, and live in what others left
 //! behind. When the sum is read next, what was added beside what they touched is theirs as
 //! well, and shared alike.
 
-use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,11 +19,6 @@ use slab::Slab;
 
 use crate::memory::release::Teller;
 use crate::running::SlotRef;
-
-thread_local! {
-    /// The innermost poll under way on this thread.
-    static INNERMOST: Cell<Option<usize>> = const { Cell::new(None) };
-}
 
 /// Page faults tell nothing of a poll that has added less.
 const LEAST_TOLD_BYTES: i64 = 256 << 10;
@@ -64,8 +58,6 @@ struct Untold {
 #[derive(Default)]
 struct Share {
     bytes: i64,
-    /// Another one is under way within it.
-    holds_another: bool,
     /// Something was freed, by it or by another one.
     is_unclear: bool,
 }
@@ -73,7 +65,6 @@ struct Share {
 #[derive(Clone, Copy)]
 pub(super) struct Part {
     number: usize,
-    outer: Option<usize>,
     /// What this thread had touched before.
     touched_before: i64,
     accounted: bool,
@@ -91,11 +82,8 @@ impl Part {
         sum.is_told_by(teller, bytes as i64);
         sum.share(bytes as i64, None, take_untold());
         let number = sum.under_way.insert(Share::default());
-        let outer = INNERMOST.replace(Some(number));
-        sum.set_holds_another(outer, true);
         Some(Self {
             number,
-            outer,
             touched_before,
             accounted,
             teller,
@@ -117,8 +105,6 @@ impl Part {
         let bytes = teller.bytes();
         sum.is_told_by(teller, bytes);
         sum.share(bytes, Some((self.number, touched_bytes)), take_untold());
-        INNERMOST.set(self.outer);
-        sum.set_holds_another(self.outer, false);
         let share = sum.under_way.try_remove(self.number);
         share.map_or(0, |share| share.bytes)
     }
@@ -173,9 +159,13 @@ impl Sum {
     fn is_told_by(&mut self, teller: Teller, bytes: i64) {
         if std::mem::replace(&mut self.teller, teller) != teller {
             self.bytes = bytes;
-            let shares = self.under_way.iter_mut().map(|(_, share)| share);
-            shares.for_each(|share| share.is_unclear = true);
+            self.are_unclear();
         }
+    }
+
+    fn are_unclear(&mut self) {
+        let shares = self.under_way.iter_mut();
+        shares.for_each(|(_, share)| share.is_unclear = true);
     }
 
     /// So much is allocated now. `ends`: a poll that is over, and what it has touched. `untold`:
@@ -183,8 +173,7 @@ impl Sum {
     fn share(&mut self, bytes: i64, ends: Option<(usize, i64)>, untold: Vec<Untold>) {
         let mut added_bytes = bytes.wrapping_sub(self.bytes);
         self.bytes = bytes;
-        let sharing = (self.under_way.iter()).filter(|(_, share)| !share.holds_another);
-        let count = sharing.count() as i64;
+        let count = self.under_way.len() as i64;
         let before = self.read_at.replace(Instant::now());
         if before.is_some_and(|before| before.elapsed() < READ_AFTER) {
             added_bytes -= self.share_untold(untold, added_bytes, count);
@@ -200,14 +189,11 @@ impl Sum {
                 None => (added_bytes / count, added_bytes / count),
             };
             for (number, share) in &mut self.under_way {
-                if !share.holds_another {
-                    let is_over = ends.is_some_and(|(ends, _)| ends == number);
-                    share.bytes += if is_over { own } else { others };
-                }
+                let is_over = ends.is_some_and(|(ends, _)| ends == number);
+                share.bytes += if is_over { own } else { others };
             }
         } else if count > 1 {
-            let mut shares = self.under_way.iter_mut().map(|(_, share)| share);
-            shares.by_ref().for_each(|share| share.is_unclear = true);
+            self.are_unclear();
         }
         if let Some((number, touched_bytes)) = ends {
             self.clear_up(number, touched_bytes);
@@ -249,12 +235,6 @@ impl Sum {
         if share.is_unclear && hidden_bytes > 0 {
             share.bytes += hidden_bytes;
             self.attributed_bytes = self.attributed_bytes.wrapping_add(hidden_bytes);
-        }
-    }
-
-    fn set_holds_another(&mut self, number: Option<usize>, holds_another: bool) {
-        if let Some(share) = number.and_then(|number| self.under_way.get_mut(number)) {
-            share.holds_another = holds_another;
         }
     }
 }
@@ -386,15 +366,5 @@ mod tests {
         sum.is_told_by(Teller::Allocator, MIB);
         // Meanwhile it has touched more.
         assert_eq!(shares_at_end(&mut sum, MIB, MIB), [MIB]);
-    }
-
-    #[test]
-    fn a_poll_within_another_one_has_what_is_added_meanwhile() {
-        let mut sum = under_way(2);
-        sum.set_holds_another(Some(0), true);
-        assert_eq!(shares(&mut sum, 140), [0, 40]);
-        sum.set_holds_another(Some(0), false);
-        sum.under_way.remove(1);
-        assert_eq!(shares(&mut sum, 150), [10]);
     }
 }
