@@ -144,8 +144,9 @@ impl Permit {
     /// room for what the work may add up to its next checkpoint.
     ///
     /// That is the most that it has added between two checkpoints so far, by what this
-    /// thread allocates or, without the `account` feature's allocator, touches, and by
-    /// what is [`report`](Self::report)ed; at first what work of its class adds, or all
+    /// thread allocates or, where no allocator tells that, by what the process adds
+    /// meanwhile and nobody else is found to have added, and by what is
+    /// [`report`](Self::report)ed; at first what work of its class adds, or all
     /// that is reserved. The more checkpoints, the less has to be free for each part:
     /// call it before each part that grows.
     ///

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::shared::{self, Part};
+use super::shared::{Part, Rest};
 use crate::memory::release::Teller;
 #[cfg(feature = "account")]
 use crate::memory::release::is_mapped;
@@ -61,8 +61,8 @@ enum Meter {
     Thread,
     /// The process's allocator or else the kernel, which tell the sum of all threads.
     Poll(Part),
-    /// The same, less what polls are found to have added meanwhile.
-    BesidePolls(Teller),
+    /// The same, less what others are found to have added meanwhile.
+    Beside(Rest),
     /// Page faults: what this thread was the first to touch. Less than it adds where it
     /// lives in what others left behind.
     Faults,
@@ -85,8 +85,7 @@ impl Meter {
             Meter::Account | Meter::Mapped(_) => crate::running::charge::thread_bytes(),
             Meter::Thread => crate::memory::release::thread_bytes().unwrap_or(0),
             // Its part knows.
-            Meter::Poll(_) => 0,
-            Meter::BesidePolls(teller) => teller.bytes(),
+            Meter::Poll(_) | Meter::Beside(_) => 0,
             Meter::Faults => crate::memory::touched_bytes(),
         }
     }
@@ -95,29 +94,17 @@ impl Meter {
     fn sees_mapped(self) -> bool {
         match self {
             Meter::Poll(part) => part.teller() == Teller::Kernel,
-            Meter::BesidePolls(teller) => teller == Teller::Kernel,
+            Meter::Beside(rest) => rest.teller == Teller::Kernel,
             Meter::Faults => true,
             _ => false,
         }
     }
 
-    fn counted_bytes(self) -> i64 {
-        match self {
-            Meter::BesidePolls(_) => shared::attributed_bytes(),
-            _ => COUNTED.get(),
-        }
-    }
-
     fn mark(self) -> Mark {
-        self.mark_at(self.bytes())
-    }
-
-    /// It has just said so much.
-    fn mark_at(self, from_bytes: i64) -> Mark {
         Mark {
             meter: self,
-            from_bytes,
-            counted_bytes: self.counted_bytes(),
+            from_bytes: self.bytes(),
+            counted_bytes: COUNTED.get(),
         }
     }
 }
@@ -152,14 +139,8 @@ impl Mark {
             return Meter::Account.mark();
         }
         let _ = accounted;
-        if let Some(meter) = Meter::of_thread() {
-            return meter.mark();
-        }
-        let teller = Teller::now();
-        match teller.bytes_in_time() {
-            Some(bytes) => Meter::BesidePolls(teller).mark_at(bytes as i64),
-            None => Meter::untold().mark(),
-        }
+        let by_sum = || Rest::begin().map_or_else(Meter::untold, Meter::Beside);
+        Meter::of_thread().unwrap_or_else(by_sum).mark()
     }
 
     /// The allocator or the kernel tells all that is added.
@@ -171,10 +152,12 @@ impl Mark {
     /// freed. From here on it is counted. To be called once.
     pub(crate) fn count(&self) -> Added {
         let has_mapped = self.meter.sees_mapped();
-        if let Meter::Poll(part) = self.meter {
-            return Added::uncharged(part.end(0), has_mapped);
+        match self.meter {
+            Meter::Poll(part) => return Added::uncharged(part.end(0), has_mapped),
+            Meter::Beside(rest) => return Added::uncharged(rest.end(), has_mapped),
+            _ => {}
         }
-        let within = (self.meter.counted_bytes()).wrapping_sub(self.counted_bytes);
+        let within = COUNTED.get().wrapping_sub(self.counted_bytes);
         let all = self.meter.bytes().wrapping_sub(self.from_bytes);
         let added_bytes = all.wrapping_sub(within);
         COUNTED.set(COUNTED.get().wrapping_add(added_bytes));

@@ -12,6 +12,8 @@
 //! behind. When the sum is read next, what was added beside what they touched is theirs as
 //! well, and shared alike.
 
+mod rest;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,7 @@ use slab::Slab;
 
 use crate::memory::release::Teller;
 use crate::running::SlotRef;
+pub(super) use rest::Rest;
 
 /// Page faults tell nothing of a poll that has added less.
 const LEAST_TOLD_BYTES: i64 = 256 << 10;
@@ -43,7 +46,7 @@ struct Sum {
     /// As it was read last, and of whom.
     bytes: i64,
     teller: Teller,
-    /// What polls were found to have added, ever.
+    /// What polls and parts of work were found to have added, ever.
     attributed_bytes: i64,
     read_at: Option<Instant>,
     under_way: Slab<Share>,
@@ -139,10 +142,6 @@ pub(crate) fn allocated_bytes() -> Option<u64> {
     Some(bytes)
 }
 
-pub(super) fn attributed_bytes() -> i64 {
-    sum().attributed_bytes
-}
-
 fn teller(accounted: bool) -> Teller {
     match accounted {
         true => Teller::BesideAllocator,
@@ -163,6 +162,10 @@ impl Sum {
         }
     }
 
+    fn attribute(&mut self, bytes: i64) {
+        self.attributed_bytes = self.attributed_bytes.wrapping_add(bytes);
+    }
+
     fn are_unclear(&mut self) {
         let shares = self.under_way.iter_mut();
         shares.for_each(|(_, share)| share.is_unclear = true);
@@ -174,12 +177,15 @@ impl Sum {
         let mut added_bytes = bytes.wrapping_sub(self.bytes);
         self.bytes = bytes;
         let count = self.under_way.len() as i64;
+        // They are charged with it in any case.
+        self.attribute(untold.iter().map(|poll| poll.touched_bytes).sum());
         let before = self.read_at.replace(Instant::now());
-        if before.is_some_and(|before| before.elapsed() < READ_AFTER) {
+        // Of those that are under way it is all the same.
+        if count > 0 || before.is_some_and(|before| before.elapsed() < READ_AFTER) {
             added_bytes -= self.share_untold(untold, added_bytes, count);
         }
         if count == 1 || (count > 1 && added_bytes >= 0) {
-            self.attributed_bytes = self.attributed_bytes.wrapping_add(added_bytes);
+            self.attribute(added_bytes);
             let several = ends.filter(|_| count > 1);
             let own_bytes = several.and_then(|(number, touched_bytes)| {
                 self.own_bytes(number, touched_bytes, added_bytes)
@@ -215,7 +221,7 @@ impl Sum {
             .iter()
             .for_each(|poll| poll.request.charge(each_bytes));
         let all_bytes = each_bytes * count;
-        self.attributed_bytes = self.attributed_bytes.wrapping_add(all_bytes);
+        self.attribute(all_bytes);
         all_bytes + touched_bytes
     }
 
@@ -234,7 +240,7 @@ impl Sum {
         let hidden_bytes = touched_bytes - share.bytes;
         if share.is_unclear && hidden_bytes > 0 {
             share.bytes += hidden_bytes;
-            self.attributed_bytes = self.attributed_bytes.wrapping_add(hidden_bytes);
+            self.attribute(hidden_bytes);
         }
     }
 }
@@ -303,7 +309,7 @@ mod tests {
         // 40 were added, of which 10 are charged already.
         let mut nobody = under_way(0);
         nobody.share(140, None, untold(&[10, 0]));
-        assert_eq!((held(), nobody.attributed_bytes), (vec![15, 15, 0], 30));
+        assert_eq!((held(), nobody.attributed_bytes), (vec![15, 15, 0], 40));
         // One that is under way has its part.
         let mut one = under_way(1);
         one.share(130, None, untold(&[0, 0]));
@@ -316,6 +322,11 @@ mod tests {
         nobody.read_at = nobody.read_at.and_then(|at| at.checked_sub(READ_AFTER));
         nobody.share(130, None, untold(&[0, 0, 0]));
         assert_eq!(held(), [25, 25, 0]);
+        // But that one has been under way for long.
+        let mut long = under_way(1);
+        long.read_at = nobody.read_at;
+        long.share(140, None, untold(&[0]));
+        assert_eq!((held(), long.under_way[0].bytes), (vec![45, 25, 0], 20));
         // Who has the slot of one that is over has not added it.
         let over = untold(&[0]);
         running.end(slots[0]);
