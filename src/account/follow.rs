@@ -13,7 +13,7 @@ use super::current;
 use crate::guard::checkpoint::carried::{Carried, Parts};
 use crate::guard::permit::Permit;
 use crate::guard::poller::{Poller, is_polling};
-use crate::running::{Elsewhere, Slot};
+use crate::running::{Elsewhere, Fact, Slot};
 
 pin_project! {
     /// A future whose memory is charged to a request; made by [`follow`] or
@@ -137,7 +137,7 @@ where
 {
     let permit = current();
     let closure = Closure {
-        work,
+        work: Some(work),
         elsewhere: permit.as_ref().and_then(elsewhere),
         permit,
     };
@@ -147,30 +147,52 @@ where
 /// Work that a thread will do, or never. In this order: what it holds is free before the permit
 /// is.
 struct Closure<F> {
-    work: F,
+    /// `None`: it is done.
+    work: Option<F>,
     /// From the first on: what it holds waits for its thread with it.
     elsewhere: Option<Elsewhere>,
     permit: Option<Permit>,
 }
 
 impl<F> Closure<F> {
-    fn run<T>(self) -> T
+    fn run<T>(mut self) -> T
     where
         F: FnOnce() -> T,
     {
-        let permit = self.permit;
+        let permit = self.permit.take();
+        let work = self.work.take().expect("run once");
         let done = {
             // What it adds is known at its end, or at its checkpoints, which alone hold it back.
             let holder = permit.as_ref().map(Permit::holder);
             let _carried = holder.map(Carried::begin);
-            let _elsewhere = self.elsewhere;
+            let _elsewhere = self.elsewhere.take();
             let _scope = permit.as_ref().map(Permit::enter);
             let _parts = holder.map(Parts::begin);
-            (self.work)()
+            let done = work();
+            if let Some(slot) = permit.as_ref().and_then(Permit::slot) {
+                says_unheld(slot);
+            }
+            done
         };
         // The thread may end with it.
         tell();
         done
+    }
+}
+
+impl<F> Drop for Closure<F> {
+    fn drop(&mut self) {
+        // No thread came to it: what it held comes off its account.
+        let _scope = self.permit.as_ref().map(Permit::enter);
+        self.work = None;
+    }
+}
+
+/// A closure of it has run. In a poll it was held back with that.
+fn says_unheld(slot: &Slot) {
+    let was_held = is_polling() || slot.is(Fact::Checked);
+    if !was_held && !slot.is(Fact::Unheld) {
+        slot.say(Fact::Unheld);
     }
 }
 
@@ -200,4 +222,51 @@ where
     T: Send + 'static,
 {
     tokio::task::spawn_blocking(carry(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Guard, ManualSource, MemoryGuardLayer};
+
+    /// A guard, and memory of which so much is in use.
+    fn guard(used_mib: u64) -> Guard {
+        let memory = ManualSource::new(1 << 30);
+        let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+        let guard = builder.build().unwrap().guard().clone();
+        memory.set_usage_bytes(used_mib << 20);
+        guard.sample_now();
+        guard
+    }
+
+    /// Has a thread do that work for it.
+    fn elsewhere(permit: &Permit, work: fn(&Permit)) {
+        let carried = {
+            let _scope = permit.enter();
+            carry(move || work(&current().unwrap()))
+        };
+        std::thread::spawn(carried).join().unwrap();
+    }
+
+    #[test]
+    fn who_comes_to_no_checkpoint_is_unheld() {
+        let guard = guard(1);
+        let is_unheld = |work: fn(&Permit)| {
+            let mut permit = guard.try_acquire(1 << 20).unwrap();
+            permit.start_staged();
+            elsewhere(&permit, work);
+            permit.slot().unwrap().is(Fact::Unheld)
+        };
+        assert!(is_unheld(|_| ()));
+        assert!(!is_unheld(|permit| permit.checkpoint().unwrap()));
+    }
+
+    #[test]
+    fn who_had_begun_before_anybody_counted_says_nothing_of_others() {
+        let guard = guard(1000);
+        let permit = guard.try_acquire(1 << 20).unwrap();
+        assert!(permit.brakes() && permit.slot().is_none());
+        elsewhere(&permit, |_| ());
+        assert!(permit.slot().unwrap().is(Fact::Declared));
+    }
 }

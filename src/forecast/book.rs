@@ -207,6 +207,7 @@ impl Book {
         let cut_short = look.life.was_cut_short();
         let unscaled_bytes = peak_bytes as f64 / look.slot.scale();
         let kind = self.kinds.kind(look.slot.class_key());
+        kind.is_unheld |= look.is_unheld();
         let untold = look.life.is(Fact::Untold) && kind.profile.is_too_little(unscaled_bytes);
         // What it would have come to, or did, is not known: as it was expected.
         let final_bytes = match cut_short || untold {

@@ -170,7 +170,7 @@ impl Growth {
             true => Mark::of_poll,
             false => Mark::of_closure,
         };
-        Leave::take(permit, true).map(|leave| Self::begin_at(leave, mark))
+        Leave::take(permit, false).map(|leave| Self::begin_at(leave, mark))
     }
 
     fn begin(leave: Leave) -> Self {

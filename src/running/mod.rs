@@ -318,9 +318,9 @@ pub(crate) struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// Some of its work nobody polls, and it does not come to checkpoints.
+    /// Some of its work nobody could hold back.
     pub(crate) fn is_unheld(&self) -> bool {
-        self.slot.works_elsewhere() && !self.life.is(Fact::Checked)
+        self.life.is(Fact::Unheld)
     }
 
     /// An account shows what it does.

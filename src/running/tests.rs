@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::Running;
+use super::{Fact, Running};
 use super::bins::{self, BINS};
 
 fn looks(running: &Running) -> Vec<(u64, bool, bool)> {
@@ -136,17 +137,16 @@ fn who_is_in_flight_after_seven_weeks_gets_on_as_before() {
 fn who_is_not_known_gets_on_for_a_while_after_it_began_or_grew() {
     let running = Running::default();
     let slot = running.take(1, Tag::NONE, Duration::ZERO).unwrap();
-    assert!(!slot.gets_on_unknown(SECOND), "nobody polls it");
-    slot.polled(SECOND, Duration::ZERO);
-    assert!(slot.gets_on_unknown(SECOND));
-    slot.polled(2 * SECOND, Duration::ZERO);
-    assert!(!slot.gets_on_unknown(2 * SECOND), "it is a stream");
-    slot.grew(1 << 20, false, Duration::ZERO);
-    assert!(slot.gets_on_unknown(3 * SECOND));
-    assert!(!slot.gets_on_unknown(4 * SECOND));
-    slot.pause(4 * SECOND);
-    slot.grew(1 << 20, false, Duration::ZERO);
-    assert!(!slot.gets_on_unknown(4 * SECOND));
+    let is_unheld = || {
+        let mut is_unheld = false;
+        running.look(|look| is_unheld |= look.is_unheld());
+        is_unheld
+    };
+    slot.charge(1 << 20, 1);
+    let _elsewhere = slot.begin_elsewhere();
+    assert!(!is_unheld(), "it may wait for its thread");
+    slot.say(Fact::Unheld);
+    assert!(is_unheld());
 }
 
 #[test]

@@ -129,6 +129,23 @@ async fn work_on_other_threads_keeps_its_account_and_its_permit() {
 }
 
 #[tokio::test]
+async fn what_a_closure_held_that_no_thread_came_to_is_no_longer_the_requests() {
+    let work = |Extension(permit): Extension<Permit>| async move {
+        let held = vec![1_u8; 6 * MIB as usize];
+        let carried = account::carry(move || held.len());
+        std::thread::spawn(move || drop(carried)).join().unwrap();
+        let after = vec![1_u8; 4 * MIB as usize];
+        drop(after);
+        permit.peak_bytes().to_string()
+    };
+    let (address, guard) = serve(Router::new().route("/", get(work))).await;
+    let peak: u64 = body(address, "/").await.parse().unwrap();
+    assert!(about(peak, 6 * MIB), "{peak}");
+    eventually("nothing is left", || guard.stats().active_tasks == 0).await;
+    assert_empty(&guard);
+}
+
+#[tokio::test]
 async fn a_streamed_body_is_charged_while_it_is_polled() {
     let work = |Extension(permit): Extension<Permit>| async move {
         let parts = stream::unfold(0, move |part| {

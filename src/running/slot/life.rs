@@ -45,6 +45,8 @@ pub(crate) enum Fact {
     Checked = 1 << 10,
     /// Of one of its polls no allocator told what it added: it may hold more than is known.
     Untold = 1 << 11,
+    /// Some of its work, now or before, nobody polled, and it came to no checkpoint.
+    Unheld = 1 << 12,
 }
 
 /// One request after the other, from [`FREE`] on.
