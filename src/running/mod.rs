@@ -36,8 +36,8 @@ use std::time::Duration;
 
 #[cfg(feature = "account")]
 pub(crate) use slot::Elsewhere;
+pub(crate) use slot::{Fact, Holdings, IDLE_AFTER, Jump, KnownJumps, Slot, SlotRef, Status};
 use slot::JumpOfKind;
-pub(crate) use slot::{Fact, Holdings, Jump, KnownJumps, Slot, SlotRef, Status};
 
 use crate::class::Priority;
 use crate::class::tag::{ClassKey, Tag};

@@ -7,6 +7,7 @@ mod life;
 mod pauses;
 
 use growth::Gaps;
+pub(crate) use growth::IDLE_AFTER;
 #[cfg(feature = "account")]
 pub(crate) use holding::Elsewhere;
 use holding::Holding;

@@ -10,7 +10,7 @@ use crate::forecast::kinds::Kind;
 use crate::forecast::need::Moments;
 use crate::forecast::profile::{Profile, SETTLED_AFTER, Seen};
 use crate::running::brake::{Growth, Runner, Running};
-use crate::running::{Fact, Jump, Look, Running as Requests};
+use crate::running::{Fact, IDLE_AFTER, Jump, Look, Running as Requests};
 
 /// Work that has not allocated anything for so long does so elsewhere.
 const INVISIBLE_AFTER: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ impl Book {
         let is_known = self.polls_seen_since.is_none_or(sees_all);
         if !(look.is_visible() && is_known) || look.life.is(Fact::Declared) || track.staged {
             look.slot.unplan();
-            sums.unknown_get_on |= !track.staged && look.slot.gets_on_unknown(now);
+            sums.unknown_get_on |= !track.staged && track.gets_on(look, now_unpaused);
             sums.add_promised(look, age);
         } else {
             self.forecast_for(&mut track, look, running, now_unpaused, sums);
@@ -155,14 +155,27 @@ impl Book {
 }
 
 impl Track {
+    fn peaks(&mut self, bytes: u64, now: Duration) {
+        if bytes as f64 > self.peak_bytes as f64 * (1.0 + GROWTH) {
+            self.peak_bytes = bytes;
+            self.grew_at = now;
+        }
+    }
+
+    /// Whether one of whose growth nothing is known gets on: somebody polls it, and it has begun
+    /// or come to hold more not long ago. That it is polled says nothing, nor what its polls add
+    /// does: so is a stream that lasts for hours, and whoever sends it frees its frames.
+    fn gets_on(&mut self, look: &Look<'_>, now: Duration) -> bool {
+        self.peaks(look.held.peak_bytes, now);
+        let is_late = now >= self.grew_at + IDLE_AFTER;
+        look.slot.was_polled() && !look.slot.is_paused() && !is_late
+    }
+
     /// What is seen of it now; pauses do not count.
     fn see(&mut self, look: &Look<'_>, now: Duration) -> Seen {
         let scale = look.slot.scale();
         let peak_bytes = look.held.peak_bytes;
-        if peak_bytes as f64 > self.peak_bytes as f64 * (1.0 + GROWTH) {
-            self.peak_bytes = peak_bytes;
-            self.grew_at = now;
-        }
+        self.peaks(peak_bytes, now);
         let seen = Seen {
             age: now.saturating_sub(self.first_seen),
             flat: now.saturating_sub(self.grew_at),

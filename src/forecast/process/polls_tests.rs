@@ -307,3 +307,39 @@ fn what_came_to_be_allocated_while_nobody_looked_is_no_requests() {
         assert!(reuse < 1.1, "{reuse} after {step}");
     }
 }
+
+#[test]
+fn a_stream_that_nobody_knows_does_not_get_on_for_as_long_as_it_lasts() {
+    let mut book = Book::new(200 * MIB, 0.001);
+    let running: &'static Running = Box::leak(Box::default());
+    let tag = crate::class::tag::Tag::NONE;
+    let slot = running.take(1 << 10, tag, Duration::ZERO).unwrap();
+    slot.say(Fact::Declared);
+    let mut now = Duration::ZERO;
+    let mut gets_on = |polls: u32, kept_kib: i64| {
+        for _ in 0..polls {
+            now += Duration::from_millis(100);
+            slot.polled(now, Duration::ZERO);
+            slot.grew(64 << 10, false, Duration::ZERO);
+            slot.charge(64 << 10, 1);
+            // A frame that was sent is no poll's.
+            slot.request().take_off((64 - kept_kib as usize) << 10);
+        }
+        book.look(running, now);
+        book.sums().unknown_get_on
+    };
+    assert!(!gets_on(0, 0), "nobody polls it");
+    let at_first = [(); 10].map(|()| gets_on(1, 0));
+    assert_eq!(at_first, [true; 10]);
+    assert!(!(0..40).fold(true, |_, _| gets_on(1, 0)), "it is a stream");
+    assert!(gets_on(2, 64), "it holds more than before");
+    let brake: &Brake = Box::leak(Box::default());
+    brake.park(
+        None,
+        slot,
+        1,
+        std::task::Waker::noop(),
+        Duration::from_secs(6),
+    );
+    assert!(!gets_on(1, 64));
+}

@@ -20,7 +20,7 @@ const LENDS_AFTER: Duration = Duration::from_millis(50);
 const GAPS: u64 = 2;
 const LENDS_AFTER_AT_MOST: Duration = Duration::from_millis(500);
 /// And after so long it may not be polled for hours.
-const IDLE_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const IDLE_AFTER: Duration = Duration::from_secs(2);
 
 /// It needs no more than one in so many parts of what it holds, and adds one in so many.
 const HAS_ALL: u64 = 20;
@@ -294,15 +294,6 @@ impl Slot {
         let idle = Duration::from_millis(idle_ms);
         // In the midst of a poll it may wait for something else, but not for hours.
         (idle <= lends_after, idle >= IDLE_AFTER && !self.is_polled())
-    }
-
-    /// The same of one of whose growth nothing is known: somebody polls it, and it has begun or
-    /// grown not long ago. That it is polled says nothing: so is a stream that lasts for hours.
-    pub(crate) fn gets_on_unknown(&self, now: Duration) -> bool {
-        let began_ms = self.began_ms.load(Ordering::Relaxed);
-        let since_ms = self.grown.last_ms.get().unwrap_or(0).max(began_ms);
-        let is_late = now >= Duration::from_millis(since_ms) + IDLE_AFTER;
-        self.was_polled() && !self.is_paused() && !is_late
     }
 
     /// A poll added so much. `ending`: when it began, the request seemed to be about to end.
