@@ -37,11 +37,10 @@ use std::time::Duration;
 #[cfg(feature = "account")]
 pub(crate) use slot::Elsewhere;
 pub(crate) use slot::{Fact, Holdings, IDLE_AFTER, Jump, KnownJumps, Slot, SlotRef, Status};
-use slot::JumpOfKind;
+use slot::{JumpOfKind, Known};
 
 use crate::class::Priority;
 use crate::class::tag::{ClassKey, Tag};
-use crate::sync::optional::AtomicOption;
 use crate::sync::sharded::{ByShard, OWNED_SHARDS, shard};
 use bins::BINS;
 use slots::Shard;
@@ -112,20 +111,20 @@ impl Running {
         let jumps = &self.jumps()[key.index()];
         let unit_kib = kib(known.first.max(known.largest));
         let known = known.scaled(scale);
-        jumps.largest_kib.set(Some(kib(known.largest)));
-        jumps.once_kib.set(Some(kib(known.once.max(known.largest))));
-        jumps
-            .first_kib
-            .set(Some(kib(known.first.max(known.largest))));
-        jumps.later_kib.set(known.later.map(kib));
-        jumps.ending_kib.set(known.ending.map(kib));
-        jumps.worst_kib.set(worst_bytes.map(kib));
-        jumps.unit_kib.set(Some(unit_kib));
-        let record_kib = jumps.record_kib.get();
+        for (of, bytes) in [
+            (Known::Largest, Some(known.largest)),
+            (Known::Once, Some(known.once.max(known.largest))),
+            (Known::First, Some(known.first.max(known.largest))),
+            (Known::Later, known.later),
+            (Known::Ending, known.ending),
+            (Known::Worst, worst_bytes),
+        ] {
+            jumps.set(of, bytes.map(kib));
+        }
+        jumps.set(Known::Unit, Some(unit_kib));
         // Else there is another one already.
-        jumps
-            .record_kib
-            .set(record_kib.filter(|&record_kib| record_kib > unit_kib));
+        let record_kib = jumps.kib(Known::Record);
+        jumps.set(Known::Record, record_kib.filter(|&kib| kib > unit_kib));
     }
 
     /// A poll of a request has added so much; says whether that is more than any of its kind
@@ -133,10 +132,9 @@ impl Running {
     pub(crate) fn saw_jump(&self, slot: &Slot, bytes: u64) -> bool {
         let jumps = &self.jumps()[slot.class_key().index()];
         let kib = (bytes as f64 / 1024.0 / slot.scale()) as u64;
-        let is_more = |known: &AtomicOption| known.get().is_none_or(|known_kib| kib > known_kib);
-        let is_record = is_more(&jumps.unit_kib) && is_more(&jumps.record_kib);
+        let is_record = Some(kib) > jumps.kib(Known::Unit).max(jumps.kib(Known::Record));
         if is_record {
-            jumps.record_kib.set(Some(kib));
+            jumps.set(Known::Record, Some(kib));
         }
         is_record
     }
@@ -147,7 +145,7 @@ impl Running {
         let jumps = self.jumps.get().into_iter().flatten();
         let by_key = ClassKey::all().zip(jumps);
         by_key.filter_map(|(key, jumps)| {
-            let kib = jumps.record_kib.get()?;
+            let kib = jumps.kib(Known::Record)?;
             Some((key, kib as f64 * 1024.0))
         })
     }
@@ -160,16 +158,18 @@ impl Running {
 
     /// The most that a poll of any kind of requests is seen to add.
     pub(crate) fn largest_jump_bytes(&self) -> u64 {
-        let jumps = self.jumps.get().into_iter().flatten();
-        let largest_kib = jumps.filter_map(|jumps| jumps.largest_kib.get()).max();
-        largest_kib.unwrap_or(0) << 10
+        self.most_bytes(Known::Largest)
     }
 
     /// The most that one may add of a request of which nothing was seen.
     pub(crate) fn largest_first_jump_bytes(&self) -> u64 {
+        self.most_bytes(Known::First)
+    }
+
+    fn most_bytes(&self, known: Known) -> u64 {
         let jumps = self.jumps.get().into_iter().flatten();
-        let first_kib = jumps.filter_map(|jumps| jumps.first_kib.get()).max();
-        first_kib.unwrap_or(0) << 10
+        let most_kib = jumps.filter_map(|jumps| jumps.kib(known)).max();
+        most_kib.unwrap_or(0) << 10
     }
 
     /// What the next poll of a request may add.

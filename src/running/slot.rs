@@ -11,8 +11,8 @@ pub(crate) use growth::IDLE_AFTER;
 #[cfg(feature = "account")]
 pub(crate) use holding::Elsewhere;
 use holding::Holding;
-pub(super) use jump::JumpOfKind;
 pub(crate) use jump::{Jump, KnownJumps};
+pub(super) use jump::{JumpOfKind, Known};
 pub(crate) use life::{Fact, Status};
 use life::{ForGeneration, Life};
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Jump, JumpOfKind, Slot};
+use super::{Jump, JumpOfKind, Known, Slot};
 use crate::class::Priority;
 use crate::running::place::{FRONT, Place, rank};
 use crate::sync::AtomicU32;
@@ -102,15 +102,17 @@ impl Slot {
     /// be about to end, than others that seemed so.
     pub(in crate::running) fn jump_bytes(&self, of_kind: &JumpOfKind) -> u64 {
         let largest_kib = u64::from(self.largest_kib.load(Ordering::Relaxed));
-        let of_kind_kib = of_kind.largest_kib.get();
+        let of_kind_kib = of_kind.kib(Known::Largest);
         let grew = self.grew.load(Ordering::Relaxed);
         // Nor is it known what the first poll adds where more is feared than was seen.
         let is_feared = grew == 0 && of_kind.is_feared();
         let is_guess = (largest_kib == 0 && of_kind_kib.is_none()) || is_feared;
         self.is_guess.store(is_guess, Ordering::Relaxed);
         let is_large = largest_kib > 0 && largest_kib >= of_kind_kib.unwrap_or(0) / 2;
-        let ending_kib = of_kind.ending_kib.get().filter(|_| is_large && self.ends());
-        let kib = match (grew, of_kind.later_kib.get()) {
+        let ending_kib = of_kind
+            .kib(Known::Ending)
+            .filter(|_| is_large && self.ends());
+        let kib = match (grew, of_kind.kib(Known::Later)) {
             (0, _) => self.first_kib(of_kind),
             _ if ending_kib.is_some() => ending_kib.max(self.ending_kib.get()).unwrap_or(0),
             (_, Some(of_others_kib)) if is_large => {
@@ -130,13 +132,13 @@ impl Slot {
         let kib = if is_bounded { kib.min(left_kib) } else { kib };
         let kib = kib.min(u32::MAX.into()) as u32;
         self.jump_kib.store(kib, Ordering::Relaxed);
-        let worst_kib = of_kind
-            .worst_kib
-            .get()
-            .map(|kib| (kib as f64 * self.scale()) as u64);
-        self.rest_kib
-            .set(worst_kib.map(|worst_kib| worst_kib.saturating_sub(held_kib + u64::from(kib))));
-        let once_kib = of_kind.once_kib.get().unwrap_or(0) as u32;
+        let worst_kib = of_kind.kib(Known::Worst);
+        let rest_kib = worst_kib.map(|worst_kib| {
+            let worst_kib = (worst_kib as f64 * self.scale()) as u64;
+            worst_kib.saturating_sub(held_kib + u64::from(kib))
+        });
+        self.rest_kib.set(rest_kib);
+        let once_kib = of_kind.kib(Known::Once).unwrap_or(0) as u32;
         (self.once_kib).store(once_kib.saturating_sub(kib), Ordering::Relaxed);
         u64::from(kib) << 10
     }

@@ -57,55 +57,43 @@ impl KnownJumps {
     }
 }
 
-/// The same, to be read by polls; and the most that a request may need, if its hint is the
-/// unit.
-#[derive(Debug, Default)]
-pub(in crate::running) struct JumpOfKind {
-    pub(in crate::running) largest_kib: AtomicOption,
-    pub(in crate::running) once_kib: AtomicOption,
-    pub(in crate::running) first_kib: AtomicOption,
-    pub(in crate::running) later_kib: AtomicOption,
-    pub(in crate::running) ending_kib: AtomicOption,
-    pub(in crate::running) worst_kib: AtomicOption,
-    /// Of a request whose hint is the unit: what its first poll may add, and what one has added
-    /// since that was found, if it is more.
-    pub(in crate::running) unit_kib: AtomicOption,
-    pub(in crate::running) record_kib: AtomicOption,
+/// Which of what is known of a kind.
+#[derive(Clone, Copy)]
+pub(in crate::running) enum Known {
+    Largest,
+    Once,
+    First,
+    Later,
+    Ending,
+    /// The most that a request may need, if its hint is the unit.
+    Worst,
+    /// Of such a request: what its first poll may add, and what one has added since that was
+    /// found, if it is more.
+    Unit,
+    Record,
 }
 
+/// The same in KiB, to be read by polls.
+#[derive(Debug, Default)]
+pub(in crate::running) struct JumpOfKind([AtomicOption; Known::Record as usize + 1]);
+
 impl JumpOfKind {
+    pub(in crate::running) fn kib(&self, known: Known) -> Option<u64> {
+        self.0[known as usize].get()
+    }
+
+    pub(in crate::running) fn set(&self, known: Known, kib: Option<u64>) {
+        self.0[known as usize].set(kib);
+    }
+
     /// A first poll is feared to add more than any was seen to.
     pub(super) fn is_feared(&self) -> bool {
-        let seen_kib = self.largest_kib.get().max(self.record_kib.get());
-        self.first_kib
-            .get()
-            .is_some_and(|first_kib| Some(first_kib) > seen_kib)
+        self.kib(Known::First) > self.kib(Known::Largest).max(self.kib(Known::Record))
     }
 
     /// As if no poll had ever been seen.
     pub(in crate::running) fn forget(&self) {
-        let Self {
-            largest_kib,
-            once_kib,
-            first_kib,
-            later_kib,
-            ending_kib,
-            worst_kib,
-            unit_kib,
-            record_kib,
-        } = self;
-        for kib in [
-            largest_kib,
-            once_kib,
-            first_kib,
-            later_kib,
-            ending_kib,
-            worst_kib,
-            unit_kib,
-            record_kib,
-        ] {
-            kib.set(None);
-        }
+        self.0.iter().for_each(|kib| kib.set(None));
     }
 }
 
@@ -141,7 +129,7 @@ impl Slot {
 
     /// What its first poll that adds something may add.
     pub(super) fn first_kib(&self, of_kind: &JumpOfKind) -> u64 {
-        let unit_kib = of_kind.unit_kib.get().max(of_kind.record_kib.get());
+        let unit_kib = of_kind.kib(Known::Unit).max(of_kind.kib(Known::Record));
         let scaled = unit_kib.map(|unit_kib| (unit_kib as f64 * self.scale()) as u64);
         scaled.unwrap_or_else(|| self.reserved_kib())
     }
