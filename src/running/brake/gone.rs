@@ -56,46 +56,27 @@ impl Brake {
 
     /// Nothing is in flight: as if nothing had ever been.
     pub(crate) fn forget(&self) {
-        let Self {
-            on: _,
-            enforced: _,
-            on_since_ms: _,
-            ongoing: _,
-            unheld_ongoing: _,
-            rest: _,
-            parts: _,
-            paused: _,
-            left: _,
-            grown,
-            let_grown,
-            ceiling,
-            kept,
-            large,
-            for_ending,
-            newcomer,
-            newcomer_least,
-            outgrows,
-            passed,
-            state,
-            pauses,
-            paused_ms,
-        } = self;
         {
-            let mut state = lock(state);
+            let mut state = lock(&self.state);
             state.front = None;
             state.bounds.clear();
             state.told.clear();
         }
-        for bytes in [grown, let_grown, for_ending, newcomer_least] {
+        for bytes in [
+            &self.grown,
+            &self.let_grown,
+            &self.for_ending,
+            &self.newcomer_least,
+            &self.ceiling,
+            &self.kept,
+            &self.large,
+        ] {
             bytes.store(0, Ordering::Relaxed);
         }
-        for bytes in [ceiling, kept, large] {
-            bytes.store(0, Ordering::Relaxed);
-        }
-        for count in [passed, pauses, paused_ms] {
+        for count in [&self.passed, &self.pauses, &self.paused_ms] {
             count.store(0, Ordering::Relaxed);
         }
-        newcomer.store(0, Ordering::Relaxed);
-        outgrows.set(None);
+        self.newcomer.store(0, Ordering::Relaxed);
+        self.outgrows.set(None);
     }
 }
