@@ -285,7 +285,7 @@ impl Regulator {
         let swept = brake.sweep(room_bytes as i64, freed, alone, now);
         let stuck_for = {
             let mut control = self.control();
-            control.forecast.set_safe(swept.safe_bytes);
+            control.forecast.set_safe(f64::from(swept.plan.safe_bytes));
             let braking = &mut control.braking;
             let gets_on = braking.passed != swept.passed;
             braking.passed = swept.passed;
@@ -313,7 +313,7 @@ impl Regulator {
     fn unstick(&'static self, swept: Swept, stuck_for: Duration, now: Duration) {
         let gives_up = swept.stuck == Stuck::Yes && stuck_for >= GIVES_UP_AFTER;
         let in_flight = self.state.limiter.all_in_flight();
-        let is_alone = swept.alone_of.is_some_and(|all| all == in_flight);
+        let is_alone = swept.plan.alone_of.is_some_and(|all| all == in_flight);
         // Who went on since the last sample takes of what that found.
         let grown_bytes = self.grown_before.load(Ordering::Relaxed);
         let added_bytes = self.state.brake.added_since(grown_bytes);

@@ -18,15 +18,13 @@ const ENDS: u64 = 4;
 const PER_HELD: u64 = 1024;
 
 /// What a sweep found.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Swept {
+    pub(crate) plan: Plan,
     /// Those that found no room when they were polled last.
     pub(crate) paused: u32,
-    /// What must stay free so that all can end, one after the other.
-    pub(crate) safe_bytes: f64,
+    /// Whether anybody gets on, by the plan and beside it.
     pub(crate) stuck: Stuck,
-    /// Of so many requests only one is not idle, and that is paused: they give nothing back.
-    pub(crate) alone_of: Option<u32>,
     /// Polls that found room so far: while it stays the same, nobody gets on.
     pub(crate) passed: u64,
 }
@@ -66,16 +64,16 @@ impl Brake {
         let waiting = state.pausing.iter().filter(|(_, one)| one.woken.is_none());
         let paused = waiting.count() as u32;
         let wakers = self.let_go(&mut state, freed, alone, now);
-        let swept = Swept {
-            paused,
-            safe_bytes: f64::from(plan.safe_bytes),
-            stuck: state.stuck(plan.stuck),
-            alone_of: plan.alone_of,
-            passed: self.passed.load(Ordering::Relaxed),
-        };
+        let stuck = state.stuck(plan.stuck);
         drop(state);
+        let passed = self.passed.load(Ordering::Relaxed);
         wakers.into_iter().for_each(foreign::wake_kept);
-        swept
+        Swept {
+            plan,
+            paused,
+            stuck,
+            passed,
+        }
     }
 
     fn plan(&self, state: &mut State, room_bytes: i64, now: Duration) -> Plan {
