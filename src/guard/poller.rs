@@ -13,7 +13,7 @@ use crate::class::tag::ClassKey;
 use crate::running::brake::Taken;
 use crate::running::{Fact, Slot, SlotRef};
 use crate::telemetry::logs::RequestSpan;
-pub(crate) use mark::{Mark, untold};
+pub(crate) use mark::Mark;
 pub(crate) use polling::Polling;
 pub(crate) use shared::allocated_bytes;
 

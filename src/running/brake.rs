@@ -35,7 +35,7 @@ mod who_goes_on;
 
 pub(crate) use bounds::{Bound, fills_at_once};
 use parts::Parts;
-pub(crate) use parts::{Ahead, parts_begun};
+pub(crate) use parts::{Ahead, UNTOLD};
 pub(crate) use sweep::{Swept, Trust};
 pub(crate) use taken::Taken;
 pub(crate) use who_goes_on::{Growth, Runner, STEPS, Stuck};

@@ -1,24 +1,18 @@
 //! [`Mark`]: what a poll adds, or work between two checkpoints.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::shared::{Part, Rest};
 use crate::memory::release::Teller;
 #[cfg(feature = "account")]
 use crate::memory::release::is_mapped;
+use crate::running::brake::UNTOLD;
 
 thread_local! {
     /// What polls of this thread were found to have added, ever: a poll within another
     /// one is not counted twice.
     static COUNTED: Cell<i64> = const { Cell::new(0) };
-}
-
-/// Polls and work of which no allocator tells what they add.
-static UNTOLD: AtomicU64 = AtomicU64::new(0);
-
-pub(crate) fn untold() -> u64 {
-    UNTOLD.load(Ordering::Relaxed)
 }
 
 /// From here on, what this thread adds.

@@ -6,11 +6,10 @@ use std::time::Duration;
 use super::{Control, Notice, Regulator};
 use crate::class::tag::{CRITICAL_KIB, Tag};
 use crate::forecast::{Evidence, Forecast};
-use crate::guard::poller::untold;
 use crate::limiter::OpenBodies;
 use crate::memory::{Detail, Sample};
 use crate::policy::limit_bytes;
-use crate::running::brake::parts_begun;
+use crate::running::brake::UNTOLD;
 use crate::units::kib;
 
 impl Regulator {
@@ -70,7 +69,7 @@ impl Regulator {
         let told_bytes = self.state.brake.grown_at_rest();
         let allocated_bytes = self.ask_allocated(control, now);
         let told_after = self.state.brake.grown_at_rest();
-        let untold = untold() + parts_begun();
+        let untold = UNTOLD.load(Ordering::Relaxed);
         let all_told = std::mem::replace(&mut control.braking.untold, untold) == untold;
         Evidence {
             now,

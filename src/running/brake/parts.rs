@@ -14,13 +14,9 @@ use crate::sync::{Ordering, lock};
 const STEP_MS: u64 = 64;
 const LASTS: u64 = 8;
 
-/// Parts of which it is not known when they add what was counted as added.
-static BEGUN: AtomicU64 = AtomicU64::new(0);
-
-/// So many, ever, of all brakes.
-pub(crate) fn parts_begun() -> u64 {
-    BEGUN.load(Ordering::Relaxed)
-}
+/// Polls and work of which no allocator tells what they add, and parts of which it is not known
+/// when they add what was counted as added: so many, ever, of all brakes.
+pub(crate) static UNTOLD: AtomicU64 = AtomicU64::new(0);
 
 /// Parts under way that were let grow: what they may add, by the time when they began.
 #[derive(Debug, Default)]
@@ -70,7 +66,7 @@ impl Taken {
     /// Counts as added what was taken for a part of work, until a sample shows what really
     /// was. To be [ended](Brake::end_part) if its end is told.
     pub(crate) fn begin_part(self, now: Duration) -> Ahead {
-        BEGUN.fetch_add(1, Ordering::Relaxed);
+        UNTOLD.fetch_add(1, Ordering::Relaxed);
         let brake = self.brake;
         let bytes = self.bytes;
         // First, as with what a poll has added: for a moment both count.
@@ -84,7 +80,7 @@ impl Taken {
     /// it adds, nor when it is over. At once: under way for half a second it would hide for
     /// as long what nobody lets grow, and as nothing it would look like that itself.
     pub(crate) fn charge_all(self) {
-        BEGUN.fetch_add(1, Ordering::Relaxed);
+        UNTOLD.fetch_add(1, Ordering::Relaxed);
         let bytes = self.bytes;
         self.charge(bytes);
     }
@@ -152,10 +148,10 @@ mod tests {
     #[test]
     fn parts_are_counted_since_nobody_knows_when_they_add_what_they_took() {
         let brake = brake();
-        let before = parts_begun();
+        let before = UNTOLD.load(Ordering::Relaxed);
         begin(brake, 6, ms(10));
         brake.begin(6, true).charge_all();
-        assert!(parts_begun() >= before + 2);
+        assert!(UNTOLD.load(Ordering::Relaxed) >= before + 2);
     }
 
     #[test]
