@@ -14,22 +14,10 @@ pub(super) fn at_end() {}
 #[cfg(unix)]
 #[allow(unsafe_code)]
 mod posix {
-    use std::ffi::{c_int, c_void};
+    use std::ffi::c_void;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    type Key = std::ffi::c_uint;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    type Key = std::ffi::c_ulong;
-
-    unsafe extern "C" {
-        fn pthread_key_create(
-            key: *mut Key,
-            destructor: Option<unsafe extern "C" fn(*mut c_void)>,
-        ) -> c_int;
-        fn pthread_key_delete(key: Key) -> c_int;
-        fn pthread_setspecific(key: Key, value: *const c_void) -> c_int;
-    }
+    use libc::{pthread_key_create, pthread_key_delete, pthread_key_t, pthread_setspecific};
 
     /// The key, one above; 0: there is none yet.
     static KEY: AtomicUsize = AtomicUsize::new(0);
@@ -49,15 +37,15 @@ mod posix {
         crate::running::charge::ends();
     }
 
-    fn key() -> Option<Key> {
+    fn key() -> Option<pthread_key_t> {
         match KEY.load(Ordering::Relaxed) {
             0 => make(),
-            above => Some((above - 1) as Key),
+            above => Some((above - 1) as pthread_key_t),
         }
     }
 
     #[cold]
-    fn make() -> Option<Key> {
+    fn make() -> Option<pthread_key_t> {
         let mut key = 0;
         // SAFETY: `key` outlives the call, and `ended` the process.
         if unsafe { pthread_key_create(&raw mut key, Some(ended)) } != 0 {
@@ -71,7 +59,7 @@ mod posix {
                 unsafe {
                     pthread_key_delete(key);
                 }
-                Some((first - 1) as Key)
+                Some((first - 1) as pthread_key_t)
             }
         }
     }
