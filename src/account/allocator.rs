@@ -10,22 +10,8 @@ use crate::running::charge;
 const CERTAIN_BYTES: usize = 64 << 10;
 
 #[inline(always)]
-fn allocated(bytes: usize) {
-    if charge::allocated(bytes) {
-        flush();
-    }
-}
-
-#[inline(always)]
-fn resized(old_bytes: usize, new_bytes: usize) {
-    if charge::resized(old_bytes, new_bytes) {
-        flush();
-    }
-}
-
-#[inline(always)]
-fn freed(bytes: usize) {
-    if charge::freed(bytes) {
+fn count(bytes: i64, allocations: u64) {
+    if charge::count(bytes, allocations) {
         flush();
     }
 }
@@ -47,8 +33,20 @@ pub(super) fn tell() {
 #[inline(never)]
 fn count_large(memory: *mut u8, bytes: usize) {
     if !memory.is_null() {
-        allocated(bytes);
+        count(bytes as i64, 1);
     }
+}
+
+/// Counts what is allocated.
+#[inline(always)]
+fn counted(bytes: usize, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
+    if bytes < CERTAIN_BYTES {
+        count(bytes as i64, 1);
+        return allocate();
+    }
+    let memory = allocate();
+    count_large(memory, bytes);
+    memory
 }
 
 /// A global allocator that charges requests for what they allocate, and leaves
@@ -91,33 +89,19 @@ impl<A> TrackingAllocator<A> {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.size() < CERTAIN_BYTES {
-            allocated(layout.size());
-            // SAFETY: the caller's promise.
-            return unsafe { self.inner.alloc(layout) };
-        }
         // SAFETY: the caller's promise.
-        let memory = unsafe { self.inner.alloc(layout) };
-        count_large(memory, layout.size());
-        memory
+        counted(layout.size(), || unsafe { self.inner.alloc(layout) })
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if layout.size() < CERTAIN_BYTES {
-            allocated(layout.size());
-            // SAFETY: the caller's promise.
-            return unsafe { self.inner.alloc_zeroed(layout) };
-        }
         // SAFETY: the caller's promise.
-        let memory = unsafe { self.inner.alloc_zeroed(layout) };
-        count_large(memory, layout.size());
-        memory
+        counted(layout.size(), || unsafe { self.inner.alloc_zeroed(layout) })
     }
 
     #[inline]
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        freed(layout.size());
+        count(-(layout.size() as i64), 0);
         // SAFETY: the caller's promise.
         unsafe { self.inner.dealloc(memory, layout) }
     }
@@ -128,7 +112,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         let moved = unsafe { self.inner.realloc(memory, layout, new_size) };
         if !moved.is_null() {
             // In one: whoever makes another's memory larger holds what it adds.
-            resized(layout.size(), new_size);
+            count(new_size as i64 - layout.size() as i64, 1);
         }
         moved
     }

@@ -66,34 +66,14 @@ fn is_much(pending_bytes: i64) -> bool {
     above_least > 2 * (SETTLE_BYTES - 1) as u64
 }
 
-/// This thread has allocated so much. `true`: it has to [`flush`] now.
+/// This thread has allocated so much more than it freed, in so many allocations. `true`: it has
+/// to [`flush`] now.
 #[inline(always)]
-pub(crate) fn allocated(bytes: usize) -> bool {
+pub(crate) fn count(bytes: i64, allocations: u64) -> bool {
     LOCAL.with(|local| {
-        let pending = local.pending_bytes.get() + bytes as i64;
+        let pending = local.pending_bytes.get() + bytes;
         local.pending_bytes.set(pending);
-        local.allocations.set(local.allocations.get() + 1);
-        is_much(pending)
-    })
-}
-
-/// This thread has made something larger or smaller. `true`: it has to [`flush`] now.
-#[inline(always)]
-pub(crate) fn resized(old_bytes: usize, new_bytes: usize) -> bool {
-    LOCAL.with(|local| {
-        let pending = local.pending_bytes.get() + (new_bytes as i64 - old_bytes as i64);
-        local.pending_bytes.set(pending);
-        local.allocations.set(local.allocations.get() + 1);
-        is_much(pending)
-    })
-}
-
-/// This thread has freed so much. `true`: it has to [`flush`] now.
-#[inline(always)]
-pub(crate) fn freed(bytes: usize) -> bool {
-    LOCAL.with(|local| {
-        let pending = local.pending_bytes.get() - bytes as i64;
-        local.pending_bytes.set(pending);
+        local.allocations.set(local.allocations.get() + allocations);
         is_much(pending)
     })
 }
