@@ -11,21 +11,18 @@ pub(crate) struct Scope<'a>(std::marker::PhantomData<&'a Permit>);
 
 impl Permit {
     /// This thread works for the request while the scope lives.
-    #[cfg(feature = "account")]
     #[inline]
     pub(crate) fn enter(&self) -> Scope<'_> {
         Scope::enter(self)
     }
-
-    #[cfg(not(feature = "account"))]
-    #[inline]
-    pub(crate) fn enter(&self) -> Scope<'_> {
-        Scope(std::marker::PhantomData)
-    }
 }
 
 #[cfg(not(feature = "account"))]
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    fn enter(_: &'a Permit) -> Self {
+        Self(std::marker::PhantomData)
+    }
+
     #[inline(always)]
     pub(crate) fn begin_poll(&self) -> bool {
         false
