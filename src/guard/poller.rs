@@ -150,7 +150,8 @@ impl Growth {
     fn try_begin_braked(permit: &Permit, forced: bool, growth: &mut Option<Self>) -> bool {
         let leave = Leave::ask(permit, true, forced);
         let has_room = leave.is_ok();
-        *growth = leave.ok().flatten().map(Self::begin);
+        let leave = leave.ok().flatten();
+        *growth = leave.map(|leave| Self::begin(leave, Mark::of_poll));
         has_room
     }
 
@@ -170,14 +171,10 @@ impl Growth {
             true => Mark::of_poll,
             false => Mark::of_closure,
         };
-        Leave::take(permit, false).map(|leave| Self::begin_at(leave, mark))
+        Leave::take(permit, false).map(|leave| Self::begin(leave, mark))
     }
 
-    fn begin(leave: Leave) -> Self {
-        Self::begin_at(leave, Mark::of_poll)
-    }
-
-    fn begin_at(leave: Leave, mark: fn(bool) -> Mark) -> Self {
+    fn begin(leave: Leave, mark: fn(bool) -> Mark) -> Self {
         leave.slot.begin_poll();
         Self {
             from: mark(leave.state.is_accounted()),
@@ -305,7 +302,7 @@ impl Poller {
         if let Some(paused) = &mut self.0 {
             paused.span.get_or_insert_with(RequestSpan::current);
         }
-        *growth = ready!(leave).map(Growth::begin);
+        *growth = ready!(leave).map(|leave| Growth::begin(leave, Mark::of_poll));
         Poll::Ready(())
     }
 

@@ -85,6 +85,7 @@ pub(crate) fn flush() -> bool {
 }
 
 impl Local {
+    #[inline(never)]
     fn flush(&self) -> bool {
         let pending = self.pending();
         self.pending_bytes.set(0);
@@ -134,16 +135,10 @@ pub(crate) fn switch(account: Option<&'static Slot>) -> Option<&'static Slot> {
     LOCAL.with(|local| {
         if local.pending() != 0 || local.allocations.get() != 0 {
             // Never for the first time: what a new thread counts is settled at once.
-            flush_between(local);
+            local.flush();
         }
         local.account.replace(account)
     })
-}
-
-#[cold]
-#[inline(never)]
-fn flush_between(local: &Local) {
-    local.flush();
 }
 
 /// What this thread has allocated and not freed, ever.

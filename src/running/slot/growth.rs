@@ -260,7 +260,7 @@ impl Slot {
     /// long as it was between two polls that added something, of its own or, until it has
     /// shown some, of its kind.
     pub(crate) fn settles_after(&self, of_kind_ms: Option<u32>) -> Duration {
-        let own_ms = self.growth_gap_ms();
+        let own_ms = self.grown.longest_ms.load(Ordering::Relaxed);
         let gap_ms = match self.has_shown() && own_ms > 0 {
             true => own_ms,
             false => own_ms.max(of_kind_ms.unwrap_or(u32::MAX)),
@@ -269,15 +269,11 @@ impl Slot {
         after.clamp(SETTLES_AFTER, SETTLES_AFTER_AT_MOST)
     }
 
-    /// The longest time between two polls that added something, pauses aside.
-    fn growth_gap_ms(&self) -> u32 {
-        self.grown.longest_ms.load(Ordering::Relaxed)
-    }
-
-    /// The same; `None`: nobody has seen such polls.
+    /// The longest time between two polls that added something, pauses aside; `None`: nobody has
+    /// seen such polls.
     pub(crate) fn seen_gap_ms(&self) -> Option<u32> {
         let seen = self.timed.load(Ordering::Relaxed) > 0;
-        seen.then(|| self.growth_gap_ms())
+        seen.then(|| self.grown.longest_ms.load(Ordering::Relaxed))
     }
 
     /// Whether it gets on, or would if it were not paused; and whether it is idle: by how long
