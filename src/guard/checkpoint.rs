@@ -86,13 +86,7 @@ impl Part {
 
 /// An allocator charges it for what this thread allocates.
 fn is_charged(permit: &Permit, slot: &Slot) -> bool {
-    #[cfg(feature = "account")]
-    return permit.state().is_accounted() && crate::running::charge::charges(slot);
-    #[cfg(not(feature = "account"))]
-    {
-        let _ = (permit, slot);
-        false
-    }
+    permit.state().is_accounted() && crate::running::charge::charges(slot)
 }
 
 /// One of the threads that may be parked.

@@ -11,6 +11,21 @@ pub(crate) mod brake;
 mod brake_tests;
 #[cfg(feature = "account")]
 pub(crate) mod charge;
+/// Nobody counts.
+#[cfg(not(feature = "account"))]
+pub(crate) mod charge {
+    pub(crate) fn thread_bytes() -> i64 {
+        0
+    }
+
+    pub(crate) fn charges(_: &super::Slot) -> bool {
+        false
+    }
+
+    pub(crate) fn allocated_bytes() -> Option<u64> {
+        None
+    }
+}
 #[cfg(all(test, not(memory_guard_loom)))]
 mod growth_tests;
 #[cfg(all(test, memory_guard_loom))]

@@ -4,10 +4,9 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::shared::{Part, Rest};
-use crate::memory::release::Teller;
-#[cfg(feature = "account")]
-use crate::memory::release::is_mapped;
+use crate::memory::release::{Teller, is_mapped};
 use crate::running::brake::UNTOLD;
+use crate::running::charge;
 
 thread_local! {
     /// What polls of this thread were found to have added, ever: a poll within another
@@ -27,10 +26,7 @@ pub(crate) struct Mark {
 /// to ask. Without accounts nobody knows.
 #[inline(always)]
 pub(super) fn unasked_bytes() -> i64 {
-    #[cfg(feature = "account")]
-    return crate::running::charge::thread_bytes().wrapping_sub(COUNTED.get());
-    #[cfg(not(feature = "account"))]
-    0
+    charge::thread_bytes().wrapping_sub(COUNTED.get())
 }
 
 /// What was added; less than nothing if some was freed.
@@ -46,10 +42,8 @@ pub(crate) struct Added {
 #[derive(Clone, Copy)]
 enum Meter {
     /// This crate's allocator: what this thread has allocated and not freed.
-    #[cfg(feature = "account")]
     Account,
     /// The same, and what is mapped past the allocator.
-    #[cfg(feature = "account")]
     Mapped(Part),
     /// The process's allocator, which tells the same.
     Thread,
@@ -75,8 +69,7 @@ impl Meter {
 
     fn bytes(self) -> i64 {
         match self {
-            #[cfg(feature = "account")]
-            Meter::Account | Meter::Mapped(_) => crate::running::charge::thread_bytes(),
+            Meter::Account | Meter::Mapped(_) => charge::thread_bytes(),
             Meter::Thread => crate::memory::release::thread_bytes().unwrap_or(0),
             // Its part knows.
             Meter::Poll(_) | Meter::Beside(_) => 0,
@@ -106,7 +99,6 @@ impl Meter {
 impl Mark {
     /// Of a poll that begins.
     pub(crate) fn of_poll(accounted: bool) -> Self {
-        #[cfg(feature = "account")]
         if accounted {
             let mapped = is_mapped().then(|| Part::begin(true)).flatten();
             return mapped.map_or(Meter::Account, Meter::Mapped).mark();
@@ -128,11 +120,9 @@ impl Mark {
 
     /// Of work that may end without anybody being told.
     pub(crate) fn of_work(accounted: bool) -> Self {
-        #[cfg(feature = "account")]
         if accounted {
             return Meter::Account.mark();
         }
-        let _ = accounted;
         let by_sum = || Rest::begin().map_or_else(Meter::untold, Meter::Beside);
         Meter::of_thread().unwrap_or_else(by_sum).mark()
     }
@@ -156,13 +146,11 @@ impl Mark {
         let added_bytes = all.wrapping_sub(within);
         COUNTED.set(COUNTED.get().wrapping_add(added_bytes));
         match self.meter {
-            #[cfg(feature = "account")]
             Meter::Account => Added {
                 bytes: added_bytes,
                 uncharged_bytes: None,
                 has_mapped,
             },
-            #[cfg(feature = "account")]
             Meter::Mapped(part) => {
                 let mapped_bytes = part.end(all);
                 Added {

@@ -81,10 +81,7 @@ pub(crate) struct State {
 
 /// What accounts show; `None`: accounting is not installed.
 pub(super) fn allocated_bytes() -> Option<u64> {
-    #[cfg(feature = "account")]
-    return crate::running::charge::allocated_bytes();
-    #[cfg(not(feature = "account"))]
-    None
+    crate::running::charge::allocated_bytes()
 }
 
 impl State {
