@@ -361,6 +361,24 @@ mod tests {
     }
 
     #[test]
+    fn who_grows_after_it_stood_still_is_known_to_before_it_ends() {
+        let mut forecast = forecast();
+        let running: &'static Running = Box::leak(Box::default());
+        let four = [(); 4].map(|()| holding(running, 8 * MIB));
+        let mut seen_mib = |second| {
+            forecast.look(running, Duration::from_secs(second));
+            forecast.book.as_ref().unwrap().seen_bytes() / MIB as f64
+        };
+        let _ = [0, 10].map(&mut seen_mib);
+        end_unseen(running, MIB, 12);
+        let stood = seen_mib(11);
+        assert!((2.0..4.0).contains(&stood), "{stood}");
+        four.iter().for_each(|slot| slot.charge(40 * MIB, 1));
+        let grew = seen_mib(12);
+        assert!(grew > stood * 2.0, "{grew} after {stood}");
+    }
+
+    #[test]
     fn requests_with_a_hint_that_no_look_finds_are_as_large_as_their_hints() {
         let mut forecast = Forecast::new(200 << 20, 0.001, true);
         let running: &'static Running = Box::leak(Box::default());

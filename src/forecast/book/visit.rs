@@ -213,8 +213,11 @@ fn expect(
         need.room = (need.bytes + need.room - looks).max(looks - need.bytes);
         need.bytes = looks;
     }
-    if !track.noted {
-        track.noted = profile.surprise(seen.peak_bytes);
+    let grew_on = track.counted_bytes.is_some() && !track.has_counted(seen.peak_bytes);
+    if (!track.noted || grew_on) && profile.surprise(seen.peak_bytes) {
+        track.noted = true;
+        // It counts anew when it ends.
+        track.counted_bytes = None;
     }
     let peak_bytes = look.held.peak_bytes as f64 / scale;
     let shown = match look.life.is(Fact::Untold) && profile.is_too_little(peak_bytes) {
