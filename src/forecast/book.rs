@@ -224,9 +224,7 @@ impl Book {
             if track.course.age() >= TELLS_AFTER {
                 kind.profile.cut_off(unscaled_bytes);
             }
-        } else if untold {
-            kind.profile.looks(serial, final_bytes / look.slot.scale());
-        } else {
+        } else if !untold {
             let predicted = track.predicted_bytes.filter(|_| !track.noted);
             let age_at_peak = track.grew_at.saturating_sub(track.first_seen);
             let unscaled = unscaled_bytes as u64;

@@ -220,15 +220,17 @@ fn expect(
         track.counted_bytes = None;
     }
     let peak_bytes = look.held.peak_bytes as f64 / scale;
-    let shown = match look.life.is(Fact::Untold) && profile.is_too_little(peak_bytes) {
-        true => looks.max(need.bytes),
+    let untold = look.life.is(Fact::Untold) && profile.is_too_little(peak_bytes);
+    let shown = match untold {
+        // That it stands still says nothing of what it holds.
+        true => looks.max(profile.predict(&seen.as_if_growing()).bytes),
         false => looks,
     };
     profile.looks(serial, shown.max(peak_bytes));
     if look.slot.has_shown() {
         profile.foreseen(looks.min(peak_bytes * MOST_FORESEEN));
     }
-    if !track.noted && seen.flat >= SETTLED_AFTER {
+    if !(track.noted || untold) && seen.flat >= SETTLED_AFTER {
         track.noted = true;
         track.counted_bytes = Some(seen.peak_bytes);
         profile.settled(seen.peak_bytes);

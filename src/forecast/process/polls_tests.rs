@@ -230,8 +230,12 @@ fn who_began_before_the_brake_came_on_again_has_no_turn_of_the_time_before() {
 }
 
 /// What the next is taken to need after so many that came to hold so many KiB by what polls
-/// showed, and whether all of these were told.
+/// showed, and whether all of these were told; each stands still for a moment before it ends.
 fn next_mib_after(rounds: &[(usize, i64, bool)]) -> f64 {
+    next_mib_after_standing(Duration::ZERO, rounds)
+}
+
+fn next_mib_after_standing(still: Duration, rounds: &[(usize, i64, bool)]) -> f64 {
     let mut book = Book::new(200 * MIB, 0.001).of_polls();
     let running: &'static Running = Box::leak(Box::default());
     let tag = crate::class::tag::Tag::NONE;
@@ -248,6 +252,8 @@ fn next_mib_after(rounds: &[(usize, i64, bool)]) -> f64 {
                 now += Duration::from_millis(10);
                 book.look(running, now);
             }
+            now += still;
+            book.look(running, now);
             running.end(slot);
             book.look(running, now);
         }
@@ -265,6 +271,13 @@ fn who_is_not_told_in_full_is_not_taken_to_need_nothing() {
     // That they are smaller is seen once some are told.
     let smaller = next_mib_after(&[(96, 16 << 10, true), (64, 4 << 10, true)]);
     assert!((3.0..6.0).contains(&smaller), "{smaller}");
+}
+
+#[test]
+fn who_is_not_told_in_full_and_stands_still_is_not_taken_to_need_nothing() {
+    let still = Duration::from_secs(3);
+    let untold = next_mib_after_standing(still, &[(96, 16 << 10, true), (64, 8, false)]);
+    assert!((12.0..24.0).contains(&untold), "{untold}");
 }
 
 #[test]
