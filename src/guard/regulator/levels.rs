@@ -47,9 +47,11 @@ impl Regulator {
             (Some(from), Some(to)) if from != to && !drifts => {
                 control.notices.push(Notice::LimitChanged { from, to });
             }
-            (Some(_), None) => control.notices.push(Notice::NoLimit),
-            (None, None) if !std::mem::replace(&mut control.said_no_limit, true) => {
-                control.notices.push(Notice::NoLimit);
+            (_, None) => {
+                let said = std::mem::replace(&mut control.said_no_limit, true);
+                if before.is_some() || !said {
+                    control.notices.push(Notice::NoLimit);
+                }
             }
             _ => {}
         }
@@ -98,6 +100,18 @@ mod tests {
         assert_eq!(bounds(&levels), [(7, Some(10))]);
         take(&mut levels, &usage, Detail::Full);
         assert_eq!(bounds(&levels), [(7, None)]);
+    }
+
+    #[test]
+    fn that_there_is_no_limit_is_said_once() {
+        let builder = MemoryGuardLayer::builder().memory_source(ManualSource::new(MIB));
+        let layer = builder.build().unwrap();
+        let regulator = layer.guard().regulator;
+        let mut control = regulator.control();
+        let mut sample = Sample::default();
+        sample.push(MemoryLevel::new(0, None));
+        (0..2).for_each(|_| regulator.take_levels(&sample, Detail::Full, &mut control));
+        assert!(matches!(control.notices[..], [Notice::NoLimit]));
     }
 
     async fn admitted(guard: &Guard, class: Class) -> crate::Permit {
