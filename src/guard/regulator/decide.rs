@@ -149,7 +149,7 @@ impl Regulator {
             && are_within(next_low_bytes, decision.free_bytes);
         let needed_bytes = reserved_bytes.saturating_add(next_bytes);
         let fits = are_within(needed_bytes, decision.allowance_bytes);
-        control.kept_out = decision.gate || !(fits || fits_alone);
+        control.kept_out = pauses || decision.gate || !(fits || fits_alone);
         if pauses {
             // Who waits holds nothing: it comes after those that are paused.
             let decision = &mut control.decision;

@@ -50,7 +50,29 @@ impl Regulator {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
+    use crate::{Cost, ManualSource, MemoryGuardLayer};
+
+    #[test]
+    fn while_somebody_is_paused_nobody_is_let_in() {
+        let builder = MemoryGuardLayer::builder().memory_source(ManualSource::new(1 << 30));
+        let layer = builder.cancel(true).build().unwrap();
+        let (guard, state) = (layer.guard(), layer.guard().state());
+        let permit = guard.try_acquire(Cost::Estimated).unwrap();
+        let kept_out = || {
+            guard.sample_now();
+            guard.regulator.control().kept_out
+        };
+        assert!(!kept_out());
+        let (slot, now) = (permit.slot().unwrap(), state.sampler.tick());
+        let (brake, own) = (state.brake, state.board_key());
+        let place = brake.park(None, slot, own, Waker::noop(), now);
+        assert!(kept_out());
+        brake.unpark(place, now);
+        assert!(!kept_out());
+    }
 
     #[test]
     fn counts_from_where_nothing_moved_any_more() {
