@@ -9,7 +9,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use support::{MIB, eventually, fill, with};
-use tower_memory_guard::{Mode, Pressure};
+use tower_memory_guard::{
+    Detail, MemoryGuardLayer, MemoryLevel, MemorySource, Mode, Pressure, Sample,
+};
 
 #[tokio::test]
 async fn a_hook_is_told_what_is_wanted_and_its_effect_is_measured() {
@@ -31,6 +33,33 @@ async fn a_hook_is_told_what_is_wanted_and_its_effect_is_measured() {
     eventually("the hook ran", || guard.stats().released_mib >= 490.0).await;
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     assert_eq!(guard.pressure(), Pressure::Normal);
+}
+
+struct FullPod;
+
+impl MemorySource for FullPod {
+    fn read(&mut self, _: Detail, sample: &mut Sample) -> std::io::Result<()> {
+        sample.push(MemoryLevel::new(300 * MIB, None));
+        sample.push(MemoryLevel::new(1000 * MIB, Some(1024 * MIB)));
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "full pod".into()
+    }
+}
+
+#[test]
+fn a_hook_is_told_what_is_in_use_where_memory_ends_first() {
+    let layer = MemoryGuardLayer::builder().memory_source(FullPod).build();
+    let guard = layer.unwrap().guard().clone();
+    let (tells, told) = channel();
+    guard.on_pressure(Pressure::Warning, move |context| {
+        let _ = tells.send((context.usage_bytes(), context.limit_bytes()));
+    });
+    guard.sample_now();
+    let told = told.recv_timeout(Duration::from_secs(10));
+    assert_eq!(told, Ok((1000 * MIB, Some(1024 * MIB))));
 }
 
 #[tokio::test]

@@ -180,6 +180,13 @@ impl Control {
         }
     }
 
+    /// Of the level whose limit is shown: of the others it would be no part.
+    fn shown_usage_bytes(&self) -> u64 {
+        let end = |level: &&MemoryLevel| end_bytes(level).unwrap_or(u64::MAX);
+        let shown = self.levels.iter().min_by_key(end);
+        shown.map_or(0, |level| level.usage_bytes)
+    }
+
     /// Nothing is known of memory.
     fn is_blind(&self) -> bool {
         self.blind && self.unread >= BLIND_AFTER
@@ -188,15 +195,10 @@ impl Control {
     /// What it says of memory, and of what may be admitted.
     fn summary(&self) -> Summary {
         let (decision, forecast) = (&self.decision, &self.forecast);
-        // Of the level whose limit is shown: of the others it would be no part.
-        let limited = (self.levels.iter()).filter(|level| end_bytes(level).is_some());
-        let shown = limited.min_by_key(|level| end_bytes(level));
-        let shown = shown.or(self.levels.first());
-        let usage_bytes = shown.map_or(0, |level| level.usage_bytes);
         Summary {
             concurrency: decision.concurrency,
             base_concurrency: decision.base_concurrency,
-            usage_bytes,
+            usage_bytes: self.shown_usage_bytes(),
             process_bytes: self.process_bytes,
             request_bytes: self.request_bytes,
             blind: self.blind,

@@ -60,7 +60,7 @@ impl Regulator {
         let control = self.control();
         PressureContext {
             level: control.decision.pressure,
-            usage_bytes: control.own_bytes,
+            usage_bytes: control.shown_usage_bytes(),
             limit_bytes: limit_bytes(&control.levels),
             wanted_bytes: self.wanted_bytes(&control),
         }
