@@ -143,8 +143,11 @@ impl Regulator {
         self.keep_last();
         self.release.forget();
         self.state.running.forget();
-        // What was learned takes most.
-        *self.control() = Control::new(&self.state.config(), self.state.is_accounted());
+        // Of one that keeps it who writes may still be at it, and none comes in its place.
+        if self.keeper.is_none() {
+            // What was learned takes most.
+            *self.control() = Control::new(&self.state.config(), self.state.is_accounted());
+        }
     }
 
     fn suits(&self, config: &Config) -> bool {
@@ -154,7 +157,33 @@ impl Regulator {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Class, ManualSource, MemoryGuardLayer};
+    use std::time::Duration;
+
+    use crate::{Class, Cost, ManualSource, MemoryGuardLayer};
+
+    #[test]
+    fn what_a_guard_that_is_gone_has_learned_is_written_when_the_disk_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("guard.state");
+        let memory = ManualSource::new(1 << 30);
+        let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+        let layer = builder.state(&path).build().unwrap();
+        let regulator = layer.guard().regulator;
+        let permit = layer.guard().try_acquire(Cost::Estimated).unwrap();
+        memory.set_usage_bytes(100 << 20);
+        let hangs = regulator.keeper.as_ref().unwrap().hang();
+        layer.guard().sample_now();
+        drop((permit, layer));
+        regulator.retire();
+        drop(hangs);
+        let lock = path.with_extension("state.lock");
+        let mut rounds = 0..1000;
+        assert!(rounds.any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            !lock.exists()
+        }));
+        assert!(path.exists());
+    }
 
     #[test]
     fn names_of_classes_do_not_run_out_for_those_that_come_later() {
