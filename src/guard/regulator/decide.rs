@@ -324,7 +324,7 @@ impl Subscriber for Regulator {
 
     fn leaves(&self) -> bool {
         // What has come since it was published last, the next sample tells.
-        let leaves = self.is_over() && self.told_end.load(Ordering::Relaxed);
+        let leaves = self.is_over() && self.told_end.load(Ordering::Relaxed) > 0;
         if leaves {
             self.leave();
         }

@@ -114,7 +114,8 @@ impl Regulator {
 
     /// It is over, and what came last was not published.
     pub(super) fn has_end_to_tell(&self) -> bool {
-        !self.told_end.load(Ordering::Relaxed) && self.is_over()
+        let told = self.told_end.load(Ordering::Relaxed);
+        self.is_over() && told != self.state.counters.all_rejected() + 1
     }
 
     /// It takes no part any more in what guards share. Once only: it is gone, or closed.
@@ -160,6 +161,21 @@ mod tests {
     use std::time::Duration;
 
     use crate::{Class, Cost, ManualSource, MemoryGuardLayer};
+
+    #[test]
+    fn whom_a_closed_guard_turns_away_is_told_in_the_end() {
+        let builder = MemoryGuardLayer::builder().memory_source(ManualSource::new(1 << 30));
+        let layer = builder.build().unwrap();
+        let guard = layer.guard();
+        let has_more = || guard.regulator.has_end_to_tell();
+        guard.close();
+        guard.sample_now();
+        assert!(!has_more());
+        assert!(guard.try_acquire(Cost::Estimated).is_err());
+        assert!(has_more());
+        guard.sample_now();
+        assert!(!has_more());
+    }
 
     #[test]
     fn what_a_guard_that_is_gone_has_learned_is_written_when_the_disk_goes_on() {

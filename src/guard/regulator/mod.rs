@@ -68,8 +68,9 @@ pub(crate) struct Regulator {
     let_grow_before: [AtomicI64; 2],
     /// The last full sample found nothing to do, nor anything done.
     was_idle: AtomicBool,
-    /// What was published last is all that will ever come.
-    told_end: AtomicBool,
+    /// What was published last is all that will ever come, but for who is turned away: of these
+    /// one more than were known by then; 0: it is not.
+    told_end: AtomicU64,
     pub(super) release: Release,
     /// Few have one.
     keeper: Option<Box<Keeper>>,
@@ -316,7 +317,7 @@ impl Regulator {
             grown_before: AtomicI64::new(0),
             let_grow_before: [const { AtomicI64::new(0) }; 2],
             was_idle: AtomicBool::new(true),
-            told_end: AtomicBool::new(false),
+            told_end: AtomicU64::new(0),
             release: Release::default(),
             keeper,
             reloading: Mutex::new(()),
@@ -337,9 +338,11 @@ impl Regulator {
         self.limits.send_replace(None);
         let grown = self.let_grow_before.iter().chain([&self.grown_before]);
         grown.for_each(|bytes| bytes.store(0, Ordering::Relaxed));
-        self.ended_kib.store(0, Ordering::Relaxed);
+        for none in [&self.ended_kib, &self.told_end] {
+            none.store(0, Ordering::Relaxed);
+        }
         self.was_idle.store(true, Ordering::Relaxed);
-        for no in [&self.is_sampled, &self.left, &self.told_end] {
+        for no in [&self.is_sampled, &self.left] {
             no.store(false, Ordering::Release);
         }
     }

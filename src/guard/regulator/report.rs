@@ -27,10 +27,12 @@ impl Regulator {
     pub(super) fn tell(&self, now: Duration) {
         // First: what comes in between is published.
         let over = self.is_over();
+        let rejected = self.state.counters.all_rejected();
         #[cfg(feature = "metrics")]
         foreign::call(Code::Recorder, || self.publish_metrics(over, now));
         let _ = now;
-        self.told_end.store(over, Ordering::Relaxed);
+        let told_end = if over { rejected + 1 } else { 0 };
+        self.told_end.store(told_end, Ordering::Relaxed);
     }
 
     fn say(&self, notice: Notice) {

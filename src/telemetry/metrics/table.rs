@@ -208,7 +208,8 @@ default), so any exporter shows them. The guard's sampler publishes them once a 
 most, and with a full sample that finds another level or limit, or that memory cannot be read
 or can again; of a source that no thread reads, with each full sample. A guard that is closed, once the last
 request has ended, and one that nobody has any more publish what came last, with `enforcing` 0; of
-a source that no thread reads, when another guard begins. Nothing is looked up, recorded or allocated
+a source that no thread reads, when another guard begins. Then it is also published whom a closed one,
+which nobody has any more, has turned away since. Nothing is looked up, recorded or allocated
 while a request passes. A recorder that is installed after the guard still gets all of them
 but the waits before.
 
