@@ -23,7 +23,8 @@ const TELLS_AFTER: f32 = 0.3;
 /// What is known of each request in flight, and of those before them.
 #[derive(Debug)]
 pub(crate) struct Book {
-    kinds: Kinds,
+    /// What is known of each kind of requests.
+    pub(super) kinds: Kinds,
     pub(super) calibration: Calibration,
     /// By shard and place of the slot.
     tracks: Vec<Vec<Option<Track>>>,
@@ -31,10 +32,10 @@ pub(crate) struct Book {
     serial: u64,
     cases: Vec<Case>,
     case_opened: Option<Duration>,
-    sums: Sums,
+    pub(super) sums: Sums,
     /// The forecast as it was made: new requests as they were admitted, before
     /// anything was seen of them.
-    made: Made,
+    pub(super) made: Made,
     runners: Vec<Running>,
     /// Only what polls show is known of requests, and of those alone that began since then.
     polls_seen_since: Option<Duration>,
@@ -44,8 +45,8 @@ pub(crate) struct Book {
 
 /// A forecast, to be checked.
 #[derive(Clone, Copy, Debug, Default)]
-struct Made {
-    in_flight: usize,
+pub(super) struct Made {
+    pub(super) in_flight: usize,
     needs: Sum,
 }
 
@@ -153,34 +154,13 @@ impl Book {
 
     fn mean(&self, of: impl Fn(&Kind) -> f64) -> f64 {
         let mix = self.kinds.mix();
-        mix.map(|(_, kind, share)| of(kind) * kind.scale() * share)
+        mix.map(|(_, kind, share)| of(kind) * kind.scale * share)
             .sum()
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.made.in_flight
     }
 
     /// The requests in flight that can be paused, as the last look found them.
     pub(super) fn take_runners(&mut self) -> Vec<Running> {
         std::mem::take(&mut self.runners)
-    }
-
-    pub(super) fn sums(&self) -> &Sums {
-        &self.sums
-    }
-
-    /// What is known of each kind of requests.
-    pub(super) fn kinds(&self) -> &Kinds {
-        &self.kinds
-    }
-
-    pub(super) fn kinds_mut(&mut self) -> &mut Kinds {
-        &mut self.kinds
-    }
-
-    pub(super) fn set_target(&mut self, fraction: f64) {
-        self.calibration.set_target(fraction);
     }
 
     /// Looks at all requests in flight, learns from those that ended, and adds up.
@@ -221,7 +201,7 @@ impl Book {
             }
         }
         if cut_short {
-            if track.course.age() >= TELLS_AFTER {
+            if track.course.last_age >= TELLS_AFTER {
                 kind.profile.cut_off(unscaled_bytes);
             }
         } else if !untold {

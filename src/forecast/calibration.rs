@@ -19,17 +19,15 @@ const STEP: f64 = 0.5;
 /// Candès, *Adaptive conformal inference under distribution shift*, 2021).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Calibration {
-    target: f64,
-    deviations: f64,
+    /// The share of forecasts that may be exceeded.
+    pub(super) target: f64,
+    /// The margin, in standard deviations.
+    pub(super) deviations: f64,
     forecasts: u64,
     exceeded: u64,
 }
 
 impl Calibration {
-    pub(crate) fn set_target(&mut self, fraction: f64) {
-        self.target = fraction;
-    }
-
     pub(crate) fn new(target: f64) -> Self {
         Self {
             target,
@@ -37,11 +35,6 @@ impl Calibration {
             forecasts: 0,
             exceeded: 0,
         }
-    }
-
-    /// The margin, in standard deviations.
-    pub(crate) fn deviations(&self) -> f64 {
-        self.deviations
     }
 
     /// A forecast with this margin was exceeded, or not.

@@ -71,7 +71,8 @@ pub(super) struct Course {
     points: [f32; AGES],
     /// Points that are known.
     known: usize,
-    last_age: f32,
+    /// How old it was when it was seen last, in seconds.
+    pub(super) last_age: f32,
     last_bytes: f32,
     peak: f32,
 }
@@ -99,11 +100,6 @@ impl Course {
         self.last_age = age;
         self.last_bytes = bytes;
         self.peak = self.peak.max(bytes);
-    }
-
-    /// How old it was when it was seen last, in seconds.
-    pub(super) fn age(&self) -> f32 {
-        self.last_age
     }
 
     fn at(&self, place: Place) -> f32 {

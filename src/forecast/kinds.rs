@@ -17,14 +17,15 @@ const PEAKS: f64 = 256.0;
 
 #[derive(Debug)]
 pub(super) struct Kinds {
-    prior_bytes: u64,
+    /// What a request is expected to need while nothing is known of its kind.
+    pub(super) prior_bytes: u64,
     /// By key, as far as they have been seen; `None`: no such request has.
     kinds: Vec<Option<Box<Kind>>>,
     /// The mean peak of requests that ended, and from how many it is known.
-    peak_bytes: f64,
+    pub(super) peak_bytes: f64,
     peaks: f64,
-    /// By how much peaks were mispredicted, as a share of them, and of how many.
-    error_ratio: f64,
+    /// By how much peaks were mispredicted on average, as a share of them, and of how many.
+    pub(super) error_ratio: f64,
     errors: f64,
 }
 
@@ -41,9 +42,9 @@ pub(super) struct Kind {
     pub(super) is_unheld: bool,
     /// What the next request was said to need after the look before.
     pub(super) next: Moments,
-    /// Of the requests seen lately, and how large they were beside the unit.
+    /// Of the requests seen lately, and how large they were beside the unit, on average.
     recent: f64,
-    scale: f64,
+    pub(super) scale: f64,
     /// Requests that ended between two looks, as counted at the last look.
     ended_between_looks: Box<[u32; BINS]>,
     /// And their hints together.
@@ -51,11 +52,6 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// How large its requests are beside the unit, on average.
-    pub(super) fn scale(&self) -> f64 {
-        self.scale
-    }
-
     /// A critical one has come, or another. While there are critical ones alone it is they that
     /// forecasts are about.
     fn comes(&mut self, is_critical: bool) {
@@ -118,11 +114,6 @@ impl Kinds {
     pub(super) fn set_prior(&mut self, bytes: u64) {
         self.prior_bytes = bytes;
         self.without_hint().for_each(|kind| kind.set_prior(bytes));
-    }
-
-    /// What a request is expected to need while nothing is known of its kind.
-    pub(super) fn prior_bytes(&self) -> u64 {
-        self.prior_bytes
     }
 
     pub(super) fn kind(&mut self, key: ClassKey) -> &mut Kind {
@@ -221,20 +212,10 @@ impl Kinds {
         self.error_ratio += (ratio - self.error_ratio) / self.errors;
     }
 
-    /// By how much peaks were mispredicted, on average, as a share of them.
-    pub(super) fn error_ratio(&self) -> f64 {
-        self.error_ratio
-    }
-
-    /// The mean peak of requests, whatever they were.
-    pub(super) fn peak_bytes(&self) -> f64 {
-        self.peak_bytes
-    }
-
     /// What requests without a hint need beside what their accounts show.
     pub(super) fn set_hidden(&mut self, bytes: f64) {
         self.without_hint()
-            .for_each(|kind| kind.profile.set_hidden(bytes));
+            .for_each(|kind| kind.profile.hidden_bytes = bytes);
     }
 
     /// What another process has learned of requests without a hint cannot be more than the

@@ -104,21 +104,12 @@ impl Moments {
 /// What several requests need together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sum {
-    all: Moments,
+    pub(super) all: Moments,
     /// Those with the most variance, widest first.
     widest: [Moments; WIDEST],
 }
 
 impl Sum {
-    /// The mean.
-    pub(super) fn bytes(&self) -> f64 {
-        self.all.bytes
-    }
-
-    pub(super) fn variance(&self) -> f64 {
-        self.all.variance
-    }
-
     pub(super) fn add(&mut self, need: Moments) {
         self.all = self.all.and(need);
         let place = self

@@ -76,13 +76,14 @@ pub(crate) struct Forecast {
     /// What the policy leaves free below the limit.
     slack_bytes: f64,
     pub(super) limit_bytes: f64,
-    others: Portion,
+    /// The parts of the ledger's other guards, together.
+    pub(crate) others: Portion,
     now: Duration,
     /// Requests can be paused: an error of the forecast costs a pause.
-    brakes: bool,
-    pausing: Pausing,
+    pub(crate) brakes: bool,
+    pub(crate) pausing: Pausing,
     /// What must stay free so that those in flight can end, one after the other.
-    safe_bytes: f64,
+    pub(crate) safe_bytes: f64,
     /// Without accounting: polls show what they allocate, and not only what they touch.
     polls_tell: bool,
     /// What requests hold, for each byte that they are seen to touch.
@@ -148,7 +149,7 @@ impl Forecast {
     /// The configured estimate is another.
     pub(crate) fn set_prior(&mut self, bytes: u64) {
         for book in self.book.iter_mut().chain(&mut self.touched) {
-            book.kinds_mut().set_prior(bytes);
+            book.kinds.set_prior(bytes);
         }
         self.configured.0 = bytes;
         self.usage.set_prior(bytes);
@@ -157,13 +158,8 @@ impl Forecast {
     /// The share of forecasts that may be exceeded is another.
     pub(crate) fn set_target(&mut self, fraction: f64) {
         if let Some(book) = &mut self.book {
-            book.set_target(fraction);
+            book.calibration.target = fraction;
         }
-    }
-
-    /// The share of memory × time that may be spent paused.
-    pub(crate) fn set_pausing_target(&mut self, share: f64) {
-        self.pausing.set_target(share);
     }
 
     /// What the policy leaves free below the limit.
@@ -223,10 +219,7 @@ impl Forecast {
 
     /// In use beside what requests hold and what the allocator would give back.
     fn beside_now(&self) -> f64 {
-        let held_bytes = self
-            .book
-            .as_ref()
-            .map_or(0.0, |book| book.sums().held_bytes);
+        let held_bytes = self.book.as_ref().map_or(0.0, |book| book.sums.held_bytes);
         let held_bytes = held_bytes + self.others.held_bytes;
         (self.usage_bytes - self.counted_on_bytes() - held_bytes).max(0.0)
     }
@@ -236,18 +229,13 @@ impl Forecast {
         let Some(book) = &self.book else {
             return Portion::default();
         };
-        let sums = book.sums();
+        let sums = &book.sums;
         let margin_bytes = self.margin_bytes(&sums.needs);
         Portion {
             reserved_kib: sums.reserved_kib,
             held_bytes: sums.held_bytes,
             outstanding_bytes: (sums.growth_bytes + margin_bytes + sums.invisible_bytes) as i64,
         }
-    }
-
-    /// The parts of the others, together.
-    pub(crate) fn set_others(&mut self, others: Portion) {
-        self.others = others;
     }
 
     /// The margin over the mean that the slack below the limit does not cover: the
@@ -274,7 +262,7 @@ impl Forecast {
             }
             Some(book) => {
                 let next = Moments {
-                    bytes: book.kinds().prior_bytes() as f64,
+                    bytes: book.kinds.prior_bytes as f64,
                     ..Moments::default()
                 };
                 (self.bytes_of(book, next, true), 0)
@@ -288,7 +276,7 @@ impl Forecast {
     #[cfg(any(feature = "dashboard", feature = "metrics", test))]
     pub(crate) fn by_kind(&self) -> impl Iterator<Item = (ClassKey, u64, u64)> {
         self.book.iter().flat_map(move |book| {
-            book.kinds().iter().map(move |(key, kind)| {
+            book.kinds.iter().map(move |(key, kind)| {
                 let (request_bytes, low_bytes) = self.of_kind(book, key, kind);
                 (key, request_bytes, low_bytes)
             })
@@ -298,7 +286,7 @@ impl Forecast {
     /// The same, if it is not critical and if it is, whatever came so far.
     pub(crate) fn by_priority(&self) -> impl Iterator<Item = (ClassKey, [u64; 2], u64)> {
         self.book.iter().flat_map(move |book| {
-            book.kinds().iter().map(move |(key, kind)| {
+            book.kinds.iter().map(move |(key, kind)| {
                 let plain = !key.is_hinted();
                 let bytes = kind.next_by_priority();
                 let bytes = bytes.map(|next| self.bytes_of(book, next, plain));
@@ -320,7 +308,7 @@ impl Forecast {
     }
 
     fn bytes_of(&self, book: &Book, next: Moments, plain: bool) -> u64 {
-        let needs = &book.sums().needs;
+        let needs = &book.sums.needs;
         let margin = self.margin_bytes(&needs.with(next)) - self.margin_bytes(needs);
         let hidden = if plain { self.unexplained_bytes() } else { 0.0 };
         (next.bytes + margin.max(0.0) + hidden) as u64
@@ -340,16 +328,16 @@ impl Forecast {
             return self.of_unknown_kind();
         };
         let (mut bytes, mut low_bytes) = (0.0, u64::MAX);
-        for (key, kind, share) in book.kinds().mix() {
+        for (key, kind, share) in book.kinds.mix() {
             let (request, low) = self.of_kind(book, key, kind);
-            bytes += request as f64 * kind.scale() * share;
-            low_bytes = low_bytes.min((low as f64 * kind.scale()) as u64);
+            bytes += request as f64 * kind.scale * share;
+            low_bytes = low_bytes.min((low as f64 * kind.scale) as u64);
         }
         if bytes > 0.0 {
             return (bytes as u64, low_bytes);
         }
         // Learned elsewhere, and none has come yet.
-        let first = book.kinds().iter().next();
+        let first = book.kinds.iter().next();
         first.map_or_else(
             || self.of_unknown_kind(),
             |(key, kind)| self.of_kind(book, key, kind),
@@ -360,7 +348,7 @@ impl Forecast {
     /// knows.
     pub(crate) fn error_ratio(&self) -> Option<f64> {
         let book = self.book.as_ref()?;
-        Some(book.kinds().error_ratio())
+        Some(book.kinds.error_ratio)
     }
 
     /// Forecasts checked, and how many were exceeded.
@@ -373,6 +361,6 @@ impl Forecast {
     /// The margin, in standard deviations of the forecast; `None`: there is none.
     pub(crate) fn margin_deviations(&self) -> Option<f64> {
         let book = self.book.as_ref()?;
-        Some(book.calibration.deviations())
+        Some(book.calibration.deviations)
     }
 }

@@ -8,7 +8,7 @@ const MIB: u64 = 1 << 20;
 fn beside_another_guard(others: Portion) -> i64 {
     let mut forecast = Forecast::new(MIB, 0.001, true);
     forecast.look(Box::leak(Box::default()), Duration::ZERO);
-    forecast.set_others(others);
+    forecast.others = others;
     forecast.observe(Evidence {
         usage_bytes: 300 * MIB,
         ..Evidence::default()
@@ -53,7 +53,7 @@ fn bodies_of_work_that_has_not_begun_are_not_what_requests_need() {
 /// shows it: `on_a_thread`, or not.
 fn after_five_at_a_time(on_a_thread: bool) -> Forecast {
     let mut forecast = Forecast::new(48 * MIB, 0.001, true);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     forecast.set_slack(0, 1024 * MIB);
     let running: &'static Running = Box::leak(Box::default());
     let mut now = Duration::ZERO;
@@ -319,9 +319,9 @@ fn what_was_given_back_is_not_the_allocators_when_the_next_request_grows() {
 #[test]
 fn while_much_of_what_is_held_is_paused_less_is_admitted() {
     let mut forecast = Forecast::new(48 * MIB, 0.001, true);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     forecast.set_slack(0, 512 * MIB);
-    forecast.set_pausing_target(0.15);
+    forecast.pausing.target = 0.15;
     let running: &'static Running = Box::leak(Box::default());
     let tag = crate::class::tag::Tag::NONE;
     let slots = [(); 2].map(|()| running.take(48 << 10, tag, Duration::ZERO).unwrap());
@@ -366,7 +366,7 @@ fn what_another_process_uses_is_no_part_of_what_this_one_has_allocated() {
 fn a_pause_before_its_work_began_is_no_part_of_a_requests_age() {
     let brake: &'static Brake = Box::leak(Box::default());
     let mut forecast = Forecast::new(48 * MIB, 0.001, true);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     let running: &'static Running = Box::leak(Box::default());
     let tag = crate::class::tag::Tag::NONE;
     let slot = running.take(48 << 10, tag, Duration::ZERO).unwrap();
@@ -380,7 +380,7 @@ fn a_pause_before_its_work_began_is_no_part_of_a_requests_age() {
     slot.unsay(Fact::Staged);
     let mut quiet_at = |at| {
         forecast.look(running, ms(at));
-        forecast.book.as_ref().unwrap().sums().quiet
+        forecast.book.as_ref().unwrap().sums.quiet
     };
     assert_eq!([3_000, 3_040, 3_060].map(&mut quiet_at), [0, 0, 1]);
 }

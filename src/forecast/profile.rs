@@ -61,8 +61,9 @@ pub(super) struct Profile {
     /// Seconds, on average, and of how many requests.
     age_at_peak: f64,
     ages: f64,
-    /// What requests need beside what their accounts show.
-    hidden_bytes: f64,
+    /// What requests need beside what their accounts show: as much less do their accounts have to
+    /// show.
+    pub(super) hidden_bytes: f64,
     error: Errors,
     courses: Courses,
     cohort: Cohort,
@@ -223,11 +224,6 @@ impl Profile {
         self.seen = (self.seen + count).min(MOST_REQUESTS);
     }
 
-    /// Marks what a running request has reached.
-    pub(super) fn mark(marks: &mut Marks, seen: &Seen) {
-        Trajectories::mark(marks, seen.age, seen.peak_bytes);
-    }
-
     /// The mean peak as learned, without the configured estimate.
     pub(super) fn learned(&self) -> Option<Moments> {
         let mut need = self.histogram.above(0)?;
@@ -238,12 +234,6 @@ impl Profile {
         };
         need.bytes = need.bytes.max(LEAST_BYTES as f64);
         Some(need)
-    }
-
-    /// What requests need beside what their accounts show: as much less do their
-    /// accounts have to show.
-    pub(super) fn set_hidden(&mut self, bytes: f64) {
-        self.hidden_bytes = bytes;
     }
 
     /// What is expected while nothing is known is another.

@@ -31,7 +31,8 @@ pub(super) struct Retained {
     /// What trims gave back, as a share of what was expected of them; `None`: not known.
     effect: Option<f64>,
     usage_bytes: f64,
-    allocated_bytes: f64,
+    /// What the process has allocated, as of the last full sample.
+    pub(super) allocated_bytes: f64,
     lately: Lately,
     /// What is allocated finds so much less than [`REUSED`] of itself in what is kept.
     missed: f64,
@@ -110,11 +111,6 @@ impl Retained {
     /// Allocated, and not in use by this process.
     pub(super) fn untouched_bytes(&self) -> f64 {
         (self.allocated_bytes - self.usage_bytes).max(0.0)
-    }
-
-    /// What the process has allocated, as of the last full sample.
-    pub(super) fn allocated_bytes(&self) -> f64 {
-        self.allocated_bytes
     }
 
     /// What may be the allocator's, whether a trim would bring it or not: as much as was

@@ -15,7 +15,7 @@ impl Book {
     pub(super) fn open_case(&mut self, now: Duration) {
         let due = self.case_opened.is_none_or(|at| now >= at + CASE_EVERY);
         let made = self.made;
-        if made.needs.variance() <= 0.0 || !due || self.cases.len() >= MOST_CASES {
+        if made.needs.all.variance <= 0.0 || !due || self.cases.len() >= MOST_CASES {
             return;
         }
         self.case_opened = Some(now);
@@ -40,8 +40,9 @@ impl Book {
                 running.filter(|track| track.serial.is_some_and(|serial| serial <= case.serial));
             let peaks = case.peaks + members.map(|track| track.peak_bytes as f64).sum::<f64>();
             let needs = &case.made.needs;
-            let margin_bytes = needs.margin_bytes(self.calibration.deviations());
-            self.calibration.learn(peaks > needs.bytes() + margin_bytes);
+            let margin_bytes = needs.margin_bytes(self.calibration.deviations);
+            self.calibration
+                .learn(peaks > needs.all.bytes + margin_bytes);
             false
         });
         self.cases = cases;

@@ -8,7 +8,8 @@ use crate::class::tag::ClassKey;
 use crate::forecast::course::alike;
 use crate::forecast::kinds::Kind;
 use crate::forecast::need::Moments;
-use crate::forecast::profile::{Profile, SETTLED_AFTER, Seen};
+use crate::forecast::profile::{SETTLED_AFTER, Seen};
+use crate::forecast::trajectory::Trajectories;
 use crate::running::brake::{Growth, Runner, Running};
 use crate::running::{Fact, IDLE_AFTER, Jump, Look, Running as Requests};
 
@@ -182,7 +183,7 @@ impl Track {
             peak_bytes: (peak_bytes as f64 / scale) as u64,
             held_bytes: (look.held.held_bytes as f64 / scale) as u64,
         };
-        Profile::mark(&mut self.marks, &seen);
+        Trajectories::mark(&mut self.marks, seen.age, seen.peak_bytes);
         self.course.see(seen.age, seen.held_bytes as f32);
         seen
     }
@@ -260,7 +261,7 @@ fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
 fn tell_jump(kind: &Kind, key: ClassKey, running: &Requests) {
     if let Some(known) = kind.profile.jumps() {
         let worst_bytes = kind.profile.known_worst_bytes();
-        running.set_jump(key, known, kind.scale(), worst_bytes);
+        running.set_jump(key, known, kind.scale, worst_bytes);
     }
 }
 

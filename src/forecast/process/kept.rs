@@ -80,7 +80,7 @@ impl Forecast {
     /// A trim may give something back. Where nobody can tell it may: a source may measure
     /// something else than what this process allocates.
     pub(crate) fn is_worth_a_trim(&self) -> bool {
-        let explained = self.retained.allocated_bytes() >= self.usage_bytes * EXPLAINED;
+        let explained = self.retained.allocated_bytes >= self.usage_bytes * EXPLAINED;
         let can_tell = self.book.is_some() || (self.allocation_is_known() && explained);
         !can_tell || self.retained.is_worth_a_trim()
     }

@@ -23,11 +23,6 @@ const CORRECTED: f64 = 0.05;
 const MOST_OTHERS: f64 = 0.5;
 
 impl Forecast {
-    /// What must stay free so that those in flight can end, one after the other.
-    pub(crate) fn set_safe(&mut self, bytes: f64) {
-        self.safe_bytes = bytes;
-    }
-
     /// All polls are seen.
     #[cfg(test)]
     pub(crate) fn look(&mut self, running: &'static Running, now: Duration) {
@@ -45,7 +40,7 @@ impl Forecast {
     ) {
         let hidden_bytes = self.unexplained_bytes();
         if let Some(book) = &mut self.book {
-            book.kinds_mut().set_hidden(hidden_bytes);
+            book.kinds.set_hidden(hidden_bytes);
             book.look(running, now);
             self.see_held();
         }
@@ -56,11 +51,6 @@ impl Forecast {
             book.see_polls_since(on_since);
             book.look(running, now);
         }
-    }
-
-    /// Requests can be paused, or no longer.
-    pub(crate) fn set_brakes(&mut self, brakes: bool) {
-        self.brakes = brakes;
     }
 
     /// The requests in flight that can be paused.
@@ -122,7 +112,7 @@ impl Forecast {
             let touched = self
                 .touched
                 .as_ref()
-                .map_or(0.0, |book| book.sums().held_bytes);
+                .map_or(0.0, |book| book.sums.held_bytes);
             self.beside_allocated = (allocated - touched).max(0.0);
         }
         if evidence.all_in_flight == 0 || self.beside_allocated > allocated {
@@ -135,11 +125,11 @@ impl Forecast {
         let Some(book) = &self.touched else {
             return;
         };
-        let sums = book.sums();
+        let sums = &book.sums;
         let touched = sums.held_bytes;
         let held = allocated - self.beside_allocated;
         // Of those that no sweep has seen nothing is known.
-        let all_seen = book.in_flight() + 1 >= evidence.all_in_flight as usize;
+        let all_seen = book.made.in_flight + 1 >= evidence.all_in_flight as usize;
         // What a poll under way touches shows when it is over.
         if all_seen && sums.in_polls == 0 {
             let beyond_bytes = held - touched * MOST_REUSE - sums.untold_bytes;
@@ -177,7 +167,7 @@ impl Forecast {
         let outstanding_bytes = self.outstanding_bytes(reserved_bytes);
         match (&self.book, &self.touched) {
             (Some(book), _) => {
-                let sums = book.sums();
+                let sums = &book.sums;
                 let more = sums.most_growth_bytes - sums.growth_bytes + sums.other_growth_bytes;
                 outstanding_bytes.saturating_add(more.max(0.0) as i64)
             }
@@ -189,8 +179,8 @@ impl Forecast {
     /// The same by what polls have shown: those that began with the brake off, which nobody
     /// has seen, may each come to as much as any. What usage shows beside the others is theirs.
     fn most_growth_unseen(&self, book: &Book) -> f64 {
-        let sums = book.sums();
-        let unseen = (self.in_flight - book.in_flight() as f64).max(0.0);
+        let sums = &book.sums;
+        let unseen = (self.in_flight - book.made.in_flight as f64).max(0.0);
         let shown_bytes = self.usage.realised_bytes(u64::MAX) as f64;
         let theirs_bytes = (shown_bytes - sums.pausable_held_bytes * self.reuse).max(0.0);
         let unseen_bytes = (unseen * book.worst_bytes() - theirs_bytes).max(0.0);
@@ -200,19 +190,19 @@ impl Forecast {
     /// What a poll under way has added, if that is more than it was expected to.
     pub(crate) fn outgrown_bytes(&self) -> u64 {
         let book = self.book.as_ref();
-        book.map_or(0, |book| book.sums().outgrown_bytes as u64)
+        book.map_or(0, |book| book.sums.outgrown_bytes as u64)
     }
 
     /// One in flight gets on of whose growth nothing is known.
     pub(crate) fn unknown_get_on(&self) -> bool {
         let book = self.book.as_ref().or(self.touched.as_ref());
-        book.is_some_and(|book| book.sums().unknown_get_on)
+        book.is_some_and(|book| book.sums.unknown_get_on)
     }
 
     /// Few requests have been seen of a kind of those in flight.
     pub(crate) fn is_new(&self) -> bool {
         let book = self.book.as_ref().filter(|_| self.brakes);
-        book.is_some_and(|book| book.sums().new || book.kinds().iter().next().is_none())
+        book.is_some_and(|book| book.sums.new || book.kinds.iter().next().is_none())
     }
 
     /// It is known what polls of requests add.
@@ -221,7 +211,7 @@ impl Forecast {
             .as_ref()
             .or(self.touched.as_ref())
             .is_some_and(|book| {
-                let mut mix = book.kinds().mix().peekable();
+                let mut mix = book.kinds.mix().peekable();
                 mix.peek().is_some() && mix.all(|(_, kind, _)| kind.profile.jumps().is_some())
             })
     }
@@ -253,7 +243,7 @@ impl Forecast {
 
     fn accounted_outlook(&self, book: &Book, reserved_bytes: u64) -> Outlook {
         let mut outlook = Outlook::constant(self.outstanding_bytes(reserved_bytes));
-        let sums = book.sums();
+        let sums = &book.sums;
         outlook.next_share = self.next_share(book, reserved_bytes);
         let seen_kib = sums.reserved_kib + self.others.reserved_kib;
         let unseen_bytes = reserved_bytes.saturating_sub(seen_kib * 1024) as f64;
@@ -272,7 +262,7 @@ impl Forecast {
     /// The same by what requests touch. What is reserved for others, and for those that no
     /// look has found, counts in full, less what usage shows beside those that were seen.
     fn touched_outlook(&self, book: &Book, reserved_bytes: u64) -> Outlook {
-        let sums = book.sums();
+        let sums = &book.sums;
         let mut outlook = Outlook::constant(0);
         outlook.next_share = self.next_share(book, reserved_bytes);
         let others_bytes = reserved_bytes.saturating_sub(sums.pausable_kib * 1024);
@@ -288,7 +278,7 @@ impl Forecast {
 
     /// Most of what is in flight can be paused.
     fn are_pausable(&self, book: &Book, reserved_bytes: u64) -> bool {
-        let seen_kib = book.sums().pausable_kib + self.others.reserved_kib;
+        let seen_kib = book.sums.pausable_kib + self.others.reserved_kib;
         let others_bytes = reserved_bytes.saturating_sub(seen_kib * 1024) as f64;
         others_bytes <= reserved_bytes as f64 * MOST_OTHERS
     }
@@ -303,8 +293,8 @@ impl Forecast {
         // When the next comes to hold what no account shows is not known.
         let hidden_bytes = self.unexplained_bytes();
         let (mut shares, mut reserved) = ([0.0; STEPS], 0.0);
-        for (_, kind, share) in book.kinds().mix() {
-            let weight = kind.scale() * share;
+        for (_, kind, share) in book.kinds.mix() {
+            let weight = kind.scale * share;
             let next_bytes = kind.profile.next().bytes;
             reserved += (next_bytes + hidden_bytes) * weight;
             let known = kind.profile.next_share().unwrap_or([1.0; STEPS]);
@@ -326,11 +316,11 @@ impl Forecast {
             return 1.0;
         };
         let (mut sum, mut all) = (0.0, 0.0);
-        for (_, kind, share) in book.kinds().mix() {
+        for (_, kind, share) in book.kinds.mix() {
             let part = match kind.profile.jumps() {
                 None => 1.0,
                 Some(known) if kind.is_unheld && self.limit_bytes > 0.0 => {
-                    let part = known.largest * kind.scale() / self.limit_bytes;
+                    let part = known.largest * kind.scale / self.limit_bytes;
                     ((part - CORRECTED) / CORRECTED).clamp(0.0, 1.0)
                 }
                 Some(_) => 0.0,

@@ -44,7 +44,7 @@ impl Forecast {
                 shown_bytes: self.usage.realised_bytes(u64::MAX),
             };
         };
-        let sums = book.sums();
+        let sums = &book.sums;
         let seen_kib = sums.reserved_kib + self.others.reserved_kib;
         let retained_bytes = self.retained.bytes();
         // What is allocated may not be touched yet: the second term covers it.

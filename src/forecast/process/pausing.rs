@@ -17,18 +17,15 @@ const LONGEST: Duration = Duration::from_millis(100);
 /// and more again where it falls below: an integral controller, bounded on both sides so
 /// that it does not wind up.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pausing {
-    target: f64,
+pub(crate) struct Pausing {
+    /// The share of memory × time that may be spent paused.
+    pub(crate) target: f64,
     at: Duration,
     /// A share of the limit.
     margin: f64,
 }
 
 impl Pausing {
-    pub(super) fn set_target(&mut self, share: f64) {
-        self.target = share;
-    }
-
     /// What is not admitted into, as a share of the limit.
     pub(super) fn margin(&self) -> f64 {
         self.margin

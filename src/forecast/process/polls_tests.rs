@@ -8,7 +8,7 @@ const MIB: u64 = 1 << 20;
 /// so much each, of which their polls showed so much, while so many others waited.
 fn expected_mib(each_mib: u64, in_polls_mib: u64, waiting: u32) -> u64 {
     let mut forecast = Forecast::new(200 * MIB, 0.001, false);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     forecast.set_slack(0, 512 * MIB);
     let running: &'static Running = Box::leak(Box::default());
     let mut now = Duration::ZERO;
@@ -54,7 +54,7 @@ fn expected_mib(each_mib: u64, in_polls_mib: u64, waiting: u32) -> u64 {
 /// before them. Their polls have told 1 MiB, or only touched that.
 fn seem_hidden(untold: bool) -> bool {
     let mut forecast = Forecast::new(200 * MIB, 0.001, false);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     forecast.set_slack(0, 512 * MIB);
     let running: &'static Running = Box::leak(Box::default());
     let mut now = Duration::ZERO;
@@ -116,7 +116,7 @@ fn what_polls_do_not_show_is_learned_from_usage() {
 #[test]
 fn a_poll_outgrows_what_is_known_until_it_stands_still_and_then_that_is_known() {
     let mut forecast = Forecast::new(48 * MIB, 0.001, true);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     let running: &'static Running = Box::leak(Box::default());
     let tag = crate::class::tag::Tag::NONE;
     let take = || running.take(48 << 10, tag, Duration::ZERO).unwrap();
@@ -141,7 +141,7 @@ fn a_poll_outgrows_what_is_known_until_it_stands_still_and_then_that_is_known() 
 #[test]
 fn what_a_poll_has_added_counts_beside_the_hint() {
     let mut forecast = Forecast::new(48 * MIB, 0.001, true);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     let running: &'static Running = Box::leak(Box::default());
     let hinted = |mib: u32| crate::class::tag::Tag {
         hint_kib: std::num::NonZeroU32::new(mib << 10),
@@ -165,7 +165,7 @@ fn what_a_poll_has_added_counts_beside_the_hint() {
 #[test]
 fn those_that_began_with_the_brake_off_may_each_need_as_much_as_any() {
     let mut forecast = Forecast::new(200 * MIB, 0.001, false);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     forecast.set_slack(0, 512 * MIB);
     let running: &'static Running = Box::leak(Box::default());
     let tag = crate::class::tag::Tag::NONE;
@@ -208,7 +208,7 @@ fn who_began_before_the_brake_came_on_again_has_no_turn_of_the_time_before() {
     const GUARD: usize = 1;
     let at = Duration::from_millis;
     let mut forecast = Forecast::new(200 * MIB, 0.001, false);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     let running: &'static Running = Box::leak(Box::default());
     let tag = crate::class::tag::Tag::NONE;
     let [_, second] = [1, 2].map(|ms| {
@@ -289,7 +289,7 @@ fn where_nobody_is_told_in_full_what_is_seen_counts() {
 #[test]
 fn what_came_to_be_allocated_while_nobody_looked_is_no_requests() {
     let mut forecast = Forecast::new(200 * MIB, 0.001, false);
-    forecast.set_brakes(true);
+    forecast.brakes = true;
     forecast.set_slack(0, 512 * MIB);
     let running: &'static Running = Box::leak(Box::default());
     let tag = crate::class::tag::Tag::NONE;

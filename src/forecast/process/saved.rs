@@ -12,8 +12,8 @@ impl Forecast {
             record.usage_bytes_per_request = self.usage.save();
             return record;
         };
-        record.margin_deviations = Some(book.calibration.deviations());
-        for (key, kind) in book.kinds().iter() {
+        record.margin_deviations = Some(book.calibration.deviations);
+        for (key, kind) in book.kinds.iter() {
             let classes = match key.is_hinted() {
                 true => &mut record.hinted_classes,
                 false => &mut record.classes,
@@ -32,7 +32,7 @@ impl Forecast {
                     for (name, class) in classes {
                         if names.contains(&**name) {
                             let key = labels.key(name, hinted);
-                            book.kinds_mut().kind(key).profile.load(class);
+                            book.kinds.kind(key).profile.load(class);
                         }
                     }
                 }
@@ -57,7 +57,7 @@ impl Forecast {
         };
         for request in cut_off {
             let key = labels.key(&request.class, request.hinted);
-            let kind = book.kinds_mut().kind(key);
+            let kind = book.kinds.kind(key);
             kind.profile.at_least(request.bytes);
         }
         self.is_bounded = false;
@@ -67,7 +67,7 @@ impl Forecast {
     pub(in crate::forecast) fn bound_loaded(&mut self) {
         if let Some(book) = self.book.as_mut().filter(|_| !self.is_bounded) {
             if self.limit_bytes > 0.0 {
-                book.kinds_mut().bound_loaded(self.limit_bytes);
+                book.kinds.bound_loaded(self.limit_bytes);
                 self.is_bounded = true;
             }
         }

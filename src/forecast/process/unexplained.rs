@@ -27,7 +27,7 @@ impl Forecast {
         let unexplained = self.usage.request_bytes() as f64;
         // Where they come to need more, the last ones say so first; and among many small
         // ones, few large ones hold most of what there is.
-        let kinds_bytes = book.kinds().peak_bytes().max(book.seen_bytes());
+        let kinds_bytes = book.kinds.peak_bytes.max(book.seen_bytes());
         let explained = kinds_bytes.max(self.held_each_bytes);
         if unexplained > LEAST_BYTES.max(explained * least_share) {
             unexplained
@@ -55,9 +55,9 @@ impl Forecast {
         let Some(book) = &self.book else {
             return;
         };
-        let in_flight = book.in_flight();
+        let in_flight = book.made.in_flight;
         if in_flight > 0 {
-            let sums = book.sums();
+            let sums = &book.sums;
             let each = |sum: f64| sum / in_flight as f64;
             let (share, held_bytes) = (each(f64::from(sums.quiet)), each(sums.held_bytes));
             self.quiet += (share - self.quiet) * STEP;

@@ -285,7 +285,7 @@ impl Regulator {
         let swept = brake.sweep(room_bytes as i64, freed, alone, now);
         let stuck_for = {
             let mut control = self.control();
-            control.forecast.set_safe(f64::from(swept.plan.safe_bytes));
+            control.forecast.safe_bytes = f64::from(swept.plan.safe_bytes);
             let braking = &mut control.braking;
             let gets_on = braking.passed != swept.passed;
             braking.passed = swept.passed;

@@ -26,7 +26,7 @@ impl Regulator {
         let forecast = &mut control.forecast;
         let on_since = self.state.brake.on_since(Duration::MAX);
         forecast.look_since(on_since, &self.state.running, now);
-        forecast.set_others(self.board.exchange(own, forecast.portion()));
+        forecast.others = self.board.exchange(own, forecast.portion());
         let runners = forecast.take_runners();
         drop(control);
         self.tell_runners(runners, now);

@@ -138,8 +138,8 @@ impl Control {
             config.exceedance_target,
             accounted,
         );
-        forecast.set_brakes(config.enabled && config.max_pause > Duration::ZERO);
-        forecast.set_pausing_target(config.pausing_target);
+        forecast.brakes = config.enabled && config.max_pause > Duration::ZERO;
+        forecast.pausing.target = config.pausing_target;
         Self {
             decision: Decision::blind(&strategy),
             strategy,

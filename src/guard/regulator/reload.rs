@@ -25,9 +25,9 @@ impl Regulator {
             let forecast = &mut control.forecast;
             forecast.set_prior(config.estimated_bytes_per_request);
             forecast.set_target(config.exceedance_target);
-            forecast.set_pausing_target(config.pausing_target);
+            forecast.pausing.target = config.pausing_target;
             state.live.set(config.clone());
-            forecast.set_brakes(state.live.may_pause());
+            forecast.brakes = state.live.may_pause();
             self.publish_estimates(forecast);
             // Granted by the policy that was.
             control.probes = 0;
