@@ -27,7 +27,7 @@ mod usage;
 
 use std::time::Duration;
 
-pub(crate) use process::{Forecast, Outstanding, Portion};
+pub(crate) use process::{Forecast, Portion};
 pub use record::Estimates;
 pub(crate) use retained::BeforeTrim;
 

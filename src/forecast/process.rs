@@ -26,7 +26,6 @@ use crate::class::tag::ClassKey;
 use crate::running::brake::STEPS;
 use hidden::Hidden;
 use kept::Told;
-pub(crate) use outstanding::Outstanding;
 use pausing::Pausing;
 
 /// Without accounting, an estimate that rises counts for requests in flight up to

@@ -99,7 +99,7 @@ pub struct Stats {
     pub observed_requests: u64,
     /// Responses that were ended because their peer did not read.
     pub stalled_responses: u64,
-    /// By how much usage is forecast to rise without another request, in MiB.
+    /// By how much usage is forecast to rise without another request, in MiB, as of the last sample.
     #[cfg_attr(feature = "serde", serde(rename = "outstanding_mb"))]
     pub outstanding_mib: f64,
     /// The margin of that forecast, in standard deviations; `None` without accounting.

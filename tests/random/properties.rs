@@ -36,6 +36,7 @@ fn mib(of: f64) -> u64 {
 /// The forecast is past θ, even without what is added for those in flight when
 /// estimates have risen: up to half of what is reserved.
 fn is_past(guard: &Guard, usage_mib: u64, theta: f64) -> bool {
+    guard.sample_now();
     let stats = guard.stats();
     let forecast_mib = usage_mib as f64 + stats.outstanding_mib - stats.reserved_mib / 2.0;
     forecast_mib > LIMIT as f64 / MIB as f64 * theta + 1.0

@@ -80,7 +80,7 @@ impl Regulator {
             let notice = Notice::Adjusted { from, suppressed };
             control.notices.push(notice);
         }
-        self.state.shown.set_summary(control.summary());
+        self.state.shown.set_summary(control.summary(reserved_kib));
         let request_kib = control.request_bytes / 1024;
         let blind = control.is_blind();
         let theirs_kib = control.forecast.growth_bytes() / 1024;

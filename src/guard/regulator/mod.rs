@@ -194,7 +194,7 @@ impl Control {
     }
 
     /// What it says of memory, and of what may be admitted.
-    fn summary(&self) -> Summary {
+    fn summary(&self, reserved_kib: u64) -> Summary {
         let (decision, forecast) = (&self.decision, &self.forecast);
         Summary {
             concurrency: decision.concurrency,
@@ -204,7 +204,7 @@ impl Control {
             request_bytes: self.request_bytes,
             blind: self.blind,
             kept_out: self.kept_out,
-            outstanding: Some(forecast.outstanding()),
+            outstanding_bytes: forecast.outstanding_bytes(reserved_kib * 1024),
             error_ratio: forecast.error_ratio(),
             margin_deviations: forecast.margin_deviations(),
             checked: forecast.checked(),
@@ -332,7 +332,7 @@ impl Regulator {
     fn renew(&self, config: Config) {
         let control = Control::new(&config, self.state.is_accounted());
         self.state.renew(config);
-        self.state.shown.set_summary(control.summary());
+        self.state.shown.set_summary(control.summary(0));
         *self.control() = control;
         self.levels.send_replace(Pressure::Normal);
         self.limits.send_replace(None);

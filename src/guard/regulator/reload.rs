@@ -32,7 +32,8 @@ impl Regulator {
             // Granted by the policy that was.
             control.probes = 0;
             state.bounds.set_probes(0);
-            state.shown.set_summary(control.summary());
+            let reserved_kib = state.limiter.reserved().kib();
+            state.shown.set_summary(control.summary(reserved_kib));
         }
         drop(alone);
         // By now another one may have changed them again.

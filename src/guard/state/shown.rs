@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::forecast::Outstanding;
 use crate::memory::MemoryLevel;
 use crate::policy;
 use crate::pressure::Pressure;
@@ -22,7 +21,8 @@ pub(crate) struct Summary {
     pub(crate) blind: bool,
     /// Memory leaves no room for the next in line.
     pub(crate) kept_out: bool,
-    pub(crate) outstanding: Option<Outstanding>,
+    /// By how much usage may still rise without another request.
+    pub(crate) outstanding_bytes: i64,
     pub(crate) error_ratio: Option<f64>,
     pub(crate) margin_deviations: Option<f64>,
     /// Forecasts that were checked, and those of them that were exceeded.

@@ -58,7 +58,7 @@ impl State {
             checked_waits,
             observed_requests: self.counters.observed.load(Ordering::Relaxed),
             stalled_responses: self.counters.stalled.load(Ordering::Relaxed),
-            outstanding_mib: self.outstanding_bytes(&shown) as f64 / f64::from(1 << 20),
+            outstanding_mib: self.outstanding_mib(&shown),
             margin_deviations: shown.margin_deviations,
             checked_forecasts: shown.checked.0,
             exceeded_forecasts: shown.checked.1,
@@ -75,13 +75,12 @@ impl State {
         }
     }
 
-    fn outstanding_bytes(&self, shown: &Summary) -> i64 {
+    fn outstanding_mib(&self, shown: &Summary) -> f64 {
         // What is forecast for requests that are over is nobody's.
-        if self.limiter.all_in_flight() == 0 {
-            return 0;
+        match self.limiter.all_in_flight() {
+            0 => 0.0,
+            _ => shown.outstanding_bytes as f64 / f64::from(1 << 20),
         }
-        let reserved_bytes = self.limiter.reserved().kib() * 1024;
-        (shown.outstanding).map_or(0, |outstanding| outstanding.bytes(reserved_bytes))
     }
 
     pub(in crate::guard) fn oldest_wait(&self) -> Duration {
