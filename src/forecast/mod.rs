@@ -12,6 +12,7 @@ mod cohort;
 pub(crate) mod course;
 mod histogram;
 mod kinds;
+mod lately;
 mod need;
 pub(crate) mod news;
 pub(crate) mod outlook;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::lately::Lately;
+
 /// Trimming is never counted on for all of it.
 const MOST_EFFECTIVE: f64 = 0.9;
 /// A trim of less than this shows nothing.
@@ -34,40 +36,19 @@ pub(super) struct Retained {
     /// What the process has allocated, as of the last full sample.
     pub(super) allocated_bytes: f64,
     lately: Lately,
+    /// The most that was allocated lately, and when that was looked at.
+    most_allocated_bytes: f64,
+    observed: Duration,
     /// What is allocated finds so much less than [`REUSED`] of itself in what is kept.
     missed: f64,
-}
-
-/// The most that was allocated in the last one to two times [`LATELY`].
-#[derive(Clone, Copy, Debug, Default)]
-struct Lately {
-    began: Duration,
-    observed: Duration,
-    bytes: f64,
-    bytes_before: f64,
-}
-
-impl Lately {
-    /// Says when that was done last.
-    fn observe(&mut self, now: Duration, bytes: f64) -> Duration {
-        if now >= self.began + LATELY {
-            self.began = now;
-            self.bytes_before = self.bytes;
-            self.bytes = 0.0;
-        }
-        self.bytes = self.bytes.max(bytes);
-        std::mem::replace(&mut self.observed, now)
-    }
-
-    fn most_bytes(&self) -> f64 {
-        self.bytes.max(self.bytes_before)
-    }
 }
 
 impl Retained {
     pub(super) fn observe(&mut self, now: Duration, usage_bytes: f64, allocated_bytes: f64) {
         self.see_reuse(usage_bytes, allocated_bytes);
-        let before = self.lately.observe(now, allocated_bytes);
+        let most = self.lately.see(now, LATELY, allocated_bytes, f64::max);
+        self.most_allocated_bytes = most;
+        let before = std::mem::replace(&mut self.observed, now);
         self.see(usage_bytes, allocated_bytes);
         // What was there beside all that is allocated has gone: bit by bit, since the two are
         // not known of the same moment.
@@ -122,7 +103,7 @@ impl Retained {
     /// The same where it says that it keeps so much.
     pub(super) fn most_bytes_of(&self, kept_bytes: f64) -> f64 {
         let beside_bytes = self.usage_bytes - self.allocated_bytes;
-        let freed_bytes = self.lately.most_bytes() - self.allocated_bytes;
+        let freed_bytes = self.most_allocated_bytes - self.allocated_bytes;
         let kept_bytes = freed_bytes.max(kept_bytes);
         beside_bytes.min(kept_bytes).max(self.bytes())
     }

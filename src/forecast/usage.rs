@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::lately::Lately;
 use super::profile::SETTLED_AFTER;
 use super::record::MOST_REQUESTS;
 use super::{Evidence, LEAST_BYTES};
@@ -51,13 +52,14 @@ const OUTWEIGHED_BY: f64 = 32.0;
 /// accounts, what was freed lately and is not back at once (*spare*) is no growth
 /// either, as far as it is more than it was at the baseline; and what has not vanished with
 /// eight requests for each that is left is part of the baseline: `a` is halved then.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct UsageEstimate {
     prior_bytes: f64,
     /// It is about what accounts do not show.
     beside_accounts: bool,
     average_bytes: f64,
-    /// Beside accounts, the least that there was lately.
+    /// Beside accounts, the least that there was lately: who has just ended may take some time to
+    /// free what it held, and longer while the allocator gives memory back.
     lately: Lately,
     baseline_bytes: f64,
     lowest_baseline_bytes: f64,
@@ -87,29 +89,6 @@ struct Last {
     own_in_flight: u32,
     all_in_flight: u32,
     completed: u64,
-}
-
-/// The least average of the last one to two times [`LASTS`]: who has just ended may take some
-/// time to free what it held, and longer while the allocator gives memory back.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lately {
-    began: Duration,
-    average_bytes: f64,
-    average_before: f64,
-}
-
-impl Lately {
-    fn least(&mut self, now: Duration, average_bytes: f64) -> f64 {
-        if now >= self.began + LASTS {
-            // Without a look in between nothing is known.
-            let gap = now >= self.began + LASTS * 3;
-            self.average_before = if gap { 0.0 } else { self.average_bytes };
-            self.began = now;
-            self.average_bytes = average_bytes;
-        }
-        self.average_bytes = self.average_bytes.min(average_bytes);
-        self.average_bytes.min(self.average_before)
-    }
 }
 
 /// Most of those that were in flight at once have ended: did what they were thought to hold
@@ -171,25 +150,8 @@ impl UsageEstimate {
     pub(crate) fn new(prior_bytes: u64) -> Self {
         Self {
             prior_bytes: prior_bytes as f64,
-            beside_accounts: false,
-            average_bytes: 0.0,
-            lately: Lately::default(),
-            baseline_bytes: 0.0,
             lowest_baseline_bytes: f64::MAX,
-            kept_bytes: 0.0,
-            usage_bytes: 0.0,
-            spare_bytes: 0.0,
-            spare_at_baseline: 0.0,
-            seen: 0.0,
-            before: (0.0, 0.0),
-            rise_bytes: 0.0,
-            compared: (Duration::ZERO, 0.0),
-            highest_bytes: 0.0,
-            grew_at: Duration::ZERO,
-            ebb: Ebb::default(),
-            last: Last::default(),
-            in_flight_before: 0,
-            started: false,
+            ..Self::default()
         }
     }
 
@@ -226,7 +188,7 @@ impl UsageEstimate {
             let theirs = self.growth_bytes() - self.kept_bytes - waiting - NOISE_BYTES;
             let average = theirs.max(0.0) / in_flight;
             let average = match self.beside_accounts {
-                true => self.lately.least(evidence.now, average),
+                true => self.lately.see(evidence.now, LASTS, average, f64::min),
                 false => average,
             };
             self.average_bytes = self.average_bytes.max(average);
