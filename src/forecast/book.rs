@@ -21,7 +21,7 @@ pub(super) use sums::Sums;
 const TELLS_AFTER: f32 = 0.3;
 
 /// What is known of each request in flight, and of those before them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Book {
     /// What is known of each kind of requests.
     pub(super) kinds: Kinds,
@@ -51,7 +51,7 @@ pub(super) struct Made {
 }
 
 /// A request in flight.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Track {
     /// Counted from when its memory was first seen. `None`: it was not yet.
     serial: Option<u64>,
@@ -86,17 +86,10 @@ struct Case {
 impl Track {
     fn begin(kind: &Kind, now: Duration) -> Self {
         Self {
-            serial: None,
-            expected_bytes: 0.0,
             first_seen: now,
             grew_at: now,
-            peak_bytes: 0,
-            marks: Marks::default(),
             predicted_bytes: kind.profile.learned().map(|need| need.bytes),
-            noted: false,
-            counted_bytes: None,
-            staged: false,
-            course: Course::new(),
+            ..Self::default()
         }
     }
 }
@@ -106,15 +99,7 @@ impl Book {
         Self {
             kinds: Kinds::new(prior_bytes),
             calibration: Calibration::new(target),
-            tracks: Vec::new(),
-            serial: 0,
-            cases: Vec::new(),
-            case_opened: None,
-            sums: Sums::default(),
-            made: Made::default(),
-            runners: Vec::new(),
-            polls_seen_since: None,
-            alike: HashMap::new(),
+            ..Self::default()
         }
     }
 

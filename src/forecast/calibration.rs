@@ -17,7 +17,7 @@ const STEP: f64 = 0.5;
 /// tends to the target whatever the errors look like, since the margin is bounded:
 /// after n forecasts it is off by at most (range + step) / (step·n) (Gibbs and
 /// Candès, *Adaptive conformal inference under distribution shift*, 2021).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Calibration {
     /// The share of forecasts that may be exceeded.
     pub(super) target: f64,
@@ -32,8 +32,7 @@ impl Calibration {
         Self {
             target,
             deviations: FIRST,
-            forecasts: 0,
-            exceeded: 0,
+            ..Self::default()
         }
     }
 

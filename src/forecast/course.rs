@@ -77,8 +77,8 @@ pub(super) struct Course {
     peak: f32,
 }
 
-impl Course {
-    pub(super) fn new() -> Self {
+impl Default for Course {
+    fn default() -> Self {
         Self {
             points: [0.0; AGES],
             known: 0,
@@ -87,7 +87,9 @@ impl Course {
             peak: 0.0,
         }
     }
+}
 
+impl Course {
     /// At this age it holds so much. Called in the order of time.
     pub(super) fn see(&mut self, age: Duration, bytes: f32) {
         let age = age.as_secs_f32();
@@ -227,7 +229,7 @@ mod tests {
 
     /// Grows for half of its time, and holds it for the other half.
     fn course(mib: f32, ms: u64) -> Course {
-        let mut course = Course::new();
+        let mut course = Course::default();
         for at in (0..ms).step_by(5) {
             let share = (at as f32 / ms as f32 * 2.0).min(1.0);
             course.see(Duration::from_millis(at), mib * MIB * share);

@@ -33,8 +33,8 @@ struct Bin {
     cubes: f64,
 }
 
-impl Histogram {
-    pub(super) fn new() -> Self {
+impl Default for Histogram {
+    fn default() -> Self {
         Self {
             bins: vec![Bin::default(); BINS].into(),
             sums: vec![Bin::default(); BINS].into(),
@@ -42,7 +42,9 @@ impl Histogram {
             unit: 1.0,
         }
     }
+}
 
+impl Histogram {
     pub(super) fn add(&mut self, bytes: u64) {
         self.add_all(&[(bytes as f64, 1.0)]);
     }
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_a_request_has_reached_says_what_it_will_reach() {
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         for _ in 0..9 {
             (0..10).for_each(|i| histogram.add(if i == 0 { 120 * MIB } else { 2 * MIB }));
         }
@@ -192,7 +194,7 @@ mod tests {
 
     #[test]
     fn old_peaks_count_less() {
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         (0..1000).for_each(|_| histogram.add(10 * MIB));
         (0..1000).for_each(|_| histogram.add(40 * MIB));
         let mean = histogram.above(0).unwrap().bytes / MIB as f64;
@@ -204,15 +206,15 @@ mod tests {
 
     #[test]
     fn what_is_restored_is_what_was_there() {
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         (0..600).for_each(|i| histogram.add(if i % 10 == 0 { 120 * MIB } else { 2 * MIB }));
-        let mut restored = Histogram::new();
+        let mut restored = Histogram::default();
         restored.restore(&histogram.points());
         let (was, is) = (histogram.above(0).unwrap(), restored.above(0).unwrap());
         assert!((is.bytes / was.bytes - 1.0).abs() < 1e-3, "{is:?} {was:?}");
         assert!((restored.weight() / histogram.weight() - 1.0).abs() < 1e-2);
         // However much is said to be known, what comes counts.
-        let mut sure = Histogram::new();
+        let mut sure = Histogram::default();
         sure.restore(&[((2 * MIB) as f64, 1e9)]);
         (0..256).for_each(|_| sure.add(40 * MIB));
         assert!(sure.above(0).unwrap().bytes > (15 * MIB) as f64);
@@ -220,7 +222,7 @@ mod tests {
 
     #[test]
     fn millions_of_observations_stay_finite() {
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         (0..100_000).for_each(|_| histogram.add(10 * MIB));
         assert!((histogram.weight() - HALF_LIFE / LN_2).abs() < 2.0);
         assert_eq!(

@@ -15,7 +15,7 @@ const MIXED_OVER: f64 = 512.0;
 /// Peaks are averaged over about so many requests.
 const PEAKS: f64 = 256.0;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Kinds {
     /// What a request is expected to need while nothing is known of its kind.
     pub(super) prior_bytes: u64,
@@ -102,11 +102,7 @@ impl Kinds {
     pub(super) fn new(prior_bytes: u64) -> Self {
         Self {
             prior_bytes,
-            kinds: Vec::new(),
-            peak_bytes: 0.0,
-            peaks: 0.0,
-            error_ratio: 0.0,
-            errors: 0.0,
+            ..Self::default()
         }
     }
 

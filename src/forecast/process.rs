@@ -54,7 +54,7 @@ impl Portion {
 }
 
 /// The forecast of one guard.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Forecast {
     /// With accounting.
     pub(super) book: Option<Box<Book>>,
@@ -112,36 +112,16 @@ impl Forecast {
     pub(crate) fn new(prior_bytes: u64, target: f64, accounted: bool) -> Self {
         Self {
             book: accounted.then(|| Box::new(Book::new(prior_bytes, target))),
-            touched: None,
             configured: (prior_bytes, target),
             usage: if accounted {
                 UsageEstimate::beside_accounts()
             } else {
                 UsageEstimate::new(prior_bytes)
             },
-            retained: Retained::default(),
-            usage_bytes: 0.0,
-            kept_bytes: 0.0,
-            beside_bytes: 0.0,
-            in_flight: 0.0,
-            slack_bytes: 0.0,
-            limit_bytes: 0.0,
-            others: Portion::default(),
-            now: Duration::ZERO,
-            brakes: false,
-            pausing: Pausing::default(),
-            safe_bytes: 0.0,
-            polls_tell: false,
             reuse: 1.0,
-            quiet: 0.0,
-            held_each_bytes: 0.0,
             beside_allocated: f64::MAX,
-            allocated_at_ms: 0,
-            hidden: Hidden::default(),
-            touched_growth: [0.0; STEPS],
-            told: None,
-            grown_bytes: 0,
             is_bounded: true,
+            ..Self::default()
         }
     }
 

@@ -51,7 +51,7 @@ pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// with a probability of 1/(2n + 2) after n requests, and more after the first
 /// few, it needs the configured estimate instead (the mean for an event that has
 /// not occurred in n trials, starting from Jeffreys's prior).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Profile {
     prior_bytes: f64,
     histogram: Histogram,
@@ -111,22 +111,8 @@ impl Profile {
     pub(super) fn new(prior_bytes: u64) -> Self {
         Self {
             prior_bytes: prior_bytes as f64,
-            histogram: Histogram::new(),
-            trajectories: Trajectories::new(),
-            seen: 0.0,
-            age_at_peak: 0.0,
-            ages: 0.0,
-            hidden_bytes: 0.0,
-            error: Errors::default(),
-            courses: Courses::default(),
-            cohort: Cohort::default(),
-            gap_ms: 0.0,
-            jumps: Jumps::default(),
-            greatest_bytes: 0.0,
             beyond: MOST_BEYOND,
-            own: 0.0,
-            own_greatest_bytes: 0.0,
-            before: Before::default(),
+            ..Self::default()
         }
     }
 

@@ -60,14 +60,14 @@ fn many_small_ones_do_not_hide_how_slowly_large_ones_grow() {
         largest,
         ..Jump::default()
     };
-    profile.went(Course::new(), jump(12e6), Some(25));
-    (0..100).for_each(|_| profile.went(Course::new(), jump(2e5), Some(2)));
+    profile.went(Course::default(), jump(12e6), Some(25));
+    (0..100).for_each(|_| profile.went(Course::default(), jump(2e5), Some(2)));
     assert!(profile.gap_ms() > Some(20), "{:?}", profile.gap_ms());
     // Nor do those whose polls nobody saw.
-    (0..100).for_each(|_| profile.went(Course::new(), jump(12e6), None));
+    (0..100).for_each(|_| profile.went(Course::default(), jump(12e6), None));
     assert!(profile.gap_ms() > Some(20), "{:?}", profile.gap_ms());
     // Such ones as large do.
-    (0..100).for_each(|_| profile.went(Course::new(), jump(12e6), Some(2)));
+    (0..100).for_each(|_| profile.went(Course::default(), jump(12e6), Some(2)));
     assert_eq!(profile.gap_ms(), Some(2));
 }
 

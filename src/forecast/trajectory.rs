@@ -43,13 +43,15 @@ fn seen_index(bytes: u64) -> usize {
     bins::of(bytes) / 2
 }
 
-impl Trajectories {
-    pub(super) fn new() -> Self {
+impl Default for Trajectories {
+    fn default() -> Self {
         Self {
             cells: vec![Cell::default(); AGES * SEEN].into(),
         }
     }
+}
 
+impl Trajectories {
     /// Notes what a running request has reached.
     pub(super) fn mark(marks: &mut Marks, age: Duration, peak_bytes: u64) {
         let mark = &mut marks[age_index(age)];
@@ -118,7 +120,7 @@ mod tests {
 
     #[test]
     fn small_ones_are_told_from_large_ones_once_they_stay_small() {
-        let mut table = Trajectories::new();
+        let mut table = Trajectories::default();
         let mut small = Marks::default();
         Trajectories::mark(&mut small, Duration::from_millis(10), MIB);
         Trajectories::mark(&mut small, Duration::from_millis(300), 2 * MIB);
