@@ -158,11 +158,11 @@ impl Forecast {
             let process_bytes = evidence.process_bytes as f64;
             let retained = &mut self.retained;
             retained.observe(evidence.now, process_bytes, allocated_bytes as f64);
-            self.told = Some(Told::at(
-                evidence.now,
-                evidence.grown_bytes,
-                self.usage_bytes,
-            ));
+            self.told = Some(Told {
+                at: evidence.now,
+                grown_bytes: evidence.grown_bytes,
+                usage_bytes: self.usage_bytes,
+            });
         }
         self.grown_bytes = evidence.grown_bytes;
         self.see_reuse(&evidence);
@@ -283,7 +283,9 @@ impl Forecast {
     }
 
     fn low_bytes_of(&self, kind: &Kind, plain: bool) -> u64 {
-        kind.profile.low_bytes() + self.hidden_low_bytes(plain)
+        let is_hidden = plain && self.unexplained_bytes() > 0.0;
+        let hidden_bytes = if is_hidden { self.usage.low_bytes() } else { 0 };
+        kind.profile.low_bytes() + hidden_bytes
     }
 
     fn bytes_of(&self, book: &Book, next: Moments, plain: bool) -> u64 {
@@ -291,13 +293,6 @@ impl Forecast {
         let margin = self.margin_bytes(&needs.with(next)) - self.margin_bytes(needs);
         let hidden = if plain { self.unexplained_bytes() } else { 0.0 };
         (next.bytes + margin.max(0.0) + hidden) as u64
-    }
-
-    fn hidden_low_bytes(&self, plain: bool) -> u64 {
-        match plain && self.unexplained_bytes() > 0.0 {
-            true => self.usage.low_bytes(),
-            false => 0,
-        }
     }
 
     /// What a request reserves on average, as requests lately were mixed; and what the

@@ -98,15 +98,6 @@ pub(super) struct Seen {
     pub(super) flat: Duration,
 }
 
-impl Seen {
-    pub(super) fn as_if_growing(self) -> Self {
-        Self {
-            flat: Duration::ZERO,
-            ..self
-        }
-    }
-}
-
 impl Profile {
     pub(super) fn new(prior_bytes: u64) -> Self {
         Self {

@@ -29,8 +29,8 @@ pub(super) struct Latch {
     probing: bool,
 }
 
-impl Latch {
-    pub(super) fn new() -> Self {
+impl Default for Latch {
+    fn default() -> Self {
         Self {
             lowest_bytes: u64::MAX,
             highest_bytes: 0,
@@ -40,14 +40,16 @@ impl Latch {
             probing: false,
         }
     }
+}
 
+impl Latch {
     /// How many probes may start now; `None`: no change. `blocked`: memory keeps new work
     /// out. `room`: so many requests base concurrency still allows.
     pub(super) fn probes(&mut self, o: &Observation<'_>, blocked: bool, room: u32) -> Option<u32> {
         // What others do says nothing of what probes bring.
         let usage_bytes = o.own_usage_bytes;
         if !blocked {
-            let was = std::mem::replace(self, Self::new());
+            let was = std::mem::take(self);
             return was.probing.then_some(0);
         }
         self.lowest_bytes = self.lowest_bytes.min(usage_bytes);
@@ -152,7 +154,7 @@ mod tests {
 
     #[test]
     fn flat_usage_lets_probes_in_and_harmless_ones_widen_the_window() {
-        let mut latch = Latch::new();
+        let mut latch = Latch::default();
         assert_eq!(probes(&mut latch, 0, 900), None);
         assert_eq!(probes(&mut latch, 2, 910), None);
         assert_eq!(probes(&mut latch, 3, 900), Some(1));
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn probes_that_nobody_used_do_not_add_up() {
-        let mut latch = Latch::new();
+        let mut latch = Latch::default();
         probes(&mut latch, 0, 900);
         assert_eq!(probes(&mut latch, 3, 900), Some(1));
         for second in 4..100 {
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn probes_that_are_taken_back_while_somebody_is_paused_find_nothing_out() {
-        let mut latch = Latch::new();
+        let mut latch = Latch::default();
         probes(&mut latch, 0, 900);
         for second in 3..10 {
             takes_back(&mut latch, second, 900, 0);
@@ -192,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_moves_usage_makes_the_next_one_wait_longer() {
-        let mut latch = Latch::new();
+        let mut latch = Latch::default();
         probes(&mut latch, 0, 900);
         assert_eq!(probes(&mut latch, 3, 900), Some(1));
         assert_eq!(probes(&mut latch, 4, 950), Some(0));
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn moving_usage_or_free_room_grants_no_probe() {
-        let mut latch = Latch::new();
+        let mut latch = Latch::default();
         for second in 0..10 {
             let probes = probes(&mut latch, second, 900 + 20 * (second % 2));
             assert!(matches!(probes, None | Some(0)), "{probes:?}");
@@ -212,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_others_do_who_share_the_limit_keeps_no_probe_back() {
-        let mut latch = Latch::new();
+        let mut latch = Latch::default();
         let mut at = |second: u64| {
             let group = MemoryLevel::new(5000 + 1000 * (second % 2), Some(10_000));
             let levels = [group, MemoryLevel::new(900, Some(1000))];
@@ -231,7 +233,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_even_then_stays_out() {
         for full in [(0, 1001, 99), (0, 1, 0)] {
-            let mut latch = Latch::new();
+            let mut latch = Latch::default();
             probes_of(&mut latch, (0, 999), full);
             assert_eq!(probes_of(&mut latch, (3, 999), full), Some(0));
             assert_eq!(probes(&mut latch, 6, 999), None);

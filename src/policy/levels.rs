@@ -20,7 +20,7 @@ pub(crate) fn thresholds(config: &Config) -> [(Pressure, f64); 4] {
 }
 
 /// The level, up at once and down with a band, so that it does not flap.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Levels {
     /// Where STABLE, WARNING, HIGH and CRITICAL begin.
     thresholds: [f64; 4],

@@ -49,7 +49,7 @@ pub(crate) struct Observation<'a> {
     pub(crate) low_bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Decision {
     pub(crate) pressure: Pressure,
     pub(crate) base_concurrency: u32,
@@ -69,13 +69,9 @@ impl Decision {
     pub(crate) fn blind(strategy: &Strategy) -> Self {
         let base = strategy.base_concurrency();
         Self {
-            pressure: Pressure::Normal,
             base_concurrency: base,
             concurrency: base,
-            allowance_bytes: None,
-            free_bytes: None,
-            gate: false,
-            probes: None,
+            ..Self::default()
         }
     }
 }

@@ -19,7 +19,7 @@ const BELOW_CRITICAL: f64 = 0.01;
 /// And so far where it is not known what each request holds.
 const BELOW_CRITICAL_UNACCOUNTED: f64 = 0.02;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Strategy {
     levels: Levels,
     theta: f64,
@@ -48,7 +48,7 @@ impl Strategy {
             levels,
             base,
             ladder,
-            latch: Latch::new(),
+            latch: Latch::default(),
         }
     }
 

@@ -222,11 +222,12 @@ fn expect(
     }
     let peak_bytes = look.held.peak_bytes as f64 / scale;
     let untold = look.life.is(Fact::Untold) && profile.is_too_little(peak_bytes);
-    let shown = match untold {
+    let mut shown = looks;
+    if untold {
         // That it stands still says nothing of what it holds.
-        true => looks.max(profile.predict(&seen.as_if_growing()).bytes),
-        false => looks,
-    };
+        let flat = Duration::ZERO;
+        shown = looks.max(profile.predict(&Seen { flat, ..*seen }).bytes);
+    }
     profile.looks(serial, shown.max(peak_bytes));
     if look.slot.has_shown() {
         profile.foreseen(looks.min(peak_bytes * MOST_FORESEEN));

@@ -16,19 +16,9 @@ const LEAST_KEPT_BYTES: f64 = (4u64 << 20) as f64;
 /// When it was known what is allocated, and what polls had added and was in use by then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
-    at: Duration,
-    grown_bytes: i64,
-    usage_bytes: f64,
-}
-
-impl Told {
-    pub(super) fn at(now: Duration, grown_bytes: i64, usage_bytes: f64) -> Self {
-        Self {
-            at: now,
-            grown_bytes,
-            usage_bytes,
-        }
-    }
+    pub(super) at: Duration,
+    pub(super) grown_bytes: i64,
+    pub(super) usage_bytes: f64,
 }
 
 impl Forecast {

@@ -36,10 +36,8 @@ impl Critical {
             return self.mean.unwrap_or_default();
         };
         let lasted = now.saturating_sub(since);
-        match self.mean.and_then(|mean| mean.checked_sub(lasted)) {
-            Some(left) => left,
-            None => lasted,
-        }
+        let left = self.mean.and_then(|mean| mean.checked_sub(lasted));
+        left.unwrap_or(lasted)
     }
 }
 

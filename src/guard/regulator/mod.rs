@@ -85,6 +85,7 @@ pub(crate) struct Regulator {
 /// Once so many full samples in a row could not be read, what was seen last says nothing.
 const BLIND_AFTER: u8 = 3;
 
+#[derive(Default)]
 struct Control {
     strategy: Strategy,
     forecast: Forecast,
@@ -144,32 +145,9 @@ impl Control {
             decision: Decision::blind(&strategy),
             strategy,
             forecast,
-            levels: Vec::new(),
-            new_limit: None,
-            process_bytes: 0,
-            own_bytes: 0,
-            braking: Default::default(),
-            cancellations: Default::default(),
-            patience: Default::default(),
-            demand: Default::default(),
-            kept_out: false,
-            latched: Default::default(),
-            critical: Default::default(),
             request_bytes: config.estimated_bytes_per_request,
             next_bytes: config.estimated_bytes_per_request,
-            drain_ns: 0,
-            forgives_at: Duration::ZERO,
-            probes: 0,
-            completed: 0,
-            blind: false,
-            unread: 0,
-            samples: 0,
-            sensor_errors: 0,
-            said_no_limit: false,
-            limit_drifts: false,
-            said_level: Default::default(),
-            last: Default::default(),
-            notices: Vec::new(),
+            ..Self::default()
         }
     }
 
