@@ -197,7 +197,7 @@ impl Book {
             (kind.profile).ended(&track.marks, unscaled, age_at_peak, predicted, has_counted);
             let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
             let gap_ms = look.slot.seen_gap_ms();
-            kind.profile.looks(serial, unscaled_bytes);
+            kind.profile.cohort.see(serial, unscaled_bytes);
             kind.profile.went(track.course, jump, gap_ms);
             self.kinds.peaked(peak_bytes as f64, 1.0);
             if let Some(expected) = track.predicted_bytes {

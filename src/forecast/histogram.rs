@@ -60,7 +60,7 @@ impl Histogram {
         }
         self.unit *= grown;
         if self.unit > 1e9 {
-            self.scale(1.0 / self.unit);
+            self.forget(1.0 / self.unit);
             self.unit = 1.0;
         }
     }
@@ -107,17 +107,13 @@ impl Histogram {
 
     /// Ages everything at once: the past is no longer a guide.
     pub(super) fn forget(&mut self, share_left: f64) {
-        self.scale(share_left);
-    }
-
-    fn scale(&mut self, factor: f64) {
         for bin in self.bins.iter_mut().chain(&mut self.sums) {
-            bin.weight *= factor;
-            bin.bytes *= factor;
-            bin.squares *= factor;
-            bin.cubes *= factor;
+            bin.weight *= share_left;
+            bin.bytes *= share_left;
+            bin.squares *= share_left;
+            bin.cubes *= share_left;
         }
-        self.weight *= factor;
+        self.weight *= share_left;
     }
 
     /// Observations that still count.

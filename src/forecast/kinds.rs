@@ -227,7 +227,7 @@ impl Kinds {
         let left = if recent > MIXED_OVER { 0.5 } else { 1.0 };
         for kind in self.kinds.iter_mut().flatten() {
             kind.recent *= left;
-            kind.profile.looked();
+            kind.profile.cohort.compare();
             kind.next = kind.profile.next();
         }
     }

@@ -65,11 +65,11 @@ pub(super) struct Profile {
     /// show.
     pub(super) hidden_bytes: f64,
     error: Errors,
-    courses: Courses,
-    cohort: Cohort,
+    pub(super) courses: Courses,
+    pub(super) cohort: Cohort,
     /// The longest time between two polls that added something, lately.
     gap_ms: f64,
-    jumps: Jumps,
+    pub(super) jumps: Jumps,
     /// The greatest peak lately.
     greatest_bytes: f64,
     beyond: f64,
@@ -108,7 +108,7 @@ impl Profile {
     }
 
     /// A request ended. `predicted_bytes`: what [`learned`](Self::learned) said
-    /// when it began. `has_counted`: with this peak, when it had [settled](Self::settled).
+    /// when it began. `has_counted`: with this peak, when it stood [still](Self::add).
     pub(super) fn ended(
         &mut self,
         marks: &Marks,
@@ -134,11 +134,6 @@ impl Profile {
     pub(super) fn ended_between_looks(&mut self, peaks: &[(f64, f64)]) {
         self.cohort.add_unnumbered(peaks);
         self.add_all(peaks);
-    }
-
-    /// A request that runs has long been flat: it needs no more than this.
-    pub(super) fn settled(&mut self, peak_bytes: u64) {
-        self.add(peak_bytes as f64);
     }
 
     /// A request that runs has reached more than nearly all before it: learn
@@ -179,8 +174,9 @@ impl Profile {
         self.seen >= TRUSTED_AFTER && seen_bytes < low_bytes * TOO_LITTLE
     }
 
-    /// Of a request that this process has seen.
-    fn add(&mut self, bytes: f64) {
+    /// Of a request that this process has seen: one that has ended, or has long been flat and needs
+    /// no more than this.
+    pub(super) fn add(&mut self, bytes: f64) {
         self.add_all(&[(bytes, 1.0)]);
     }
 

@@ -126,7 +126,7 @@ fn what_was_cut_off_is_no_record() {
 fn one_poll_may_add_what_was_configured_until_some_were_seen() {
     let known = |seen: usize| {
         let mut profile = profile(std::iter::repeat_n(4, seen));
-        profile.saw_jump(Jump {
+        profile.jumps.saw(Jump {
             largest: MIB as f64,
             ..Jump::default()
         });
@@ -148,7 +148,7 @@ fn what_another_process_has_seen_is_feared_and_no_poll_is_known_by_it() {
     });
     let worst = mib(profile.worst_bytes());
     assert!((256.0..300.0).contains(&worst), "{worst}");
-    profile.saw_jump(crate::running::Jump {
+    profile.jumps.saw(crate::running::Jump {
         largest: (2 * MIB) as f64,
         ..Default::default()
     });

@@ -134,7 +134,7 @@ impl Book {
     pub(super) fn teach_records(&mut self, running: &Requests) {
         for (key, largest) in running.records() {
             let kind = self.kinds.kind(key);
-            kind.profile.saw_jump(Jump {
+            kind.profile.jumps.saw(Jump {
                 largest,
                 ..Jump::default()
             });
@@ -228,14 +228,14 @@ fn expect(
         let flat = Duration::ZERO;
         shown = looks.max(profile.predict(&Seen { flat, ..*seen }).bytes);
     }
-    profile.looks(serial, shown.max(peak_bytes));
+    profile.cohort.see(serial, shown.max(peak_bytes));
     if look.slot.has_shown() {
         profile.foreseen(looks.min(peak_bytes * MOST_FORESEEN));
     }
     if !(track.noted || untold) && seen.flat >= SETTLED_AFTER {
         track.noted = true;
         track.counted_bytes = Some(seen.peak_bytes);
-        profile.settled(seen.peak_bytes);
+        profile.add(seen.peak_bytes as f64);
     }
     let mut need = need.scaled(scale);
     if look.life.is(Fact::Grown) {
@@ -255,7 +255,7 @@ fn expect(
 /// What its polls have added, its kind learns; and what one may add, the others.
 fn teach_jump(kind: &mut Kind, look: &Look<'_>, running: &Requests) {
     let jump = look.slot.jump().scaled(1.0 / look.slot.scale());
-    kind.profile.saw_jump(jump);
+    kind.profile.jumps.saw(jump);
     tell_jump(kind, look.slot.class_key(), running);
 }
 
@@ -285,7 +285,7 @@ fn outgrown_bytes(kind: &mut Kind, look: &Look<'_>, seen: &Seen) -> f64 {
     if seen.flat < INVISIBLE_AFTER {
         return added_bytes;
     }
-    kind.profile.saw_jump(Jump {
+    kind.profile.jumps.saw(Jump {
         largest: added_bytes / scale,
         ..Jump::default()
     });

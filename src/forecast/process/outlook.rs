@@ -297,7 +297,7 @@ impl Forecast {
             let weight = kind.scale * share;
             let next_bytes = kind.profile.next().bytes;
             reserved += (next_bytes + hidden_bytes) * weight;
-            let known = kind.profile.next_share().unwrap_or([1.0; STEPS]);
+            let known = kind.profile.courses.mean_share().unwrap_or([1.0; STEPS]);
             for (sum, share) in shares.iter_mut().zip(known) {
                 *sum += (next_bytes * f64::from(share) + hidden_bytes) * weight;
             }

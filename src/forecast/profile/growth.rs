@@ -2,7 +2,7 @@
 
 use super::{Profile, Seen};
 use crate::forecast::course::Course;
-use crate::running::brake::{Growth, STEPS};
+use crate::running::brake::Growth;
 use crate::running::{Jump, KnownJumps};
 
 /// The longest time between two polls that add something is forgotten by this with each
@@ -38,11 +38,6 @@ impl Profile {
         self.gap_ms = f64::from(gap_ms).max(self.gap_ms * GAP_LEFT.powf(like));
     }
 
-    /// Polls of a request that runs added so much.
-    pub(in crate::forecast) fn saw_jump(&mut self, jump: Jump) {
-        self.jumps.saw(jump);
-    }
-
     /// What one poll may add; `None`: it has not been seen.
     pub(in crate::forecast) fn jumps(&self) -> Option<KnownJumps> {
         self.jumps.known().map(|known| KnownJumps {
@@ -64,16 +59,6 @@ impl Profile {
     /// been seen.
     pub(in crate::forecast) fn gap_ms(&self) -> Option<u32> {
         (self.gap_ms > 0.0).then_some(self.gap_ms as u32)
-    }
-
-    /// The request with this number looks as if it will need so much, or has.
-    pub(in crate::forecast) fn looks(&mut self, serial: u64, bytes: f64) {
-        self.cohort.see(serial, bytes);
-    }
-
-    /// All requests in flight have been looked at.
-    pub(in crate::forecast) fn looked(&mut self) {
-        self.cohort.compare();
     }
 
     /// More than a request has needed lately, so that whoever is first in the order can
@@ -118,10 +103,5 @@ impl Profile {
         let held_bytes = seen.held_bytes as f32;
         let rest_bytes = (need_bytes as f32 - held_bytes).max(0.0);
         self.courses.growth(seen.age, held_bytes, rest_bytes)
-    }
-
-    /// What the next is expected to hold at each step, as a share of its peak.
-    pub(in crate::forecast) fn next_share(&self) -> Option<[f32; STEPS]> {
-        self.courses.mean_share()
     }
 }

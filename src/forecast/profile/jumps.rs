@@ -12,11 +12,11 @@ const LIKE: f64 = 0.5;
 
 /// What polls of the requests of a kind were seen to add lately, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Jumps(KnownJumps);
+pub(in crate::forecast) struct Jumps(KnownJumps);
 
 impl Jumps {
     /// A request that runs has shown so much.
-    pub(super) fn saw(&mut self, jump: Jump) {
+    pub(in crate::forecast) fn saw(&mut self, jump: Jump) {
         let known = &mut self.0;
         if jump.largest * LIKE > known.largest {
             // Of work like that nothing was seen.

@@ -342,21 +342,17 @@ impl Regulator {
         if gives_up && !forced && self.state.is_closed() {
             self.let_all_go(now);
         }
-        let mut control = self.control();
-        let said = &mut control.braking.said_stuck;
-        let say = gives_up && said.is_none_or(|at| now >= at + SAYS_EVERY);
-        if say {
-            *said = Some(now);
+        let said = self.control().braking.said_stuck;
+        if !gives_up || said.is_some_and(|at| now < at + SAYS_EVERY) {
+            return;
         }
-        drop(control);
-        if say {
-            let text = match forced {
-                true => "nobody in flight fits any more: one goes on all the same",
-                false => "nobody in flight fits any more, and none can go on",
-            };
-            self.state.note(EventKind::Stuck, text.into(), 0);
-            logs::stuck(self.state.name.as_deref(), swept.paused, forced);
-        }
+        self.control().braking.said_stuck = Some(now);
+        let text = match forced {
+            true => "nobody in flight fits any more: one goes on all the same",
+            false => "nobody in flight fits any more, and none can go on",
+        };
+        self.state.note(EventKind::Stuck, text.into(), 0);
+        logs::stuck(self.state.name.as_deref(), swept.paused, forced);
     }
 
     /// What is free, and what polls have added: less only if others take it.
