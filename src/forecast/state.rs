@@ -71,15 +71,12 @@ impl State {
         for (hinted, classes) in self.estimates.by_hint() {
             for (name, class) in classes {
                 let weight: f64 = class.peaks.iter().map(|(_, weight)| weight).sum();
-                let bytes: f64 = class
-                    .peaks
-                    .iter()
-                    .map(|(bytes, weight)| bytes * weight)
-                    .sum();
+                let weighed = class.peaks.iter().map(|(bytes, weight)| bytes * weight);
                 let peaks = class.peaks.iter().map(|&(bytes, _)| bytes);
                 let outline = Outline {
                     seen: class.seen,
-                    mean_bytes: if weight > 0.0 { bytes / weight } else { 0.0 },
+                    // Of none it is 0.
+                    mean_bytes: weighed.sum::<f64>() / weight.max(f64::MIN_POSITIVE),
                     largest_bytes: peaks.fold(0.0, f64::max),
                 };
                 outlines.insert((name.clone(), hinted), outline);
@@ -95,22 +92,23 @@ impl State {
 
     pub(crate) fn to_text(&self) -> String {
         let mut text = format!("{KIND}{VERSION}\n");
+        // Unless it would make the whole too long to be read again.
+        let mut add = |line: String| {
+            if text.len() + line.len() + CHECK_BYTES < MOST_BYTES {
+                text += &line;
+                text.push('\n');
+            }
+        };
         let estimates = &self.estimates;
         if let Some(deviations) = estimates.margin_deviations {
-            add(&mut text, &format!("margin {}", short(deviations)));
+            add(format!("margin {}", short(deviations)));
         }
         if let Some((bytes, seen)) = estimates.usage_bytes_per_request {
-            add(
-                &mut text,
-                &format!("usage {} {}", whole(bytes), short(seen)),
-            );
+            add(format!("usage {} {}", whole(bytes), short(seen)));
         }
         for request in &self.running {
             let kind = kind(request.hinted, &request.class);
-            add(
-                &mut text,
-                &format!("running {kind} {}", whole(request.bytes)),
-            );
+            add(format!("running {kind} {}", whole(request.bytes)));
         }
         for (hinted, classes) in estimates.by_hint() {
             for (name, class) in classes {
@@ -118,7 +116,7 @@ impl State {
                 for &(bytes, weight) in &class.peaks {
                     let _ = write!(line, " {}:{}", whole(bytes), short(weight));
                 }
-                add(&mut text, &line);
+                add(line);
             }
         }
         let sum = checksum(text.as_bytes());
@@ -202,14 +200,6 @@ impl State {
             Some(_) => Err("it has too many words".into()),
             None => Ok(()),
         }
-    }
-}
-
-/// Adds a line, unless it would make the whole too long to be read again.
-fn add(text: &mut String, line: &str) {
-    if text.len() + line.len() + CHECK_BYTES < MOST_BYTES {
-        text.push_str(line);
-        text.push('\n');
     }
 }
 
