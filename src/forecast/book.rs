@@ -32,6 +32,8 @@ pub(crate) struct Book {
     serial: u64,
     cases: Vec<Case>,
     case_opened: Option<Duration>,
+    /// Of those that the last look found, and of as many of them as have not ended since.
+    found: Sums,
     pub(super) sums: Sums,
     /// The forecast as it was made: new requests as they were admitted, before
     /// anything was seen of them.
@@ -148,6 +150,15 @@ impl Book {
         std::mem::take(&mut self.runners)
     }
 
+    /// For those that have ended since the last look so much was reserved. Which they are is not
+    /// known, nor what each of them held: as much as the others. Says which share is left.
+    pub(super) fn see_gone(&mut self, kib: u64) -> f64 {
+        let found_kib = self.found.reserved_kib.max(1) as f64;
+        let share = 1.0 - (kib as f64 / found_kib).min(1.0);
+        self.sums = self.found.of_share(share);
+        share
+    }
+
     /// Looks at all requests in flight, learns from those that ended, and adds up.
     pub(super) fn look(&mut self, running: &'static Requests, now: Duration) {
         self.kinds.learn_ended_between_looks(running);
@@ -157,7 +168,7 @@ impl Book {
         self.made = Made::default();
         let mut sums = Sums::default();
         running.look(|look| self.visit(&look, running, now, &mut sums));
-        self.sums = sums;
+        (self.found, self.sums) = (sums, sums);
         self.close_cases(now);
         self.open_case(now);
         self.kinds.looked();

@@ -99,6 +99,8 @@ pub(crate) struct Forecast {
     hidden: Hidden,
     /// What requests are expected to have grown by, by what they touch.
     touched_growth: [f64; STEPS],
+    /// What share of those that the last look found has not ended since.
+    left: f64,
     /// When it was known last what is allocated.
     told: Option<Told>,
     /// What polls have added so far.
@@ -185,6 +187,14 @@ impl Forecast {
     pub(crate) fn see_usage(&mut self, usage_bytes: u64) {
         self.usage_bytes = usage_bytes as f64;
         self.see_beside(self.beside_now());
+    }
+
+    /// So much was reserved for those that the last look found, and that have ended since: what
+    /// is in use is that of newcomers, who have most of their growth before them.
+    pub(crate) fn see_gone(&mut self, kib: u64) {
+        for book in self.book.iter_mut().chain(&mut self.touched) {
+            self.left = book.see_gone(kib);
+        }
     }
 
     fn see_beside(&mut self, beside_bytes: f64) {

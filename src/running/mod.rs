@@ -90,6 +90,8 @@ pub(crate) struct Running {
     critical: [AtomicU64; ClassKey::COUNT / 64],
     /// By kind of request; made when the first is known.
     jumps: OnceLock<Box<[JumpOfKind]>>,
+    /// What was reserved for those that the last look found, and that have ended since.
+    gone_kib: AtomicU64,
 }
 
 impl Running {
@@ -204,9 +206,13 @@ impl Running {
     #[inline]
     pub(crate) fn end(&self, slot: &Slot) {
         let peak_bytes = slot.peak_bytes();
-        let Some(unseen) = slot.end() else {
-            // The next look takes note, and frees it.
-            return;
+        let unseen = match slot.end() {
+            Ok(unseen) => unseen,
+            Err(reserved_kib) => {
+                // The next look takes note, and frees it.
+                self.gone_kib.fetch_add(reserved_kib, Ordering::Relaxed);
+                return;
+            }
         };
         // Work that no account shows would look as if it needed nothing.
         let shows_all = peak_bytes > 0 && !unseen.is(Fact::Untold);
@@ -299,9 +305,15 @@ impl Running {
         }
     }
 
+    /// What was reserved for those that the last look found, and that have ended since.
+    pub(crate) fn gone_kib(&self) -> u64 {
+        self.gone_kib.load(Ordering::Relaxed)
+    }
+
     /// Looks at every request in flight, and at those that ended since the look
     /// before. Only the regulator does, one look at a time.
     pub(crate) fn look<'a>(&'a self, mut visit: impl FnMut(Look<'a>)) {
+        self.gone_kib.store(0, Ordering::Relaxed);
         for (number, shard) in self.shards.all() {
             for (index, slot) in shard.taken() {
                 let Some(life) = slot.life.found() else {

@@ -172,19 +172,19 @@ impl Slot {
     }
 
     /// The request is over. As it was, if no look has found it: then the slot is ready for the
-    /// next one.
+    /// next one. Else what was reserved for it.
     #[inline]
-    pub(super) fn end(&self) -> Option<Status> {
+    pub(super) fn end(&self) -> Result<Status, u64> {
         let mut life = self.life.get();
         if life.is(Fact::Watched) {
             drop(self.waker.take());
             life = self.life.get();
         }
-        let unseen = self.life.end(life);
-        if let Some(unseen) = unseen {
-            self.clear(unseen.next());
-        }
-        unseen
+        // Before: the look that takes note of it frees the slot.
+        let reserved_kib = self.reserved_kib();
+        let unseen = self.life.end(life).ok_or(reserved_kib)?;
+        self.clear(unseen.next());
+        Ok(unseen)
     }
 
     /// A look has taken note of its end: the slot is ready for the next one.

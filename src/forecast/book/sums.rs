@@ -41,3 +41,25 @@ pub(in crate::forecast) struct Sums {
     /// What they may still need at most, as far as is known.
     pub(crate) most_growth_bytes: f64,
 }
+
+impl Sums {
+    /// Of so large a share of them, whichever these are. The margin stays as it is: others come in
+    /// the place of those gone.
+    pub(super) fn of_share(self, share: f64) -> Self {
+        let kib = |kib: u64| (kib as f64 * share) as u64;
+        Self {
+            held_bytes: self.held_bytes * share,
+            quiet_kib: kib(self.quiet_kib),
+            growth_bytes: self.growth_bytes * share,
+            need_bytes: self.need_bytes * share,
+            reserved_kib: kib(self.reserved_kib),
+            invisible_bytes: self.invisible_bytes * share,
+            pausable_kib: kib(self.pausable_kib),
+            pausable_held_bytes: self.pausable_held_bytes * share,
+            growth: self.growth.map(|bytes| bytes * share),
+            other_growth_bytes: self.other_growth_bytes * share,
+            most_growth_bytes: self.most_growth_bytes * share,
+            ..self
+        }
+    }
+}

@@ -39,6 +39,7 @@ impl Forecast {
         now: Duration,
     ) {
         let hidden_bytes = self.unexplained_bytes();
+        self.left = 1.0;
         if let Some(book) = &mut self.book {
             book.kinds.set_hidden(hidden_bytes);
             book.look(running, now);
@@ -270,6 +271,7 @@ impl Forecast {
         let theirs_bytes = shown_bytes - sums.pausable_held_bytes * self.reuse;
         let to_come = (others_bytes as f64 - theirs_bytes.max(0.0)).max(0.0);
         for (bytes, growth) in outlook.growth_bytes.iter_mut().zip(&self.touched_growth) {
+            let growth = growth * self.left;
             *bytes =
                 (growth + to_come).max(self.safe_bytes) - self.reusable_bytes(self.grown_bytes);
         }

@@ -40,3 +40,59 @@ impl Forecast {
         self.usage.above_baseline_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::class::tag::Tag;
+    use crate::forecast::{Evidence, Forecast};
+    use crate::running::Running;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn newcomers_are_none_of_those_that_the_last_look_found_and_that_have_ended() {
+        let mut forecast = Forecast::new(48 * MIB, 0.001, true);
+        forecast.brakes = true;
+        forecast.set_slack(0, 1024 * MIB);
+        let running: &'static Running = Box::leak(Box::default());
+        let mut now = Duration::ZERO;
+        let take = || {
+            let slot = running.take(48 << 10, Tag::NONE, Duration::ZERO);
+            slot.unwrap()
+        };
+        // To their peaks, and they are about to end.
+        let mut ten_at_their_peak = |forecast: &mut Forecast| {
+            let ten = [(); 10].map(|()| take());
+            for step in 1..=18 {
+                now += Duration::from_millis(5);
+                for slot in ten.iter().filter(|_| step <= 12) {
+                    slot.charge(4 * MIB as i64, 1);
+                    slot.grew(4 * MIB, false, Duration::ZERO);
+                }
+                forecast.look(running, now);
+            }
+            ten
+        };
+        for _ in 0..3 {
+            let ten = ten_at_their_peak(&mut forecast);
+            ten.into_iter().for_each(|slot| running.end(slot));
+        }
+        let ten = ten_at_their_peak(&mut forecast);
+        forecast.observe(Evidence {
+            now,
+            usage_bytes: 500 * MIB,
+            own_in_flight: 10,
+            all_in_flight: 10,
+            ..Evidence::default()
+        });
+        ten.into_iter().for_each(|slot| running.end(slot));
+        let _others = [(); 10].map(|()| take());
+        forecast.see_gone(running.gone_kib());
+        forecast.see_usage(20 * MIB);
+        let outlook = forecast.outlook(480 * MIB);
+        let more_mib = outlook.reservable_bytes((1004 * MIB) as f64) / MIB as f64;
+        assert!((523.0..525.0).contains(&more_mib), "{more_mib}");
+    }
+}

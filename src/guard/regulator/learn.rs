@@ -56,6 +56,7 @@ impl Regulator {
             let evidence = self.evidence(control, now, active);
             control.forecast.observe(evidence);
         } else {
+            control.forecast.see_gone(self.state.running.gone_kib());
             control.forecast.see_usage(control.own_bytes);
         }
     }
