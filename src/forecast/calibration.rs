@@ -23,8 +23,8 @@ pub(crate) struct Calibration {
     pub(super) target: f64,
     /// The margin, in standard deviations.
     pub(super) deviations: f64,
-    forecasts: u64,
-    exceeded: u64,
+    /// Forecasts that were checked, and how many of them were exceeded.
+    pub(super) counts: (u64, u64),
 }
 
 impl Calibration {
@@ -38,15 +38,10 @@ impl Calibration {
 
     /// A forecast with this margin was exceeded, or not.
     pub(crate) fn learn(&mut self, exceeded: bool) {
-        self.forecasts += 1;
-        self.exceeded += u64::from(exceeded);
+        self.counts.0 += 1;
+        self.counts.1 += u64::from(exceeded);
         let moved = f64::from(u8::from(exceeded)) - self.target;
         self.deviations = (self.deviations + STEP * moved).clamp(LEAST, MOST_DEVIATIONS);
-    }
-
-    /// Forecasts that were checked, and how many of them were exceeded.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.forecasts, self.exceeded)
     }
 
     pub(super) fn set_deviations(&mut self, deviations: f64) {

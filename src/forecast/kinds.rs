@@ -154,7 +154,7 @@ impl Kinds {
     }
 
     /// What is known of those without a hint.
-    fn without_hint(&mut self) -> impl Iterator<Item = &mut Kind> {
+    pub(super) fn without_hint(&mut self) -> impl Iterator<Item = &mut Kind> {
         let kinds = ClassKey::all().zip(&mut self.kinds);
         let kinds = kinds.filter(|(key, _)| !key.is_hinted());
         kinds.filter_map(|(_, kind)| Some(&mut **kind.as_mut()?))
@@ -206,19 +206,6 @@ impl Kinds {
         self.errors = (self.errors + 1.0).min(PEAKS);
         let ratio = (bytes - peak_bytes).abs() / peak_bytes.max(1.0);
         self.error_ratio += (ratio - self.error_ratio) / self.errors;
-    }
-
-    /// What requests without a hint need beside what their accounts show.
-    pub(super) fn set_hidden(&mut self, bytes: f64) {
-        self.without_hint()
-            .for_each(|kind| kind.profile.hidden_bytes = bytes);
-    }
-
-    /// What another process has learned of requests without a hint cannot be more than the
-    /// limit.
-    pub(super) fn bound_loaded(&mut self, limit_bytes: f64) {
-        self.without_hint()
-            .for_each(|kind| kind.profile.bound_loaded(limit_bytes));
     }
 
     /// All requests in flight have been looked at.

@@ -64,8 +64,8 @@ pub(crate) struct Forecast {
     /// Made with the first such request, from the configured estimate and target.
     touched: Option<Box<Book>>,
     configured: (u64, f64),
-    pub(super) usage: UsageEstimate,
-    retained: Retained,
+    pub(crate) usage: UsageEstimate,
+    pub(crate) retained: Retained,
     usage_bytes: f64,
     /// What the allocator says that it keeps.
     kept_bytes: f64,
@@ -339,7 +339,7 @@ impl Forecast {
     pub(crate) fn checked(&self) -> (u64, u64) {
         self.book
             .as_ref()
-            .map_or((0, 0), |book| book.calibration.counts())
+            .map_or((0, 0), |book| book.calibration.counts)
     }
 
     /// The margin, in standard deviations of the forecast; `None`: there is none.

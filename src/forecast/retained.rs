@@ -25,7 +25,7 @@ const STEP: f64 = 0.5;
 /// the allocator's, up to as much as was freed since. A trim would give back the
 /// share of it that earlier trims did.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Retained {
+pub(crate) struct Retained {
     /// In use and not allocated, after the last trim, or less since.
     floor_bytes: f64,
     /// The most that was allocated since the last trim.
@@ -126,7 +126,7 @@ impl Retained {
     }
 
     /// What there is before a trim.
-    pub(super) fn before_trim(&self) -> BeforeTrim {
+    pub(crate) fn before_trim(&self) -> BeforeTrim {
         BeforeTrim {
             beside_bytes: self.usage_bytes - self.allocated_bytes,
             kept_bytes: self.kept_bytes(),

@@ -290,7 +290,7 @@ impl UsageEstimate {
     }
 
     /// What is in use beyond the baseline, whoever holds it.
-    pub(super) fn above_baseline_bytes(&self) -> u64 {
+    pub(crate) fn above_baseline_bytes(&self) -> u64 {
         (self.usage_bytes - self.baseline_bytes).max(0.0) as u64
     }
 

@@ -80,10 +80,6 @@ impl Forecast {
         self.book.is_none() || self.retained.most_bytes() >= LEAST_KEPT_BYTES
     }
 
-    pub(crate) fn before_trim(&self) -> BeforeTrim {
-        self.retained.before_trim()
-    }
-
     /// What the allocator would give back if it had to.
     pub(crate) fn retained_bytes(&self) -> u64 {
         match self.allocation_is_known() {

@@ -41,7 +41,8 @@ impl Forecast {
         let hidden_bytes = self.unexplained_bytes();
         self.left = 1.0;
         if let Some(book) = &mut self.book {
-            book.kinds.set_hidden(hidden_bytes);
+            let kinds = book.kinds.without_hint();
+            kinds.for_each(|kind| kind.profile.hidden_bytes = hidden_bytes);
             book.look(running, now);
             self.see_held();
         }

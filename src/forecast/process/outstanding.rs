@@ -34,11 +34,6 @@ impl Forecast {
         let more = others.saturating_add_unsigned(elsewhere.saturating_add(unseen_bytes));
         (growth as i64).saturating_add(more)
     }
-
-    /// What is in use beyond what was while nobody was in flight.
-    pub(crate) fn growth_bytes(&self) -> u64 {
-        self.usage.above_baseline_bytes()
-    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ impl Forecast {
     pub(in crate::forecast) fn bound_loaded(&mut self) {
         if let Some(book) = self.book.as_mut().filter(|_| !self.is_bounded) {
             if self.limit_bytes > 0.0 {
-                book.kinds.bound_loaded(self.limit_bytes);
+                let kinds = book.kinds.without_hint();
+                kinds.for_each(|kind| kind.profile.bound_loaded(self.limit_bytes));
                 self.is_bounded = true;
             }
         }

@@ -83,7 +83,7 @@ impl Regulator {
         self.state.shown.set_summary(control.summary(reserved_kib));
         let request_kib = control.request_bytes / 1024;
         let blind = control.is_blind();
-        let theirs_kib = control.forecast.growth_bytes() / 1024;
+        let theirs_kib = control.forecast.usage.above_baseline_bytes() / 1024;
         self.state.bounds.set_theirs(theirs_kib);
         self.publish(&control.decision, blind, reserved_kib, request_kib);
         if self.state.is_closed() {

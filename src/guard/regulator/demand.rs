@@ -56,11 +56,8 @@ impl Demand {
         self.measured += elapsed;
         let over = self.measured.min(AVERAGED_OVER).as_secs_f64();
         let elapsed = elapsed.as_secs_f64();
-        let step = if over > 0.0 {
-            (elapsed / over).min(1.0)
-        } else {
-            1.0
-        };
+        // The first is all there is: NaN is no number, and 1 is.
+        let step = (elapsed / over).min(1.0);
         let mean = |mean: &mut f64, value: f64| *mean += (value - *mean) * step;
         let rate = |more: u64| {
             if elapsed > 0.0 {

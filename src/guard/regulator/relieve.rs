@@ -89,7 +89,12 @@ impl Regulator {
     }
 
     fn trim(&self) {
-        let trim = || (self.control().forecast.before_trim(), release::trim());
+        let trim = || {
+            (
+                self.control().forecast.retained.before_trim(),
+                release::trim(),
+            )
+        };
         let ((before, took), freed_bytes) = self.measure("the allocator", trim);
         let meanwhile_bytes = self.trimmed(before);
         let longest_us = &self.state.counters.longest_release_us;
@@ -108,16 +113,12 @@ impl Regulator {
         let freed_bytes = before_bytes.saturating_sub(self.usage_now());
         let others_bytes = released().saturating_sub(released_before);
         let freed_bytes = freed_bytes.saturating_sub(others_bytes);
-        self.note_freed(who, freed_bytes);
         counters.released(freed_bytes);
-        (done, freed_bytes)
-    }
-
-    fn note_freed(&self, who: &str, freed_bytes: u64) {
         if freed_bytes >= USEFUL_BYTES {
             let text = format!("{who} gave back {:.0} MiB", mib(freed_bytes));
             self.state.note(EventKind::Released, text, 0);
         }
+        (done, freed_bytes)
     }
 
     /// The allocators have given back what they kept. Says how much was freed meanwhile, as

@@ -52,20 +52,14 @@ impl Regulator {
                     _ => "restore",
                 };
                 let (old, new) = (bound(from.concurrency), stats.current_concurrency);
-                let number = |count: Option<u64>| match count {
-                    Some(count) => count.to_string(),
-                    None => "any number".into(),
-                };
-                let text = match old == new {
-                    true => format!("{action}: {} to {}", from.pressure, stats.level),
-                    false => format!(
-                        "{action}: {} to {}, {} to {} at once",
-                        from.pressure,
-                        stats.level,
-                        number(old),
-                        number(new)
-                    ),
-                };
+                let mut text = format!("{action}: {} to {}", from.pressure, stats.level);
+                if old != new {
+                    let [old, new] = [old, new].map(|count| match count {
+                        Some(count) => count.to_string(),
+                        None => "any number".into(),
+                    });
+                    text += &format!(", {old} to {new} at once");
+                }
                 state.note(EventKind::Adjusted, text, suppressed.into());
                 logs::adjusted(&stats, action, old, suppressed, name);
             }
