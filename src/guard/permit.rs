@@ -79,7 +79,7 @@ impl Permit {
     /// [`new`](Self::new), for what had waited.
     pub(crate) fn queued(state: &'static State, kib: u64, tag: Tag) -> Self {
         let mut permit = Self::new(state, kib, tag);
-        permit.own.granted_at = state.granted_at(tag);
+        permit.own.granted_at = state.sampler.moment();
         permit
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::checks::Operation;
 use super::count::GuardCount;
-use super::lanes::LANES;
 use super::tenants::{TenantAccount, TenantTable};
 use super::word::{Caps, MAX_COUNT};
 use crate::class::Priority;
@@ -114,8 +113,6 @@ pub(crate) struct Bounds {
     slice_kib: Counter,
     critical_kib: Counter,
     pub(super) tenants: Arc<TenantTable>,
-    /// Where the flows of those without a tenant stand in the queue.
-    flows: [AtomicUsize; LANES],
     /// How many wait for the guard. Written under the queue's lock.
     pub(super) waiting: AtomicUsize,
     /// How many of those who have waited were told no, or lost a grant that they had not
@@ -351,12 +348,6 @@ impl Bounds {
         if matches!(need, Need::More { .. }) {
             self.need_more.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    /// Where the flow of a lane and a tenant stands in the queue.
-    pub(super) fn flow(&self, lane: usize, tenant: u16) -> &AtomicUsize {
-        let account = self.tenants.named(tenant);
-        account.map_or(&self.flows[lane], |account| account.flow(lane))
     }
 
     pub(crate) fn set_probes(&self, probes: u32) {

@@ -7,8 +7,9 @@
 //! number of flows, however many wait; those that no end could help are passed one by one.
 //!
 //! Tenants take turns by start-time fair queueing (Goyal, Vin and Cheng, 1996): a flow
-//! that begins to wait starts at the virtual time of the one that was served last, and
-//! is moved on by what it is served, divided by its weight.
+//! that begins to wait starts at its lane's virtual time, that of the flows that were served
+//! there, and is moved on by what it is served, divided by its weight. Those that name no
+//! tenant are one of their guard's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -89,6 +90,8 @@ pub(super) struct Lane {
     /// The places of its flows, and the flows.
     pub(super) order: BTreeSet<(i64, u64, usize)>,
     pub(super) waiting: usize,
+    /// The most that a flow had been served when it was granted something here.
+    pub(super) served: i64,
     /// What those wait for that do not wait for their tenants, and the weights of their flows.
     pub(super) kib: u64,
     pub(super) weights: u64,
@@ -109,8 +112,6 @@ pub(super) struct Queue {
     pub(super) wakers: Wakers,
     waiting: usize,
     next_number: u64,
-    /// What the flow that was granted last had been served.
-    pub(super) served: i64,
     /// KiB that the oldest waiter of a lane behind may have.
     pub(super) ageing_kib: u64,
     /// The time of the last sample, or when somebody began to wait since.
@@ -129,16 +130,8 @@ impl Waiter {
 }
 
 impl Flow {
-    pub(super) fn account(&self) -> Option<&TenantAccount> {
+    pub(super) fn account(&self) -> &TenantAccount {
         self.bounds.tenants.get(self.tenant)
-    }
-
-    pub(super) fn weight(&self) -> u64 {
-        self.account().map_or(1, TenantAccount::weight)
-    }
-
-    pub(super) fn served(&self) -> i64 {
-        self.account().map_or(0, TenantAccount::served)
     }
 }
 
@@ -175,9 +168,8 @@ impl Queue {
         let before: u64 = self.lanes[..own_lane].iter().map(|lane| lane.kib).sum();
         let lane = &self.lanes[own_lane];
         // Its tenant's own backlog, at its tenant's part of the rate; or everybody's.
-        let account = bounds.tenants.get(need.tag().tenant);
+        let weight = bounds.tenants.get(need.tag().tenant).weight();
         let flow = self.flow_of(bounds, own_lane, need.tag().tenant);
-        let weight = account.map_or(1, TenantAccount::weight);
         let backlog_kib = flow.map_or(0, |flow| self.backlog_kib(flow));
         let own_weight = flow.map_or(0, |flow| self.flows[flow].counted.weight);
         let weights = lane.weights - own_weight + weight;
@@ -187,7 +179,7 @@ impl Queue {
     }
 
     pub(super) fn flow_of(&self, bounds: &Bounds, lane: usize, tenant: u16) -> Option<usize> {
-        let at = bounds.flow(lane, tenant).load(Ordering::Relaxed);
+        let at = bounds.tenants.get(tenant).flows[lane].load(Ordering::Relaxed);
         at.checked_sub(1)
     }
 
@@ -247,7 +239,7 @@ impl Queue {
                 is_parked: false,
                 is_aside: false,
             });
-            let place = bounds.flow(at, tenant);
+            let place = &bounds.tenants.get(tenant).flows[at];
             place.store(self.flows.len(), Ordering::Relaxed);
             self.flows.len() - 1
         });
@@ -261,10 +253,12 @@ impl Queue {
             .insert(&mut self.waiters, key, |w| &mut w.in_flow, older);
         flow.kib += kib;
         if flow.waiting.len() == 1 {
-            if let Some(account) = flow.account() {
-                account.catch_up(self.served);
-                self.place_all(&bounds, tenant);
-            }
+            // What others were served in its lane is not owed to it. No later than those that
+            // wait there: they may have got back what they were charged too much.
+            let lane = &self.lanes[at];
+            let last = lane.order.last().map_or(lane.served, |&(last, ..)| last);
+            flow.account().catch_up(lane.served.min(last));
+            self.place_all(&bounds, tenant);
         }
         self.waiting += 1;
         bounds.waiting.fetch_add(1, Ordering::Relaxed);
@@ -338,11 +332,9 @@ impl Queue {
         if lane != NESTED {
             self.advance(candidate.flow);
             let flow = &self.flows[candidate.flow];
-            if let Some(account) = flow.account() {
-                account.charge(kib);
-                let (bounds, tenant) = (Arc::clone(&flow.bounds), flow.tenant);
-                self.place_all(&bounds, tenant);
-            }
+            flow.account().charge(kib);
+            let (bounds, tenant) = (Arc::clone(&flow.bounds), flow.tenant);
+            self.place_all(&bounds, tenant);
             if aged {
                 self.ageing_kib = self.ageing_kib.saturating_sub(kib);
             } else if self.aged_behind(lane.max(CRITICAL + 1)).is_none() {

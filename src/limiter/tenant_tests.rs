@@ -1,12 +1,15 @@
 //! Turns by tenant: weights, quotas, and what each is charged for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::turn_tests::{Bed, granted, is_granted, tag};
-use super::wait_tests::Ticket;
-use super::{Refused, TENANTS};
+use super::tests::publish;
+use super::turn_tests::{Bed, ask, granted, is_granted, tag};
+use super::wait_tests::{IN_TIME, Ticket};
+use super::{Caps, Need, Refused, TENANTS};
 use crate::class::tag::Tag;
 use crate::class::{Priority, Quota};
+use crate::units::MAX_KIB;
 
 #[test]
 fn a_tenants_turn_in_one_lane_counts_in_the_others() {
@@ -55,7 +58,7 @@ fn share_of_first(weights: [u32; 2], kib: [u64; 2], lasts: [u32; 2]) -> f64 {
             if over {
                 let (tag, kib) = of(tenant);
                 let elapsed = Duration::from_millis(100) * (step - began);
-                bed.bounds.tenants.charge_actual(tag.tenant, kib, elapsed);
+                bed.tenant(tag.tenant).charge_actual(kib, elapsed);
                 bed.cancel(kib, tag);
                 waiting.push((tenant, bed.join(tag, kib)));
             }
@@ -101,6 +104,70 @@ fn a_tenant_that_comes_late_owes_and_is_owed_nothing() {
     }
     let late = order.iter().filter(|&&name| name == "late").count();
     assert!((3..=5).contains(&late), "{order:?}");
+}
+
+#[test]
+fn a_guard_that_names_no_tenant_takes_turns_with_one_that_does() {
+    let bed = Bed::empty(100);
+    for _ in 0..10 {
+        bed.reserve(Tag::NONE, 10).unwrap();
+    }
+    let second = bed.limiter.join(Arc::default());
+    publish(&bed.limiter, &second, Caps::new(false, 99, 100), MAX_KIB, 0);
+    bed.make_tenants();
+    let named = (0..10).map(|_| ("named", bed.join(Tag::of_tenant(1), 10)));
+    let mut waiters: Vec<_> = named.collect();
+    waiters.extend((0..10).map(|_| {
+        let need = Need::Known(ask(Tag::NONE, 10));
+        let ticket = Ticket::join(&bed.limiter, &second, need, IN_TIME);
+        ("nameless", ticket.unwrap())
+    }));
+    let order = [(); 8].map(|()| bed.free(10, &mut waiters)).concat();
+    let nameless = order.iter().filter(|&&name| name == "nameless").count();
+    assert!((3..=5).contains(&nameless), "{order:?}");
+}
+
+#[test]
+fn a_tenant_that_comes_late_goes_with_those_served_in_its_lane() {
+    let bed = Bed::full(1000);
+    bed.make_tenants();
+    let join = |name, priority, tenant| (name, bed.join(tag(priority, tenant), 10));
+    let four = |name, tenant| [(); 4].map(|()| join(name, Priority::High, tenant));
+    let mut waiters = Vec::new();
+    waiters.extend(four("early", 1));
+    waiters.extend(four("early", 2));
+    waiters.push(join("behind", Priority::Low, 3));
+    let order = [(); 9].map(|()| bed.free(10, &mut waiters)).concat();
+    assert_eq!(order[8], "behind");
+    for (name, tenant) in [("early", 1), ("early", 2), ("late", 4)] {
+        waiters.extend(four(name, tenant));
+    }
+    let order = [(); 3].map(|()| bed.free(10, &mut waiters)).concat();
+    let late = order.iter().filter(|&&name| name == "late").count();
+    assert!((1..=2).contains(&late), "{order:?}");
+}
+
+#[test]
+fn what_all_got_back_is_not_held_against_one_that_comes_late() {
+    let bed = Bed::full(1000);
+    bed.make_tenants();
+    let mut waiters = Vec::new();
+    for tenant in [1, 2] {
+        let of_tenant = tag(Priority::Normal, tenant);
+        waiters.extend((0..30).map(|_| ("early", bed.join(of_tenant, 10))));
+    }
+    for _ in 0..20 {
+        bed.free(10, &mut waiters);
+    }
+    // They took a moment.
+    for tenant in [1, 2].repeat(10) {
+        bed.tenant(tenant).charge_actual(10, Duration::ZERO);
+        bed.cancel(10, tag(Priority::Normal, tenant));
+    }
+    granted(&mut waiters);
+    waiters.extend((0..10).map(|_| ("late", bed.join(tag(Priority::Normal, 4), 10))));
+    let order = [(); 8].map(|()| bed.free(10, &mut waiters)).concat();
+    assert!(order.contains(&"late"), "{order:?}");
 }
 
 #[test]
@@ -161,9 +228,7 @@ fn a_tenant_is_charged_for_as_long_as_its_requests_took_of_late() {
     let at_first = account.served();
     assert!(at_first > 0);
     // A sixteenth of twice as long.
-    bed.bounds
-        .tenants
-        .charge_actual(1, 0, Duration::from_secs(1));
+    account.charge_actual(0, Duration::from_secs(1));
     account.charge(16);
     let later = account.served() - at_first;
     assert_eq!(later * 16, at_first * 17);
@@ -195,9 +260,7 @@ fn a_tenant_whose_request_took_long_lets_others_go_first() {
         waiters.extend((0..3).map(|_| (name, bed.join(tag(Priority::Normal, tenant), 10))));
     }
     assert_eq!(bed.free(10, &mut waiters), ["one"]);
-    bed.bounds
-        .tenants
-        .charge_actual(1, 10, Duration::from_secs(10));
+    bed.tenant(1).charge_actual(10, Duration::from_secs(10));
     bed.cancel(10, tag(Priority::Normal, 1));
     let mut order = granted(&mut waiters);
     for _ in 0..4 {
@@ -237,7 +300,7 @@ fn a_number_is_another_tenants_once_its_own_holds_nothing_and_waits_for_nothing(
         account.charge(16);
         (account.served(), account.strike())
     };
-    tenants.charge_actual(2, 10, Duration::from_secs(10));
+    tenants.make(2).charge_actual(10, Duration::from_secs(10));
     assert_eq!(charged(2).1, 1);
     tenants.make(2).begin();
     assert_eq!(charged(2), charged(3));
@@ -323,7 +386,7 @@ fn those_that_wait_for_their_tenant_are_before_nobody() {
     let mut waiting: Vec<Ticket> = (0..10).map(|_| bed.join(Tag::NONE, 10)).collect();
     bed.serve_a_hundred_at_a_time(&mut waiting);
     let expected_ms = |tag| {
-        let need = super::Need::Known(super::turn_tests::ask(tag, 10));
+        let need = Need::Known(ask(tag, 10));
         let expected = bed.limiter.expected_wait(&bed.bounds, need);
         expected.map_or(0, |wait| wait.as_millis())
     };

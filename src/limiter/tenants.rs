@@ -23,12 +23,25 @@ const HOLD_PARTS: u64 = 256;
 /// Service counts in so many parts, so that it can be divided by a weight.
 const SERVICE_PARTS: i64 = 1024;
 
-/// The tenants of one guard; made when the first one is named.
-#[derive(Debug, Default)]
+/// The tenants of one guard.
+#[derive(Debug)]
 pub(crate) struct TenantTable {
-    tenants: OnceLock<Box<[TenantAccount]>>,
+    /// Of all that name none: it has no quota.
+    nameless: TenantAccount,
+    /// Of the others; made when the first one is named.
+    named: OnceLock<Box<[TenantAccount]>>,
     /// What a tenant's largest share is a fraction of.
     limit_kib: Counter,
+}
+
+impl Default for TenantTable {
+    fn default() -> Self {
+        Self {
+            nameless: TenantAccount::new(),
+            named: OnceLock::new(),
+            limit_kib: Counter::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +65,7 @@ pub(crate) struct TenantAccount {
     /// How many wait. Written under the queue's lock.
     waiting: Number,
     /// Where its flows stand in the queue, one above; 0: it has none yet.
-    flows: [AtomicUsize; LANES],
+    pub(super) flows: [AtomicUsize; LANES],
 }
 
 impl TenantAccount {
@@ -178,7 +191,7 @@ impl TenantAccount {
     }
 
     /// A request that was granted `kib` is over after so long.
-    fn charge_actual(&self, kib: u64, elapsed: Duration) {
+    pub(crate) fn charge_actual(&self, kib: u64, elapsed: Duration) {
         let elapsed_parts = (elapsed.as_micros() as u64).saturating_mul(HOLD_PARTS) / 1000;
         let before = self.hold_parts.load(Ordering::Relaxed);
         let beyond_parts = i128::from(elapsed_parts) - i128::from(before);
@@ -188,10 +201,6 @@ impl TenantAccount {
         let after = before - before / HOLDS + elapsed_parts / HOLDS;
         // Of two at once one may be lost: it is an average.
         self.hold_parts.store(after, Ordering::Relaxed);
-    }
-
-    pub(super) fn flow(&self, lane: usize) -> &AtomicUsize {
-        &self.flows[lane]
     }
 
     /// One more rejection; how many there were lately.
@@ -208,29 +217,32 @@ impl TenantAccount {
 }
 
 impl TenantTable {
-    /// A tenant; the table is made if there is none yet.
+    /// A tenant; of one that is named the table is made if there is none yet.
     pub(crate) fn make(&self, tenant: u16) -> &TenantAccount {
-        let tenants = self
-            .tenants
-            .get_or_init(|| (0..TENANTS).map(|_| TenantAccount::new()).collect());
-        &tenants[usize::from(tenant)]
+        let made = || (1..TENANTS).map(|_| TenantAccount::new()).collect();
+        match usize::from(tenant).checked_sub(1) {
+            Some(at) => &self.named.get_or_init(made)[at],
+            None => &self.nameless,
+        }
     }
 
-    /// A tenant, if any was ever named.
+    /// A tenant that was named, or the nameless one.
     #[inline]
-    pub(crate) fn get(&self, tenant: u16) -> Option<&TenantAccount> {
-        self.tenants.get()?.get(usize::from(tenant))
+    pub(crate) fn get(&self, tenant: u16) -> &TenantAccount {
+        self.named(tenant).unwrap_or(&self.nameless)
     }
 
-    /// The same, but for the nameless one: its table may be made while it waits, and it has
-    /// no quota.
+    /// Not the nameless one.
     #[inline]
     pub(super) fn named(&self, tenant: u16) -> Option<&TenantAccount> {
-        if tenant == 0 { None } else { self.get(tenant) }
+        let at = usize::from(tenant).checked_sub(1)?;
+        self.named.get()?.get(at)
     }
 
+    /// The nameless one first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &TenantAccount> {
-        self.tenants.get().into_iter().flatten()
+        let named = self.named.get().into_iter().flatten();
+        std::iter::once(&self.nameless).chain(named)
     }
 
     /// Quotas are fractions of this. Says whether it is another one than before.
@@ -259,14 +271,8 @@ impl TenantTable {
     }
 
     pub(super) fn park(&self, tenant: u16) {
-        if let Some(account) = self.get(tenant) {
+        if let Some(account) = self.named(tenant) {
             account.set_parked();
-        }
-    }
-
-    pub(crate) fn charge_actual(&self, tenant: u16, kib: u64, elapsed: Duration) {
-        if let Some(account) = self.get(tenant) {
-            account.charge_actual(kib, elapsed);
         }
     }
 }

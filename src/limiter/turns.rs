@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{CRITICAL, Candidate, LANES};
 use super::queue::{Counted, Flow, Queue, State};
-use super::tenants::TenantAccount;
 use crate::units::MAX_KIB;
 
 /// Half of what can be counted: what tenants were served is counted anew from there on.
@@ -24,7 +23,7 @@ impl Queue {
             true => Counted::default(),
             false => Counted {
                 kib: backlog_kib,
-                weight: flow.weight(),
+                weight: flow.account().weight(),
             },
         };
         let before = std::mem::replace(&mut flow.counted, counted);
@@ -32,7 +31,7 @@ impl Queue {
         lane.weights = lane.weights - before.weight + counted.weight;
         let shown = !flow.is_parked && !flow.is_aside;
         let first = flow.waiting.first().filter(|_| shown);
-        let place = first.map(|first| (flow.served(), self.waiters[first].number));
+        let place = first.map(|first| (flow.account().served(), self.waiters[first].number));
         if place == flow.place {
             return;
         }
@@ -66,28 +65,34 @@ impl Queue {
         }
     }
 
-    /// Virtual time is that of the flow that is served now.
+    /// A lane's virtual time is that of the flow that is served now, and never goes back: one
+    /// that was held back is behind the others, and who begins is not to be.
     pub(super) fn advance(&mut self, flow: usize) {
-        self.served = self.flows[flow].served();
-        if self.served < MOST_SERVED {
+        let flow = &self.flows[flow];
+        let lane = &mut self.lanes[flow.lane];
+        lane.served = lane.served.max(flow.account().served());
+        let served = lane.served;
+        if served < MOST_SERVED {
             return;
         }
         // Years of it, or days of much memory: where counts end all would be alike.
         for flow in &self.flows {
             let is_theirs = |lane| self.flow_of(&flow.bounds, lane, flow.tenant).is_some();
             // An account has several flows, and goes back once.
-            if let Some(account) = flow.account().filter(|_| !(0..flow.lane).any(is_theirs)) {
-                account.go_back(self.served);
+            if !(0..flow.lane).any(is_theirs) {
+                flow.account().go_back(served);
             }
         }
-        self.served = 0;
+        for lane in &mut self.lanes {
+            lane.served = lane.served.saturating_sub(served);
+        }
         (0..self.flows.len()).for_each(|at| self.place(at));
     }
 
     /// A request of a tenant's has ended: what it took more or less than was expected
     /// counts from now on.
     pub(super) fn account(&mut self, bounds: &Bounds, tenant: u16) {
-        if bounds.tenants.get(tenant).is_some_and(TenantAccount::fold) {
+        if bounds.tenants.get(tenant).fold() {
             self.place_all(bounds, tenant);
         }
     }
@@ -183,9 +188,7 @@ impl Queue {
                 self.unpark_flow(flow);
             }
         }
-        if let Some(account) = bounds.tenants.get(tenant) {
-            account.clear_parked();
-        }
+        bounds.tenants.get(tenant).clear_parked();
     }
 
     fn unpark_flow(&mut self, flow: usize) {
@@ -237,7 +240,8 @@ impl Queue {
         let comes = &self.flows[self.waiters[key].flow];
         // The products order as the quotients do.
         let by_length = |a: &Flow, b: &Flow| {
-            let length = |flow: &Flow, other: &Flow| flow.waiting.len() as u64 * other.weight();
+            let length =
+                |flow: &Flow, other: &Flow| flow.waiting.len() as u64 * other.account().weight();
             length(a, b).cmp(&length(b, a))
         };
         // Its own is among them, so it is in no lane before that.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::State;
 use crate::class::Priority;
-use crate::limiter::TenantAccount;
 use crate::running::brake::Taken;
 use crate::running::{Fact, Slot};
 
@@ -20,8 +19,9 @@ impl State {
     /// Says where each in flight stands, unless that is its priority's place alone.
     pub(in crate::guard) fn rank(&self, now: Duration) {
         let tenants = self.bounds.tenants();
-        if tenants.all().next().is_some() || self.has_seen(Priority::Low) {
-            let weight = |tenant| tenants.get(tenant).map_or(1, TenantAccount::weight);
+        // Of the nameless one alone all are.
+        if tenants.all().nth(1).is_some() || self.has_seen(Priority::Low) {
+            let weight = |tenant| tenants.get(tenant).weight();
             let ages_after = Duration::from_millis(self.bounds.ages_after_ms());
             self.running.rank(ages_after, now, weight);
         }

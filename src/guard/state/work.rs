@@ -64,10 +64,9 @@ impl Reservation {
     /// Its tenant pays for the time that it took.
     #[cold]
     fn charge_actual(&self) {
-        let (state, tenant) = (self.state, self.tag.tenant);
-        let elapsed = self.granted_at.until(state.sampler.moment());
-        let tenants = state.bounds.tenants();
-        tenants.charge_actual(tenant, self.kib(), elapsed);
+        let elapsed = self.granted_at.until(self.state.sampler.moment());
+        let account = self.state.bounds.tenants().get(self.tag.tenant);
+        account.charge_actual(self.kib(), elapsed);
     }
 }
 
@@ -158,13 +157,5 @@ impl State {
     #[inline]
     pub(crate) fn release(&self, kib: u64) {
         self.limiter.cancel(&self.bounds, kib, Tag::NONE);
-    }
-
-    /// Now, if its tenant is to pay for the time that it takes.
-    pub(in crate::guard) fn granted_at(&self, tag: Tag) -> Moment {
-        match self.bounds.tenants().get(tag.tenant) {
-            Some(_) => self.sampler.moment(),
-            None => Moment::NONE,
-        }
     }
 }
