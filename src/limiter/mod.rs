@@ -284,12 +284,18 @@ impl Limiter {
         }
     }
 
-    /// What the waiter of a guard asks for that is next. `None` if nobody waits.
+    /// What the waiter of a guard asks for that is next. `None` if nobody waits for bytes.
     pub(crate) fn next_ask(&self, bounds: &Arc<Bounds>) -> Option<Ask> {
         if self.waiting() == 0 {
             return None;
         }
-        lock(&self.queue).next_ask(bounds)
+        let queue = lock(&self.queue);
+        let next = queue.next_ask(bounds)?;
+        let most_kib = bounds.free_if_all_end(self.ledger.load().kib());
+        // Who would not have enough if all ended is passed by those behind it.
+        let passes = || queue.oldest_of(bounds, Some(most_kib));
+        let behind = (next.low_kib > most_kib).then(passes).flatten();
+        Some(behind.map_or(next, |(_, ask)| ask))
     }
 
     /// Admits the oldest waiter past the bounds, of those that surely need no more

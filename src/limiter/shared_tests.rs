@@ -134,3 +134,20 @@ fn whoever_begins_finds_that_nothing_was_in_flight_in_each_guard_of_a_ledger() {
         limiter.cancel(bounds, 10, Tag::NONE);
     }
 }
+
+#[test]
+fn who_waits_for_a_count_alone_is_not_before_those_who_wait_for_bytes() {
+    let (limiter, outer) = limiter(10, 100);
+    let inner = limiter.join(Arc::default());
+    publish(&limiter, &inner, Caps::new(false, 1, 100), MAX_KIB, 0);
+    admit(&limiter, &outer, 100).unwrap();
+    nest(&limiter, &inner).unwrap();
+    let mut nested = Waiter::with(&limiter, &inner, Need::Nested(Tag::NONE));
+    assert!(limiter.next_ask(&inner).is_none());
+    let mut direct = Waiter::join(&limiter, &inner, 10);
+    assert_eq!(limiter.next_ask(&inner).unwrap().kib, 10);
+    // A probe is for bytes.
+    assert!(limiter.probe_oldest(&inner, Some(10)));
+    assert_eq!(nested.poll(), Poll::Pending);
+    assert_eq!(direct.poll(), Poll::Ready(Ok(10)));
+}

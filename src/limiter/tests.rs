@@ -314,3 +314,24 @@ fn wider_bounds_let_waiters_in() {
     assert!(waiter.is_woken());
     assert_eq!(waiter.poll(), Poll::Ready(Ok(10)));
 }
+
+#[test]
+fn a_probe_is_for_those_behind_one_that_can_never_have_what_it_needs() {
+    let (limiter, bounds) = limiter(10, 50);
+    publish(&limiter, &bounds, Caps::new(false, 10, 50), MAX_KIB, 120);
+    admit(&limiter, &bounds, 50).unwrap();
+    let join = |kib, low_kib| {
+        let ask = Ask {
+            low_kib,
+            ..ask(kib)
+        };
+        Waiter::with(&limiter, &bounds, Need::Known(ask))
+    };
+    let (mut large, mut small) = (join(300, 300), join(10, 5));
+    assert_eq!(limiter.next_ask(&bounds).unwrap().kib, 10);
+    assert!(limiter.probe_oldest(&bounds, Some(120)));
+    assert_eq!(large.poll(), Poll::Pending);
+    assert_eq!(small.poll(), Poll::Ready(Ok(10)));
+    // Nobody is behind it any more.
+    assert_eq!(limiter.next_ask(&bounds).unwrap().kib, 300);
+}

@@ -204,8 +204,8 @@ impl Queue {
 
     /// What the oldest of a guard's waiters in its foremost lane asks for.
     pub(super) fn next_ask(&self, bounds: &Arc<Bounds>) -> Option<Ask> {
-        // Nobody whose tenant holds it back.
-        let &(_, _, flow) = self.by_age.first()?;
+        // Nobody whose tenant holds it back, nor who needs no bytes.
+        let &(_, _, flow) = self.by_age.range((CRITICAL, 0, 0)..).next()?;
         let first = &self.waiters[self.flows[flow].waiting.first()?];
         match Arc::ptr_eq(&first.bounds, bounds) {
             true => Some(first.ask()),
@@ -214,22 +214,24 @@ impl Queue {
         }
     }
 
-    /// The oldest of a guard's waiters in its foremost lane, of those that surely need
-    /// no more than `most_kib` and do not wait for their tenant. `None`: of all.
+    /// The oldest of a guard's waiters in its foremost lane, of those that need bytes, surely
+    /// no more than `most_kib`, and do not wait for their tenant. `None`: of all.
     pub(super) fn oldest_of(
         &self,
         bounds: &Arc<Bounds>,
         most_kib: Option<u64>,
     ) -> Option<(Candidate, Ask)> {
         let flows = self.flows_of(bounds);
-        let may_go = flows.filter(|flow| most_kib.is_none() || !flow.is_parked);
+        let needs_bytes = |flow: &&Flow| flow.lane >= CRITICAL && !flow.is_parked;
+        let may_go = flows.filter(|flow| most_kib.is_none() || needs_bytes(flow));
         let firsts = may_go.filter_map(|flow| {
-            let key = flow.waiting.first()?;
-            let waiter = &self.waiters[key];
-            Some((flow.lane, waiter.number, key, waiter.ask()))
+            let waiters = flow.waiting.keys(&self.waiters, |w| &w.in_flow);
+            let mut asks = waiters.map(|key| (key, self.waiters[key].ask()));
+            let (key, ask) =
+                asks.find(|(_, ask)| most_kib.is_none_or(|most| ask.low_kib <= most))?;
+            Some((flow.lane, self.waiters[key].number, key, ask))
         });
-        let fit = firsts.filter(|(_, _, _, ask)| most_kib.is_none_or(|most| ask.low_kib <= most));
-        let (_, _, key, ask) = fit.min_by_key(|&(lane, number, ..)| (lane, number))?;
+        let (_, _, key, ask) = firsts.min_by_key(|&(lane, number, ..)| (lane, number))?;
         Some((Candidate::oldest(key, self.waiters[key].flow), ask))
     }
 
