@@ -285,3 +285,30 @@ impl State {
         Ok(Waiting::new(self, key, need, deadline))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ManualSource, MemoryGuardLayer};
+
+    #[tokio::test]
+    async fn what_an_outer_guard_has_admitted_passes_the_inner_one_at_critical_pressure() {
+        let memory = ManualSource::new(1 << 30);
+        let builder = MemoryGuardLayer::builder().memory_source(memory.clone());
+        let layer = builder.estimated_bytes_per_request(1024).build().unwrap();
+        let state = layer.guard().state();
+        let Admission::Admitted(outer) = state.admit(Demand::NONE, &no_deadline) else {
+            panic!("there is room");
+        };
+        memory.set_usage_bytes(1 << 30);
+        layer.guard().sample_now();
+        let newcomer = state.admit(Demand::NONE, &no_deadline);
+        assert!(matches!(newcomer, Admission::Rejected(_)));
+        let inner = state.admit_counted(Demand::NONE, false, &no_deadline);
+        assert!(matches!(inner, Admission::Admitted(_)));
+        // Where nothing may be admitted, whatever is there is all.
+        assert_eq!(state.utilisation(), 1.0);
+        drop((outer, inner));
+        assert_eq!(state.utilisation(), 0.0);
+    }
+}

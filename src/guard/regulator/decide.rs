@@ -26,7 +26,13 @@ impl Regulator {
         let bounds = &self.state.bounds;
         bounds.set_slice(self.state.slice_kib());
         (self.state.limiter).set_limit(bounds, whole_kib(self.state.shown.limit_bytes()));
-        let caps = Caps::new(decision.gate || closed, decision.concurrency, allowance_kib);
+        // The gate holds newcomers back. Those inside of another guard, which has admitted them,
+        // are as many as ever.
+        let count = match decision.gate {
+            true => decision.base_concurrency,
+            false => decision.concurrency,
+        };
+        let caps = Caps::new(decision.gate || closed, count, allowance_kib);
         // Half of what is free may be admitted on this sample. Near the limit,
         // every admission looks for itself.
         let left_kib = allowance_kib.saturating_sub(reserved_kib);

@@ -101,7 +101,12 @@ impl State {
     pub(in crate::guard) fn utilisation(&self) -> f64 {
         let caps = self.bounds.caps();
         let share = |used: u64, of: u64| (used as f64 / of.max(1) as f64).min(1.0);
-        let count = share(self.in_flight().into(), caps.count().into());
+        let in_flight = self.in_flight();
+        let most = match caps.is_shut() {
+            true => in_flight,
+            false => caps.count(),
+        };
+        let count = share(in_flight.into(), most.into());
         match caps.kib() {
             MAX_KIB => count,
             kib => count.max(share(self.limiter.reserved().kib(), kib)),
