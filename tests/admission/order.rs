@@ -473,5 +473,7 @@ async fn those_without_a_tenant_are_sent_away_for_longer_as_one_tenant_is() {
         }
         let (first, last) = (retry_after[0], retry_after[19]);
         assert!(last >= 8 * first, "{retry_after:?}, {is_any_named}");
+        // The budget's last is no more than the first, the one after it is.
+        assert!(retry_after[3] < retry_after[4], "{retry_after:?}");
     }
 }

@@ -110,9 +110,8 @@ impl State {
         let Some(budget) = self.config().retry_budget else {
             return retry_after;
         };
-        // Those without a tenant are one's, whether any was ever named or not.
-        let account = self.bounds.tenants().make(tag.tenant);
-        let doublings = (account.strike() / budget.max(1)).min(MOST_DOUBLINGS);
+        let account = self.bounds.tenants().get(tag.tenant);
+        let doublings = ((account.strike() - 1) / budget.max(1)).min(MOST_DOUBLINGS);
         retry_after * (1 << doublings)
     }
 
