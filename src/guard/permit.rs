@@ -12,6 +12,7 @@ use super::state::{Reservation, State};
 use crate::class::Priority;
 use crate::class::tag::Tag;
 use crate::error::{Reason, Rejected};
+use crate::limiter::Limiter;
 use crate::memory::Moment;
 use crate::running::{Fact, Slot};
 use crate::telemetry::outcome::{Mark, Outcome};
@@ -196,14 +197,24 @@ impl Permit {
 
     /// The permit that holds the bytes, if a guard further out has them.
     pub(crate) fn holder(&self) -> &Self {
-        self.covering().map_or(self, Permit::holder)
+        self.covering().unwrap_or(self)
     }
 
     /// The permit of a guard further out that has its bytes.
     fn covering(&self) -> Option<&Self> {
-        let limiter = |permit: &Self| &permit.own.state.limiter;
-        let outer = self.outer().filter(|_| self.own.kib.is_none())?;
-        Arc::ptr_eq(limiter(outer), limiter(self)).then_some(outer)
+        match self.own.kib {
+            Some(_) => None,
+            None => self.outer()?.holder_on(&self.own.state.limiter),
+        }
+    }
+
+    /// The one that holds what it, or a guard further out, has on this ledger. Between guards
+    /// on it there may be one of other memory.
+    fn holder_on(&self, limiter: &Arc<Limiter>) -> Option<&Self> {
+        match Arc::ptr_eq(&self.own.state.limiter, limiter) {
+            true => Some(self.holder()),
+            false => self.outer()?.holder_on(limiter),
+        }
     }
 
     fn slot_or_take(&self) -> Option<&'static Slot> {
@@ -316,11 +327,11 @@ impl Permit {
         Arc::as_ptr(&self.own.state.limiter) as usize
     }
 
-    /// Its bytes are on the same ledger, so they need not be reserved again. One that is
-    /// disabled reserves none.
-    pub(crate) fn covers(&self, state: &State) -> bool {
-        let own = self.own.state;
-        Arc::ptr_eq(&own.limiter, &state.limiter) && own.live.is_enabled()
+    /// The permit that holds its bytes on a guard's ledger, where they need not be reserved
+    /// again. A guard that is disabled reserves none.
+    pub(crate) fn holder_for(&self, state: &State) -> Option<&Self> {
+        let holder = self.holder_on(&state.limiter);
+        holder.filter(|holder| holder.own.state.live.is_enabled())
     }
 
     /// Its guard has let it pass whatever the bounds are.

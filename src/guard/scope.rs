@@ -63,6 +63,8 @@ mod charged {
         permit: *const Permit,
         /// That its bytes are on.
         ledger: usize,
+        /// Is charged what is allocated here once a scope of other memory is over.
+        beside: Option<&'static Slot>,
         /// Of the scope.
         number: u64,
     }
@@ -71,6 +73,7 @@ mod charged {
         const NOBODY: Self = Self {
             permit: ptr::null(),
             ledger: 0,
+            beside: None,
             number: 0,
         };
 
@@ -84,6 +87,7 @@ mod charged {
                     permit,
                     ledger,
                     number,
+                    ..thread.current.get()
                 };
                 (number, thread.current.replace(own))
             })
@@ -92,6 +96,10 @@ mod charged {
         #[inline]
         fn get() -> Self {
             THREAD.with(|thread| thread.current.get())
+        }
+
+        fn passing_on(self, beside: Option<&'static Slot>) -> Self {
+            Self { beside, ..self }
         }
 
         #[inline]
@@ -127,10 +135,16 @@ mod charged {
             let ledger = permit.ledger();
             let (number, outer) = Current::begin(permit, ledger);
             // Without an account of its own (its bytes are on a guard's further
-            // out), that one's goes on.
-            let charged = permit.slot().map(|account| {
+            // out), that one's goes on. So does one that passes on to it what comes.
+            let is_passed = |slot: &&Slot| outer.beside.is_some_and(|to| ptr::eq(to, *slot));
+            let account = permit.slot().filter(|slot| !is_passed(slot));
+            let charged = account.map(|account| {
                 let outer_account = switch(Some(account));
-                let is_beside = outer_account.is_some() && outer.ledger != ledger;
+                let is_other = outer_account.is_some_and(|outer| !ptr::eq(outer, account));
+                let is_beside = is_other && outer.ledger != ledger;
+                if is_beside {
+                    Current::get().passing_on(outer_account).set();
+                }
                 Charged {
                     account,
                     outer: outer_account,

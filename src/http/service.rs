@@ -139,7 +139,7 @@ where
             return self.pass(request, ready, InFlight::new(None));
         }
         let outer = outer.cloned();
-        let covering = outer.as_ref().filter(|outer| outer.covers(guard));
+        let covering = outer.as_ref().and_then(|outer| outer.holder_for(guard));
         if demand.is_for_body() {
             demand = match covering.is_some() || staged::of(&request).is_some() {
                 // Another guard has its bytes, or stages it.
@@ -153,7 +153,7 @@ where
         };
         let admission = match covering {
             None => guard.admit(demand, &callers),
-            Some(outer) => guard.admit_counted(demand, outer.was_let_pass(), &callers),
+            Some(holder) => guard.admit_counted(demand, holder.was_let_pass(), &callers),
         };
         match admission {
             Admission::Admitted(mut permit) => {

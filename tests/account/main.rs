@@ -357,6 +357,29 @@ async fn a_nested_guards_permit_speaks_for_the_outer_ones() {
 }
 
 #[tokio::test]
+async fn a_request_is_charged_once_with_a_guard_of_other_memory_in_between() {
+    let of_the_system = || {
+        let builder = tower_memory_guard::MemoryGuardLayer::builder();
+        builder.estimated_bytes_per_request(MIB).build().unwrap()
+    };
+    let (between, _memory) = with(|builder| builder.estimated_bytes_per_request(MIB));
+    let work = |Extension(permit): Extension<Permit>| async move {
+        let held = vec![1_u8; 4 * MIB as usize];
+        tokio::task::yield_now().await;
+        drop(held);
+        permit.peak_bytes().to_string()
+    };
+    let app = Router::new()
+        .route("/", get(work))
+        .layer(of_the_system())
+        .layer(between)
+        .layer(of_the_system());
+    let address = support::serve_axum(app).await;
+    let peak: u64 = body(address, "/").await.parse().unwrap();
+    assert!(about(peak, 4 * MIB), "{peak}");
+}
+
+#[tokio::test]
 async fn what_a_permit_grew_by_stays_promised() {
     let (layer, _memory) = with(|builder| builder.estimated_bytes_per_request(10 * MIB));
     let guard = layer.guard().clone();

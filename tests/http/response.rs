@@ -312,6 +312,31 @@ async fn a_guard_admits_once_with_one_of_other_memory_in_between() {
     assert_empty(&guard);
 }
 
+#[tokio::test]
+async fn a_request_is_reserved_once_on_a_ledger_whatever_guard_is_in_between() {
+    let of_the_system = |enabled| {
+        let builder = MemoryGuardLayer::builder().enabled(enabled);
+        let builder = builder.estimated_bytes_per_request(16 * MIB);
+        builder.build().unwrap()
+    };
+    let [outer, inner] = [of_the_system(true), of_the_system(true)];
+    for between in [counting(1).0, of_the_system(false)] {
+        let guard = outer.guard().clone();
+        let reserved = move |_: Req| {
+            let reserved_mib = guard.stats().reserved_mib;
+            std::future::ready(Ok::<_, std::io::Error>(Response::new(Full::from(
+                reserved_mib.to_string(),
+            ))))
+        };
+        let layers = ServiceBuilder::new().layer(outer.clone()).layer(between);
+        let service = layers.layer(inner.clone()).service_fn(reserved);
+        let response = service.oneshot(request()).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let reserved_mib: f64 = std::str::from_utf8(&body).unwrap().parse().unwrap();
+        assert!((1.0..20.0).contains(&reserved_mib), "{reserved_mib}");
+    }
+}
+
 /// Answers with the path.
 struct Path;
 
