@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::class::Priority;
+use crate::error::Reason;
 use crate::limiter::Refusal;
 use crate::sync::sharded::{ByShard, OWNED_SHARDS, shard};
 
@@ -44,10 +45,16 @@ impl Refused {
         Self { refusal, at }
     }
 
-    /// It is for a call that comes now. Critical work never waits behind others, so that
-    /// was not meant.
+    /// It is for a call that comes now. What was found is of normal work: critical work never
+    /// waits behind others, and work of high priority finds another queue.
     pub(crate) fn holds_for(&self, priority: Priority) -> bool {
-        self.at.elapsed() < HOLDS_FOR && priority != Priority::Critical
+        let of_queue = matches!(self.refusal.reason, Reason::QueueFull | Reason::WaitTooLong);
+        let is_meant = match priority {
+            Priority::Critical => false,
+            Priority::High => !of_queue,
+            Priority::Normal | Priority::Low => true,
+        };
+        is_meant && self.at.elapsed() < HOLDS_FOR
     }
 
     pub(crate) fn refusal(&self) -> Refusal {

@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use crate::support::{self, assert_empty, counting, eventually, fill, with};
+use crate::support::{self, assert_empty, counting, eventually, fill, poll_once, with};
 use axum::body::Body;
 use tokio_test::{assert_pending, assert_ready_ok};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_memory_guard::{BoxError, Class, MemoryGuardLayer, Mode, Reason, Rejected};
+use tower_memory_guard::{BoxError, Class, MemoryGuardLayer, Mode, Priority, Reason, Rejected};
 use tower_test::mock;
 
 async fn double(n: u32) -> Result<u32, std::io::Error> {
@@ -373,5 +373,37 @@ async fn what_stages_bodies_elsewhere_is_admitted_here_for_all_that_it_needs() {
     assert_eq!(guard.stats().waiting_requests, 1);
     drop(held);
     assert!(answer.await.unwrap());
+    assert_empty(&guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_full_of_normal_work_turns_away_no_high() {
+    let (layer, _) = with(|builder| {
+        let builder = builder.max_concurrent(1).max_waiting(1);
+        builder.estimated_bytes_per_request(1024)
+    });
+    let guard = layer.guard().clone();
+    let held = guard.try_acquire(1024).unwrap();
+    let mut normal = Box::pin(guard.acquire(1024));
+    assert!(poll_once(normal.as_mut()).is_pending());
+    let priority = |n: &u32| match n {
+        0 => Priority::Normal,
+        _ => Priority::High,
+    };
+    let mut service = layer
+        .classify(move |n: &u32| Class::new("work").priority(priority(n)))
+        .into_error_layer()
+        .layer(service_fn(double));
+    let error = service.ready().await.unwrap().call(0).await.unwrap_err();
+    assert_eq!(reason(&error), Reason::QueueFull);
+    let high = service.ready().await.unwrap().call(1);
+    assert_eq!(
+        guard.stats().waiting_requests,
+        2,
+        "and one that was told no"
+    );
+    drop(held);
+    assert_eq!(high.await.unwrap(), 2);
+    assert_eq!(normal.await.unwrap_err().reason(), Reason::QueueFull);
     assert_empty(&guard);
 }
