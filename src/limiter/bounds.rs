@@ -115,12 +115,6 @@ pub(crate) struct Bounds {
     pub(super) tenants: Arc<TenantTable>,
     /// How many wait for the guard. Written under the queue's lock.
     pub(super) waiting: AtomicUsize,
-    /// How many of those who have waited were told no, or lost a grant that they had not
-    /// come for, and have not been polled since. Written under the queue's lock.
-    pub(super) unheard: AtomicUsize,
-    /// How many of all these are in flight already, and wait for more. Written under the
-    /// queue's lock.
-    pub(super) need_more: AtomicUsize,
     /// How many may wait for the guard, and how long at most.
     most_waiting: AtomicUsize,
     patience_ms: Counter,
@@ -187,14 +181,6 @@ impl Bounds {
 
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn unheard(&self) -> usize {
-        self.unheard.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn need_more(&self) -> usize {
-        self.need_more.load(Ordering::Relaxed)
     }
 
     /// The queue's bound.
@@ -333,20 +319,6 @@ impl Bounds {
     pub(super) fn take_off_critical(&self, tag: Tag, kib: u64) {
         if tag.priority == Priority::Critical {
             self.critical_kib.fetch_sub(kib, Ordering::Relaxed);
-        }
-    }
-
-    /// One begins to wait, or lost a grant that it had not come for. Under the queue's lock.
-    pub(super) fn begins_to_wait(&self, need: Need) {
-        if matches!(need, Need::More { .. }) {
-            self.need_more.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// One is granted what it waits for, or gone without. Under the queue's lock.
-    pub(super) fn has_waited(&self, need: Need) {
-        if matches!(need, Need::More { .. }) {
-            self.need_more.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

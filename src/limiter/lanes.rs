@@ -10,22 +10,8 @@ pub(super) const AGEING_ONE_IN: u64 = 8;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) key: usize,
-    pub(super) flow: usize,
     /// The oldest of a lane behind.
     pub(super) aged: bool,
-    /// The newest of its flow, where that goes first.
-    pub(super) newest: bool,
-}
-
-impl Candidate {
-    pub(super) fn oldest(key: usize, flow: usize) -> Self {
-        Self {
-            key,
-            flow,
-            aged: false,
-            newest: false,
-        }
-    }
 }
 
 /// One for each priority, and before them one for those who need no bytes. Between

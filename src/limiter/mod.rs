@@ -44,7 +44,6 @@ mod turns;
 mod wait;
 #[cfg(test)]
 mod wait_tests;
-mod wakers;
 mod word;
 
 use std::ops::Deref;
@@ -61,10 +60,11 @@ pub(crate) use word::{Caps, MAX_COUNT};
 
 use crate::class::tag::Tag;
 use crate::error::Reason;
-use crate::sync::{AtomicU32, Mutex, Ordering, fence, lock};
+use crate::sync::{AtomicU32, Mutex, Ordering, fence, foreign, lock};
 use count::GuardCount;
+use lanes::Candidate;
 use ledger::{Ledger, Released};
-use queue::Queue;
+use queue::{Queue, State};
 
 /// How long a grant may stay unclaimed before it passes on.
 const CLAIM_WITHIN: Duration = Duration::from_millis(500);
@@ -246,7 +246,7 @@ impl Limiter {
         let done = act(&mut queue);
         let wakers = std::mem::take(&mut queue.wakers);
         drop(queue);
-        wakers.wake();
+        wakers.into_iter().for_each(foreign::wake);
         done
     }
 
@@ -263,6 +263,21 @@ impl Limiter {
     pub(crate) fn expected_wait(&self, bounds: &Arc<Bounds>, need: Need) -> Option<Duration> {
         let expected_ms = lock(&self.queue).expected_ms(bounds, need);
         expected_ms.map(Duration::from_millis)
+    }
+
+    /// How many of a guard's wait, or were told no or lost a grant that they had not come for,
+    /// and have not been polled since; and how many of these are in flight already.
+    pub(crate) fn waits(&self, bounds: &Arc<Bounds>) -> (u64, u64) {
+        let queue = lock(&self.queue);
+        let all = queue.waiters.iter().map(|(_, waiter)| waiter);
+        let ungranted = all.filter(|waiter| {
+            let is_granted = matches!(waiter.state, State::Granted { .. });
+            !is_granted && Arc::ptr_eq(&waiter.bounds, bounds)
+        });
+        ungranted.fold((0, 0), |(waiting, more), waiter| {
+            let needs_more = matches!(waiter.need, Need::More { .. });
+            (waiting + 1, more + u64::from(needs_more))
+        })
     }
 
     pub(crate) fn oldest_wait(&self, bounds: &Arc<Bounds>) -> Duration {
@@ -303,12 +318,13 @@ impl Limiter {
     /// one waits.
     pub(crate) fn probe_oldest(&self, bounds: &Arc<Bounds>, most_kib: Option<u64>) -> bool {
         self.change(|queue| {
-            let Some((candidate, ask)) = queue.oldest_of(bounds, most_kib) else {
+            let Some((key, ask)) = queue.oldest_of(bounds, most_kib) else {
                 return false;
             };
-            let probed = self.attempt(queue, candidate, ask, Attempt::PastBounds);
+            let probed = self.attempt(queue, key, ask, Attempt::PastBounds);
             if probed.is_ok() {
-                queue.grant(candidate, ask.kib);
+                let aged = false;
+                queue.grant(Candidate { key, aged }, ask.kib);
                 self.count_waiting(queue);
             }
             probed.is_ok()

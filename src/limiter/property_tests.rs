@@ -88,7 +88,7 @@ fn wind_down(limiter: &Arc<Limiter>, guards: &[Arc<Bounds>], waiters: Vec<(Waite
     assert_eq!((limiter.waiting(), limiter.all_in_flight()), (0, 0));
     for bounds in guards {
         assert_eq!((limiter.in_flight(bounds), bounds.waiting()), (0, 0));
-        assert_eq!(bounds.unheard(), 0);
+        assert_eq!(limiter.waits(bounds), (0, 0));
     }
 }
 

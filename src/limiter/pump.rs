@@ -3,7 +3,7 @@
 use super::Limiter;
 use super::bounds::{Ask, Need};
 use super::checks::Attempt;
-use super::lanes::{CRITICAL, Candidate, LANES, NEED_MORE, NESTED};
+use super::lanes::{CRITICAL, LANES, NEED_MORE, NESTED};
 use super::ledger::Refused;
 use super::queue::Queue;
 use crate::sync::{Ordering, fence};
@@ -35,7 +35,7 @@ impl Limiter {
         let mut next = queue.next_in(lane);
         while let Some(candidate) = next {
             let ask = queue.waiters[candidate.key].ask();
-            match self.try_waiter(queue, candidate, ask) {
+            match self.try_waiter(queue, candidate.key, ask) {
                 Ok(_) => queue.grant(candidate, ask.kib),
                 Err(Refused::Quota) => queue.park(candidate),
                 // Its own guard holds it back: the waiters of others may pass it.
@@ -67,22 +67,22 @@ impl Limiter {
     pub(super) fn attempt(
         &self,
         queue: &Queue,
-        candidate: Candidate,
+        key: usize,
         ask: Ask,
         attempt: Attempt,
     ) -> Result<bool, Refused> {
-        let waiter = &queue.waiters[candidate.key];
+        let waiter = &queue.waiters[key];
         let operation = waiter.need.operation();
         self.ledger.reserve(&waiter.bounds, ask, operation, attempt)
     }
 
-    fn try_waiter(&self, queue: &Queue, candidate: Candidate, ask: Ask) -> Result<bool, Refused> {
-        let attempt = || self.attempt(queue, candidate, ask, Attempt::FromQueue);
+    fn try_waiter(&self, queue: &Queue, key: usize, ask: Ask) -> Result<bool, Refused> {
+        let attempt = || self.attempt(queue, key, ask, Attempt::FromQueue);
         match attempt() {
             Err(Refused::Quota) => {
                 // The flag first, then the attempt: what was given back before the flag
                 // is seen by the attempt, what is given back after it sees the flag.
-                let bounds = &queue.waiters[candidate.key].bounds;
+                let bounds = &queue.waiters[key].bounds;
                 bounds.tenants.park(ask.tag.tenant);
                 attempt()
             }

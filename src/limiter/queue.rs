@@ -24,7 +24,6 @@ use super::lanes::{AGEING_ONE_IN, CRITICAL, Candidate, LANES, NEED_MORE, NESTED}
 use super::list::{List, Node};
 use super::tenants::TenantAccount;
 use super::wait::WaitForecast;
-use super::wakers::Wakers;
 use crate::class::Priority;
 use crate::error::Reason;
 
@@ -109,7 +108,7 @@ pub(super) struct Queue {
     /// The flows that are not to be looked at in this round.
     pub(super) aside: Vec<usize>,
     /// Of those that were granted or refused: to be woken once nothing is locked.
-    pub(super) wakers: Wakers,
+    pub(super) wakers: Vec<Waker>,
     waiting: usize,
     next_number: u64,
     /// KiB that the oldest waiter of a lane behind may have.
@@ -209,16 +208,13 @@ impl Queue {
             in_flow: Node::default(),
         });
         bounds.tenants.joined(need.tag().tenant);
-        bounds.begins_to_wait(need);
         self.enqueue(key);
         key
     }
 
     /// A grant was passed on because nobody claimed it: wait again, in the same place.
     pub(super) fn rejoin(&mut self, key: usize) {
-        let waiter = &mut self.waiters[key];
-        waiter.state = State::Waiting;
-        waiter.bounds.unheard.fetch_sub(1, Ordering::Relaxed);
+        self.waiters[key].state = State::Waiting;
         self.enqueue(key);
     }
 
@@ -297,16 +293,12 @@ impl Queue {
         let waiter = &self.waiters[key];
         match waiter.state {
             State::Waiting => {
-                waiter.bounds.has_waited(waiter.need);
                 let waited_ms = self.waited_ms(key);
                 self.forecast.gave_up(waiter.expected_ms, waited_ms);
                 self.take_out(key);
             }
             State::Granted { .. } => self.forget_grant(key),
-            State::Refused(_) | State::PassedOn => {
-                waiter.bounds.has_waited(waiter.need);
-                waiter.bounds.unheard.fetch_sub(1, Ordering::Relaxed);
-            }
+            State::Refused(_) | State::PassedOn => {}
         }
         let left = self.waiters.remove(key);
         left.bounds.tenants.left(left.need.tag().tenant);
@@ -317,21 +309,20 @@ impl Queue {
         self.take_out(key);
         let waiter = &mut self.waiters[key];
         waiter.state = State::Refused(reason);
-        waiter.bounds.unheard.fetch_add(1, Ordering::Relaxed);
         self.wakers.push(waiter.take_waker());
     }
 
     pub(super) fn grant(&mut self, candidate: Candidate, kib: u64) {
-        let Candidate { key, aged, .. } = candidate;
+        let Candidate { key, aged } = candidate;
         let waiter = &self.waiters[key];
+        let at = waiter.flow;
         let waited_ms = self.waited_ms(key);
         self.forecast.granted(waiter.expected_ms, waited_ms);
-        waiter.bounds.has_waited(waiter.need);
         self.take_out(key);
-        let lane = self.flows[candidate.flow].lane;
+        let lane = self.flows[at].lane;
         if lane != NESTED {
-            self.advance(candidate.flow);
-            let flow = &self.flows[candidate.flow];
+            self.advance(at);
+            let flow = &self.flows[at];
             flow.account().charge(kib);
             let (bounds, tenant) = (Arc::clone(&flow.bounds), flow.tenant);
             self.place_all(&bounds, tenant);

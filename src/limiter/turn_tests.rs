@@ -205,14 +205,14 @@ fn who_needs_more_than_it_has_goes_before_newcomers() {
         (name, ticket.unwrap())
     })
     .into();
-    assert_eq!(bed.bounds.need_more(), 3);
+    assert_eq!(bed.limiter.waits(&bed.bounds), (7, 3));
     let order = [(); 7].map(|()| bed.free(10, &mut waiters)).concat();
     assert_eq!(
         order[..4],
         ["critical", "more high", "more normal", "more low"]
     );
     assert_eq!(order[4..], ["high", "normal", "low"]);
-    assert_eq!(bed.bounds.need_more(), 0);
+    assert_eq!(bed.limiter.waits(&bed.bounds), (0, 0));
     // Of seven that came in their place, three were counted already.
     assert_eq!(bed.limiter.reserved(), InUse::new(false, 7, 100));
 }

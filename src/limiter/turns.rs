@@ -1,12 +1,11 @@
 //! Whose turn it is.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::bounds::{Ask, Bounds, Need};
 use super::lanes::{CRITICAL, Candidate, LANES};
-use super::queue::{Counted, Flow, Queue, State};
+use super::queue::{Counted, Flow, Queue, State, Waiter};
 use crate::units::MAX_KIB;
 
 /// Half of what can be counted: what tenants were served is counted anew from there on.
@@ -108,10 +107,8 @@ impl Queue {
             return Some(aged);
         }
         let &(_, _, flow) = self.lanes[at].order.first()?;
-        Some(Candidate {
-            newest: self.goes_newest_first(flow),
-            ..Candidate::oldest(self.next_of(flow)?, flow)
-        })
+        let (key, aged) = (self.next_of(flow)?, false);
+        Some(Candidate { key, aged })
     }
 
     /// Who is next in a flow: the oldest, or the newest if the oldest has waited too long
@@ -126,12 +123,13 @@ impl Queue {
 
     /// The one behind it in its flow: the next older one, where the newest goes first.
     pub(super) fn behind(&self, candidate: Candidate) -> Option<Candidate> {
-        let place = self.waiters[candidate.key].in_flow;
-        let key = match candidate.newest {
-            true => place.previous()?,
-            false => place.next()?,
+        let Candidate { key, aged } = candidate;
+        let Waiter { in_flow, flow, .. } = self.waiters[key];
+        let key = match !aged && self.goes_newest_first(flow) {
+            true => in_flow.previous()?,
+            false => in_flow.next()?,
         };
-        Some(Candidate { key, ..candidate })
+        Some(Candidate { key, aged })
     }
 
     /// The oldest waiter of the lanes behind whose turn may come, if it has waited for long.
@@ -146,25 +144,23 @@ impl Queue {
         });
         let &(_, _, flow) = firsts.min_by_key(|&&(_, number, _)| number)?;
         let key = self.flows[flow].waiting.first()?;
-        let waiter = &self.waiters[key];
-        let aged = self.waited_ms(key) >= waiter.bounds.ages_after_ms();
-        aged.then_some(Candidate {
-            aged,
-            ..Candidate::oldest(key, waiter.flow)
-        })
+        let aged = self.waited_ms(key) >= self.flows[flow].bounds.ages_after_ms();
+        aged.then_some(Candidate { key, aged })
     }
 
     /// The flow waits until its tenant gives something back.
     pub(super) fn park(&mut self, candidate: Candidate) {
-        self.flows[candidate.flow].is_parked = true;
-        self.passed_over(candidate);
+        let flow = self.waiters[candidate.key].flow;
+        self.flows[flow].is_parked = true;
+        self.passed_over(candidate, flow);
     }
 
     /// Not in this round: its guard holds it back.
     pub(super) fn set_aside(&mut self, candidate: Candidate) {
-        self.flows[candidate.flow].is_aside = true;
-        self.passed_over(candidate);
-        self.aside.push(candidate.flow);
+        let flow = self.waiters[candidate.key].flow;
+        self.flows[flow].is_aside = true;
+        self.passed_over(candidate, flow);
+        self.aside.push(flow);
     }
 
     pub(super) fn put_back(&mut self) {
@@ -174,11 +170,11 @@ impl Queue {
         }
     }
 
-    fn passed_over(&mut self, candidate: Candidate) {
+    fn passed_over(&mut self, candidate: Candidate, flow: usize) {
         if candidate.aged {
             self.ageing_kib = 0;
         }
-        self.place(candidate.flow);
+        self.place(flow);
     }
 
     /// A tenant gave something back: its flows are looked at again.
@@ -220,7 +216,7 @@ impl Queue {
         &self,
         bounds: &Arc<Bounds>,
         most_kib: Option<u64>,
-    ) -> Option<(Candidate, Ask)> {
+    ) -> Option<(usize, Ask)> {
         let flows = self.flows_of(bounds);
         let needs_bytes = |flow: &&Flow| flow.lane >= CRITICAL && !flow.is_parked;
         let may_go = flows.filter(|flow| most_kib.is_none() || needs_bytes(flow));
@@ -232,7 +228,7 @@ impl Queue {
             Some((flow.lane, self.waiters[key].number, key, ask))
         });
         let (_, _, key, ask) = firsts.min_by_key(|&(lane, number, ..)| (lane, number))?;
-        Some((Candidate::oldest(key, self.waiters[key].flow), ask))
+        Some((key, ask))
     }
 
     /// Whose place a waiter may take that comes to a full queue: the newest of the
@@ -284,8 +280,6 @@ impl Queue {
                 if now.saturating_sub(since) >= within {
                     late.push((Arc::clone(&waiter.bounds), *kib, waiter.need));
                     waiter.state = State::PassedOn;
-                    waiter.bounds.unheard.fetch_add(1, Ordering::Relaxed);
-                    waiter.bounds.begins_to_wait(waiter.need);
                     self.forget_grant(key);
                 }
             }

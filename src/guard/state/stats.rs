@@ -21,13 +21,11 @@ impl State {
         let rejected = self.counters.all_rejected();
         let ready = self.ready.count();
         let active = u64::from(self.in_flight());
-        let (waiting, unheard) = (self.bounds.waiting(), self.bounds.unheard());
-        let waiting = (waiting + unheard) as u64;
+        let (waiting, need_more) = self.limiter.waits(&self.bounds);
         // What has ended before what is in flight: one that ends in between is missed, and
         // not counted twice.
         let ended = self.counters.outcomes.totals();
         // Twice among those that are active or wait, or there and no requests so far.
-        let need_more = self.bounds.need_more() as u64;
         let beside = ready + self.counters.not_yet.load(Ordering::Relaxed) + need_more;
         Stats {
             total_requests: ended.sum(rejected) + (active + waiting).saturating_sub(beside),
