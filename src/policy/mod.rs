@@ -4,7 +4,6 @@
 //! observed, and answers with a [`Decision`] that the guard publishes to
 //! the limiter.
 
-mod ladder;
 mod latch;
 pub(crate) mod levels;
 mod strategy;
@@ -147,6 +146,9 @@ pub(crate) fn limit_bytes(levels: &[MemoryLevel]) -> Option<u64> {
 pub(crate) fn kill_bytes(levels: &[MemoryLevel]) -> Option<u64> {
     levels.iter().filter_map(|level| level.limit_bytes).min()
 }
+
+#[cfg(test)]
+mod ladder_tests;
 
 #[cfg(test)]
 mod tests {

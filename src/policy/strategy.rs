@@ -3,13 +3,27 @@
 //! The predictive one admits as much as is forecast to fit, while `F + r ≤ θ·L`, with no
 //! bound on the count unless one is configured. θ lies one point below where CRITICAL
 //! begins, two where it is not known what each request holds. Levels report how full memory
-//! is; only CRITICAL holds back, since by then the forecast was wrong. The ladder bounds the
-//! count as well.
+//! is; only CRITICAL holds back, since by then the forecast was wrong.
+//!
+//! The ladder bounds the count as well, by level:
+//!
+//! | usage | level | concurrency |
+//! |---|---|---|
+//! | below STABLE | NORMAL | base |
+//! | ten points below WARNING | STABLE | unchanged, or base − 25 % if that was less |
+//! | from WARNING | WARNING | base − 25 % |
+//! | from HIGH | HIGH | base − 50 % |
+//! | from CRITICAL | CRITICAL | what is active; new work is rejected |
+//!
+//! Usage moves the level up at once, and down only from a band below the
+//! threshold, so that it does not flap. Reservations end where CRITICAL
+//! begins: θ is the critical fraction.
 
-use super::ladder::Ladder;
 use super::latch::Latch;
 use super::levels::Levels;
-use super::{Decision, Observation, allowance_bytes, are_within, free_bytes, worst_fraction};
+use super::{
+    Decision, Observation, allowance_bytes, are_within, free_bytes, limit_bytes, worst_fraction,
+};
 use crate::config::{Config, Policy};
 use crate::limiter::MAX_COUNT;
 use crate::pressure::Pressure;
@@ -19,45 +33,71 @@ const BELOW_CRITICAL: f64 = 0.01;
 /// And so far where it is not known what each request holds.
 const BELOW_CRITICAL_UNACCOUNTED: f64 = 0.02;
 
+/// The ladder's base without a configured one: this share of what fits.
+const BASE_SHARE: f64 = 0.8;
+/// Stalled for this share of the time: one level up on the ladder, HIGH at most.
+const STALLED_PERCENT: f64 = 5.0;
+
 #[derive(Debug, Default)]
 pub(crate) struct Strategy {
     levels: Levels,
     theta: f64,
+    max_concurrent: Option<u32>,
     base: u32,
-    ladder: Option<Ladder>,
+    /// Of the ladder: quarters of the base that the level leaves.
+    quarters: Option<u64>,
     latch: Latch,
 }
 
 impl Strategy {
     pub(crate) fn new(config: &Config, accounted: bool) -> Self {
         let levels = Levels::new(config);
-        let (ladder, base) = match config.decided_policy() {
-            Policy::Predictive => (None, config.max_concurrent.unwrap_or(MAX_COUNT)),
-            _ => {
-                let (ladder, base) = Ladder::new(config);
-                (Some(ladder), base)
-            }
-        };
+        let is_ladder = config.decided_policy() != Policy::Predictive;
         let below_critical = match accounted {
-            _ if ladder.is_some() => 0.0,
+            _ if is_ladder => 0.0,
             true => BELOW_CRITICAL,
             false => BELOW_CRITICAL_UNACCOUNTED,
         };
-        Self {
+        let mut strategy = Self {
             theta: levels.critical() - below_critical,
             levels,
-            base,
-            ladder,
+            max_concurrent: config.max_concurrent,
+            base: MAX_COUNT,
+            quarters: is_ladder.then_some(4),
             latch: Latch::default(),
-        }
+        };
+        // Until memory has been seen, a limit of one's own is all there is.
+        let request_bytes = config.estimated_bytes_per_request;
+        strategy.base = strategy.base_of(config.memory_limit_bytes, request_bytes);
+        strategy
+    }
+
+    fn base_of(&self, limit_bytes: Option<u64>, request_bytes: u64) -> u32 {
+        let limit_bytes = limit_bytes.filter(|_| self.quarters.is_some());
+        let fitting = limit_bytes.map_or(MAX_COUNT, |limit| {
+            let fitting = limit as f64 / request_bytes.max(1) as f64 * BASE_SHARE;
+            (fitting as u32).clamp(1, MAX_COUNT)
+        });
+        self.max_concurrent.unwrap_or(fitting)
     }
 
     /// Decides from one sample. Called in the order of time.
     pub(crate) fn decide(&mut self, o: &Observation<'_>) -> Decision {
         let mut pressure = self.levels.next(worst_fraction(o.levels));
+        self.base = self.base_of(limit_bytes(o.levels), o.request_bytes);
         let mut concurrency = self.base;
-        if let Some(ladder) = &mut self.ladder {
-            (pressure, self.base, concurrency) = ladder.step(o, pressure);
+        if let Some(quarters) = &mut self.quarters {
+            if o.stall_percent >= STALLED_PERCENT && pressure < Pressure::High {
+                pressure = Pressure::from_index(pressure as u8 + 1);
+            }
+            *quarters = match pressure {
+                Pressure::Normal => 4,
+                // As before, but no less than further up.
+                Pressure::Stable => (*quarters).max(3),
+                Pressure::Warning => 3,
+                Pressure::High | Pressure::Critical => 2,
+            };
+            concurrency = (u64::from(self.base) * *quarters / 4).max(1) as u32;
         }
         let gate = pressure == Pressure::Critical;
         let allowance_bytes = allowance_bytes(o, self.theta);
