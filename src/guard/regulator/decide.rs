@@ -86,7 +86,9 @@ impl Regulator {
             let notice = Notice::Adjusted { from, suppressed };
             control.notices.push(notice);
         }
-        self.state.shown.set_summary(control.summary(reserved_kib));
+        self.state
+            .shown
+            .change(|shown| control.show(reserved_kib, shown));
         let request_kib = control.request_bytes / 1024;
         let blind = control.is_blind();
         let theirs_kib = control.forecast.usage.above_baseline_bytes() / 1024;
@@ -290,7 +292,7 @@ impl Subscriber for Regulator {
             let critical = control.decision.gate;
             control.critical.observe(critical, now);
             let remaining = control.critical.remaining(now);
-            self.state.shown.critical.set(Some(remaining));
+            (self.state.shown).change(|shown| shown.critical = remaining);
             self.order(&mut control);
             self.forgive(&mut control, now);
             self.watch_wall(&mut control, now);

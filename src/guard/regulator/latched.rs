@@ -44,7 +44,7 @@ impl Regulator {
             all_in_flight: self.state.limiter.all_in_flight(),
         };
         let since = control.latched.observe(now, kept_out, seen);
-        self.state.shown.latched_since.set(since);
+        (self.state.shown).change(|shown| shown.latched_since = since);
     }
 }
 

@@ -171,10 +171,10 @@ impl Control {
         self.blind && self.unread >= BLIND_AFTER
     }
 
-    /// What it says of memory, and of what may be admitted.
-    fn summary(&self, reserved_kib: u64) -> Summary {
+    /// Says what it knows of memory, and of what may be admitted.
+    fn show(&self, reserved_kib: u64, summary: &mut Summary) {
         let (decision, forecast) = (&self.decision, &self.forecast);
-        Summary {
+        *summary = Summary {
             concurrency: decision.concurrency,
             base_concurrency: decision.base_concurrency,
             usage_bytes: self.shown_usage_bytes(),
@@ -186,7 +186,8 @@ impl Control {
             error_ratio: forecast.error_ratio(),
             margin_deviations: forecast.margin_deviations(),
             checked: forecast.checked(),
-        }
+            ..*summary
+        };
     }
 }
 
@@ -310,7 +311,7 @@ impl Regulator {
     fn renew(&self, config: Config) {
         let control = Control::new(&config, self.state.is_accounted());
         self.state.renew(config);
-        self.state.shown.set_summary(control.summary(0));
+        self.state.shown.change(|shown| control.show(0, shown));
         *self.control() = control;
         self.levels.send_replace(Pressure::Normal);
         self.limits.send_replace(None);

@@ -64,8 +64,10 @@ impl Regulator {
         }
         let need = Need::Estimated(Tag::NONE);
         let expected = self.state.limiter.expected_wait(&self.state.bounds, need);
-        self.state.shown.next_wait.set(expected);
-        self.state.shown.set_drain(control.drain_ns);
+        self.state.shown.change(|shown| {
+            shown.next_wait = expected;
+            shown.drain_ns = control.drain_ns;
+        });
         finished > 0
     }
 

@@ -33,7 +33,9 @@ impl Regulator {
             control.probes = 0;
             state.bounds.set_probes(0);
             let reserved_kib = state.limiter.reserved().kib();
-            state.shown.set_summary(control.summary(reserved_kib));
+            state
+                .shown
+                .change(|shown| control.show(reserved_kib, shown));
         }
         drop(alone);
         // By now another one may have changed them again.

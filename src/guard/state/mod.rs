@@ -271,7 +271,7 @@ impl State {
 
     /// For how long nobody could be admitted for want of memory, and nobody finished.
     pub(super) fn latched_for(&self) -> Duration {
-        let since = self.shown.latched_since.get();
+        let since = self.shown.summary().latched_since;
         since.map_or(Duration::ZERO, |since| {
             self.sampler.tick().saturating_sub(since)
         })

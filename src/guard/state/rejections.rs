@@ -118,8 +118,8 @@ impl State {
     /// When what was turned away may expect to be admitted.
     fn time_to_retry(&self, reason: Reason) -> Duration {
         match reason {
-            Reason::CriticalPressure => self.shown.critical.get().unwrap_or_default(),
-            _ => self.shown.backlog(self.limiter.waiting()),
+            Reason::CriticalPressure => self.shown.summary().critical,
+            _ => self.shown.summary().backlog(self.limiter.waiting()),
         }
     }
 

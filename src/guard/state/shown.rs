@@ -27,6 +27,23 @@ pub(crate) struct Summary {
     pub(crate) margin_deviations: Option<f64>,
     /// Forecasts that were checked, and those of them that were exceeded.
     pub(crate) checked: (u64, u64),
+    /// The mean time between two completions.
+    pub(crate) drain_ns: u64,
+    /// What the queue says of the next wait.
+    pub(crate) next_wait: Option<Duration>,
+    /// Since when nobody could be admitted for want of memory, and nobody finished.
+    pub(crate) latched_since: Option<Duration>,
+    /// How much longer CRITICAL may last, or would.
+    pub(crate) critical: Duration,
+}
+
+impl Summary {
+    /// What one more waiter, behind so many, may expect to wait.
+    pub(super) fn backlog(&self, waiting: usize) -> Duration {
+        let drain = Duration::from_nanos(self.drain_ns);
+        let by_drain = || drain.saturating_mul(waiting as u32 + 1);
+        self.next_wait.unwrap_or_else(by_drain)
+    }
 }
 
 /// How loaded the process is: memory as of the last sample, the rest as of the last
@@ -57,20 +74,6 @@ impl Number {
     }
 }
 
-/// A time that may not be known, to the millisecond.
-#[derive(Debug, Default)]
-pub(in crate::guard) struct Millis(AtomicOption);
-
-impl Millis {
-    pub(in crate::guard) fn set(&self, time: Option<Duration>) {
-        self.0.set(time.map(|time| time.as_millis() as u64));
-    }
-
-    pub(super) fn get(&self) -> Option<Duration> {
-        self.0.get().map(Duration::from_millis)
-    }
-}
-
 /// What is left for statistics, under a lock, and for requests, which take none.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
@@ -81,24 +84,13 @@ pub(crate) struct Shown {
     memory: Number,
     /// The [`Loads`] but for memory, in their order.
     loads: [Number; 4],
-    /// The mean time between two completions.
-    drain_ns: AtomicU64,
-    /// What the queue says of the next wait.
-    pub(in crate::guard) next_wait: Millis,
-    /// Since when nobody could be admitted for want of memory, and nobody finished.
-    pub(in crate::guard) latched_since: Millis,
-    /// How much longer CRITICAL may last, or would.
-    pub(in crate::guard) critical: Millis,
 }
 
 impl Shown {
     /// As if nothing had been seen so far.
     pub(super) fn forget(&self) {
         self.set_levels(&[]);
-        self.set_drain(0);
-        for time in [&self.next_wait, &self.latched_since, &self.critical] {
-            time.set(None);
-        }
+        self.change(|summary| *summary = Summary::default());
         self.set_pressure(Pressure::Normal);
         self.set_loads([0.0; 4]);
     }
@@ -108,7 +100,11 @@ impl Shown {
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set_summary(&self, summary: Summary) {
+    /// Only some of it, for what is known by then.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Summary)) {
+        // Who changes it holds what samples act on, so nobody else does meanwhile.
+        let mut summary = self.summary();
+        change(&mut summary);
         *self.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
     }
 
@@ -157,17 +153,5 @@ impl Shown {
         for (number, load) in self.loads.iter().zip(loads) {
             number.set(load);
         }
-    }
-
-    /// What one more waiter, behind so many, may expect to wait.
-    pub(super) fn backlog(&self, waiting: usize) -> Duration {
-        self.next_wait.get().unwrap_or_else(|| {
-            let drain = Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed));
-            drain.saturating_mul(waiting as u32 + 1)
-        })
-    }
-
-    pub(crate) fn set_drain(&self, drain_ns: u64) {
-        self.drain_ns.store(drain_ns, Ordering::Relaxed);
     }
 }

@@ -90,7 +90,7 @@ impl State {
         let has_place = self.in_flight() < shown.concurrency;
         match self.limiter.waiting() == 0 && has_place && !shown.kept_out {
             true => Duration::ZERO,
-            false => self.shown.backlog(self.limiter.waiting()),
+            false => shown.backlog(self.limiter.waiting()),
         }
     }
 
