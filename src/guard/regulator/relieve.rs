@@ -90,10 +90,9 @@ impl Regulator {
 
     fn trim(&self) {
         let trim = || {
-            (
-                self.control().forecast.retained.before_trim(),
-                release::trim(),
-            )
+            // Unlocked: samples go on meanwhile.
+            let before = self.control().forecast.retained.before_trim();
+            (before, release::trim())
         };
         let ((before, took), freed_bytes) = self.measure("the allocator", trim);
         let meanwhile_bytes = self.trimmed(before);
