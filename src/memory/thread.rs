@@ -2,6 +2,7 @@
 
 mod again;
 mod forked;
+mod named;
 mod there;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -31,6 +32,8 @@ pub(crate) struct Sampler {
     background: bool,
     /// Its one source is its user's.
     given: bool,
+    /// What the sources said last that they watch, by their places.
+    names: Mutex<Vec<String>>,
     thread: Mutex<Option<Thread>>,
     /// It is there, for those who may not take the lock.
     has_thread: AtomicBool,
@@ -115,6 +118,7 @@ impl Sampler {
             dozing: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             background,
+            names: Mutex::default(),
             thread: Mutex::new(None),
             has_thread: AtomicBool::new(false),
             failed_ms: AtomicU64::new(0),
@@ -162,16 +166,6 @@ impl Sampler {
         Moment((parts as u32).max(1))
     }
 
-    /// What the source at this place watches.
-    pub(crate) fn source_name(&self, source: usize) -> String {
-        if self.is_lost() {
-            return "nothing: the process was forked in the midst of a sample".into();
-        }
-        let reader = self.reader();
-        let source = &reader.sources[source].source;
-        foreign::call(Code::Source, || source.name()).unwrap_or_default()
-    }
-
     /// A full sample, waiting for one that is under way. Says when the next is due.
     pub(crate) fn sample_now(&self) -> Duration {
         if self.is_lost() {
@@ -192,10 +186,8 @@ impl Sampler {
         if self.background && self.check_process() {
             return;
         }
-        let reader = match self.reader.try_lock() {
-            Ok(reader) => reader,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
+        let Some(reader) = self.free_reader() else {
+            return;
         };
         // The tick, not the clock: a request must not pay for the time of day.
         self.sample(reader, Detail::Quick, self.tick());
@@ -300,6 +292,15 @@ impl Sampler {
 
     fn reader(&self) -> MutexGuard<'_, Reader> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: a sample is under way.
+    fn free_reader(&self) -> Option<MutexGuard<'_, Reader>> {
+        match self.reader.try_lock() {
+            Ok(reader) => Some(reader),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     fn run(self: &Arc<Self>) {

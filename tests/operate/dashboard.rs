@@ -6,7 +6,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,7 +27,9 @@ use support::tools::tool;
 use support::{MIB, counting, fill, serve_axum};
 use tower::ServiceExt;
 use tower_memory_guard::account::TrackingAllocator;
-use tower_memory_guard::{Class, Guard, MemoryGuardLayer, Priority, Source};
+use tower_memory_guard::{
+    Class, Detail, Guard, MemoryGuardLayer, MemoryLevel, MemorySource, Priority, Sample, Source,
+};
 
 #[global_allocator]
 static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
@@ -93,6 +99,44 @@ async fn the_snapshot_says_what_the_guard_sees() {
     assert_eq!(kinds, ["adjusted", "rejected"]);
     assert_eq!(decisions[1]["text"], "no_room");
     drop(permit);
+}
+
+/// A source that takes its time, as long as somebody has the lock.
+struct Slow(Arc<(Mutex<()>, AtomicBool)>);
+
+impl MemorySource for Slow {
+    fn read(&mut self, _: Detail, sample: &mut Sample) -> io::Result<()> {
+        let (lock, waits) = &*self.0;
+        waits.store(lock.try_lock().is_err(), Ordering::Relaxed);
+        let _its_turn = lock.lock().unwrap();
+        sample.push(MemoryLevel::new(MIB, Some(support::LIMIT)));
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "slow".into()
+    }
+}
+
+#[test]
+fn a_snapshot_waits_for_no_sample() {
+    let slow = Arc::new((Mutex::new(()), AtomicBool::new(false)));
+    let builder = MemoryGuardLayer::builder().memory_source(Slow(Arc::clone(&slow)));
+    let builder = builder.check_interval(Duration::from_millis(10));
+    let guard = builder.build().unwrap().guard().clone();
+    let turn = slow.0.lock().unwrap();
+    while !slow.1.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (answers, answer) = channel();
+    std::thread::spawn(move || {
+        let snapshot = ask(&guard, "GET", "/guard/snapshot.json");
+        let snapshot = futures_util::FutureExt::now_or_never(snapshot).unwrap();
+        answers.send((guard.source(), snapshot.status())).unwrap();
+    });
+    let answered = answer.recv_timeout(Duration::from_secs(10));
+    drop(turn);
+    assert_eq!(answered, Ok(("slow".into(), StatusCode::OK)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ use demand::Demand;
 use latched::Latched;
 use patience::Patience;
 
-use super::keeper::{self, Keeper, Opened};
+use super::keeper::{self, Keeper};
 use super::pool::{Board, Shared};
 use super::state::{REPORT_INTERVAL, State, Summary};
 use crate::config::{self, Config};
@@ -78,6 +78,9 @@ pub(crate) struct Regulator {
     reloading: Mutex<()>,
     /// Held while samples are taken; whoever answers requests looks at what is shown.
     control: Mutex<Control>,
+    /// What was last said that classes need.
+    #[cfg(feature = "dashboard")]
+    said_needs: Mutex<Vec<(String, bool, u64, u64)>>,
     pub(super) levels: watch::Sender<Pressure>,
     pub(super) limits: watch::Sender<Option<u64>>,
 }
@@ -258,29 +261,23 @@ enum Notice {
 impl Regulator {
     pub(crate) fn start(config: Config, source: Option<Box<dyn MemorySource>>) -> &'static Self {
         gone::look();
-        let Opened {
-            keeper,
-            learned,
-            mut warnings,
-        } = config
-            .state
-            .as_deref()
-            .map(keeper::open)
-            .unwrap_or_default();
+        let opened = config.state.as_deref().map(keeper::open);
+        let mut opened = opened.unwrap_or_default();
         let regulator = match Self::again(&config, source) {
             Ok(gone) => gone,
-            Err(shared) => Box::leak(Box::new(Self::new(shared, &config, keeper))),
+            Err(shared) => Box::leak(Box::new(Self::new(shared, &config, opened.keeper))),
         };
         regulator.renew(config);
         let state = &regulator.state;
         // The caller's: without any it would be gone again.
         state.handles.made();
         let config = state.config();
-        warnings.extend(regulator.begin_to_keep(learned));
+        let problem = regulator.begin_to_keep(opened.learned);
+        opened.warnings.extend(problem);
         regulator.begin(&config);
         regulator.is_known();
         regulator.log_settings("memory guard initialised");
-        logs::warnings(&warnings);
+        logs::warnings(&opened.warnings);
         regulator
     }
 
@@ -301,6 +298,8 @@ impl Regulator {
             keeper,
             reloading: Mutex::new(()),
             control: Mutex::new(Control::new(config, state.is_accounted())),
+            #[cfg(feature = "dashboard")]
+            said_needs: Mutex::default(),
             levels: watch::Sender::new(Pressure::Normal),
             limits: watch::Sender::new(None),
             state,
@@ -326,12 +325,13 @@ impl Regulator {
         }
     }
 
+    /// As it was said last while a sample is taken.
     pub(crate) fn source_name(&self) -> String {
-        self.state.sampler.source_name(self.source)
+        self.state.sampler.source_name(self.source, false)
     }
 
     fn log_settings(&self, what: &str) {
-        let source = self.source_name();
+        let source = self.state.sampler.source_name(self.source, true);
         let stats = self.state.stats();
         let problem = self.keeper.as_ref().and_then(|keeper| keeper.problem());
         config::log_settings(what, &self.state.config(), &source, &stats, problem);

@@ -71,7 +71,7 @@ impl Sampler {
             return self.lost.load(Ordering::Relaxed);
         }
         // Not said yet which process this is: all that ask meanwhile find out for themselves.
-        let lost = !(is_free(&self.reader) && is_free(&self.thread));
+        let lost = !(is_free(&self.reader) && is_free(&self.thread) && is_free(&self.names));
         if lost {
             self.lost.store(true, Ordering::Relaxed);
             self.process.store(id, Ordering::Relaxed);
