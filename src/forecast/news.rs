@@ -17,7 +17,7 @@ pub(crate) struct Known {
     outlines: Outlines,
     usage: Option<(f64, f64)>,
     margin: Option<f64>,
-    has_running: bool,
+    running: usize,
 }
 
 fn moved(from: f64, to: f64, share: f64) -> bool {
@@ -34,7 +34,7 @@ impl Known {
             outlines: state.outlines(),
             usage: state.estimates.usage_bytes_per_request,
             margin: state.estimates.margin_deviations,
-            has_running: !state.running.is_empty(),
+            running: state.running.len(),
         }
     }
 
@@ -63,9 +63,9 @@ impl Known {
         margin || self.usage_is_outdated(now.usage) || self.classes_are_outdated(&now.outlines)
     }
 
-    /// Whom it says to be in flight has ended: it was not cut off.
+    /// Some that it says to be in flight are no more: they were not cut off.
     pub(crate) fn have_ended(&self, state: &State) -> bool {
-        self.has_running && state.running.is_empty()
+        self.running > state.running.len()
     }
 
     fn usage_is_outdated(&self, now: Option<(f64, f64)>) -> bool {

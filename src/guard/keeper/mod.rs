@@ -244,7 +244,9 @@ impl Keeper {
     }
 
     /// Of a guard that is closed: writes what `state` says if the file is out of date, and lets
-    /// others write once nothing runs that it says to run.
+    /// others write once nothing runs that it says to run. The process may end with its last
+    /// request, before that is seen: of those that run only who exceeds all that is learned is
+    /// said to.
     pub(crate) fn close(&self, state: impl FnOnce() -> State) -> More {
         if self.process != std::process::id() {
             return More::Nothing;
@@ -254,9 +256,14 @@ impl Keeper {
         if file.owner.is_none() {
             return More::Nothing;
         }
-        let state = state();
+        let mut state = state();
         let is_over = state.running.is_empty();
-        let due = is_over || !is_closing || file.is_due();
+        let running = std::mem::take(&mut state.running);
+        let learned = Known::new(&state);
+        let exceeds = |one: &AtLeast| learned.is_exceeded(std::slice::from_ref(one), None);
+        state.running = running.into_iter().filter(exceeds).collect();
+        let surprise = file.known.is_exceeded(&state.running, None);
+        let due = is_over || !is_closing || file.is_due() || (surprise && !file.failed);
         if due && (file.known.is_outdated(&state) || file.known.have_ended(&state)) {
             self.write(&mut file, &state);
         }
