@@ -105,7 +105,8 @@ impl CgroupMemory {
     /// Says, once, that the directory one gave has no memory files.
     fn elsewhere(&mut self) -> Option<String> {
         let (given, found) = (self.given.as_ref()?, &self.levels.first()?.path);
-        let is_news = given != found && !std::mem::replace(&mut self.said_elsewhere, true);
+        let is_there = Location::given(given).directory == *found;
+        let is_news = !is_there && !std::mem::replace(&mut self.said_elsewhere, true);
         is_news.then(|| {
             format!(
                 "{} has no memory files, so the memory guard reads those of {}; a group is \

@@ -24,10 +24,11 @@ pub(super) struct Location {
 }
 
 impl Location {
-    /// Of a path that one gave.
+    /// Of a path that one gave: what is above a link is not what is above the group.
     pub(super) fn given(directory: &Path) -> Self {
+        let real = directory.canonicalize();
         Self {
-            directory: directory.into(),
+            directory: real.unwrap_or_else(|_| directory.into()),
             top: PathBuf::from("/"),
         }
     }
@@ -43,13 +44,12 @@ impl Location {
         within.find_map(|directory| Some((directory, Version::of(directory)?)))
     }
 
-    /// Where memory is measured: there, or in what is named if nothing is. Spelt in one way.
+    /// Where memory is measured: there, or in what is named if nothing is.
     fn measured(&self) -> PathBuf {
         let nearest = self.nearest();
-        let directory = nearest.map_or(&*self.directory, |(nearest, _)| nearest);
-        directory
-            .canonicalize()
-            .unwrap_or_else(|_| directory.into())
+        nearest
+            .map_or(&*self.directory, |(nearest, _)| nearest)
+            .into()
     }
 
     fn has_files(&self, version: Version) -> bool {

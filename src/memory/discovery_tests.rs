@@ -81,6 +81,25 @@ fn a_path_that_was_given_leads_to_the_nearest_too_and_says_so_once() {
 }
 
 #[test]
+fn a_link_that_was_given_leads_to_all_that_is_above_its_group() {
+    let laid_out = LaidOut::new();
+    laid_out.group("groups/pod", 300 * MIB, LIMIT);
+    laid_out.group("groups/pod/app", 200 * MIB, "max");
+    let link = laid_out.path("app");
+    std::os::unix::fs::symlink(laid_out.path("groups/pod/app"), &link).unwrap();
+    let mut source = CgroupMemory::at(laid_out.machine(), &link);
+    let mut sample = Sample::default();
+    source.read(Detail::Full, &mut sample).unwrap();
+    let limits: Vec<_> = sample
+        .levels
+        .iter()
+        .map(|level| level.limit_bytes)
+        .collect();
+    assert_eq!(limits, [None, Some(1 << 30)]);
+    assert!(sample.warnings.is_empty(), "{:?}", sample.warnings);
+}
+
+#[test]
 fn a_path_that_leads_to_the_group_that_is_measured_anyway_is_not_anothers() {
     let laid_out = LaidOut::version_2("/pod/app/threads");
     laid_out.write("sys/fs/cgroup/pod/app/threads/cgroup.type", "threaded\n");
