@@ -141,6 +141,8 @@ pub(crate) fn bound(concurrency: u32) -> Option<u64> {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) outcomes: Outcomes,
+    /// That were found to have come.
+    pub(crate) most_came: AtomicU64,
     pub(crate) observed: AtomicU64,
     pub(crate) queued: AtomicU64,
     pub(crate) stalled: AtomicU64,
@@ -175,7 +177,7 @@ impl Counters {
         }
         forget!(
             outcomes tally waited_then_admitted waited_then_rejected;
-            observed queued stalled not_yet cancelled would_pause releases released_bytes
+            most_came observed queued stalled not_yet cancelled would_pause releases released_bytes
             longest_release_us
         );
     }

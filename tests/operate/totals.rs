@@ -41,6 +41,25 @@ fn came(guard: &Guard, expected: u64) {
     assert_eq!(sum(&stats), expected, "{stats:?}");
 }
 
+#[test]
+fn the_total_never_falls_nor_counts_what_ends_meanwhile_twice() {
+    let (layer, _memory) = counting(1);
+    let (guard, other) = (layer.guard().clone(), layer.guard().clone());
+    let ends = std::thread::spawn(move || {
+        for _ in 0..200_000 {
+            drop(other.try_acquire(Cost::Estimated).unwrap());
+        }
+    });
+    let mut before = 0;
+    while !ends.is_finished() {
+        let total = guard.stats().total_requests;
+        assert!(total >= before, "{total} after {before}");
+        before = total;
+    }
+    ends.join().unwrap();
+    came(&guard, 200_000);
+}
+
 async fn send(address: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");

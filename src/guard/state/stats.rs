@@ -18,17 +18,18 @@ impl State {
         self.look_for_fork();
         let shown = self.shown.summary();
         let (wait_error, checked_waits) = self.limiter.wait_errors();
-        let rejected = self.counters.all_rejected();
-        let ready = self.ready.count();
-        let active = u64::from(self.in_flight());
-        let (waiting, need_more) = self.limiter.waits(&self.bounds);
         // What has ended before what is in flight: one that ends in between is missed, and
         // not counted twice.
+        let rejected = self.counters.all_rejected();
         let ended = self.counters.outcomes.totals();
-        // Twice among those that are active or wait, or there and no requests so far.
-        let beside = ready + self.counters.not_yet.load(Ordering::Relaxed) + need_more;
+        let before = self.beside();
+        let active = u64::from(self.in_flight());
+        let (waiting, need_more) = self.limiter.waits(&self.bounds);
+        let beside = before.max(self.beside()) + need_more;
+        let came = ended.sum(rejected) + (active + waiting).saturating_sub(beside);
+        let most_came = self.counters.most_came.fetch_max(came, Ordering::Relaxed);
         Stats {
-            total_requests: ended.sum(rejected) + (active + waiting).saturating_sub(beside),
+            total_requests: came.max(most_came),
             rejected_requests: rejected,
             completed_requests: ended.answered,
             failed_requests: ended.failed,
@@ -71,6 +72,11 @@ impl State {
             longest_release_ms: self.counters.longest_release_us.load(Ordering::Relaxed) as f64
                 / 1e3,
         }
+    }
+
+    /// Twice among those that are active or wait, or there and no requests so far.
+    fn beside(&self) -> u64 {
+        self.ready.count() + self.counters.not_yet.load(Ordering::Relaxed)
     }
 
     fn outstanding_mib(&self, shown: &Summary) -> f64 {

@@ -35,9 +35,6 @@ impl Reservation {
     #[inline]
     pub(in crate::guard) fn end(&self, slot: Option<&Slot>) {
         let (state, tag, outcome) = (self.state, self.tag, self.mark.get());
-        if state.counters.outcomes.ended(outcome) {
-            state.look_for_fork();
-        }
         let mut held_kib = self.kib();
         if self.granted_at != Moment::NONE {
             self.charge_actual();
@@ -50,6 +47,10 @@ impl Reservation {
             held_kib = slot.reserved_kib();
             state.tell_half_seen(slot);
             state.running.end(slot);
+        }
+        // Last: who counts what has ended and what is in flight might see both of it.
+        if state.counters.outcomes.ended(outcome) {
+            state.look_for_fork();
         }
         if self.kib.is_none() {
             state.limiter.end_nested(&state.bounds, tag);
