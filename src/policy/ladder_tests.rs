@@ -141,6 +141,11 @@ fn a_limit_of_ones_own_bounds_the_count_before_memory_has_been_seen() {
         ..Config::default()
     };
     assert_eq!(Strategy::new(&config, true).base_concurrency(), 8);
+    let shared = Config {
+        share_fraction: 0.25,
+        ..config
+    };
+    assert_eq!(Strategy::new(&shared, true).base_concurrency(), 2);
 }
 
 #[test]

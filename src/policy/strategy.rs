@@ -66,9 +66,10 @@ impl Strategy {
             quarters: is_ladder.then_some(4),
             latch: Latch::default(),
         };
-        // Until memory has been seen, a limit of one's own is all there is.
-        let request_bytes = config.estimated_bytes_per_request;
-        strategy.base = strategy.base_of(config.memory_limit_bytes, request_bytes);
+        // Until memory has been seen, the share of a limit of one's own is all there is.
+        let limit_bytes = config.memory_limit_bytes;
+        let limit_bytes = limit_bytes.map(|bytes| (bytes as f64 * config.share_fraction) as u64);
+        strategy.base = strategy.base_of(limit_bytes, config.estimated_bytes_per_request);
         strategy
     }
 
