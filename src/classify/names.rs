@@ -4,9 +4,9 @@
 //! once it is full shares one number. Names are few, so comparing them one by one is quicker
 //! than hashing one.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
-/// What all names beyond the bound are called.
+/// What all names beyond the bound are called; who is called so is one of them.
 const OTHERS: &str = "other";
 
 /// Up to a bound, each name has a number of its own. 0 is the empty name, and the
@@ -15,7 +15,6 @@ const OTHERS: &str = "other";
 pub(crate) struct Names {
     /// By their numbers, from 1 on. Made when the first is named.
     named: OnceLock<Box<[OnceLock<Box<str>>]>>,
-    adds: Mutex<()>,
     most: u16,
 }
 
@@ -24,7 +23,6 @@ impl Names {
     pub(crate) fn new(most: u16) -> Self {
         Self {
             named: OnceLock::new(),
-            adds: Mutex::new(()),
             most,
         }
     }
@@ -37,10 +35,16 @@ impl Names {
     /// The number of `name`; a new one, if there is one left.
     #[inline]
     pub(crate) fn number(&self, name: &str) -> u16 {
-        if name.is_empty() {
-            return 0;
+        match name {
+            "" => return 0,
+            OTHERS => return self.others(),
+            _ => {}
         }
-        self.find(name).unwrap_or_else(|| self.add(name))
+        // Whoever comes first to a free place has it.
+        let is_its = |place: &OnceLock<Box<str>>| **place.get_or_init(|| name.into()) == *name;
+        let mut places = self.places().iter().zip(1..);
+        let own = places.find(|(place, _)| is_its(place));
+        own.map_or_else(|| self.others(), |(_, number)| number)
     }
 
     /// At most half of the numbers are given out, the empty name's included.
@@ -58,26 +62,6 @@ impl Names {
     fn named(&self) -> impl Iterator<Item = &str> {
         let places = self.named.get().into_iter().flatten();
         places.map_while(|name| Some(&**name.get()?))
-    }
-
-    /// The name's number, if it has one or there is none left for it.
-    fn find(&self, name: &str) -> Option<u16> {
-        for (known, number) in self.places().iter().zip(1..) {
-            if **known.get()? == *name {
-                return Some(number);
-            }
-        }
-        Some(self.others())
-    }
-
-    #[cold]
-    fn add(&self, name: &str) -> u16 {
-        let _adds = self.adds.lock().unwrap_or_else(PoisonError::into_inner);
-        self.find(name).unwrap_or_else(|| {
-            let count = self.named().count();
-            self.places()[count].get_or_init(|| name.into());
-            count as u16 + 1
-        })
     }
 
     pub(crate) fn name(&self, number: u16) -> &str {
@@ -112,6 +96,13 @@ mod tests {
         assert!(numbers[6..].iter().all(|&number| number == 7));
         assert_eq!(names.name(7), "other");
         assert_eq!(names.number("3"), 4);
+    }
+
+    #[test]
+    fn a_name_that_is_called_as_those_beyond_the_bound_is_one_of_them() {
+        let names = Names::new(8);
+        assert_eq!(names.number("other"), 7);
+        assert_eq!((names.number("render"), names.name(7)), (1, "other"));
     }
 
     #[test]
