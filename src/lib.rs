@@ -113,6 +113,8 @@
 //! | `test-util` | no | `Guard::rejection`: a [`Rejected`] for one's own tests |
 //! | `full` | no | all of these but `jemalloc`, which builds that allocator, and `test-util` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// What is said is nobody's without.
+#![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
 #[cfg(feature = "account")]
 #[allow(unsafe_code)]

@@ -14,8 +14,7 @@ use super::{Mode, OnSensorFailure, Policy, kinds};
 use crate::class::Tier;
 use crate::memory::Source;
 use crate::pressure::Pressure;
-#[cfg(feature = "tracing")]
-use crate::telemetry::logs::{TARGET, said};
+use crate::telemetry::logs::say;
 use crate::telemetry::stats::Stats;
 
 /// What is known of a setting, whatever its type is.
@@ -99,7 +98,6 @@ macro_rules! settings {
         }),+];
 
         /// The settings in force, at the start and after a change.
-        #[cfg(feature = "tracing")]
         pub(crate) fn log_settings(
             what: &str,
             config: &Config,
@@ -108,29 +106,24 @@ macro_rules! settings {
             state_problem: Option<&str>,
         ) {
             let [warning, high, critical] = config.thresholds();
-            said(|| {
-                tracing::info!(
-                    target: TARGET,
-                    source,
-                    policy = config.decided_policy().as_str(),
-                    memory_limit_mb = stats.memory_limit_mib,
-                    memory_percent = stats.memory_percent,
-                    base_concurrency = stats.base_concurrency,
-                    warning_fraction = warning,
-                    high_fraction = high,
-                    critical_fraction = critical,
-                    estimated_mem_per_req_mb = stats.estimated_mem_per_req_mib,
-                    $($($field = logged::$log(&config.$field),)?)+
-                    state_problem,
-                    "{what}"
-                );
-            });
+            say!(
+                info,
+                source,
+                policy = config.decided_policy().as_str(),
+                memory_limit_mb = stats.memory_limit_mib,
+                memory_percent = stats.memory_percent,
+                base_concurrency = stats.base_concurrency,
+                warning_fraction = warning,
+                high_fraction = high,
+                critical_fraction = critical,
+                estimated_mem_per_req_mb = stats.estimated_mem_per_req_mib,
+                $($($field = logged::$log(&config.$field),)?)+
+                state_problem,
+                "{what}"
+            );
         }
     };
 }
-
-#[cfg(not(feature = "tracing"))]
-pub(crate) fn log_settings(_: &str, _: &Config, _: &str, _: &Stats, _: Option<&str>) {}
 
 settings! {
     /// `false` makes the layer a pass-through. Default `true`.

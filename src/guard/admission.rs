@@ -12,7 +12,7 @@ use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Attempt, Need, Operation, Refusal, Refused};
 use crate::pressure::Pressure;
-use crate::telemetry::logs;
+use crate::telemetry::logs::say;
 
 /// Somebody was told that a guard stands inside of one that only observes.
 static TOLD: AtomicBool = AtomicBool::new(false);
@@ -84,7 +84,12 @@ impl State {
         }
         if was_let_pass && !self.live.only_observes() {
             if !TOLD.swap(true, Ordering::Relaxed) {
-                logs::inside_an_observer(self.name.as_deref());
+                say!(
+                    warn,
+                    name = self.name.as_deref(),
+                    "a memory guard stands inside of one that only observes: it goes by the gate \
+                     and by counts alone, and pauses nobody; have the outer one skip what it guards"
+                );
             }
             if self.turns_away() {
                 return Self::rejected(Reason::CriticalPressure);

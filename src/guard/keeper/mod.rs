@@ -22,6 +22,7 @@ use owner::Owner;
 
 use crate::forecast::news::Known;
 use crate::forecast::state::{AtLeast, State, checksum};
+use crate::telemetry::logs::{self, say};
 
 /// Shortest time between two looks: a request that grows by a GiB in a second grows by
 /// 50 MiB in it.
@@ -219,7 +220,11 @@ impl Keeper {
         }
         // What it holds is what the other has learned.
         file.checksum = 0;
-        crate::telemetry::logs::takes_over(&self.path);
+        say!(
+            info,
+            path = %self.path.display(),
+            "what is learned is kept from now on: nobody else writes the file any more"
+        );
         true
     }
 
@@ -235,7 +240,7 @@ impl Keeper {
         writer.thread.unpark();
         let closes = writer.closes.lock().unwrap_or_else(PoisonError::into_inner);
         if closes.recv_timeout(WAITS_FOR) == Err(RecvTimeoutError::Timeout) {
-            crate::telemetry::logs::warnings(&[format!(
+            logs::warnings(&[format!(
                 "what was learned last is not written yet to {}: nobody waits any longer",
                 self.path.display()
             )]);
@@ -299,9 +304,7 @@ impl Keeper {
             Err(error) => {
                 if !std::mem::replace(&mut file.failed, true) {
                     let path = self.path.display();
-                    crate::telemetry::logs::warnings(&[format!(
-                        "what is learned cannot be kept in {path}: {error}"
-                    )]);
+                    logs::warnings(&[format!("what is learned cannot be kept in {path}: {error}")]);
                 }
             }
         }

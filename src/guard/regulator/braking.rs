@@ -9,7 +9,7 @@ use crate::memory::release::{Teller, is_mapped, kept_bytes, see_mapped};
 use crate::memory::{MemoryLevel, run_time};
 use crate::policy::limit_bytes;
 use crate::running::brake::{Bound, Running, Stuck, Swept, Trust, fills_at_once};
-use crate::telemetry::logs;
+use crate::telemetry::logs::say;
 use crate::telemetry::recent::EventKind;
 
 /// Stays free below the limit: so much for what threads have not told yet, for what the
@@ -125,12 +125,8 @@ impl Regulator {
         full_at: Option<Duration>,
         reserved_kib: u64,
     ) {
-        let Some(bound) = control
-            .levels
-            .iter()
-            .filter_map(MemoryLevel::bound_bytes)
-            .min()
-        else {
+        let bounds = control.levels.iter().filter_map(MemoryLevel::bound_bytes);
+        let Some(bound) = bounds.min() else {
             self.state.brake.set_on(self.state.board_key(), None);
             // It is nothing to others on the ledger.
             control.braking.room_bytes = f64::INFINITY;
@@ -347,12 +343,18 @@ impl Regulator {
             return;
         }
         self.control().braking.said_stuck = Some(now);
-        let text = match forced {
-            true => "nobody in flight fits any more: one goes on all the same",
-            false => "nobody in flight fits any more, and none can go on",
+        let (mark, then) = match forced {
+            true => (':', "one goes on all the same"),
+            false => (',', "and none can go on"),
         };
-        self.state.note(EventKind::Stuck, text.into(), 0);
-        logs::stuck(self.state.name.as_deref(), swept.paused, forced);
+        let text = format!("nobody in flight fits any more{mark} {then}");
+        self.state.note(EventKind::Stuck, text, 0);
+        say!(
+            error,
+            name = self.state.name.as_deref(),
+            paused = swept.paused,
+            "no request in flight fits into memory any more, {then}"
+        );
     }
 
     /// What is free, and what polls have added: less only if others take it.

@@ -45,7 +45,7 @@ use crate::memory::release::Release;
 use crate::memory::{Detail, MemoryLevel, MemorySource};
 use crate::policy::{Decision, Strategy, end_bytes};
 use crate::pressure::Pressure;
-use crate::telemetry::logs;
+use crate::telemetry::logs::{self, say};
 use crate::telemetry::recent::EventKind;
 
 /// A guard: the half that samples drive, with the other one in it. [`renew`](Self::renew)
@@ -362,7 +362,7 @@ impl Regulator {
         state.limiter.pump();
         state.limiter.refuse_all(&state.bounds, Reason::Closed);
         state.note(EventKind::Closed, "takes no new work".into(), 0);
-        logs::closed(state.name.as_deref());
+        say!(info, name = state.name.as_deref(), "memory guard closed");
         // Who is paused goes on in order, but nobody stays so for ever: see where nobody gets on.
         if !state.sampler.has_thread() {
             self.let_all_go(state.sampler.now());

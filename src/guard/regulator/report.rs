@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Notice, Regulator};
+use super::{LevelWas, Notice, Regulator};
 use crate::config::OnSensorFailure;
 use crate::limiter::MAX_COUNT;
 use crate::pressure::Pressure;
 use crate::sync::foreign::{self, Code};
-use crate::telemetry::logs;
+use crate::telemetry::logs::say;
 use crate::telemetry::recent::EventKind;
 use crate::telemetry::stats::bound;
 use crate::units::mib;
@@ -37,51 +37,71 @@ impl Regulator {
 
     fn say(&self, notice: Notice) {
         let state = &self.state;
-        let name = state.name.as_deref();
         match notice {
             // Wakes whoever listens. The newest: who samples meanwhile may be here before.
             Notice::Level => {
                 let newest = |level: &mut Pressure| *level = state.pressure();
                 foreign::call(Code::Waker, || self.levels.send_modify(newest));
             }
-            Notice::Adjusted { from, suppressed } => {
-                let stats = state.stats();
-                let action = match stats.level.cmp(&from.pressure) {
-                    _ if stats.level == Pressure::Critical => "reject",
-                    std::cmp::Ordering::Greater => "reduce",
-                    _ => "restore",
-                };
-                let (old, new) = (bound(from.concurrency), stats.current_concurrency);
-                let mut text = format!("{action}: {} to {}", from.pressure, stats.level);
-                if old != new {
-                    let [old, new] = [old, new].map(|count| match count {
-                        Some(count) => count.to_string(),
-                        None => "any number".into(),
-                    });
-                    text += &format!(", {old} to {new} at once");
-                }
-                state.note(EventKind::Adjusted, text, suppressed.into());
-                logs::adjusted(&stats, action, old, suppressed, name);
-            }
+            Notice::Adjusted { from, suppressed } => self.say_adjusted(from, suppressed),
             Notice::SensorFailed(error) => {
-                let closed = state.config().on_sensor_failure == OnSensorFailure::Closed;
-                let counts = state.bounds.caps().count() < MAX_COUNT;
+                let consequence = match state.config().on_sensor_failure {
+                    OnSensorFailure::Closed => "new work is rejected",
+                    _ if state.bounds.caps().count() < MAX_COUNT => {
+                        "only the concurrency limit holds"
+                    }
+                    _ => "nothing is held back; set MAX_CONCURRENT",
+                };
                 state.note(EventKind::SensorFailed, error.to_string(), 0);
-                logs::sensor_failed(&error, closed, counts);
+                say!(error, %error, consequence, "the memory guard cannot read memory");
             }
             Notice::SensorRecovered => {
                 let text = "memory is read again".into();
                 state.note(EventKind::SensorRecovered, text, 0);
-                logs::sensor_recovered();
+                say!(info, "the memory guard reads memory again");
             }
             Notice::LimitChanged { from, to } => {
                 let (from, to) = (mib(from), mib(to));
                 let text = format!("from {from:.0} to {to:.0} MiB");
                 state.note(EventKind::LimitChanged, text, 0);
-                logs::limit_changed(from, to);
+                say!(info, old_mb = from, new_mb = to, "the memory limit changed");
             }
-            Notice::NoLimit => logs::no_limit(),
+            Notice::NoLimit => say!(
+                warn,
+                "the memory guard finds no memory limit and only counts; run in a container or \
+                 control group with a limit, or set MEMORY_GUARD_MEMORY_LIMIT (such as 2GiB)"
+            ),
         }
+    }
+
+    fn say_adjusted(&self, from: LevelWas, suppressed: u32) {
+        let stats = self.state.stats();
+        let action = match stats.level.cmp(&from.pressure) {
+            _ if stats.level == Pressure::Critical => "reject",
+            std::cmp::Ordering::Greater => "reduce",
+            _ => "restore",
+        };
+        let (old, new) = (bound(from.concurrency), stats.current_concurrency);
+        let number =
+            |count: Option<u64>| count.map_or("any number".into(), |count| count.to_string());
+        let mut text = format!("{action}: {} to {}", from.pressure, stats.level);
+        if old != new {
+            text += &format!(", {} to {} at once", number(old), number(new));
+        }
+        self.state
+            .note(EventKind::Adjusted, text, suppressed.into());
+        say!(
+            info,
+            action,
+            level = stats.level.as_str(),
+            memory_percent = stats.memory_percent,
+            old_concurrency = old,
+            new_concurrency = new,
+            active_tasks = stats.active_tasks,
+            suppressed,
+            name = self.state.name.as_deref(),
+            "memory guard adjusted"
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use crate::class::tag::Tag;
 use crate::error::{Reason, Rejected};
 use crate::limiter::Refusal;
 use crate::running::Slot;
-use crate::telemetry::logs::{self, LongPause};
+use crate::telemetry::logs::{decided, say};
 use crate::telemetry::outcome::Outcome;
 use crate::telemetry::recent::EventKind;
 
@@ -50,11 +50,24 @@ impl State {
 
     fn log_rejection(&self, rejected: &Rejected) {
         let reason = rejected.reason.as_str();
-        logs::decided(reason);
+        decided(reason);
         if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.now()) {
             self.note(EventKind::Rejected, reason.to_owned(), suppressed);
-            let name = self.name.as_deref();
-            logs::rejected(rejected, &self.stats(), suppressed, name);
+            let stats = self.stats();
+            say!(
+                warn,
+                reason,
+                level = stats.level.as_str(),
+                memory_percent = stats.memory_percent,
+                active_tasks = stats.active_tasks,
+                waiting_requests = stats.waiting_requests,
+                current_concurrency = stats.current_concurrency,
+                total_requests = stats.total_requests,
+                rejected_requests = stats.rejected_requests,
+                suppressed,
+                name = self.name.as_deref(),
+                "memory guard rejected a request"
+            );
         }
     }
 
@@ -64,11 +77,21 @@ impl State {
             return;
         }
         self.counters.observed.fetch_add(1, Relaxed);
-        logs::decided(would);
+        decided(would);
         if let Some(suppressed) = self.rejection_lines.may_say(self.sampler.now()) {
             self.note(EventKind::Observed, would.to_owned(), suppressed);
-            let name = self.name.as_deref();
-            logs::observed(would, &self.stats(), suppressed, name);
+            let stats = self.stats();
+            say!(
+                warn,
+                would,
+                level = stats.level.as_str(),
+                memory_percent = stats.memory_percent,
+                active_tasks = stats.active_tasks,
+                observed_requests = stats.observed_requests,
+                suppressed,
+                name = self.name.as_deref(),
+                "memory guard would have held back a request"
+            );
         }
     }
 
@@ -92,16 +115,18 @@ impl State {
             suppressed,
         );
         // No statistics: whoever ends a request may hold a lock.
-        logs::paused(&LongPause {
-            paused,
+        say!(
+            warn,
+            paused_ms = paused.as_millis() as u64,
             class,
             outcome,
-            level: self.pressure(),
-            memory_percent: self.shown.memory_percent(),
-            paused_tasks: self.brake.paused(),
+            level = self.pressure().as_str(),
+            memory_percent = self.shown.memory_percent(),
+            paused_tasks = self.brake.paused(),
             suppressed,
-            name: self.name.as_deref(),
-        });
+            name = self.name.as_deref(),
+            "memory guard paused a request for long"
+        );
     }
 
     /// When to come back: later and later, if the tenant is over its retry budget.

@@ -13,7 +13,7 @@ use crate::guard::permit::Permit;
 use crate::guard::staged::{Remainder, StagedWork};
 use crate::guard::waiting::Waiting;
 use crate::http::deadline;
-use crate::telemetry::logs;
+use crate::telemetry::logs::say;
 
 /// The body is read; only its bytes are reserved.
 const READING: u8 = 0;
@@ -146,7 +146,11 @@ impl Stage {
     pub(crate) fn answered(&self) {
         let missing = !self.taken.load(Ordering::Relaxed);
         if missing && !TOLD.swap(true, Ordering::Relaxed) {
-            logs::not_staged();
+            say!(
+                warn,
+                "the memory guard stages bodies, and a request was answered that no \
+                 StagedBodyLayer had seen; it has to be inside of the guard"
+            );
         }
     }
 

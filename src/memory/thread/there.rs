@@ -8,6 +8,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use super::Sampler;
+use crate::telemetry::logs::say;
 
 /// A thread that is not to be had is asked for so often.
 const TRIED_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ impl Sampler {
     pub(super) fn has_no_thread(&self, error: &io::Error) {
         let now_ms = self.now().as_millis() as u64;
         if self.failed_ms.swap(now_ms.max(1), Ordering::Relaxed) == 0 {
-            crate::telemetry::logs::no_thread(error);
+            say!(error, %error, "the memory guard has no thread to sample memory with");
         }
     }
 
