@@ -72,6 +72,34 @@ struct Parts {
 }
 
 impl Parts {
+    /// Of the lines whose names begin so, by the names of either version.
+    fn read(stat: &str, prefix: &str) -> Self {
+        let mut parts = Self::default();
+        let (mut sum, mut summands) = (None, 0);
+        for (name, bytes) in fields(stat) {
+            match name.strip_prefix(prefix).unwrap_or_default() {
+                "anon" | "rss" => parts.anon = Some(bytes),
+                "file" | "cache" => parts.file = Some(bytes),
+                "shmem" => parts.shmem = bytes,
+                "file_dirty" | "dirty" => parts.dirty = bytes,
+                "file_writeback" | "writeback" => parts.writeback = bytes,
+                // Holds `zswap` and `sec_pagetables` too.
+                "kernel" => sum = Some(bytes),
+                // Before Linux 5.18 there is no sum.
+                "slab" | "kernel_stack" | "pagetables" | "percpu" | "vmalloc" => summands += bytes,
+                "slab_reclaimable" => parts.reclaimable = bytes,
+                "sock" => parts.sock = bytes,
+                "hugetlb" => parts.hugetlb = bytes,
+                "inactive_file" => parts.inactive_file = Some(bytes),
+                "active_file" => parts.active_file = Some(bytes),
+                "unevictable" => parts.unevictable = bytes,
+                _ => {}
+            }
+        }
+        parts.kernel = sum.unwrap_or(summands);
+        parts
+    }
+
     /// What counts of `usage`. `waits`: the kernel has pages written and waits
     /// for that rather than kill.
     fn counted(&self, usage: u64, waits: bool, lag_bytes: u64) -> Option<u64> {
@@ -80,10 +108,9 @@ impl Parts {
         };
         let file = self.file.unwrap_or(0);
         let cache = file.saturating_sub(self.shmem);
-        let unwritten = if waits {
-            0
-        } else {
-            self.dirty + self.writeback
+        let unwritten = match waits {
+            true => 0,
+            false => self.dirty + self.writeback,
         };
         let kept = (self.locked(cache) + unwritten).min(cache);
         let kernel = self.kernel.saturating_sub(self.reclaimable);
@@ -122,53 +149,17 @@ impl Parts {
 /// Version 2, whose reclaim does not wait for a disk: it relies on the limit it
 /// puts on dirty pages, and kills with those still there.
 pub(super) fn v2(stat: &str, usage: u64, kernel: &Kernel) -> Option<u64> {
-    let mut parts = Parts::default();
-    let (mut sum, mut summands) = (None, 0);
-    for (name, bytes) in fields(stat) {
-        match name {
-            "anon" => parts.anon = Some(bytes),
-            "file" => parts.file = Some(bytes),
-            "shmem" => parts.shmem = bytes,
-            "file_dirty" => parts.dirty = bytes,
-            "file_writeback" => parts.writeback = bytes,
-            // Holds `zswap` and `sec_pagetables` too.
-            "kernel" => sum = Some(bytes),
-            // Before Linux 5.18 there is no sum.
-            "slab" | "kernel_stack" | "pagetables" | "percpu" | "vmalloc" => summands += bytes,
-            "slab_reclaimable" => parts.reclaimable = bytes,
-            "sock" => parts.sock = bytes,
-            "hugetlb" => parts.hugetlb = bytes,
-            "inactive_file" => parts.inactive_file = Some(bytes),
-            "active_file" => parts.active_file = Some(bytes),
-            "unevictable" => parts.unevictable = bytes,
-            _ => {}
-        }
-    }
-    parts.kernel = sum.unwrap_or(summands);
-    parts.counted(usage, false, kernel.lag_bytes)
+    Parts::read(stat, "").counted(usage, false, kernel.lag_bytes)
 }
 
 /// Version 1 puts no limit on a group's dirty pages, so its reclaim waits until
 /// they are written, unless it goes by generations. It does not say how much of
 /// the kernel memory could be reclaimed.
 pub(super) fn v1(stat: &str, usage: u64, kernel_bytes: u64, kernel: &Kernel) -> Option<u64> {
-    let mut parts = Parts {
+    let parts = Parts {
         kernel: kernel_bytes,
-        ..Parts::default()
+        ..Parts::read(stat, "total_")
     };
-    for (name, bytes) in fields(stat) {
-        match name {
-            "total_rss" => parts.anon = Some(bytes),
-            "total_cache" => parts.file = Some(bytes),
-            "total_shmem" => parts.shmem = bytes,
-            "total_dirty" => parts.dirty = bytes,
-            "total_writeback" => parts.writeback = bytes,
-            "total_inactive_file" => parts.inactive_file = Some(bytes),
-            "total_active_file" => parts.active_file = Some(bytes),
-            "total_unevictable" => parts.unevictable = bytes,
-            _ => {}
-        }
-    }
     parts.counted(usage, !kernel.by_generations, kernel.lag_bytes)
 }
 
