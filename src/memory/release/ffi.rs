@@ -73,22 +73,10 @@ fn shows_what_is_allocated(in_use: impl Fn() -> u64) -> bool {
 mod glibc {
     use std::sync::OnceLock;
 
-    /// `struct mallinfo2`, of glibc 2.33 and newer.
-    #[repr(C)]
-    struct MallInfo {
-        arena: usize,
-        ordblks: usize,
-        smblks: usize,
-        hblks: usize,
-        hblkhd: usize,
-        usmblks: usize,
-        fsmblks: usize,
-        uordblks: usize,
-        fordblks: usize,
-        keepcost: usize,
-    }
+    use libc::mallinfo2;
 
-    type Ask = unsafe extern "C" fn() -> MallInfo;
+    /// Of glibc 2.33 and newer.
+    type Ask = unsafe extern "C" fn() -> mallinfo2;
 
     /// What the process has allocated of glibc and not freed; `None`: glibc is too old to
     /// say, or another allocator does the work.
@@ -118,15 +106,10 @@ mod glibc {
         any(target_arch = "x86_64", target_arch = "aarch64")
     )))]
     fn find() -> Option<Ask> {
-        use std::ffi::{c_char, c_void};
-
-        unsafe extern "C" {
-            fn dlsym(handle: *mut c_void, symbol: *const c_char) -> *mut c_void;
-        }
-        // SAFETY: a name that ends with a zero; a null handle stands for the default order.
-        let found = unsafe { dlsym(std::ptr::null_mut(), c"mallinfo2".as_ptr()) };
+        // SAFETY: a name that ends with a zero.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"mallinfo2".as_ptr()) };
         // SAFETY: the function of that name has this type since there is one.
-        (!found.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Ask>(found) })
+        unsafe { std::mem::transmute::<*mut libc::c_void, Option<Ask>>(found) }
     }
 
     // What is linked statically has no names to look for. The weak one is zero where glibc
@@ -163,7 +146,7 @@ mod glibc {
         (info.uordblks + info.hblkhd) as u64
     }
 
-    fn info(ask: Ask) -> MallInfo {
+    fn info(ask: Ask) -> mallinfo2 {
         // SAFETY: may be called at any time from any thread.
         unsafe { ask() }
     }
@@ -171,21 +154,13 @@ mod glibc {
 
 /// Asks every allocator at hand to give back what it keeps.
 pub(super) fn give_back() {
+    // The free pages of all arenas. SAFETY: may be called at any time from any thread.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    trim();
+    unsafe {
+        libc::malloc_trim(0)
+    };
     #[cfg(feature = "jemalloc")]
     jemalloc::purge();
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn trim() {
-    unsafe extern "C" {
-        /// glibc: gives back the free pages of all arenas, keeping `pad` bytes
-        /// at the top of each.
-        fn malloc_trim(pad: usize) -> std::ffi::c_int;
-    }
-    // SAFETY: takes a number and may be called at any time from any thread.
-    unsafe { malloc_trim(0) };
 }
 
 #[cfg(feature = "jemalloc")]
