@@ -5,7 +5,6 @@
 //! the file says [`forecast::state`](crate::forecast::state), when it is out of date
 //! [`forecast::news`](crate::forecast::news).
 
-#[cfg(target_os = "linux")]
 mod alive;
 mod files;
 mod owner;
@@ -89,7 +88,7 @@ pub(crate) struct Opened {
 
 /// Reads the file, and sees to it that nobody else writes it.
 pub(crate) fn open(path: &Path) -> Opened {
-    let mut warnings = Vec::new();
+    let (mut warnings, shown) = (Vec::new(), path.display());
     let resolved = files::resolve(path);
     let text = files::read(&resolved).map_err(|error| error.to_string());
     let read = text.and_then(|text| {
@@ -98,17 +97,14 @@ pub(crate) fn open(path: &Path) -> Opened {
         Ok((state, text.map_or(0, checksum)))
     });
     let (learned, checksum) = read.unwrap_or_else(|problem| {
-        let path = path.display();
-        warnings.push(format!(
-            "what was learned is not read from {path}: {problem}"
-        ));
+        let problem = format!("what was learned is not read from {shown}: {problem}");
+        warnings.push(problem);
         (None, 0)
     });
     let owner = Owner::new(resolved.clone());
     let problem = owner.as_ref().err().cloned();
     if let Some(problem) = &problem {
-        let path = path.display();
-        warnings.push(format!("what is learned is not kept in {path}: {problem}"));
+        warnings.push(format!("what is learned is not kept in {shown}: {problem}"));
     }
     let known = learned.as_ref().map(Known::new).unwrap_or_default();
     Opened {

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::alive::started_ticks;
 use super::files;
 
 /// What guards of this process write.
@@ -67,7 +68,8 @@ fn lock_path(path: &Path) -> PathBuf {
 
 /// Takes the lock, or says which process has it.
 fn lock(path: &Path) -> io::Result<Option<u32>> {
-    let own = format!("{} {}\n", std::process::id(), started(std::process::id()));
+    let own = std::process::id();
+    let own = format!("{own} {}\n", started_ticks(own).unwrap_or(0));
     match files::create_whole(path, &own) {
         Ok(()) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -84,30 +86,12 @@ fn lock(path: &Path) -> io::Result<Option<u32>> {
 /// The process that a lock names, if it lives and is another. The next process in a
 /// container often has the number of the one that was killed: then the lock is ours.
 fn living(holder: &str) -> Option<u32> {
-    let (process, start) = match holder.trim().split_once(' ') {
-        Some((process, start)) => (process, Some(start)),
-        None => (holder.trim(), None),
-    };
-    let process: u32 = process.parse().ok()?;
-    if process == std::process::id() {
-        return None;
-    }
-    let now = started(process);
+    let mut words = holder.split_whitespace();
+    let process: u32 = words.next()?.parse().ok()?;
+    let now = started_ticks(process)?;
     // Another may have the number by now.
-    let same = start.is_none_or(|start| start == now);
-    (!now.is_empty() && same).then_some(process)
-}
-
-/// When a process began, as the system counts; empty if there is none, or nobody knows.
-#[cfg(target_os = "linux")]
-fn started(process: u32) -> String {
-    let ticks = super::alive::started_ticks(process);
-    ticks.map(|ticks| ticks.to_string()).unwrap_or_default()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn started(_: u32) -> String {
-    String::new()
+    let same = words.next().is_none_or(|start| start.parse() == Ok(now));
+    (process != std::process::id() && same).then_some(process)
 }
 
 #[cfg(test)]
@@ -132,7 +116,9 @@ mod tests {
         let found = std::thread::scope(|scope| {
             let takes = scope.spawn(|| {
                 for _ in 0..2000 {
-                    drop(Owner::new(path.clone()).unwrap());
+                    let _owner = Owner::new(path.clone()).unwrap();
+                    // Long enough to be found where cores are few.
+                    std::thread::sleep(std::time::Duration::from_micros(10));
                 }
             });
             let mut found = Vec::new();
@@ -155,7 +141,7 @@ mod tests {
             .spawn()
             .unwrap();
         let number = other.id();
-        let start = started(number);
+        let start = started_ticks(number).unwrap();
         assert_eq!(living(&number.to_string()), Some(number));
         assert_eq!(living(&format!("{number} {start}\n")), Some(number));
         assert_eq!(living(&format!("{number} {start}0\n")), None);
