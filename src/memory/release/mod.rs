@@ -84,14 +84,7 @@ pub(crate) enum Means {
 
 impl Means {
     const ALL: [Self; 2] = [Self::Allocators, Self::Hooks];
-
-    fn thread_name(self) -> String {
-        match self {
-            Self::Allocators => "memory-release",
-            Self::Hooks => "memory-hooks",
-        }
-        .into()
-    }
+    const THREADS: [&str; 2] = ["memory-release", "memory-hooks"];
 }
 
 type Call = dyn Fn(&PressureContext) + Send + Sync;
@@ -227,12 +220,11 @@ impl Release {
             let own = std::process::id();
             let under_way = &self.under_way[means as usize];
             if under_way.swap(own, Ordering::AcqRel) != own {
-                let work = Work {
-                    under_way,
-                    run: Box::new(move || work(means)),
-                };
-                let sent = worker(means).is_some_and(|worker| worker.send(work).is_ok());
-                if !sent {
+                let run = Box::new(move || {
+                    foreign::call(Code::Guard, || work(means));
+                    under_way.store(0, Ordering::Release);
+                });
+                if worker(means).is_none_or(|worker| worker.send(run).is_err()) {
                     under_way.store(0, Ordering::Release);
                 }
             }
@@ -287,10 +279,7 @@ impl Release {
     }
 }
 
-struct Work {
-    under_way: &'static AtomicU32,
-    run: Box<dyn FnOnce() + Send>,
-}
+type Work = Box<dyn FnOnce() + Send>;
 
 /// The thread that does it, started when memory is first short, and again in a
 /// forked child. `None` if there is no thread to be had.
@@ -307,13 +296,8 @@ fn worker(means: Means) -> Option<Sender<Work>> {
     }
     let (sender, receiver) = channel::<Work>();
     let spawned = std::thread::Builder::new()
-        .name(means.thread_name())
-        .spawn(move || {
-            for work in receiver {
-                foreign::call(Code::Guard, work.run);
-                work.under_way.store(0, Ordering::Release);
-            }
-        });
+        .name(Means::THREADS[means as usize].into())
+        .spawn(move || receiver.into_iter().for_each(|work| work()));
     spawned.ok()?;
     *worker = Some((process, sender.clone()));
     Some(sender)

@@ -10,7 +10,10 @@ const LEAST_MAPPED_BYTES: u64 = 32 << 20;
 /// The allocator is not gone by for so long after that was seen last.
 const MAPPED_FOR: Duration = Duration::from_secs(30);
 
-static WATCH: Watch = Watch::new();
+static WATCH: Watch = Watch {
+    mapped_at_ms: AtomicU64::new(0),
+    maps: AtomicBool::new(false),
+};
 
 /// Who tells the sum of what all threads hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,21 +39,20 @@ impl Teller {
 
     /// If there is time to ask.
     pub(crate) fn bytes_in_time(self) -> Option<u64> {
-        match self {
-            Teller::Allocator => super::ask::in_time(super::ffi::allocated_bytes),
-            Teller::Kernel => crate::memory::anonymous_bytes(),
-            Teller::BesideAllocator => super::ask::in_time(mapped_bytes),
-        }
+        self.told(super::ask::in_time)
     }
 
     /// Whatever time it takes. It does not cease to tell.
     pub(crate) fn bytes(self) -> i64 {
-        let bytes = match self {
-            Teller::Allocator => super::ask::anyway(super::ffi::allocated_bytes),
+        self.told(super::ask::anyway).unwrap_or(0) as i64
+    }
+
+    fn told(self, ask: impl Fn(fn() -> Option<u64>) -> Option<u64>) -> Option<u64> {
+        match self {
+            Teller::Allocator => ask(super::ffi::allocated_bytes),
             Teller::Kernel => crate::memory::anonymous_bytes(),
-            Teller::BesideAllocator => super::ask::anyway(mapped_bytes),
-        };
-        bytes.unwrap_or(0) as i64
+            Teller::BesideAllocator => ask(mapped_bytes),
+        }
     }
 }
 
@@ -87,19 +89,13 @@ fn mapped_bytes() -> Option<u64> {
 }
 
 /// Whether much is mapped past the allocator.
+#[derive(Default)]
 struct Watch {
     mapped_at_ms: AtomicU64,
     maps: AtomicBool,
 }
 
 impl Watch {
-    const fn new() -> Self {
-        Self {
-            mapped_at_ms: AtomicU64::new(0),
-            maps: AtomicBool::new(false),
-        }
-    }
-
     fn see(&self, mapped_bytes: u64, limit_bytes: u64, now: Duration) {
         let now_ms = now.as_millis() as u64;
         if is_much(mapped_bytes, limit_bytes) {
@@ -119,7 +115,7 @@ mod tests {
 
     #[test]
     fn where_much_is_mapped_the_kernel_tells_for_a_while() {
-        let watch = Watch::new();
+        let watch = Watch::default();
         let maps = |mapped_mib: u64, limit_mib: u64, seconds: u64| {
             let now = Duration::from_secs(seconds);
             watch.see(mapped_mib << 20, limit_mib << 20, now);
