@@ -98,22 +98,18 @@ impl Settings {
     }
 
     fn check_tiers(&mut self) {
-        let wrong = |tier: &Tier| {
-            let no_name = tier.name.is_empty();
-            [
-                ("tier", no_name.then(|| (String::new(), "a name"))),
-                ("tier.weight", WEIGHT.wrong(&tier.quota.weight)),
-                ("tier.max_share", FRACTION.wrong(&tier.quota.max_share)),
-                (
-                    "tier.max_in_flight",
-                    AT_LEAST_ONE.wrong(&tier.quota.max_in_flight),
-                ),
-            ]
-        };
-        let wrong: Vec<_> = self.config.tiers.iter().flat_map(wrong).collect();
-        for (setting, wrong) in wrong {
-            if let Some((value, expected)) = wrong {
-                self.problem(setting, value, expected);
+        for Tier { name, quota } in self.config.tiers.clone() {
+            let no_name = name.is_empty().then(|| (String::new(), "a name"));
+            let in_flight = AT_LEAST_ONE.wrong(&quota.max_in_flight);
+            for (setting, wrong) in [
+                ("tier", no_name),
+                ("tier.weight", WEIGHT.wrong(&quota.weight)),
+                ("tier.max_share", FRACTION.wrong(&quota.max_share)),
+                ("tier.max_in_flight", in_flight),
+            ] {
+                if let Some((value, expected)) = wrong {
+                    self.problem(setting, value, expected);
+                }
             }
         }
     }

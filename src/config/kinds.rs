@@ -128,10 +128,8 @@ fn switch(text: &str) -> Option<bool> {
 fn share(text: &str) -> Option<f64> {
     let digits = text.strip_suffix('%');
     let number: f64 = digits.map_or(text, str::trim_end).parse().ok()?;
-    match digits.is_some() || number > 1.0 {
-        true => Some(number / 100.0),
-        false => Some(number),
-    }
+    let is_percentage = digits.is_some() || number > 1.0;
+    Some(number / if is_percentage { 100.0 } else { 1.0 })
 }
 
 fn seconds(text: &str) -> Option<Duration> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::discovery::{Location, MEMBERSHIP, discover};
-use super::level::{Level, Version};
+use super::level::{Level, Reader, Version};
 use super::machine::Machine;
 use super::process::resident_bytes;
 use super::{Detail, MemorySource, Sample, working_set};
@@ -34,9 +34,8 @@ pub(super) struct CgroupMemory {
     pub(super) looked_at: Option<Instant>,
     said_elsewhere: bool,
     levels: Vec<Level>,
-    kernel: working_set::Kernel,
+    reader: Reader,
     stall_percent: f64,
-    buffer: Vec<u8>,
 }
 
 impl CgroupMemory {
@@ -48,9 +47,8 @@ impl CgroupMemory {
             looked_at: None,
             said_elsewhere: false,
             levels: Vec::new(),
-            kernel: working_set::Kernel::default(),
+            reader: Reader::new(),
             stall_percent: 0.0,
-            buffer: vec![0; 16 << 10],
         }
     }
 
@@ -119,14 +117,14 @@ impl CgroupMemory {
     }
 
     fn read_levels(&mut self, detail: Detail, sample: &mut Sample) -> io::Result<()> {
-        let (buffer, machine) = (&mut self.buffer, &self.kernel);
+        let reader = &mut self.reader;
         for (index, level) in self.levels.iter_mut().enumerate() {
             let own = index == 0;
             match detail {
-                Detail::Full => level.read_full(buffer, own, machine)?,
+                Detail::Full => level.read_full(own, reader)?,
                 // What has no bound cannot change a decision.
                 Detail::Quick if !own && !level.is_bounded() => {}
-                Detail::Quick => level.read_quick(buffer, own, machine)?,
+                Detail::Quick => level.read_quick(own, reader)?,
             }
             sample.push(level.last);
         }
@@ -145,7 +143,7 @@ impl MemorySource for CgroupMemory {
         if self.levels.is_empty() {
             self.levels = self.open()?;
             sample.warnings.extend(self.elsewhere());
-            self.kernel = working_set::Kernel::of_this_machine();
+            self.reader.kernel = working_set::Kernel::of_this_machine();
             // New levels know no limits yet.
             return self.read(Detail::Full, sample);
         }
@@ -155,7 +153,7 @@ impl MemorySource for CgroupMemory {
             return Err(error);
         }
         if detail == Detail::Full {
-            let stall = self.levels[0].stall_percent(&mut self.buffer);
+            let stall = self.levels[0].stall_percent(&mut self.reader);
             self.stall_percent = stall.unwrap_or(0.0);
             if let Ok(bytes) = resident_bytes(&self.machine) {
                 sample.set_process_bytes(bytes);

@@ -27,13 +27,8 @@ pub(super) enum Version {
 impl Version {
     /// What the directory holds, if it is a memory control group.
     pub(super) fn of(directory: &Path) -> Option<Self> {
-        if directory.join(Self::V2.usage()).exists() {
-            Some(Self::V2)
-        } else if directory.join(Self::V1.usage()).exists() {
-            Some(Self::V1)
-        } else {
-            None
-        }
+        let has_its = |version: &Self| directory.join(version.usage()).exists();
+        [Self::V2, Self::V1].into_iter().find(has_its)
     }
 
     pub(super) fn usage(self) -> &'static str {
@@ -55,6 +50,22 @@ impl Version {
         match self {
             Self::V1 => "memory.memsw.usage_in_bytes",
             Self::V2 => "memory.swap.current",
+        }
+    }
+}
+
+/// By whom levels are read.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) kernel: working_set::Kernel,
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self {
+            kernel: working_set::Kernel::default(),
+            buffer: vec![0; 16 << 10],
         }
     }
 }
@@ -134,28 +145,18 @@ impl Level {
     /// long as nothing is reclaimed meanwhile, which happens near the limit
     /// only, where full reads are frequent. If usage has moved far, what it is made of is
     /// read again: a file can be written faster than anything else grows, and be deleted.
-    pub(super) fn read_quick(
-        &mut self,
-        buffer: &mut [u8],
-        own: bool,
-        machine: &working_set::Kernel,
-    ) -> io::Result<()> {
+    pub(super) fn read_quick(&mut self, own: bool, reader: &mut Reader) -> io::Result<()> {
         let usage = self.number(&self.usage, self.version.usage())?;
         let usage = usage.unwrap_or(0);
         if self.has_moved_far(usage) {
             self.read_swap()?;
-            return self.read_stat(usage, buffer, own, machine);
+            return self.read_stat(usage, own, reader);
         }
         self.set_usage(usage.max(self.usage_at_stat) - self.reclaimable);
         Ok(())
     }
 
-    pub(super) fn read_full(
-        &mut self,
-        buffer: &mut [u8],
-        own: bool,
-        machine: &working_set::Kernel,
-    ) -> io::Result<()> {
+    pub(super) fn read_full(&mut self, own: bool, reader: &mut Reader) -> io::Result<()> {
         if self.usage.metadata()?.nlink() == 0 {
             let usage = self.path.join(self.version.usage());
             let message = format!("{} was removed", usage.display());
@@ -172,16 +173,14 @@ impl Level {
             self.set_usage(usage.max(self.usage_at_stat) - self.reclaimable);
             return Ok(());
         }
-        self.read_stat(usage, buffer, own, machine)
+        self.read_stat(usage, own, reader)
     }
 
-    fn read_stat(
-        &mut self,
-        usage: u64,
-        buffer: &mut [u8],
-        own: bool,
-        machine: &working_set::Kernel,
-    ) -> io::Result<()> {
+    fn read_stat(&mut self, usage: u64, own: bool, reader: &mut Reader) -> io::Result<()> {
+        let Reader {
+            kernel: machine,
+            buffer,
+        } = reader;
         let kernel = self.perhaps(&self.kernel, KERNEL)?.unwrap_or(0);
         let stat = self.stat.as_ref().and_then(|stat| text(stat, buffer).ok());
         let stat = stat.unwrap_or("");
@@ -258,8 +257,8 @@ impl Level {
         usage.abs_diff(self.usage_at_stat) > far.min(bound / 32)
     }
 
-    pub(super) fn stall_percent(&self, buffer: &mut [u8]) -> Option<f64> {
-        full_avg10(text(self.pressure.as_ref()?, buffer).ok()?)
+    pub(super) fn stall_percent(&self, reader: &mut Reader) -> Option<f64> {
+        full_avg10(text(self.pressure.as_ref()?, &mut reader.buffer).ok()?)
     }
 
     /// The same of a file that may not be there.
