@@ -179,7 +179,7 @@ impl Queue {
 
     pub(super) fn flow_of(&self, bounds: &Bounds, lane: usize, tenant: u16) -> Option<usize> {
         let at = bounds.tenants.get(tenant).flows[lane].load(Ordering::Relaxed);
-        at.checked_sub(1)
+        at.checked_sub(1).map(|at| at as usize)
     }
 
     /// What a waiter will wait at least, but for one in a hundred. `None`: not known.
@@ -236,7 +236,7 @@ impl Queue {
                 is_aside: false,
             });
             let place = &bounds.tenants.get(tenant).flows[at];
-            place.store(self.flows.len(), Ordering::Relaxed);
+            place.store(self.flows.len() as u32, Ordering::Relaxed);
             self.flows.len() - 1
         });
         let waiter = &mut self.waiters[key];

@@ -3,7 +3,7 @@
 mod idle;
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU32 as Number, AtomicU64 as Counter, AtomicUsize};
+use std::sync::atomic::{AtomicI64, AtomicU32 as Number, AtomicU64 as Counter};
 use std::time::Duration;
 
 use super::lanes::LANES;
@@ -65,7 +65,7 @@ pub(crate) struct TenantAccount {
     /// How many wait. Written under the queue's lock.
     waiting: Number,
     /// Where its flows stand in the queue, one above; 0: it has none yet.
-    pub(super) flows: [AtomicUsize; LANES],
+    pub(super) flows: [Number; LANES],
 }
 
 impl TenantAccount {
