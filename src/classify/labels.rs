@@ -23,6 +23,12 @@ impl Demand {
         deadline: None,
     };
 
+    /// Of whatever comes.
+    pub(crate) const ANY: Self = Self {
+        need: Need::Any,
+        ..Self::NONE
+    };
+
     #[inline]
     pub(crate) fn tag(&self) -> Tag {
         self.need.tag()

@@ -28,6 +28,9 @@ mod sealed {
 
     /// What [`Classify`](super::Classify) says, in the guard's own terms.
     pub trait Demands<Req> {
+        /// All are of no class: what one needs is known before it comes.
+        const ARE_ALIKE: bool = false;
+
         /// `None`: the request passes by the guard, uncounted.
         fn demand(&self, request: &Req, labels: &Labels) -> Option<Demand>;
     }
@@ -48,6 +51,8 @@ pub struct Uniform;
 impl sealed::Sealed for Uniform {}
 
 impl<Req> Demands<Req> for Uniform {
+    const ARE_ALIKE: bool = true;
+
     #[inline]
     fn demand(&self, _: &Req, _: &Labels) -> Option<Demand> {
         Some(Demand::NONE)
@@ -112,6 +117,8 @@ where
     C: Demands<Req>,
     F: Fn(&Req) -> bool,
 {
+    const ARE_ALIKE: bool = C::ARE_ALIKE;
+
     #[inline]
     fn demand(&self, request: &Req, labels: &Labels) -> Option<Demand> {
         let skips = foreign::call(Code::Classifier, || (self.skips)(request));
@@ -156,6 +163,8 @@ where
     B: Body,
     C: Demands<Request<B>>,
 {
+    const ARE_ALIKE: bool = C::ARE_ALIKE;
+
     #[inline]
     fn demand(&self, request: &Request<B>, labels: &Labels) -> Option<Demand> {
         let mut demand = self.rest.demand(request, labels)?;

@@ -106,6 +106,12 @@ impl State {
         }
     }
 
+    /// What was reserved before the request was known does for it as it is.
+    #[inline(always)]
+    pub(crate) fn does(&self, kib: u64, tag: Tag) -> bool {
+        !tag.is_classified() && self.bounds.estimate(tag).kib <= kib
+    }
+
     /// Makes what was reserved before the request was known fit the request.
     pub(crate) fn admit_reserved(&'static self, kib: u64, demand: Demand) -> Admission {
         let tag = demand.tag();

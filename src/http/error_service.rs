@@ -133,7 +133,7 @@ impl Claim {
     /// It said that it is ready, so it may not wait now: where there is no room, the call
     /// does.
     #[inline]
-    fn ask_again(&mut self) {
+    fn ask_again(&mut self, demand: Demand) {
         if let State::Admitted { cell, .. } = self.state {
             if !cell.is_some_and(Cell::is_taken) {
                 return;
@@ -146,7 +146,7 @@ impl Claim {
             return;
         }
         let guard = self.guard.state();
-        if let Some(permit) = guard.reserve_now(Demand::NONE) {
+        if let Some(permit) = guard.reserve_now(demand) {
             self.state = admitted(guard, permit.into_kib());
         }
     }
@@ -200,18 +200,22 @@ where
         ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
         let claim = &mut self.claim;
         let guard = claim.guard.state();
+        let demand = match C::ARE_ALIKE {
+            true => Demand::NONE,
+            false => Demand::ANY,
+        };
         match claim.state {
             // What it would have come to depends on the request, if there is one.
             State::Idle if claim.guard.only_observes() => claim.state = State::LeftToCall,
             State::Idle => {
-                claim.state = match guard.admit(Demand::NONE, &no_deadline) {
+                claim.state = match guard.admit(demand, &no_deadline) {
                     Admission::Admitted(permit) => admitted(guard, permit.into_kib()),
                     Admission::Rejected(refusal) => State::Refused(Box::new(Refused::new(refusal))),
                     Admission::Waiting(waiting) => State::Waiting(Box::new(waiting.not_yet())),
                 };
             }
             State::Waiting(_) => {}
-            _ => claim.ask_again(),
+            _ => claim.ask_again(demand),
         }
         if let State::Waiting(waiting) = &mut claim.state {
             claim.state = match ready!(waiting.poll_reason(cx)) {
@@ -236,10 +240,14 @@ where
         };
         // What was reserved before the request was known is for all that it needs.
         let demand = demand.at_once();
-        match std::mem::replace(&mut self.claim.state, State::Idle) {
-            State::Admitted { kib, cell }
-                if !demand.tag().is_classified() && cell.is_none_or(Cell::claim) =>
-            {
+        let state = match std::mem::replace(&mut self.claim.state, State::Idle) {
+            State::Admitted {
+                cell: Some(cell), ..
+            } if !cell.claim() => State::LeftToCall,
+            state => state,
+        };
+        match state {
+            State::Admitted { kib, .. } if C::ARE_ALIKE || guard.does(kib, demand.tag()) => {
                 self.call_with(Permit::new(guard, kib, demand.tag()), request)
             }
             state => self.call_as(state, demand, request),
@@ -271,13 +279,8 @@ impl<S, C> MemoryGuardErrorService<S, C> {
     {
         let guard = self.claim.guard.state();
         let admission = match state {
-            // Without a class it was claimed in vain.
-            State::Admitted { kib, cell }
-                if demand.tag().is_classified() && cell.is_none_or(Cell::claim) =>
-            {
-                guard.admit_reserved(kib, demand)
-            }
-            State::Admitted { .. } | State::LeftToCall => guard.admit(demand, &no_deadline),
+            State::Admitted { kib, .. } => guard.admit_reserved(kib, demand),
+            State::LeftToCall => guard.admit(demand, &no_deadline),
             State::Refused(refused) => match refused.holds_for(demand.tag().priority) {
                 true => Admission::Rejected(refused.refusal()),
                 false => guard.admit(demand, &no_deadline),

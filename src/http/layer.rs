@@ -100,10 +100,10 @@ impl<R, U: Unclassified> MemoryGuardLayer<R, U> {
     /// and [`stage_bodies`](Self::stage_bodies) may come before it or after it: what is
     /// skipped is not classified.
     ///
-    /// In the error flavour `poll_ready` waits for memory before it knows the request,
-    /// as for a request of no class. What it got is made to fit once `call` says what
-    /// it is for; if that does not fit, the future waits in its class's turn. The inner
-    /// service has been called by then, but its future is not polled before.
+    /// In the error flavour `poll_ready` waits for memory before it knows the request, for
+    /// what requests need on average. What it got is made to fit once `call` says what it is
+    /// for; if that does not fit, the future waits in its class's turn. The inner service has
+    /// been called by then, but its future is not polled before.
     pub fn classify<Req, F>(self, classify: F) -> MemoryGuardLayer<R, U::With<ByRequest<F>>>
     where
         F: Fn(&Req) -> Class,

@@ -41,6 +41,8 @@ pub(crate) enum Need {
     /// What its guard estimates when its turn comes: estimates are corrected
     /// while it waits.
     Estimated(Tag),
+    /// What its guard estimates of whatever comes, as that is not known yet.
+    Any,
     /// So much: of what is told what it costs, or for a body alone.
     Known(Ask),
     /// A place among the requests of its guard: another one has the bytes.
@@ -55,6 +57,11 @@ impl Need {
     pub(crate) fn ask(self, bounds: &Bounds) -> Ask {
         match self {
             Need::Estimated(tag) => bounds.estimate(tag),
+            Need::Any => Ask {
+                kib: bounds.unknown.critical_kib(),
+                low_kib: bounds.unknown.low_kib.load(Ordering::Relaxed).into(),
+                tag: Tag::NONE,
+            },
             Need::Known(ask) => ask,
             Need::Nested(tag) => Ask::exactly(0, tag),
             Need::More { tag, held_kib } => {
@@ -75,13 +82,14 @@ impl Need {
             | Need::Known(Ask { tag, .. })
             | Need::Nested(tag)
             | Need::More { tag, .. } => tag,
+            Need::Any => Tag::NONE,
         }
     }
 
     #[inline(always)]
     pub(crate) fn operation(self) -> Operation {
         match self {
-            Need::Estimated(_) | Need::Known(_) => Operation::Newcomer,
+            Need::Estimated(_) | Need::Any | Need::Known(_) => Operation::Newcomer,
             Need::Nested(_) => Operation::Nested,
             Need::More { held_kib, .. } => Operation::Rest { held_kib },
         }
@@ -107,7 +115,7 @@ pub(crate) struct Bounds {
     /// made when the first of them is known.
     estimates: [Estimate; FIRST_KINDS],
     more_estimates: OnceLock<Box<[Estimate]>>,
-    /// What a request of a kind that was never seen is estimated to ask for.
+    /// The same of a kind that was never seen; in the place of critical ones, of whatever comes.
     unknown: Estimate,
     /// KiB that are set aside for critical work; 0: it is not told from other work.
     slice_kib: Counter,
@@ -159,7 +167,7 @@ impl Bounds {
 
     /// Requests are taken to need nothing, whatever they are: 1 KiB is counted for each.
     pub(crate) fn reserve_nothing(&self) {
-        self.set_unknown(0, 0);
+        self.set_unknown([0, 0], 0);
         let more = self.more_estimates.get().into_iter().flatten();
         for estimate in self.estimates.iter().chain(more) {
             estimate.set([0, 0], 0);
@@ -276,8 +284,9 @@ impl Bounds {
         self.more_estimates.get()?.get(kind - FIRST_KINDS)
     }
 
-    pub(crate) fn set_unknown(&self, kib: u64, low_kib: u64) {
-        self.unknown.set([kib, kib], low_kib);
+    /// The same of a kind that was never seen, and of whatever comes.
+    pub(crate) fn set_unknown(&self, kib: [u64; 2], low_kib: u64) {
+        self.unknown.set(kib, low_kib);
     }
 
     /// KiB that critical work may have whatever else is reserved, beside what is free.

@@ -139,7 +139,7 @@ pub(super) fn lane(need: Need) -> usize {
     match need {
         Need::Nested(_) => NESTED,
         Need::More { tag, .. } => CRITICAL + tag.priority.place(),
-        Need::Known(Ask { tag, .. }) | Need::Estimated(tag) => match tag.priority {
+        Need::Known(_) | Need::Estimated(_) | Need::Any => match need.tag().priority {
             Priority::Critical => CRITICAL,
             other => CRITICAL + NEED_MORE + other.place(),
         },

@@ -238,7 +238,7 @@ fn a_parked_waiter_finds_free_memory_at_its_first_look() {
 #[test]
 fn a_waiter_asks_for_what_is_estimated_when_its_turn_comes() {
     let (limiter, bounds) = limiter(10, 100);
-    bounds.set_unknown(80, 80);
+    bounds.set_unknown([80, 80], 80);
     admit(&limiter, &bounds, 80).unwrap();
     let join = || Ticket::join(&limiter, &bounds, Need::Estimated(Tag::NONE), IN_TIME).unwrap();
     let (_first, _second) = (join(), join());

@@ -49,7 +49,7 @@ impl Queue {
     pub(super) fn backlog_kib(&self, flow: usize) -> u64 {
         let flow = &self.flows[flow];
         let first = flow.waiting.first().map(|first| &self.waiters[first]);
-        let estimated = first.filter(|first| matches!(first.need, Need::Estimated(_)));
+        let estimated = first.filter(|first| matches!(first.need, Need::Estimated(_) | Need::Any));
         estimated.map_or(flow.kib, |first| {
             let by_now = u128::from(flow.kib) * u128::from(first.ask().kib);
             flow.kib.min((by_now / u128::from(first.kib.max(1))) as u64)

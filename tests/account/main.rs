@@ -18,9 +18,9 @@ use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use support::{MIB, assert_empty, eventually, with};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_memory_guard::account::{self, TrackingAllocator};
-use tower_memory_guard::{Cost, Guard, Permit, Reason};
+use tower_memory_guard::{Class, Cost, Guard, ManualSource, MemoryGuardLayer, Permit, Reason};
 
 #[global_allocator]
 static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
@@ -558,4 +558,36 @@ async fn who_makes_anothers_memory_larger_holds_what_it_adds() {
         permit.peak_bytes()
     );
     drop((own, shared));
+}
+
+#[tokio::test]
+async fn a_service_is_ready_with_what_jobs_are_known_to_need_whatever_their_classes_are() {
+    let memory = ManualSource::new(512 * MIB);
+    let builder = MemoryGuardLayer::builder().memory_source(memory);
+    let builder = builder.estimated_bytes_per_request(200 * MIB);
+    let layer = builder.build().unwrap();
+    let guard = layer.guard().clone();
+    let job = |_| async {
+        let held = vec![1_u8; 2 * MIB as usize];
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        Ok::<_, Infallible>(held.len())
+    };
+    let layer = layer.classify(|class: &&'static str| Class::new(*class));
+    let mut service = layer.into_error_layer().layer(service_fn(job));
+    for _ in 0..20 {
+        service.ready().await.unwrap().call("job").await.unwrap();
+        guard.sample_now();
+    }
+    let _held = guard.try_acquire(300 * MIB).unwrap();
+    let mut is_ready = || {
+        let ready = std::pin::pin!(service.ready());
+        match support::poll_once(ready) {
+            std::task::Poll::Ready(ready) => ready.unwrap().call(""),
+            std::task::Poll::Pending => panic!("{:?}", guard.stats()),
+        }
+    };
+    // One of no class, of which nothing is known, waits for what was configured.
+    let mut unknown = Box::pin(is_ready());
+    assert!(support::poll_once(unknown.as_mut()).is_pending());
+    assert_eq!(guard.stats().waiting_requests, 1);
 }

@@ -105,7 +105,8 @@ impl Regulator {
             bounds.set_estimate(key, bytes.map(kib), low_bytes / 1024);
         }
         let (bytes, low_bytes) = forecast.of_unknown_kind();
-        bounds.set_unknown(kib(bytes), low_bytes / 1024);
+        let mixed_bytes = forecast.mixed().0;
+        bounds.set_unknown([bytes, mixed_bytes].map(kib), low_bytes / 1024);
         if !self.state.is_accounted() {
             // No kinds are told apart: the first is found sooner.
             let all = [kib(bytes), kib(bytes).min(CRITICAL_KIB)];

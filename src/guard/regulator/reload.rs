@@ -59,7 +59,7 @@ impl Regulator {
         bounds.set_order(config.wait_timeout, config.newest_first_after);
         // Until it is enabled it reserves nothing that others on the ledger would miss.
         if config.enabled && !self.is_sampled.swap(true, Ordering::Relaxed) {
-            bounds.set_unknown(kib(config.estimated_bytes_per_request), 0);
+            bounds.set_unknown([kib(config.estimated_bytes_per_request); 2], 0);
             self.state.sampler.subscribe(self, self.source);
         } else if config.enabled {
             self.state.sampler.sample_now();
