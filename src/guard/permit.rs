@@ -56,6 +56,8 @@ struct Shared {
     cancelled: AtomicBool,
     /// The permit of a guard further out, which this one took the place of.
     outer: OnceLock<Box<Permit>>,
+    /// KiB that it was granted later, and when.
+    rest: OnceLock<(u64, Moment)>,
 }
 
 impl Permit {
@@ -102,6 +104,14 @@ impl Permit {
         self.slot = self.own.state.track(self.own.kib(), self.own.tag);
         if let Some(slot) = self.slot {
             slot.say(Fact::Staged);
+        }
+    }
+
+    /// Such a one had waited for the rest as well.
+    pub(crate) fn rest_is_granted(&self, kib: u64) {
+        let granted_at = self.own.state.granted_at(self.own.tag);
+        if granted_at != Moment::NONE {
+            let _ = self.share().rest.set((kib, granted_at));
         }
     }
 
@@ -346,6 +356,7 @@ impl Permit {
                 slot: self.slot.map_or_else(OnceLock::new, OnceLock::from),
                 cancelled: AtomicBool::new(false),
                 outer: OnceLock::new(),
+                rest: OnceLock::new(),
             })
         })
     }
@@ -373,6 +384,9 @@ impl Drop for Permit {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if let Some(&(kib, granted_at)) = self.rest.get() {
+            self.own.charge_actual(kib, granted_at);
+        }
         self.own.end(self.slot.get().copied());
     }
 }

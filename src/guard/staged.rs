@@ -1,7 +1,10 @@
 //! Admission in two steps: for a request's body, and then for its work.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use tokio::time::Instant;
 
 use super::admission::Verdict;
 use super::permit::Permit;
@@ -12,45 +15,66 @@ use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
 use crate::limiter::{Ask, Attempt, Need, Operation};
 use crate::running::{Fact, Slot};
+use crate::telemetry::logs::say;
 use crate::units::{MAX_KIB, kib};
 
-/// The rest of a request's estimate: reserved, or waited for.
-pub(crate) enum Remainder {
-    Reserved(u64),
-    Waiting(Waiting),
-}
+/// The body is read; only its bytes are reserved.
+const READING: u8 = 0;
+/// The body was dropped before its end; nobody will wait for the rest.
+const LET_GO: u8 = 1;
+/// The rest is reserved, or the request turned away.
+const SETTLED: u8 = 2;
 
-/// A request that was admitted for its body, and whose work has not begun.
+/// Somebody was told that the layer is missing.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// A request that was admitted for its body, and how it comes to have the rest.
 ///
-/// Its end, or else its drop, takes it off those whose work has not begun.
-pub(crate) struct StagedWork {
+/// The body reads and finishes; the response future looks at what came of it. Its end, or
+/// else its drop, takes it off those whose work has not begun.
+pub(crate) struct Stage {
     permit: Permit,
     slot: &'static Slot,
     demand: Demand,
+    /// When the request's caller gives up.
+    callers: Option<Instant>,
     read_bytes: AtomicU64,
+    /// From reading on.
+    step: AtomicU8,
+    taken: AtomicBool,
+    rejected: OnceLock<Rejected>,
 }
 
-impl StagedWork {
+impl Stage {
     /// `None`: more than can be in flight, so its work begins at once.
-    pub(crate) fn begin(permit: &mut Permit, demand: Demand) -> Option<Self> {
+    pub(crate) fn begin(
+        permit: &mut Permit,
+        demand: Demand,
+        callers: Option<Instant>,
+    ) -> Option<Arc<Self>> {
         permit.start_staged();
         let slot = permit.slot()?;
         permit.state().limiter.stage();
-        Some(Self {
+        Some(Arc::new(Self {
             permit: permit.clone(),
             slot,
             demand,
+            callers,
             read_bytes: AtomicU64::new(0),
-        })
+            step: AtomicU8::new(READING),
+            taken: AtomicBool::new(false),
+            rejected: OnceLock::new(),
+        }))
     }
 
-    fn state(&self) -> &'static State {
-        self.permit.state()
+    /// The layer has it.
+    pub(crate) fn is_taken(&self) {
+        self.taken.store(true, Ordering::Relaxed);
     }
 
     /// So many bytes of the body are there; the reservation grows if it has to.
     pub(crate) fn read(&self, bytes: usize) -> Result<(), Rejected> {
-        let (state, tag) = (self.state(), self.demand.tag());
+        let (state, tag) = (self.permit.state(), self.demand.tag());
         let bytes = bytes as u64;
         let total_bytes = self.read_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         state.limiter.stage_read(bytes);
@@ -62,14 +86,47 @@ impl StagedWork {
         if grown != Ok(true) {
             self.slot.unclaim(missing_kib);
         }
-        grown.map_err(|reason| state.reject(reason, tag))?;
-        Ok(())
+        let rejected = grown.map_err(|reason| state.reject(reason, tag));
+        rejected.map(drop).map_err(|rejected| self.reject(rejected))
+    }
+
+    /// The body is there: ready once the rest is reserved. Settled when it is ready.
+    pub(crate) fn poll_rest(
+        &self,
+        waiting: &mut Option<Box<Waiting>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejected>> {
+        let reserved = ready!(self.poll_reserved(waiting, cx));
+        *waiting = None;
+        Poll::Ready(match reserved {
+            Ok(()) => {
+                self.end(READING);
+                Ok(())
+            }
+            Err(rejected) => Err(self.reject(rejected)),
+        })
+    }
+
+    fn poll_reserved(
+        &self,
+        waiting: &mut Option<Box<Waiting>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejected>> {
+        if waiting.is_none() {
+            *waiting = self.admit_rest()?.map(Box::new);
+        }
+        if let Some(waits) = waiting {
+            let kib = ready!(waits.poll_kib(cx))?;
+            self.slot.top_up(kib);
+            self.permit.rest_is_granted(kib);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Reserves what is estimated for it beyond what it has for its body, or joins the queue
     /// for that.
-    pub(crate) fn admit_rest(&self, callers: Option<Duration>) -> Result<Remainder, Rejected> {
-        let (state, tag) = (self.state(), self.demand.tag());
+    fn admit_rest(&self) -> Result<Option<Waiting>, Rejected> {
+        let (state, tag) = (self.permit.state(), self.demand.tag());
         // In observe mode that was counted when it came.
         if state.would_shed(tag.priority) && !state.live.only_observes() {
             return Err(state.reject(Reason::LowPriority, tag));
@@ -82,14 +139,18 @@ impl StagedWork {
             reserved.map(|_| ask.kib)
         };
         let refused = match state.resampling(attempt) {
-            Ok(kib) => return Ok(Remainder::Reserved(kib)),
+            Ok(kib) => {
+                self.slot.top_up(kib);
+                return Ok(None);
+            }
             Err(refused) => refused,
         };
         let ask = need.ask(&state.bounds);
         match state.judge(ask, held_kib, refused) {
             Verdict::Force => {
                 state.observe_forced(ask, held_kib, refused);
-                return Ok(Remainder::Reserved(state.force_more(ask.kib, tag)));
+                self.slot.top_up(state.force_more(ask.kib, tag));
+                return Ok(None);
             }
             Verdict::Reject(reason) => return Err(state.reject(reason, tag)),
             Verdict::Wait => {}
@@ -98,41 +159,81 @@ impl StagedWork {
             need,
             ..self.demand
         };
-        let waiting = state.wait(demand, &|| callers);
-        (waiting.map(Remainder::Waiting)).map_err(|refusal| state.tell(refusal, tag))
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        let waiting = state.wait(demand, &|| self.callers.map(left));
+        waiting
+            .map(Some)
+            .map_err(|refusal| state.tell(refusal, tag))
     }
 
-    pub(crate) fn has(&self, rest_kib: u64) {
-        self.slot.top_up(rest_kib);
-    }
-
-    /// Reserves the same, past the bounds.
-    pub(crate) fn force_rest(&self) {
-        let (state, tag) = (self.state(), self.demand.tag());
-        let held_kib = self.slot.reserved_kib();
-        let rest = Need::More { tag, held_kib }.ask(&state.bounds);
-        self.has(state.force_more(rest.kib, tag));
-    }
-
-    /// Its work begins, or never will.
-    pub(crate) fn end(&self) {
-        self.slot.unsay(Fact::Staged);
-        self.unstage();
-    }
-
-    /// The same, as it is dropped: its slot says to the last that it has shown nothing of
-    /// the work.
-    pub(crate) fn unstage(&self) {
-        let read_bytes = self.read_bytes.load(Ordering::Relaxed);
-        self.state().limiter.unstage(read_bytes);
-    }
-
-    pub(crate) fn turn_away(&self) {
+    /// Leaves the rejection to the response future.
+    fn reject(&self, rejected: Rejected) -> Rejected {
         self.permit.turn_away();
+        let _ = self.rejected.set(rejected.clone());
+        // Before the future is woken, so that it sees the rejection.
+        self.end(READING);
+        self.slot.wake();
+        rejected
     }
 
-    pub(crate) fn wake(&self) {
-        self.slot.wake();
+    pub(crate) fn rejected(&self) -> Option<&Rejected> {
+        self.rejected.get()
+    }
+
+    /// Reading → let go: the body is dropped before its end.
+    pub(crate) fn let_go(&self) {
+        self.moves(READING, LET_GO);
+    }
+
+    /// Let go → settled: the handler works on without its body, and has the rest reserved past
+    /// the bounds.
+    pub(crate) fn catch_up(&self) {
+        if self.step.load(Ordering::Acquire) == LET_GO && self.end(LET_GO) {
+            let (state, tag) = (self.permit.state(), self.demand.tag());
+            let held_kib = self.slot.reserved_kib();
+            let rest = Need::More { tag, held_kib }.ask(&state.bounds);
+            self.slot.top_up(state.force_more(rest.kib, tag));
+        }
+    }
+
+    pub(crate) fn answered(&self) {
+        let missing = !self.taken.load(Ordering::Relaxed);
+        if missing && !TOLD.swap(true, Ordering::Relaxed) {
+            say!(
+                warn,
+                "the memory guard stages bodies, and a request was answered that no \
+                 StagedBodyLayer had seen; it has to be inside of the guard"
+            );
+        }
+    }
+
+    /// To settled: its work begins, or never will. `false` if it was not in the step `from`.
+    fn end(&self, from: u8) -> bool {
+        let ended = self.moves(from, SETTLED);
+        if ended {
+            self.slot.unsay(Fact::Staged);
+            self.unstage();
+        }
+        ended
+    }
+
+    fn moves(&self, from: u8, to: u8) -> bool {
+        let (moved, not) = (Ordering::AcqRel, Ordering::Acquire);
+        self.step.compare_exchange(from, to, moved, not).is_ok()
+    }
+
+    fn unstage(&self) {
+        let read_bytes = self.read_bytes.load(Ordering::Relaxed);
+        self.permit.state().limiter.unstage(read_bytes);
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Its slot says to the last that it has shown nothing of the work.
+        if *self.step.get_mut() != SETTLED {
+            self.unstage();
+        }
     }
 }
 

@@ -8,9 +8,10 @@ use http::{Request, Response};
 use http_body::Body;
 
 use super::respond::{Respond, answer};
-use super::staged::{self, Stage};
+use super::staged;
 use crate::error::Rejected;
 use crate::guard::permit::Permit;
+use crate::guard::staged::Stage;
 
 /// What it takes to answer a request that is turned away after it was passed on.
 pub(crate) struct Fallback<R> {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::support::{MIB, assert_empty, eventually, fill, poll_once, serve_axum, with};
@@ -561,4 +562,62 @@ async fn where_nothing_is_held_back_a_body_is_not_taken_for_what_it_says_it_is()
         drop((uploading, answer));
         assert_empty(&guard);
     }
+}
+
+#[tokio::test]
+async fn a_tenant_pays_for_the_time_that_its_staged_work_takes() {
+    let (layer, _) = with(|builder| builder.estimated_bytes_per_request(1024));
+    let guard = layer.guard().clone();
+    let by_tenant = |request: &Request| {
+        let class = Class::new("import").cost(600 * MIB);
+        class.tenant(request.uri().path().to_owned())
+    };
+    // The work lasts until its answer is gone.
+    let echo = |request: http::Request<StagedBody<Body>>| async move {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        Ok::<_, Infallible>(http::Response::new(Full::new(body)))
+    };
+    let service = layer
+        .classify(by_tenant)
+        .stage_bodies(UNKNOWN)
+        .layer(StagedBodyLayer::new().layer(service_fn(echo)));
+    let uploaded = Arc::new(Semaphore::new(0));
+    let mut waiting = Vec::new();
+    for tenant in ["/long", "/long", "/short", "/short", "/short"] {
+        let uploaded = Arc::clone(&uploaded);
+        let body = futures_util::stream::once(async move {
+            uploaded.acquire().await.unwrap().forget();
+            Ok::<_, Infallible>(Bytes::from("text"))
+        });
+        let request = Request::post(tenant).body(Body::from_stream(body)).unwrap();
+        waiting.push((tenant, Box::pin(service.clone().oneshot(request))));
+    }
+    let mut all_wait = || {
+        let mut answers = waiting.iter_mut();
+        answers.all(|(_, answer)| poll_once(answer.as_mut()).is_pending())
+    };
+    assert!(all_wait());
+    let work = guard.try_acquire(700 * MIB).unwrap();
+    uploaded.add_permits(5);
+    assert!(all_wait());
+    drop(work);
+    let mut order = Vec::new();
+    while !waiting.is_empty() {
+        guard.sample_now();
+        let mut answered = None;
+        for (at, (_, answer)) in waiting.iter_mut().enumerate() {
+            if let Poll::Ready(response) = poll_once(answer.as_mut()) {
+                answered = Some((at, response.unwrap()));
+                break;
+            }
+        }
+        let (at, response) = answered.expect("one is served");
+        let (tenant, _) = waiting.remove(at);
+        if tenant == "/long" {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        drop(response);
+        order.push(tenant);
+    }
+    assert_eq!(order, ["/long", "/short", "/short", "/short", "/long"]);
 }

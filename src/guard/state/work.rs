@@ -37,7 +37,7 @@ impl Reservation {
         let (state, tag, outcome) = (self.state, self.tag, self.mark.get());
         let mut held_kib = self.kib();
         if self.granted_at != Moment::NONE {
-            self.charge_actual();
+            self.charge_actual(held_kib, self.granted_at);
         }
         if let Some(slot) = slot {
             if slot.was_paused() {
@@ -62,12 +62,12 @@ impl Reservation {
         }
     }
 
-    /// Its tenant pays for the time that it took.
+    /// Its tenant pays for the time that took what it was granted then.
     #[cold]
-    fn charge_actual(&self) {
-        let elapsed = self.granted_at.until(self.state.sampler.moment());
+    pub(in crate::guard) fn charge_actual(&self, kib: u64, granted_at: Moment) {
+        let elapsed = granted_at.until(self.state.sampler.moment());
         let account = self.state.bounds.tenants().get(self.tag.tenant);
-        account.charge_actual(self.kib(), elapsed);
+        account.charge_actual(kib, elapsed);
     }
 }
 

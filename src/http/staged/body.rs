@@ -8,8 +8,8 @@ use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::stage::Stage;
 use crate::error::BoxError;
+use crate::guard::staged::Stage;
 use crate::guard::waiting::Waiting;
 
 pin_project! {

@@ -5,17 +5,56 @@
 //! body. At the body's end the [`StagedBody`] waits for the rest of the estimate.
 
 mod body;
-mod stage;
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Request;
 use http_body::Body;
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::deadline;
+use crate::classify::labels::Demand;
+use crate::guard::permit::Permit;
+use crate::guard::staged::Stage;
+
 pub use body::StagedBody;
-pub(crate) use stage::{Stage, begin, of};
+
+/// The work of a request begins, or its body comes first. `since`: it waited from then on.
+#[inline]
+pub(crate) fn begin<B>(
+    permit: &mut Permit,
+    demand: Demand,
+    request: &mut Request<B>,
+    since: Option<Instant>,
+) {
+    match demand.is_for_body() {
+        false => permit.start(),
+        true => begin_staged(permit, demand, request, since),
+    }
+}
+
+#[cold]
+fn begin_staged<B>(
+    permit: &mut Permit,
+    demand: Demand,
+    request: &mut Request<B>,
+    since: Option<Instant>,
+) {
+    let config = permit.state().config();
+    let left = deadline::of_caller(request.headers(), &config.deadline_headers);
+    let callers = left.and_then(|left| since.unwrap_or_else(Instant::now).checked_add(left));
+    if let Some(stage) = Stage::begin(permit, demand, callers) {
+        request.extensions_mut().insert(stage);
+    }
+}
+
+/// The stage of a request on its way to the layer.
+pub(crate) fn of<B>(request: &Request<B>) -> Option<Arc<Stage>> {
+    request.extensions().get().cloned()
+}
 
 /// Counts request bodies as they are read, and has requests wait for the rest of their
 /// memory once their bodies are there.
@@ -30,7 +69,7 @@ pub(crate) use stage::{Stage, begin, of};
 ///   what `stage_bodies` was told.
 /// - A body that grows past that has its reservation grow with it, without a wait. It
 ///   fails if it is larger than the memory limit, if all that is reserved would be, or if
-///   the guard turns away new work of its priority at that moment.
+///   memory is critical at that moment and its priority is not.
 /// - What counts are the bytes that come through this layer. Place it inside of a layer
 ///   that decompresses, and it counts what was decompressed.
 /// - The estimate is of the whole work with its body: the reservation grows to the
@@ -135,7 +174,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        let stage = stage::take(request.extensions_mut());
+        let stage = request.extensions_mut().remove::<Arc<Stage>>();
+        stage.iter().for_each(|stage| stage.is_taken());
         self.inner
             .call(request.map(|body| StagedBody::new(body, stage)))
     }
