@@ -44,51 +44,12 @@
 //! Work that is no request at all (a queue consumer, a cron job) asks
 //! [`Guard::acquire`].
 //!
-//! # What is decided
-//!
-//! Memory is sampled by a thread, more often the less of it is free. Between
-//! two samples every admission reserves the bytes that it is expected to need,
-//! so a burst cannot pass the limit however fast it comes.
-//!
-//! The [predictive](Policy::Predictive) policy, the default, admits as much as is
-//! forecast to fit. It does so best if it knows what each request holds: put the
-//! `account` feature's `TrackingAllocator` in the place of the global allocator, and
-//! it predicts from what requests like this one went on to need. Without, it goes
-//! by what their polls are found to add, once enough have been seen, and else by the
-//! process's usage, on the safe side. The [ladder](Policy::Ladder) bounds the
-//! number of requests in flight by levels of [`Pressure`] as well; it is chosen by
-//! setting one of its thresholds or `MAX_CONCURRENT`. See `docs/architecture.md`
-//! for the formulas.
-//!
-//! Requests that differ are told apart by [classes](Class): each has an estimate of its
-//! own, a [priority](Priority), a tenant with a share by its [tier](Tier), and a deadline.
-//!
-//! When memory is short, the guard has allocators give back what they keep and
-//! calls the hooks of [`Guard::on_pressure`]; as a last resort it may
-//! [cancel](MemoryGuardBuilder::cancel) requests, if it is allowed to.
-//!
-//! # Order with other layers
-//!
-//! Every layer outside the guard sees its waits and its rejections; every layer
-//! inside runs only for what was admitted:
-//!
-//! ```text
-//! trace            sees every answer, rejections too
-//! └ timeout        bounds wait + work together
-//!   └ guard        admits, or waits, or rejects
-//!     └ body buffering, decompression, …   cost memory: inside
-//!       └ handler
-//! ```
-//!
-//! Where clients upload slowly, [`StagedBodyLayer`] has a request hold only its body's
-//! size until the body is there; it belongs inside of what decompresses.
-//!
-//! # What operators see
-//!
-//! Metrics and log lines come by themselves. [`Guard::readiness`] and [`Guard::liveness`]
-//! answer probes, [`MemoryGuardLayer::report_load`] and [`Guard::agent_check_line`] tell
-//! load balancers how full this process is, and `Guard::dashboard` is a live page.
-//! [`Guard::reload`] changes settings while requests run.
+//! Requests that differ are told apart by [classes](Class); [`StagedBodyLayer`] has slow
+//! uploads hold only what they have sent; a [`Policy`] says how much is admitted, with the
+//! `account` feature's `TrackingAllocator` by what each request holds. For operators there
+//! are [`Guard::readiness`], [`MemoryGuardLayer::report_load`] and [`Guard::reload`]. The
+//! README says more of each, `docs/ordering.md` where the guard stands among other layers,
+//! and `docs/architecture.md` by which formulas it decides.
 //!
 //! # Processes that fork
 //!
