@@ -6,7 +6,7 @@
 //! service empties the cell, and a look at all of them takes back what is old.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, TryLockError};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,9 +22,8 @@ const TAKEN: u64 = 1 << 63;
 /// A look has found the reservation.
 const SEEN: u64 = 1 << 62;
 
-/// So long after a look found it, a reservation is taken back.
-const CALLED_WITHIN: Duration = Duration::from_millis(500);
-const LOOKS_EVERY: Duration = Duration::from_millis(100);
+/// What a look has found and the next one finds again is taken back.
+const LOOKS_EVERY: Duration = Duration::from_millis(500);
 
 /// A call that comes later than this after its `poll_ready` asks anew.
 const HOLDS_FOR: Duration = Duration::from_secs(1);
@@ -66,8 +65,6 @@ impl Refused {
 #[derive(Debug, Default)]
 pub(crate) struct Cell {
     word: AtomicU64,
-    /// When a look found it. Written by looks alone.
-    seen_ms: AtomicU32,
 }
 
 impl Cell {
@@ -87,22 +84,15 @@ impl Cell {
         !matches!(self.word.load(Ordering::Relaxed), FREE | TAKEN)
     }
 
-    /// The KiB that are taken back, if it is time for that.
-    fn look(&self, now_ms: u32) -> Option<u64> {
+    /// The KiB that are taken back, if a look found them before.
+    fn look(&self) -> Option<u64> {
         let word = self.word.load(Ordering::Acquire);
         if word == FREE || word == TAKEN {
             return None;
         }
         // Only looks set the flag, so a word that has it is the reservation that they saw.
         let seen = word & SEEN != 0;
-        let lasted_ms = now_ms.wrapping_sub(self.seen_ms.load(Ordering::Relaxed));
-        if seen && u128::from(lasted_ms) < CALLED_WITHIN.as_millis() {
-            return None;
-        }
         let next = if seen { TAKEN } else { word | SEEN };
-        if !seen {
-            self.seen_ms.store(now_ms, Ordering::Relaxed);
-        }
         let moved = self
             .word
             .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed);
@@ -188,19 +178,15 @@ impl Ready {
 
     /// Takes back what was reserved long ago: the KiB of each.
     pub(crate) fn take_back(&self, now: Duration) -> Vec<u64> {
-        let mut looked = match self.looked.try_lock() {
-            Ok(looked) => looked,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        let Ok(mut looked) = self.looked.try_lock() else {
             // Another sample looks.
-            Err(TryLockError::WouldBlock) => return Vec::new(),
+            return Vec::new();
         };
         if looked.is_some_and(|last| now < last + LOOKS_EVERY) {
             return Vec::new();
         }
         *looked = Some(now);
-        let now_ms = now.as_millis() as u32;
-        let cells = self.cells();
-        cells.filter_map(|cell| cell.look(now_ms)).collect()
+        self.cells().filter_map(Cell::look).collect()
     }
 }
 
