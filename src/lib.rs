@@ -77,6 +77,17 @@
 // What is said is nobody's without.
 #![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
+/// What is inside of a future or a body is nobody's business.
+macro_rules! opaque_debug {
+    (impl[$($generics:tt)*] $name:ident $($rest:tt)*) => {
+        impl<$($generics)*> std::fmt::Debug for $name $($rest)* {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
 #[cfg(feature = "account")]
 #[allow(unsafe_code)]
 pub mod account;

@@ -27,30 +27,22 @@ pub enum Pressure {
 }
 
 impl Pressure {
-    const ALL: [Pressure; 5] = [
-        Pressure::Normal,
-        Pressure::Stable,
-        Pressure::Warning,
-        Pressure::High,
-        Pressure::Critical,
+    const ALL: [(Pressure, &'static str); 5] = [
+        (Pressure::Normal, "NORMAL"),
+        (Pressure::Stable, "STABLE"),
+        (Pressure::Warning, "WARNING"),
+        (Pressure::High, "HIGH"),
+        (Pressure::Critical, "CRITICAL"),
     ];
 
     /// The name in logs and statistics, such as `CRITICAL`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Pressure::Normal => "NORMAL",
-            Pressure::Stable => "STABLE",
-            Pressure::Warning => "WARNING",
-            Pressure::High => "HIGH",
-            Pressure::Critical => "CRITICAL",
-        }
+        Self::ALL[self as usize].1
     }
 
     pub(crate) fn from_index(index: u8) -> Self {
-        Self::ALL
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or_default()
+        let level = Self::ALL.get(usize::from(index));
+        level.map_or_else(Self::default, |&(level, _)| level)
     }
 }
 

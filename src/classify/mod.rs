@@ -70,11 +70,7 @@ impl<F> ByRequest<F> {
     }
 }
 
-impl<F> std::fmt::Debug for ByRequest<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ByRequest").finish_non_exhaustive()
-    }
-}
+opaque_debug!(impl[F] ByRequest<F>);
 
 impl<Req, F> Demands<Req> for ByRequest<F>
 where
@@ -171,9 +167,7 @@ where
         // Without a body there is nothing to wait for.
         if !request.body().is_end_stream() {
             let body_kib = kib(self.body_bytes(request));
-            if body_kib > 0 {
-                demand.need = Need::Known(Ask::exactly(body_kib, demand.tag()));
-            }
+            demand.need = Need::Known(Ask::exactly(body_kib, demand.tag()));
         }
         Some(demand)
     }

@@ -1,5 +1,6 @@
 //! [`GuardedBody`]: holds the permit until the response's bytes are gone.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -57,9 +58,8 @@ pin_project! {
             if !this.hold.is_nothing() {
                 // Before its end. What it held is off its account, which clones of the permit
                 // may keep.
-                let shared = this.hold.shared_permit();
-                let permit = shared.as_ref().or_else(|| this.hold.own_permit());
-                let _scope = permit.map(Permit::enter);
+                let permit = this.hold.permit();
+                let _scope = permit.as_deref().map(Permit::enter);
                 this.body.set(OrReply::reply(Bytes::new()));
             }
         }
@@ -83,18 +83,12 @@ impl Hold {
         matches!(self, Hold::Nothing)
     }
 
-    fn own_permit(&self) -> Option<&Permit> {
+    /// Of one that is shared a clone, where somebody wants to know whose memory it is.
+    fn permit(&self) -> Option<Cow<'_, Permit>> {
         match self {
-            Hold::Own(held) => held.permit(),
-            _ => None,
-        }
-    }
-
-    /// A clone, where somebody wants to know whose memory it is.
-    fn shared_permit(&self) -> Option<Permit> {
-        match self {
-            Hold::Shared { delivery, .. } => delivery.tracked_permit(),
-            _ => None,
+            Hold::Nothing => None,
+            Hold::Own(held) => held.permit().map(Cow::Borrowed),
+            Hold::Shared { delivery, .. } => delivery.tracked_permit().map(Cow::Owned),
         }
     }
 
@@ -219,7 +213,7 @@ impl<B> GuardedBody<B> {
     /// What the request has cost so far: the most that it held, as far as that is known,
     /// else what is reserved for it. `None` if it holds no permit any more.
     pub(crate) fn cost_bytes(&self) -> Option<u64> {
-        let permit = self.hold.own_permit()?;
+        let permit = self.hold.permit()?;
         match permit.peak_bytes() {
             0 => Some(permit.bytes()),
             peak_bytes => Some(peak_bytes),
@@ -276,8 +270,8 @@ where
             (Frame::data(rest), None)
         } else {
             let (frame, slot) = {
-                let shared = this.hold.shared_permit();
-                let permit = shared.as_ref().or_else(|| this.hold.own_permit());
+                let permit = this.hold.permit();
+                let permit = permit.as_deref();
                 // After the delivery was asked and its own pieces are gone.
                 let mut growth = None;
                 let _polling = std::task::ready!(this.poller.poll(permit, false, &mut growth, cx));

@@ -2,18 +2,6 @@
 //!
 //! Here alone requests and responses are known. What they need is asked of the guard.
 
-/// What is inside of a future or a body is nobody's business.
-macro_rules! opaque_debug {
-    (impl[$($generics:tt)*] $name:ident $($rest:tt)*) => {
-        impl<$($generics)*> std::fmt::Debug for $name $($rest)* {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_struct(stringify!($name)).finish_non_exhaustive()
-            }
-        }
-    };
-}
-pub(crate) use opaque_debug;
-
 /// What is had of a service that wraps one.
 macro_rules! wraps {
     ($service:ident<S $(, $parameter:ident)*>, $without:literal) => {

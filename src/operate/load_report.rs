@@ -20,7 +20,7 @@ use crate::guard::handle::Guard;
 use crate::guard::state::Loads;
 use crate::http::body::GuardedBody;
 use crate::http::layer::MemoryGuardLayer;
-use crate::http::{opaque_debug, wraps};
+use crate::http::wraps;
 
 const HEADER: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 

@@ -9,7 +9,6 @@ use pin_project_lite::pin_project;
 
 use super::ResultTooLarge;
 use crate::error::BoxError;
-use crate::http::opaque_debug;
 use crate::http::reply::{OrReply, OrReplyProj};
 
 pin_project! {

@@ -16,7 +16,7 @@ use super::LimitedBody;
 use crate::error::BoxError;
 use crate::guard::handle::Guard;
 use crate::http::respond::{HttpResponder, answer};
-use crate::http::{opaque_debug, wraps};
+use crate::http::wraps;
 
 /// Refuses responses whose body is longer than the guard's
 /// [`max_result_size_bytes`](crate::Config::max_result_size_bytes).

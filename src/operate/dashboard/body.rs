@@ -12,7 +12,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::snapshot;
 use crate::guard::handle::Guard;
-use crate::http::opaque_debug;
 use crate::http::reply::ReplyBody;
 
 /// Between two events.
