@@ -109,10 +109,8 @@ impl Permit {
 
     /// Such a one had waited for the rest as well.
     pub(crate) fn rest_is_granted(&self, kib: u64) {
-        let granted_at = self.own.state.granted_at(self.own.tag);
-        if granted_at != Moment::NONE {
-            let _ = self.share().rest.set((kib, granted_at));
-        }
+        let granted_at = self.own.state.sampler.moment();
+        let _ = self.share().rest.set((kib, granted_at));
     }
 
     #[inline]

@@ -339,7 +339,7 @@ fn a_stream_that_nobody_knows_does_not_get_on_for_as_long_as_it_lasts() {
             slot.request().take_off((64 - kept_kib as usize) << 10);
         }
         book.look(running, now);
-        book.sums().unknown_get_on
+        book.sums.unknown_get_on
     };
     assert!(!gets_on(0, 0), "nobody polls it");
     let at_first = [(); 10].map(|()| gets_on(1, 0));
