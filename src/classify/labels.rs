@@ -29,6 +29,11 @@ impl Demand {
         ..Self::NONE
     };
 
+    #[inline(always)]
+    pub(crate) const fn is_for_any(&self) -> bool {
+        matches!(self.need, Need::Any)
+    }
+
     #[inline]
     pub(crate) fn tag(&self) -> Tag {
         self.need.tag()

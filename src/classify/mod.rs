@@ -28,8 +28,8 @@ mod sealed {
 
     /// What [`Classify`](super::Classify) says, in the guard's own terms.
     pub trait Demands<Req> {
-        /// All are of no class: what one needs is known before it comes.
-        const ARE_ALIKE: bool = false;
+        /// What one asks for before it has come.
+        const BEFORE: Demand = Demand::ANY;
 
         /// `None`: the request passes by the guard, uncounted.
         fn demand(&self, request: &Req, labels: &Labels) -> Option<Demand>;
@@ -51,7 +51,7 @@ pub struct Uniform;
 impl sealed::Sealed for Uniform {}
 
 impl<Req> Demands<Req> for Uniform {
-    const ARE_ALIKE: bool = true;
+    const BEFORE: Demand = Demand::NONE;
 
     #[inline]
     fn demand(&self, _: &Req, _: &Labels) -> Option<Demand> {
@@ -113,7 +113,7 @@ where
     C: Demands<Req>,
     F: Fn(&Req) -> bool,
 {
-    const ARE_ALIKE: bool = C::ARE_ALIKE;
+    const BEFORE: Demand = C::BEFORE;
 
     #[inline]
     fn demand(&self, request: &Req, labels: &Labels) -> Option<Demand> {
@@ -159,7 +159,7 @@ where
     B: Body,
     C: Demands<Request<B>>,
 {
-    const ARE_ALIKE: bool = C::ARE_ALIKE;
+    const BEFORE: Demand = C::BEFORE;
 
     #[inline]
     fn demand(&self, request: &Request<B>, labels: &Labels) -> Option<Demand> {

@@ -382,7 +382,7 @@ impl Drop for Permit {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(&(kib, granted_at)) = self.rest.get() {
+        if let Some(&mut (kib, granted_at)) = self.rest.get_mut() {
             self.own.charge_actual(kib, granted_at);
         }
         self.own.end(self.slot.get().copied());

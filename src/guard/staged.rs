@@ -86,8 +86,8 @@ impl Stage {
         if grown != Ok(true) {
             self.slot.unclaim(missing_kib);
         }
-        let rejected = grown.map_err(|reason| state.reject(reason, tag));
-        rejected.map(drop).map_err(|rejected| self.reject(rejected))
+        let grown = grown.map_err(|reason| self.reject(state.reject(reason, tag)));
+        grown.map(drop)
     }
 
     /// The body is there: ready once the rest is reserved. Settled when it is ready.

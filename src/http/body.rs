@@ -1,6 +1,5 @@
 //! [`GuardedBody`]: holds the permit until the response's bytes are gone.
 
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -58,8 +57,9 @@ pin_project! {
             if !this.hold.is_nothing() {
                 // Before its end. What it held is off its account, which clones of the permit
                 // may keep.
-                let permit = this.hold.permit();
-                let _scope = permit.as_deref().map(Permit::enter);
+                let mut shared = None;
+                let permit = this.hold.permit(&mut shared);
+                let _scope = permit.map(Permit::enter);
                 this.body.set(OrReply::reply(Bytes::new()));
             }
         }
@@ -84,12 +84,14 @@ impl Hold {
     }
 
     /// Of one that is shared a clone, where somebody wants to know whose memory it is.
-    fn permit(&self) -> Option<Cow<'_, Permit>> {
+    #[inline(always)]
+    fn permit<'a>(&'a self, shared: &'a mut Option<Permit>) -> Option<&'a Permit> {
         match self {
-            Hold::Nothing => None,
-            Hold::Own(held) => held.permit().map(Cow::Borrowed),
-            Hold::Shared { delivery, .. } => delivery.tracked_permit().map(Cow::Owned),
+            Hold::Nothing => return None,
+            Hold::Own(held) => return held.permit(),
+            Hold::Shared { delivery, .. } => *shared = delivery.tracked_permit(),
         }
+        shared.as_ref()
     }
 
     fn share(&mut self) -> Option<&Arc<Delivery>> {
@@ -213,7 +215,8 @@ impl<B> GuardedBody<B> {
     /// What the request has cost so far: the most that it held, as far as that is known,
     /// else what is reserved for it. `None` if it holds no permit any more.
     pub(crate) fn cost_bytes(&self) -> Option<u64> {
-        let permit = self.hold.permit()?;
+        let mut shared = None;
+        let permit = self.hold.permit(&mut shared)?;
         match permit.peak_bytes() {
             0 => Some(permit.bytes()),
             peak_bytes => Some(peak_bytes),
@@ -270,8 +273,8 @@ where
             (Frame::data(rest), None)
         } else {
             let (frame, slot) = {
-                let permit = this.hold.permit();
-                let permit = permit.as_deref();
+                let mut shared = None;
+                let permit = this.hold.permit(&mut shared);
                 // After the delivery was asked and its own pieces are gone.
                 let mut growth = None;
                 let _polling = std::task::ready!(this.poller.poll(permit, false, &mut growth, cx));

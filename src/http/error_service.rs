@@ -200,22 +200,18 @@ where
         ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
         let claim = &mut self.claim;
         let guard = claim.guard.state();
-        let demand = match C::ARE_ALIKE {
-            true => Demand::NONE,
-            false => Demand::ANY,
-        };
         match claim.state {
             // What it would have come to depends on the request, if there is one.
             State::Idle if claim.guard.only_observes() => claim.state = State::LeftToCall,
             State::Idle => {
-                claim.state = match guard.admit(demand, &no_deadline) {
+                claim.state = match guard.admit(C::BEFORE, &no_deadline) {
                     Admission::Admitted(permit) => admitted(guard, permit.into_kib()),
                     Admission::Rejected(refusal) => State::Refused(Box::new(Refused::new(refusal))),
                     Admission::Waiting(waiting) => State::Waiting(Box::new(waiting.not_yet())),
                 };
             }
             State::Waiting(_) => {}
-            _ => claim.ask_again(demand),
+            _ => claim.ask_again(C::BEFORE),
         }
         if let State::Waiting(waiting) = &mut claim.state {
             claim.state = match ready!(waiting.poll_reason(cx)) {
@@ -240,14 +236,13 @@ where
         };
         // What was reserved before the request was known is for all that it needs.
         let demand = demand.at_once();
-        let state = match std::mem::replace(&mut self.claim.state, State::Idle) {
-            State::Admitted {
-                cell: Some(cell), ..
-            } if !cell.claim() => State::LeftToCall,
-            state => state,
-        };
-        match state {
-            State::Admitted { kib, .. } if C::ARE_ALIKE || guard.does(kib, demand.tag()) => {
+        match std::mem::replace(&mut self.claim.state, State::Idle) {
+            State::Admitted { cell, .. } if !cell.is_none_or(Cell::claim) => {
+                self.call_as(State::LeftToCall, demand, request)
+            }
+            State::Admitted { kib, .. }
+                if !C::BEFORE.is_for_any() || guard.does(kib, demand.tag()) =>
+            {
                 self.call_with(Permit::new(guard, kib, demand.tag()), request)
             }
             state => self.call_as(state, demand, request),
@@ -280,11 +275,10 @@ impl<S, C> MemoryGuardErrorService<S, C> {
         let guard = self.claim.guard.state();
         let admission = match state {
             State::Admitted { kib, .. } => guard.admit_reserved(kib, demand),
-            State::LeftToCall => guard.admit(demand, &no_deadline),
-            State::Refused(refused) => match refused.holds_for(demand.tag().priority) {
-                true => Admission::Rejected(refused.refusal()),
-                false => guard.admit(demand, &no_deadline),
-            },
+            State::Refused(refused) if refused.holds_for(demand.tag().priority) => {
+                Admission::Rejected(refused.refusal())
+            }
+            State::LeftToCall | State::Refused(_) => guard.admit(demand, &no_deadline),
             State::Idle | State::Waiting(_) => panic!("poll_ready must be ready before call"),
         };
         match admission {

@@ -72,10 +72,9 @@ where
             OrReplyProj::Reply { reply } => return Poll::Ready(reply.take_frame().map(Ok)),
             OrReplyProj::Inner { body } => body,
         };
-        let frame = match ready!(body.poll_frame(cx)) {
-            None => return Poll::Ready(None),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-            Some(Ok(frame)) => frame,
+        let frame = ready!(body.poll_frame(cx)).transpose();
+        let Some(frame) = frame.map_err(Into::into)? else {
+            return Poll::Ready(None);
         };
         *this.sent += frame.data_ref().map_or(0, |data| data.remaining() as u64);
         if *this.sent > *this.limit {
