@@ -44,10 +44,8 @@ impl Regulator {
         } else {
             reserved_kib + left_kib / 2
         };
-        let free_kib = match closed {
-            true => 0,
-            false => whole_kib(decision.free_bytes),
-        };
+        let free_kib = Some(0).filter(|_| closed);
+        let free_kib = free_kib.unwrap_or_else(|| whole_kib(decision.free_bytes));
         bounds.publish(caps, refresh_kib, free_kib);
         self.state.shown.set_pressure(decision.pressure);
     }
@@ -86,9 +84,8 @@ impl Regulator {
             let notice = Notice::Adjusted { from, suppressed };
             control.notices.push(notice);
         }
-        self.state
-            .shown
-            .change(|shown| control.show(reserved_kib, shown));
+        let show = |shown: &mut _| control.show(reserved_kib, shown);
+        self.state.shown.change(show);
         let request_kib = control.request_bytes / 1024;
         let blind = control.is_blind();
         let theirs_kib = control.forecast.usage.above_baseline_bytes() / 1024;
@@ -157,7 +154,8 @@ impl Regulator {
             && are_within(next_low_bytes, decision.free_bytes);
         let needed_bytes = reserved_bytes.saturating_add(next_bytes);
         let fits = are_within(needed_bytes, decision.allowance_bytes);
-        control.kept_out = pauses || decision.gate || !(fits || fits_alone);
+        control.kept_out = decision.gate || !(fits || fits_alone);
+        control.pauses = pauses;
         if pauses {
             // Who waits holds nothing: it comes after those that are paused.
             let decision = &mut control.decision;

@@ -53,6 +53,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::guard::state::Summary;
     use crate::{Cost, ManualSource, MemoryGuardLayer};
 
     #[test]
@@ -63,15 +64,19 @@ mod tests {
         let permit = guard.try_acquire(Cost::Estimated).unwrap();
         let kept_out = || {
             guard.sample_now();
-            guard.regulator.control().kept_out
+            let control = guard.regulator.control();
+            let mut shown = Summary::default();
+            control.show(0, &mut shown);
+            (shown.kept_out, control.latched.since.is_some())
         };
-        assert!(!kept_out());
+        assert_eq!(kept_out(), (false, false));
         let (slot, now) = (permit.slot().unwrap(), state.sampler.tick());
         let (brake, own) = (state.brake, state.board_key());
         let place = brake.park(None, slot, own, Waker::noop(), now);
-        assert!(kept_out());
+        // Readiness goes by what is no pause.
+        assert_eq!(kept_out(), (true, false));
         brake.unpark(place, now);
-        assert!(!kept_out());
+        assert_eq!(kept_out(), (false, false));
     }
 
     #[test]

@@ -106,6 +106,8 @@ struct Control {
     demand: Demand,
     /// Memory leaves no room for the next in line.
     kept_out: bool,
+    /// Nor is anybody let in while somebody is paused, but that is no reason to be unready.
+    pauses: bool,
     latched: Latched,
     critical: Critical,
     request_bytes: u64,
@@ -184,7 +186,7 @@ impl Control {
             process_bytes: self.process_bytes,
             request_bytes: self.request_bytes,
             blind: self.blind,
-            kept_out: self.kept_out,
+            kept_out: self.kept_out || self.pauses,
             outstanding_bytes: forecast.outstanding_bytes(reserved_kib * 1024),
             error_ratio: forecast.error_ratio(),
             margin_deviations: forecast.margin_deviations(),
