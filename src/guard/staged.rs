@@ -13,7 +13,7 @@ use super::waiting::Waiting;
 use crate::class::tag::Tag;
 use crate::classify::labels::Demand;
 use crate::error::{Reason, Rejected};
-use crate::limiter::{Ask, Attempt, Need, Operation};
+use crate::limiter::{Ask, Attempt, Need, Operation, Refusal};
 use crate::running::{Fact, Slot};
 use crate::telemetry::logs::say;
 use crate::units::{MAX_KIB, kib};
@@ -86,7 +86,7 @@ impl Stage {
         if grown != Ok(true) {
             self.slot.unclaim(missing_kib);
         }
-        let grown = grown.map_err(|reason| self.reject(state.reject(reason, tag)));
+        let grown = grown.map_err(|reason| self.reject(reason.into()));
         grown.map(drop)
     }
 
@@ -103,7 +103,7 @@ impl Stage {
                 self.end(READING);
                 Ok(())
             }
-            Err(rejected) => Err(self.reject(rejected)),
+            Err(refusal) => Err(self.reject(refusal)),
         })
     }
 
@@ -111,12 +111,12 @@ impl Stage {
         &self,
         waiting: &mut Option<Box<Waiting>>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Rejected>> {
+    ) -> Poll<Result<(), Refusal>> {
         if waiting.is_none() {
             *waiting = self.admit_rest()?.map(Box::new);
         }
         if let Some(waits) = waiting {
-            let kib = ready!(waits.poll_kib(cx))?;
+            let kib = ready!(waits.poll_reason(cx))?;
             self.slot.top_up(kib);
             self.permit.rest_is_granted(kib);
         }
@@ -125,11 +125,11 @@ impl Stage {
 
     /// Reserves what is estimated for it beyond what it has for its body, or joins the queue
     /// for that.
-    fn admit_rest(&self) -> Result<Option<Waiting>, Rejected> {
+    fn admit_rest(&self) -> Result<Option<Waiting>, Refusal> {
         let (state, tag) = (self.permit.state(), self.demand.tag());
         // In observe mode that was counted when it came.
         if state.would_shed(tag.priority) && !state.live.only_observes() {
-            return Err(state.reject(Reason::LowPriority, tag));
+            return Err(Reason::LowPriority.into());
         }
         let held_kib = self.slot.reserved_kib();
         let need = Need::More { tag, held_kib };
@@ -152,7 +152,7 @@ impl Stage {
                 self.slot.top_up(state.force_more(ask.kib, tag));
                 return Ok(None);
             }
-            Verdict::Reject(reason) => return Err(state.reject(reason, tag)),
+            Verdict::Reject(reason) => return Err(reason.into()),
             Verdict::Wait => {}
         }
         let demand = Demand {
@@ -160,15 +160,14 @@ impl Stage {
             ..self.demand
         };
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        let waiting = state.wait(demand, &|| self.callers.map(left));
-        waiting
-            .map(Some)
-            .map_err(|refusal| state.tell(refusal, tag))
+        state.wait(demand, &|| self.callers.map(left)).map(Some)
     }
 
     /// Leaves the rejection to the response future.
-    fn reject(&self, rejected: Rejected) -> Rejected {
+    fn reject(&self, refusal: Refusal) -> Rejected {
+        // Before it is counted as a rejection: it is in flight as well.
         self.permit.turn_away();
+        let rejected = self.permit.state().tell(refusal, self.demand.tag());
         let _ = self.rejected.set(rejected.clone());
         // Before the future is woken, so that it sees the rejection.
         self.end(READING);

@@ -24,24 +24,14 @@ const HOLD_PARTS: u64 = 256;
 const SERVICE_PARTS: i64 = 1024;
 
 /// The tenants of one guard.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct TenantTable {
-    /// Of all that name none: it has no quota.
-    nameless: TenantAccount,
+    /// Of all that name none: it has no quota. Made when one of them waits.
+    nameless: OnceLock<Box<TenantAccount>>,
     /// Of the others; made when the first one is named.
     named: OnceLock<Box<[TenantAccount]>>,
     /// What a tenant's largest share is a fraction of.
     limit_kib: Counter,
-}
-
-impl Default for TenantTable {
-    fn default() -> Self {
-        Self {
-            nameless: TenantAccount::new(),
-            named: OnceLock::new(),
-            limit_kib: Counter::default(),
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -222,14 +212,19 @@ impl TenantTable {
         let made = || (1..TENANTS).map(|_| TenantAccount::new()).collect();
         match usize::from(tenant).checked_sub(1) {
             Some(at) => &self.named.get_or_init(made)[at],
-            None => &self.nameless,
+            None => self.nameless(),
         }
     }
 
     /// A tenant that was named, or the nameless one.
     #[inline]
     pub(crate) fn get(&self, tenant: u16) -> &TenantAccount {
-        self.named(tenant).unwrap_or(&self.nameless)
+        self.named(tenant).unwrap_or_else(|| self.nameless())
+    }
+
+    fn nameless(&self) -> &TenantAccount {
+        let made = || Box::new(TenantAccount::new());
+        self.nameless.get_or_init(made)
     }
 
     /// Not the nameless one.
@@ -239,10 +234,14 @@ impl TenantTable {
         self.named.get()?.get(at)
     }
 
-    /// The nameless one first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &TenantAccount> {
-        let named = self.named.get().into_iter().flatten();
-        std::iter::once(&self.nameless).chain(named)
+        let nameless = self.nameless.get().map(Box::as_ref);
+        nameless.into_iter().chain(self.all_named())
+    }
+
+    /// In the order of their numbers, from 1 on.
+    pub(crate) fn all_named(&self) -> impl Iterator<Item = &TenantAccount> {
+        self.named.get().into_iter().flatten()
     }
 
     /// Quotas are fractions of this. Says whether it is another one than before.

@@ -19,8 +19,7 @@ impl State {
     /// Says where each in flight stands, unless that is its priority's place alone.
     pub(in crate::guard) fn rank(&self, now: Duration) {
         let tenants = self.bounds.tenants();
-        // Of the nameless one alone all are.
-        if tenants.all().nth(1).is_some() || self.has_seen(Priority::Low) {
+        if tenants.all_named().next().is_some() || self.has_seen(Priority::Low) {
             let weight = |tenant| tenants.get(tenant).weight();
             let ages_after = Duration::from_millis(self.bounds.ages_after_ms());
             self.running.rank(ages_after, now, weight);

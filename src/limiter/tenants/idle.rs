@@ -48,10 +48,10 @@ impl TenantTable {
 
     /// The tenant that was not named for longest, of those that are idle; so many have come.
     pub(crate) fn longest_unused(&self, came: u32) -> Option<u16> {
-        let tenants = self.all().enumerate().take(TENANTS - 1).skip(1);
+        let tenants = (1..TENANTS as u16 - 1).zip(self.all_named());
         let idle = tenants.filter(|(_, account)| account.is_idle());
         let longest =
             idle.max_by_key(|(_, account)| came.wrapping_sub(account.used.load(Ordering::Relaxed)));
-        longest.map(|(number, _)| number as u16)
+        longest.map(|(number, _)| number)
     }
 }
