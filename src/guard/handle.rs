@@ -102,7 +102,7 @@ impl Guard {
     }
 
     #[cfg(feature = "dashboard")]
-    pub(crate) fn class_needs(&self) -> Vec<(String, bool, u64, u64)> {
+    pub(crate) fn class_needs(&self) -> Option<Vec<(String, bool, u64, u64)>> {
         self.regulator.class_needs()
     }
 

@@ -1,7 +1,5 @@
 //! What a sample teaches, and what requests are estimated to need by that.
 
-#[cfg(feature = "dashboard")]
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -116,19 +114,10 @@ impl Regulator {
 
     /// What the next request of each class needs, and the least that is known of it, in bytes;
     /// and whether it is for requests with a cost hint: then for one of 16 MiB. Without
-    /// accounting no classes are told apart. What was said last, while it is decided anew.
+    /// accounting no classes are told apart. `None`: it is decided anew just now.
     #[cfg(feature = "dashboard")]
-    pub(crate) fn class_needs(&self) -> Vec<(String, bool, u64, u64)> {
-        let said = self.said_needs.lock();
-        let mut said = said.unwrap_or_else(PoisonError::into_inner);
-        if let Some(control) = self.control_for(Detail::Quick) {
-            *said = self.needs_by(&control);
-        }
-        said.clone()
-    }
-
-    #[cfg(feature = "dashboard")]
-    fn needs_by(&self, control: &Control) -> Vec<(String, bool, u64, u64)> {
+    pub(crate) fn class_needs(&self) -> Option<Vec<(String, bool, u64, u64)>> {
+        let control = self.control_for(Detail::Quick)?;
         let kinds = control.forecast.by_kind();
         let needs = kinds.map(|(key, bytes, least_bytes)| {
             let class = self.state.labels.name(key).to_owned();
@@ -138,7 +127,7 @@ impl Regulator {
         if needs.is_empty() {
             needs.push((String::new(), false, control.request_bytes, 0));
         }
-        needs
+        Some(needs)
     }
 }
 

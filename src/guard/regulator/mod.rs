@@ -78,9 +78,6 @@ pub(crate) struct Regulator {
     reloading: Mutex<()>,
     /// Held while samples are taken; whoever answers requests looks at what is shown.
     control: Mutex<Control>,
-    /// What was last said that classes need.
-    #[cfg(feature = "dashboard")]
-    said_needs: Mutex<Vec<(String, bool, u64, u64)>>,
     pub(super) levels: watch::Sender<Pressure>,
     pub(super) limits: watch::Sender<Option<u64>>,
 }
@@ -300,8 +297,6 @@ impl Regulator {
             keeper,
             reloading: Mutex::new(()),
             control: Mutex::new(Control::new(config, state.is_accounted())),
-            #[cfg(feature = "dashboard")]
-            said_needs: Mutex::default(),
             levels: watch::Sender::new(Pressure::Normal),
             limits: watch::Sender::new(None),
             state,

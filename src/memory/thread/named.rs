@@ -22,7 +22,9 @@ impl Sampler {
         };
         let says = reader.map(says);
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.len() <= place {
+        if let Some(missing) = (place + 1).checked_sub(names.len()) {
+            // Most have one.
+            names.reserve_exact(missing);
             names.resize(place + 1, String::new());
         }
         if let Some(says) = says {

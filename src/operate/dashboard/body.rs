@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use serde_json::Value;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::snapshot;
@@ -21,6 +22,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub struct DashboardBody {
     /// Until the last one, which says that the guard closes.
     events: Option<Guard>,
+    /// As the last one said them.
+    estimates: Vec<Value>,
     /// Made by the first poll.
     next: Option<Pin<Box<Sleep>>>,
     /// The answer that is no events; else nothing.
@@ -31,6 +34,7 @@ impl DashboardBody {
     pub(super) fn whole(bytes: Bytes) -> Self {
         Self {
             events: None,
+            estimates: Vec::new(),
             next: None,
             reply: ReplyBody::whole(bytes),
         }
@@ -65,7 +69,7 @@ impl Body for DashboardBody {
             }
         }
         let is_last = guard.state().is_closed();
-        let event = format!("data: {}\n\n", snapshot::take(guard));
+        let event = format!("data: {}\n\n", snapshot::take(guard, &mut this.estimates));
         if is_last {
             this.events = None;
         }

@@ -96,7 +96,7 @@ impl Dashboard {
                 });
             }
             "snapshot.json" => {
-                let snapshot = snapshot::take(&self.guard).to_string();
+                let snapshot = snapshot::take(&self.guard, &mut Vec::new()).to_string();
                 ("application/json", snapshot.into())
             }
             // Mounted at any path, with a slash behind it or without.

@@ -10,8 +10,12 @@ use crate::error::Reason;
 use crate::guard::handle::{Guard, LATCHED_AFTER};
 use crate::policy::levels::thresholds;
 
-pub(super) fn take(guard: &Guard) -> Value {
+/// `estimates`: what was said of them last, for while they are made anew.
+pub(super) fn take(guard: &Guard, estimates: &mut Vec<Value>) -> Value {
     let (state, config) = (guard.state(), guard.config());
+    if let Some(newer) = newer_estimates(guard) {
+        *estimates = newer;
+    }
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let mode = match (config.enabled, config.mode) {
         (false, _) => "disabled",
@@ -37,7 +41,7 @@ pub(super) fn take(guard: &Guard) -> Value {
         "longest_paused_ms": state.longest_paused().as_secs_f64() * 1e3,
         "rejected": BTreeMap::from(rejected),
         "classes": classes(guard),
-        "estimates": estimates(guard),
+        "estimates": estimates,
         "decisions": state.recent(),
     })
 }
@@ -54,8 +58,8 @@ fn classes(guard: &Guard) -> Vec<Value> {
     sorts.collect()
 }
 
-fn estimates(guard: &Guard) -> Vec<Value> {
-    let needs = guard.class_needs().into_iter();
+fn newer_estimates(guard: &Guard) -> Option<Vec<Value>> {
+    let needs = guard.class_needs()?.into_iter();
     let needs = needs.map(|(class, hinted, expected_bytes, least_bytes)| {
         json!({
             "class": class,
@@ -65,5 +69,5 @@ fn estimates(guard: &Guard) -> Vec<Value> {
             "least_bytes": least_bytes,
         })
     });
-    needs.collect()
+    Some(needs.collect())
 }
