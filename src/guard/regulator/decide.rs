@@ -44,8 +44,7 @@ impl Regulator {
         } else {
             reserved_kib + left_kib / 2
         };
-        let free_kib = Some(0).filter(|_| closed);
-        let free_kib = free_kib.unwrap_or_else(|| whole_kib(decision.free_bytes));
+        let free_kib = whole_kib(if closed { Some(0) } else { decision.free_bytes });
         bounds.publish(caps, refresh_kib, free_kib);
         self.state.shown.set_pressure(decision.pressure);
     }
