@@ -45,6 +45,12 @@ impl Deliveries {
         self.lock().deliveries.insert(delivery)
     }
 
+    /// For a guard that begins: its clock may be another, which is not as far.
+    pub(crate) fn begin(&self) {
+        let mut register = self.lock();
+        (register.looked, register.counted) = Default::default();
+    }
+
     pub(crate) fn are_none(&self) -> bool {
         self.lock().deliveries.is_empty()
     }
@@ -68,5 +74,23 @@ impl Deliveries {
 
     fn lock(&self) -> MutexGuard<'_, Register> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_begins_counts_from_its_own_clock_on() {
+        let deliveries = Deliveries::default();
+        let look = |second| {
+            let now = Duration::from_secs(second);
+            deliveries.lock().look(Duration::from_secs(6), now)
+        };
+        look(600);
+        deliveries.begin();
+        let first = look(1);
+        assert_eq!(look(3) - first, Duration::from_secs(2));
     }
 }

@@ -127,6 +127,7 @@ impl State {
         self.recent.forget();
         self.rejection_lines.forget();
         self.pause_lines.forget();
+        self.deliveries.begin();
         self.priorities.store(0, Ordering::Relaxed);
         self.closed.store(false, Ordering::Release);
         self.lets_go.store(false, Ordering::Release);
